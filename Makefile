@@ -1,0 +1,35 @@
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+
+READY = $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## make a virtual environment and install edlm in it
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -qq --disable-pip-version-check \
+		-c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(READY)  ## run the demo (ARGS="--key value")
+	$(VENV)/bin/edlm demo $(ARGS)
+
+test: $(READY)  ## run the tests and doctests (ARGS="-k name")
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+test-slow: $(READY)  ## run the slow tests
+	$(VENV)/bin/python -m pytest -m slow $(ARGS)
+
+lint: $(READY)  ## check style with ruff
+	$(VENV)/bin/ruff check $(ARGS)
+
+clean:  ## remove the environment, caches and build files
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What each ``edlm`` command does: a config dataclass and ``run(config)``."""

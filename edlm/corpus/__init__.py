@@ -1,0 +1,23 @@
+"""Text or a synthetic language with known truth, turned into blocks of tokens."""
+
+from edlm.corpus import languages
+from edlm.corpus.text import (
+    TokenBlocks,
+    load_blocks,
+    pack_documents,
+    read_documents,
+    save_blocks,
+    split_documents,
+    train_tokenizer,
+)
+
+__all__ = [
+    "TokenBlocks",
+    "languages",
+    "load_blocks",
+    "pack_documents",
+    "read_documents",
+    "save_blocks",
+    "split_documents",
+    "train_tokenizer",
+]

@@ -1,0 +1,48 @@
+"""A prepared corpus: a folder with a tokenizer and blocks of tokens, made once and read by every run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from edlm.corpus.text import TokenBlocks, load_blocks, save_blocks
+
+
+@dataclass(frozen=True)
+class PreparedCorpus:
+    """Token blocks of two splits and the tokenizer that made them.
+
+    Attributes:
+        tokenizer: Has a mask token.
+        train: Blocks to train on.
+        valid: Held-out blocks.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    train: TokenBlocks
+    valid: TokenBlocks
+
+    def save(self, path: str | Path) -> None:
+        """Write ``tokenizer/``, ``train.safetensors`` and ``valid.safetensors`` below ``path``."""
+        path = Path(path)
+        self.tokenizer.save_pretrained(path / "tokenizer")
+        save_blocks(self.train, path / "train.safetensors")
+        save_blocks(self.valid, path / "valid.safetensors")
+
+    @classmethod
+    def load(cls, path: str | Path) -> PreparedCorpus:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: ``path`` is no prepared corpus.
+        """
+        path = Path(path)
+        if not (path / "train.safetensors").is_file():
+            raise FileNotFoundError(f"corpus must be a folder made by `edlm prepare corpus`, got {path}")
+        return cls(
+            AutoTokenizer.from_pretrained(path / "tokenizer"),
+            load_blocks(path / "train.safetensors"),
+            load_blocks(path / "valid.safetensors"),
+        )

@@ -1,0 +1,249 @@
+"""Text in, fixed-length token blocks out: read, train a tokenizer, split, pack, save."""
+
+import hashlib
+import json
+import logging
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
+SEPARATOR, MASK, UNKNOWN = "<|endoftext|>", "<|mask|>", "<|unk|>"
+SUFFIXES, FORMAT = (".txt", ".jsonl", ".json", ".parquet"), "edlm-token-blocks-1"
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBlocks:
+    """Blocks of equal length cut from one stream ``sep doc sep doc ... sep``.
+
+    Attributes:
+        tokens: int64, shape ``[num_blocks, length]``.
+        num_documents: Documents in the stream, a cut or dropped last one included.
+        num_tokens: Tokens of the whole stream, separators and dropped ones included.
+        num_dropped: Tokens of the last, incomplete block, which ``tokens`` lacks.
+        num_characters: Characters (code points) of the documents' text in ``tokens``; a separator counts none.
+    """
+
+    tokens: torch.LongTensor
+    num_documents: int
+    num_tokens: int
+    num_dropped: int
+    num_characters: int
+
+    def __post_init__(self):
+        if self.tokens.ndim != 2 or self.num_tokens != self.tokens.numel() + self.num_dropped:
+            got = f"{list(self.tokens.shape)}, {self.num_tokens} tokens, {self.num_dropped} dropped"
+            raise ValueError(f"tokens must be [num_blocks, length], num_tokens kept + dropped, got {got}")
+
+    @property
+    def characters_per_token(self) -> float:
+        """Characters per kept token; bits_per_char = nats per token / ln 2 / this (nats of separators included)."""
+        return self.num_characters / self.tokens.numel()
+
+
+def _read_json(content: str, path: Path, text_field: str) -> list[str]:
+    documents, is_array = [], path.suffix == ".json" and content.lstrip().startswith("[")
+    for number, line in enumerate([content] if is_array else content.split("\n"), start=1):
+        try:
+            records = json.loads(line) if line.strip() else []
+        except json.JSONDecodeError as error:
+            raise ValueError(f"JSON must be valid, got {error.msg} in {path}:{number + error.lineno - 1}") from error
+        for record in records if isinstance(records, list) else [records]:
+            text = record.get(text_field) if isinstance(record, dict) else None
+            if not isinstance(text, str) or re.search("[\ud800-\udfff]", text):
+                got = f"{str(record)[:60]!r} in {path}:{number} (record {len(documents) + 1})"
+                raise ValueError(f"each record must have valid Unicode text in {text_field!r}, got {got}")
+            documents.append(text)
+    return documents
+
+
+def _read_file(path: Path, text_field: str, separator: str) -> list[str]:
+    if path.suffix == ".parquet":
+        return _read_dataset(str(path), None, text_field)
+    try:
+        content = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"a text file must be UTF-8, got {path} with a bad byte at offset {error.start}") from error
+    if path.suffix in (".json", ".jsonl"):
+        return _read_json(content, path, text_field)
+    parts = re.split(rf"^{re.escape(separator)}[ \t\r]*$", content, flags=re.MULTILINE)
+    if inline := sum(part.count(separator) for part in parts):
+        logger.warning("%s: %d separators that share a line with text are read as text", path, inline)
+    return parts if len(parts) == 1 else [part.strip("\r\n") for part in parts]
+
+
+def _read_dataset(name: str, split: str | None, text_field: str) -> list[str]:
+    import datasets
+    from pyarrow import parquet
+
+    if name.endswith(".parquet"):
+        dataset = datasets.Dataset(parquet.read_table(name))
+    else:
+        dataset = datasets.load_from_disk(name) if Path(name).exists() else datasets.load_dataset(*name.split(":", 1), split=split)
+    splits = dataset if isinstance(dataset, dict) else {str(dataset.split): dataset}
+    if split not in splits and (split is not None or len(splits) > 1):
+        raise ValueError(f"split must be one of {', '.join(splits)} for {name}, got {split!r}")
+    dataset = splits[split or next(iter(splits))]
+    if getattr(dataset.features.get(text_field), "dtype", None) not in ("string", "large_string"):
+        raise ValueError(f"text_field must be a text column of {name} ({', '.join(dataset.features)}), got {text_field!r}")
+    return list(dataset[text_field])
+
+
+def read_documents(source: str | Path, *, split: str | None = None, text_field="text", separator=SEPARATOR) -> list[str]:
+    """Documents of a file, a folder or a `datasets` dataset, in a fixed order; blank ones are left out.
+
+    Args:
+        source: A file; a folder (every .txt, .jsonl, .json, .parquet below it in sorted order, hidden ones left out, or
+            what ``save_to_disk`` wrote); else, where no such path exists, a dataset's ``"name"`` or ``"name:config"``.
+        split: Split of a dataset; must be None for plain files and folders.
+        text_field: Field or column that holds the text, outside .txt files.
+        separator: In .txt, a line with nothing else ends a document; a file without one is one document, verbatim.
+
+    Raises:
+        FileNotFoundError: ``source`` looks like a path and does not exist.
+        ValueError: bad UTF-8, a corrupt line, a missing field or split, or no document at all.
+    """
+    path = Path(source).expanduser()
+    if not path.exists() and (isinstance(source, Path) or source.startswith((".", "/", "~")) or path.suffix in SUFFIXES):
+        raise FileNotFoundError(f"source must be an existing file or folder or a dataset's name, got {source}")
+    if not path.exists() or (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+        documents = _read_dataset(str(path), split, text_field)
+    elif split is not None:
+        raise ValueError(f"split must be None for files and folders, got {split!r} with {source}")
+    else:
+        visible = (file for file in sorted(path.rglob("*")) if "/." not in f"/{file.relative_to(path).as_posix()}")
+        files = [file for file in visible if file.suffix in SUFFIXES and file.is_file()] if path.is_dir() else [path]
+        documents = [text for file in files for text in _read_file(file, text_field, separator)]
+    documents = [text for text in documents if text and text.strip()]
+    if not documents:
+        raise ValueError(f"source must hold text (a folder: in {', '.join(SUFFIXES)} files), got none in {source}")
+    return documents
+
+
+def train_tokenizer(documents: list[str], *, kind: str = "bpe", vocab_size: int = 2048) -> PreTrainedTokenizerFast:
+    """Tokenizer with ``<|endoftext|>`` (id 0: eos, bos, sep, pad), ``<|mask|>`` (id 1); "character": ``<|unk|>`` (id 2).
+
+    Args:
+        documents: Training texts.
+        kind: "bpe" (byte level, lossless on any text) or "character" (one token per code point).
+        vocab_size: Largest size, special tokens included; the result is smaller where no pair is left that occurs twice.
+
+    Raises:
+        ValueError: no documents, unknown kind, or ``vocab_size`` below alphabet and special tokens.
+    """
+    if not documents or kind not in ("bpe", "character"):
+        raise ValueError(f"documents must not be empty, kind 'bpe' or 'character', got {len(documents)} and {kind!r}")
+    special = [SEPARATOR, MASK] + [UNKNOWN] * (kind == "character")
+    alphabet = sorted(set().union(*documents) if kind == "character" else pre_tokenizers.ByteLevel.alphabet())
+    if vocab_size < (least := len(special + alphabet)):
+        raise ValueError(f"vocab_size must be >= {least} ({len(alphabet)} symbols + special tokens), got {vocab_size}")
+    names = dict.fromkeys(("eos_token", "bos_token", "sep_token", "pad_token"), SEPARATOR)
+    names |= dict(mask_token=MASK, model_input_names=["input_ids", "attention_mask"], clean_up_tokenization_spaces=False)
+    if kind == "character":
+        names["unk_token"] = UNKNOWN
+        backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(special + alphabet)}, UNKNOWN))
+        backend.pre_tokenizer, backend.decoder = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated"), decoders.Fuse()
+    else:
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        options = dict(vocab_size=vocab_size, min_frequency=2, special_tokens=special, initial_alphabet=alphabet)
+        backend.train_from_iterator(documents, trainers.BpeTrainer(**options, show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+def split_documents(documents: list[str], valid_fraction: float) -> tuple[list[str], list[str]]:
+    """(train, valid) by a hash of each text, whatever the order; texts equal but for case, punctuation, space stay together.
+
+    valid where (first 32 bits of SHA-256(lower-cased words)) modulo n < m, for valid_fraction = m / n, n <= 10000
+
+    Args:
+        documents: Texts; each side keeps their order.
+        valid_fraction: Expected share of valid documents, in (0, 1).
+
+    Raises:
+        ValueError: ``valid_fraction`` outside (0, 1), or a side would be empty.
+
+    Example:
+        >>> split_documents(["a", "b", "c", "d"], 0.5)
+        (['c', 'd'], ['a', 'b'])
+    """
+    if not 0 < valid_fraction < 1:
+        raise ValueError(f"valid_fraction must be in (0, 1), got {valid_fraction}")
+    ratio = Fraction(valid_fraction).limit_denominator(10_000)
+    train, valid = [], []
+    for text in documents:
+        key = " ".join(re.findall(r"[^\W_]+", text.lower())) or text  # a text without words is its own key
+        number = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16)
+        (valid if number % ratio.denominator < ratio.numerator else train).append(text)
+    if not train or not valid:
+        raise ValueError(f"both sides must hold a document, got {len(train)} train and {len(valid)} valid")
+    return train, valid
+
+
+def pack_documents(documents: list[str], tokenizer: PreTrainedTokenizerBase, length: int) -> TokenBlocks:
+    """Cut ``sep doc sep doc ... sep`` into blocks of ``length`` tokens; only the last, incomplete block is dropped (logged).
+
+    Args:
+        documents: Texts. Special tokens spelled out in them are encoded as ordinary text.
+        tokenizer: Any fast one with an eos or else a sep token, which becomes the separator.
+        length: Tokens per block.
+
+    Raises:
+        ValueError: ``length`` < 1, less than one block, or a tokenizer that is not fast or lacks eos and sep.
+
+    Example:
+        >>> pack_documents(["ab", "a"], train_tokenizer(["ab"], kind="character"), 3).tokens.tolist()  # sep a b, sep a sep
+        [[0, 3, 4], [0, 3, 0]]
+    """
+    if length < 1:
+        raise ValueError(f"length must be >= 1, got {length}")
+    separator = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    if separator is None or not tokenizer.is_fast:
+        raise ValueError(f"tokenizer must be fast and have an eos or sep token, got {type(tokenizer).__name__}")
+    options = dict(add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False)
+    batches = (tokenizer(documents[i : i + 1000], **options)["input_ids"] for i in range(0, len(documents), 1000))
+    pieces = [np.array([*ids, separator]) for ids in [[], *(ids for batch in batches for ids in batch)]]
+    stream, ends = np.concatenate(pieces), np.cumsum([len(piece) for piece in pieces])  # document i starts at ends[i]
+    kept = len(stream) // length * length
+    if kept == 0:
+        raise ValueError(f"documents must fill one block of {length} tokens, got {len(stream)} tokens")
+    whole = int((ends[1:] - 1 <= kept).sum())  # documents with every token kept
+    num_characters = sum(map(len, documents[:whole]))
+    if whole < len(documents) and kept > ends[whole]:  # a character cut between two byte tokens counts
+        mapping = tokenizer(documents[whole], **options, return_offsets_mapping=True)["offset_mapping"]
+        num_characters += mapping[kept - ends[whole] - 1][1]
+    if tokenizer.unk_token_id not in (None, separator) and (unknown := int((stream == tokenizer.unk_token_id).sum())):
+        logger.warning("%d of %d tokens are unknown: bits per character will be too low", unknown, len(stream))
+    logger.info("packed %d blocks; dropped the last %d of %d tokens", kept // length, len(stream) - kept, len(stream))
+    tokens = torch.from_numpy(stream[:kept]).view(-1, length)
+    return TokenBlocks(tokens, len(documents), len(stream), len(stream) - kept, num_characters)
+
+
+def save_blocks(blocks: TokenBlocks, path: str | Path) -> None:
+    """Write a safetensors file: ``tokens`` as uint16 where all ids fit, else int32, and the counts as metadata."""
+    tokens = blocks.tokens.numpy()
+    kind = np.uint16 if np.array_equal(tokens, tokens.astype(np.uint16)) else np.int32
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    metadata = {name: str(value) for name, value in {**vars(blocks), "format": FORMAT}.items() if name != "tokens"}
+    save_file({"tokens": np.ascontiguousarray(tokens, kind)}, str(path), metadata=metadata)
+
+
+def load_blocks(path: str | Path) -> TokenBlocks:
+    """Read what `save_blocks` wrote, tokens as int64; FileNotFoundError or ValueError where ``path`` is no such file."""
+    try:
+        with safe_open(str(path), "numpy") as file:
+            metadata = file.metadata() or {}
+            if (got := metadata.pop("format", None)) != FORMAT:
+                raise ValueError(f"format must be {FORMAT!r}, got {got!r} in {path}")
+            tokens = torch.from_numpy(file.get_tensor("tokens").astype(np.int64))
+        return TokenBlocks(tokens, **{name: int(count) for name, count in metadata.items()})
+    except SafetensorError as error:
+        raise ValueError(f"path must be a safetensors file of token blocks, got {path}: {error}") from error

@@ -1,0 +1,225 @@
+"""The denoiser protocol, and a denoiser made of a function."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edlm.diffusion.slots import Slots
+
+
+@dataclass(frozen=True)
+class DenoiserIdentity:
+    """Which denoiser an energy belongs to.
+
+    Attributes:
+        name: Name of the checkpoint, for people.
+        revision: Fingerprint of its weights.
+        vocab_size: Width of its logits.
+        mask_token_id: Id of its mask token.
+        vocabulary: Fingerprint of its tokenizer's vocabulary ("" without one).
+    """
+
+    name: str
+    revision: str
+    vocab_size: int
+    mask_token_id: int
+    vocabulary: str
+
+    def differences(self, other: DenoiserIdentity) -> list[str]:
+        """What differs, in words; the name alone may differ, since folders are renamed."""
+        theirs = asdict(other)
+        return [
+            f"{field} {mine!r} != {theirs[field]!r}"
+            for field, mine in asdict(self).items()
+            if field != "name" and mine != theirs[field]
+        ]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One denoiser pass: what the output layer needs at each position, before it is applied.
+
+    Attributes:
+        features: Input of the output layer, shape ``[encoded_rows, length, width]``.
+        hidden: States that enter each block, then the last block's output, each
+            ``[encoded_rows, length, hidden_size]``; None unless asked for.
+        place: Row of ``features`` that holds each row of the batch, shape ``[batch]``; rows that
+            need no pass have none (-1).
+    """
+
+    features: Tensor
+    hidden: tuple[Tensor, ...] | None
+    place: Tensor
+
+    def at(self, slots: Slots) -> Tensor:
+        """Features at the slots, shape ``[num_slots, width]``."""
+        return self.features[self.place[slots.rows], slots.positions]
+
+
+class Denoiser(nn.Module, ABC):
+    """A network that predicts every masked token from the others: ``log p_theta(x_0^i | x_t)``.
+
+    A subclass gives ``encode_tokens`` (the expensive pass) and ``decode`` (the output layer, applied only
+    where a log-probability is needed). The SUBS rules of MDLM hold here, once for all families:
+    no mass on the mask token or on unused columns, and a revealed token carries over.
+
+    Attributes:
+        mask_token_id: The mask token; may lie outside the logits (``= vocab_size``).
+        vocab_size: Width of the logits.
+        time_conditioned: Whether the output depends on ``t``.
+        tokenizer: The matching tokenizer, or None.
+    """
+
+    time_conditioned: bool = False
+    tokenizer: Any = None
+
+    def __init__(self, mask_token_id: int, vocab_size: int, impossible_token_ids: tuple[int, ...] = ()):
+        super().__init__()
+        if not 0 <= mask_token_id <= vocab_size:
+            raise ValueError(f"mask_token_id must lie in 0..vocab_size ({vocab_size}), got {mask_token_id}")
+        self.mask_token_id = mask_token_id
+        self.vocab_size = vocab_size
+        banned = {*impossible_token_ids, mask_token_id} - {vocab_size}
+        self.register_buffer("_impossible", torch.tensor(sorted(banned), dtype=torch.long), persistent=False)
+
+    @abstractmethod
+    def encode_tokens(
+        self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """Features ``[rows, length, width]`` and, if kept, the hidden states of the blocks."""
+
+    @abstractmethod
+    def decode(self, features: Tensor) -> Tensor:
+        """Unnormalised logits ``[n, vocab_size]`` of features ``[n, width]``."""
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Input embeddings of tokens, shape ``[..., hidden_size]``; for energies that read states."""
+        raise NotImplementedError(f"{type(self).__name__} has no token embeddings")
+
+    @property
+    def identity(self) -> DenoiserIdentity | None:
+        """Which checkpoint this is; None for a function."""
+        return None
+
+    def encode(
+        self,
+        x_t: Tensor,
+        t: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        rows: Tensor | None = None,
+        keep_hidden: bool = False,
+    ) -> Encoding:
+        """Run the network.
+
+        Args:
+            x_t: Tokens, shape ``[batch, length]``.
+            t: Times, shape ``[batch]``; by default the fraction of masked tokens.
+            attention_mask: False at padding, shape ``[batch, length]``.
+            rows: Rows to run (all by default), shape ``[encoded_rows]``.
+            keep_hidden: Keep the states of the blocks.
+        """
+        if t is None:
+            t = (x_t == self.mask_token_id).float().mean(1)
+        batch_size = len(x_t)
+        if rows is None or len(rows) == batch_size:
+            place = torch.arange(batch_size, device=x_t.device)
+        else:
+            place = torch.full((batch_size,), -1, device=x_t.device)
+            place[rows] = torch.arange(len(rows), device=x_t.device)
+            x_t, t = x_t[rows], t[rows]
+            attention_mask = attention_mask[rows] if attention_mask is not None else None
+        features, hidden = self.encode_tokens(x_t, t, attention_mask, keep_hidden)
+        return Encoding(features, hidden, place)
+
+    def normalize(self, logits: Tensor) -> Tensor:
+        """Log-probabilities of logits ``[n, vocab_size]``, impossible columns excluded; a new tensor.
+
+        Raises:
+            ValueError: a row has no mass, or holds NaN or +inf.
+        """
+        if logits.shape[-1] != self.vocab_size:
+            raise ValueError(f"logits must have vocab_size = {self.vocab_size} columns, got {logits.shape[-1]}")
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()
+        if len(self._impossible):
+            logits = logits.index_fill(-1, self._impossible, -torch.inf)
+        largest = logits.amax(-1)
+        if not torch.isfinite(largest).all():
+            bad = largest[~torch.isfinite(largest)][0].item()
+            raise ValueError(f"every masked position needs finite mass on a real token, got a maximum of {bad}")
+        return logits.log_softmax(-1)
+
+    def slot_log_probs(self, encoding: Encoding, slots: Slots) -> Tensor:
+        """``log p_theta(. | x_t)`` at the slots, nats, shape ``[num_slots, vocab_size]``."""
+        return self.normalize(self.decode(encoding.at(slots)))
+
+    def log_probs(
+        self, x_t: Tensor, t: Tensor | None = None, attention_mask: Tensor | None = None
+    ) -> Tensor:
+        """``log p_theta(x_0^i | x_t)`` at every position, in nats.
+
+        Args:
+            x_t: Tokens, some of them masked, shape ``[batch, length]``.
+            t: Times in [0, 1], shape ``[batch]``; by default the fraction of masked tokens.
+            attention_mask: False at padding, shape ``[batch, length]``.
+
+        Returns:
+            Shape ``[batch, length, vocab_size]``: normalised over real tokens; 0 at the own token
+            and ``-inf`` elsewhere where ``x_t`` is not masked.
+
+        References:
+            SUBS parameterisation, Sahoo et al. 2024, arXiv:2406.07524, Sec. 3.2.3.
+        """
+        masked = Slots.where(x_t == self.mask_token_id)
+        at_masked = self.slot_log_probs(self.encode(x_t, t, attention_mask), masked)
+        log_probs = at_masked.new_full((*x_t.shape, self.vocab_size), -torch.inf)
+        known = x_t.clamp(max=self.vocab_size - 1)[..., None]
+        log_probs.scatter_(-1, known, 0.0)
+        return log_probs.index_put((masked.rows, masked.positions), at_masked)
+
+    def forward(self, x_t: Tensor, slots: Slots, t: Tensor | None = None) -> Tensor:
+        """``slot_log_probs`` of a fresh pass: what training differentiates."""
+        return self.slot_log_probs(self.encode(x_t, t), slots)
+
+
+class FunctionDenoiser(Denoiser):
+    """A denoiser from a function, for oracles and quick experiments.
+
+    Args:
+        f: ``f(x_t[batch, length], t[batch]) -> log_probs[batch, length, vocab_size]``, nats; need not be
+            normalised, and may return an expanded view (it is never written into). Rows in which no
+            token is due are left out of the call.
+        mask_token_id: Outside (``= vocab_size``) or inside the columns, which then get no mass.
+        vocab_size: Number of columns.
+
+    Example:
+        >>> uniform = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 4), mask_token_id=4, vocab_size=4)
+        >>> uniform.log_probs(torch.tensor([[4, 2]])).exp()
+        tensor([[[0.2500, 0.2500, 0.2500, 0.2500],
+                 [0.0000, 0.0000, 1.0000, 0.0000]]])
+    """
+
+    time_conditioned = True
+
+    def __init__(self, f: Callable[[Tensor, Tensor], Tensor], mask_token_id: int, vocab_size: int):
+        super().__init__(mask_token_id, vocab_size)
+        self.f = f
+
+    def encode_tokens(
+        self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool
+    ) -> tuple[Tensor, None]:
+        log_probs = self.f(x_t, t)
+        expected = (*x_t.shape, self.vocab_size)
+        if tuple(log_probs.shape) != expected:
+            raise ValueError(f"f must return log_probs of shape {expected}, got {tuple(log_probs.shape)}")
+        return log_probs, None
+
+    def decode(self, features: Tensor) -> Tensor:
+        return features

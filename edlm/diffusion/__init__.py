@@ -1,0 +1,1 @@
+"""The masking process: schedules, noising, reveal orders. No networks here."""

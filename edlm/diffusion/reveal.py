@@ -1,0 +1,137 @@
+"""Reveal orders: which masked positions each step decides, and in which sequence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edlm.diffusion.schedule import Schedule
+from edlm.diffusion.slots import Slots
+from edlm.diffusion.streams import RowGenerators
+
+ORDERS = ("ancestral", "random", "dilated", "left_to_right", "confidence")
+
+
+@dataclass(frozen=True)
+class RevealPlan:
+    """When each initially masked position of each row is revealed.
+
+    Attributes:
+        ranking: Positions in the order of revelation, initially masked ones first; ``[batch, length]``.
+        bounds: ``bounds[b, i]`` positions of row ``b`` are revealed before step ``i``;
+            ``[batch, num_steps + 1]``.
+        by_confidence: The ranking of a step is made from its marginals instead.
+    """
+
+    ranking: Tensor
+    bounds: Tensor
+    by_confidence: bool = False
+
+    @property
+    def num_steps(self) -> int:
+        return self.bounds.shape[1] - 1
+
+    def num_due(self, step: int | Tensor, masked: Tensor) -> Tensor:
+        """How many positions step ``step`` decides, given what is still masked.
+
+        Positions that earlier steps left masked are due again.
+
+        Args:
+            step: Step index, one for all rows or one a row, shape ``[batch]``.
+            masked: What is masked when the step begins, bool, shape ``[batch, length]``.
+
+        Returns:
+            Shape ``[batch]``.
+        """
+        rows = torch.arange(len(self.bounds), device=self.bounds.device)
+        revealed = self.bounds[:, -1] - masked.sum(1)
+        return self.bounds[rows, step + 1] - revealed
+
+    def slots(self, step: int | Tensor, masked: Tensor, confidence: Tensor | None = None) -> Slots:
+        """The reveal set of a step, in the order in which its tokens are decided.
+
+        Args:
+            step: Step index, one for all rows or one a row, shape ``[batch]``.
+            masked: What is masked when the step begins, bool, shape ``[batch, length]``.
+            confidence: The largest log-probability of each position, shape ``[batch, length]``;
+                needed by (and only by) the confidence order. Ties go to the lowest position.
+        """
+        if self.by_confidence != (confidence is not None):
+            raise ValueError("confidence is needed by the confidence order, and by no other")
+        ranking = self.ranking
+        if confidence is not None:
+            ranking = confidence.masked_fill(~masked, -torch.inf).argsort(dim=1, descending=True, stable=True)
+        candidates = masked.gather(1, ranking)
+        due = candidates & (candidates.cumsum(1) <= self.num_due(step, masked)[:, None])
+        return Slots.from_ranked(ranking, due)
+
+    def masked_at(self, step: Tensor) -> Tensor:
+        """What is still masked when each row's step begins, bool ``[batch, length]``, if every step reveals."""
+        if self.by_confidence:
+            raise ValueError("the confidence order depends on the marginals: its steps must be run one by one")
+        ranks = torch.empty_like(self.ranking)
+        ranks.scatter_(1, self.ranking, torch.arange(ranks.shape[1], device=ranks.device).expand_as(ranks))
+        rows = torch.arange(len(ranks), device=ranks.device)
+        first, last = self.bounds[rows, step], self.bounds[:, -1]
+        return (ranks >= first[:, None]) & (ranks < last[:, None])
+
+
+def plan_reveal(
+    masked: Tensor, order: str, num_steps: int, schedule: Schedule, generators: RowGenerators
+) -> RevealPlan:
+    """Draw or lay down the reveal order of each row.
+
+    ``ancestral`` reveals each masked position alone with the posterior's probability, as the
+    reverse process does; the other orders give step ``i`` the positions
+    ``floor(n i / T) .. floor(n (i + 1) / T) - 1`` of a ranking of the row's ``n`` masked positions:
+    ``random``; ``left_to_right``; ``dilated`` (step ``i`` takes one residue class modulo ``T`` of
+    the masked positions, classes in bit-reversed sequence, so that tokens of a step are far apart);
+    ``confidence`` (highest marginal maximum first, ranked anew at each step).
+
+    Args:
+        masked: Initially masked positions, bool, shape ``[batch, length]``.
+        order: One of ``ORDERS``.
+        num_steps: Number of denoising steps ``T``.
+        schedule: Used by the ancestral order.
+        generators: Order streams of the rows.
+
+    Raises:
+        ValueError: ``order`` is unknown.
+
+    References:
+        Dilated order: DUS, arXiv:2506.19037.
+    """
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {list(ORDERS)}, got {order!r}")
+    counts = masked.sum(1)
+    nth = masked.cumsum(1) - 1  # index of a masked position among the masked ones of its row
+    key = nth.double()
+    if order == "dilated":
+        place = torch.tensor(_bit_reversed_places(num_steps), device=masked.device)
+        key = place[nth % num_steps] * masked.shape[1] + key
+    elif order in ("ancestral", "random"):
+        key = torch.zeros_like(key)
+        key[masked] = generators.uniform(counts.cpu())[:, 0].to(key)
+    ranking = key.masked_fill(~masked, torch.inf).argsort(dim=1, stable=True)
+
+    if order == "ancestral":
+        # Posterior q(x_s | x_t, x_0): one uniform a position decides at which step it turns clean.
+        s = 1 - torch.arange(num_steps + 1, device=masked.device, dtype=key.dtype) / num_steps
+        clean = schedule.reveal_probability(torch.ones_like(s), s)
+        bounds = ((key[:, None, :] < clean[None, :, None]) & masked[:, None, :]).sum(2)
+        bounds[:, -1] = counts  # whatever rounding does to alpha(0)
+    else:
+        bounds = counts[:, None] * torch.arange(num_steps + 1, device=masked.device) // num_steps
+    return RevealPlan(ranking, bounds, by_confidence=order == "confidence")
+
+
+def _bit_reversed_places(num_classes: int) -> list[float]:
+    """Place of each residue class in the bit-reversed (van der Corput) sequence 0, 1/2, 1/4, 3/4, ..."""
+    bits = max(1, (num_classes - 1).bit_length())
+    reversed_bits = [int(f"{c:0{bits}b}"[::-1], 2) for c in range(num_classes)]
+    places = [0.0] * num_classes
+    for place, c in enumerate(sorted(range(num_classes), key=reversed_bits.__getitem__)):
+        places[c] = float(place)
+    return places

@@ -1,0 +1,119 @@
+"""Slots: the positions of a batch that are decided together, flat, in decision order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Some positions of each row of a batch; rows may have different numbers of them, or none.
+
+    Attributes:
+        rows: Row of each slot, ascending, shape ``[num_slots]``.
+        positions: Position of each slot in its row, shape ``[num_slots]``.
+        ranks: Place of each slot in its row's decision order, from 0, shape ``[num_slots]``.
+        batch_size: Number of rows of the batch.
+    """
+
+    rows: Tensor
+    positions: Tensor
+    ranks: Tensor
+    batch_size: int
+
+    @classmethod
+    def from_ranked(cls, ranking: Tensor, chosen: Tensor) -> Slots:
+        """Slots at ``ranking[chosen]``, ranked in that sequence; both ``[batch, length]``."""
+        rows, places = chosen.nonzero(as_tuple=True)
+        ranks = (chosen.cumsum(1) - 1)[rows, places]
+        return cls(rows, ranking[rows, places], ranks, len(chosen))
+
+    @classmethod
+    def where(cls, chosen: Tensor) -> Slots:
+        """Slots at the true entries of a bool ``[batch, length]``, left to right."""
+        return cls.from_ranked(torch.arange(chosen.shape[1], device=chosen.device).expand_as(chosen), chosen)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def counts(self) -> Tensor:
+        """Number of slots of each row, shape ``[batch]``."""
+        return torch.bincount(self.rows, minlength=self.batch_size)
+
+    def select(self, keep: Tensor) -> Slots:
+        """The slots where ``keep`` (bool, ``[num_slots]``) is true, ranked anew."""
+        rows, ranks = self.rows[keep], self.ranks[keep]
+        first = torch.full((self.batch_size,), torch.iinfo(torch.int64).max, device=ranks.device)
+        first.scatter_reduce_(0, rows, ranks, "amin")
+        return Slots(rows, self.positions[keep], ranks - first[rows], self.batch_size)
+
+    def part(self, index: Tensor) -> Slots:
+        """Some of the slots, their ranks as they are; for work in chunks."""
+        return Slots(self.rows[index], self.positions[index], self.ranks[index], self.batch_size)
+
+    def followed_by(self, others: Slots) -> Slots:
+        """These slots and, ranked after them in each row, ``others``."""
+        rows = torch.cat([self.rows, others.rows])
+        ranks = torch.cat([self.ranks, others.ranks + self.counts[others.rows]])
+        positions = torch.cat([self.positions, others.positions])
+        by_row = rows.argsort(stable=True)
+        return Slots(rows[by_row], positions[by_row], ranks[by_row], self.batch_size)
+
+    def groups(self, group_size: int | None) -> list[Slots]:
+        """Consecutive chunks of at most ``group_size`` ranks; everything at once if None."""
+        largest = int(self.ranks.max()) + 1 if len(self) else 0
+        if group_size is None or group_size >= largest:
+            return [self] if largest else []
+        group = self.ranks // group_size
+        return [self.select(group == g) for g in range(-(-largest // group_size))]
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Entries of ``x[batch, length, ...]`` at the slots, shape ``[num_slots, ...]``."""
+        return x[self.rows, self.positions]
+
+    def write(self, x: Tensor, values: Tensor) -> Tensor:
+        """A copy of ``x[batch, length]`` with ``values[num_slots]`` written at the slots."""
+        return x.index_put((self.rows, self.positions), values)
+
+    def sum_rows(self, values: Tensor) -> Tensor:
+        """Sum of ``values[num_slots, ...]`` over the slots of each row, shape ``[batch, ...]``."""
+        total = values.new_zeros(self.batch_size, *values.shape[1:])
+        return total.index_add(0, self.rows, values)
+
+    def dense(self, active: Tensor | None = None) -> DenseSlots:
+        """The slots of the rows ``active`` (ascending; by default those that have any), as padded tables."""
+        if active is None:
+            active = self.counts.nonzero()[:, 0]
+        place = torch.full((self.batch_size,), -1, device=active.device)
+        place[active] = torch.arange(len(active), device=active.device)
+        width = int(self.ranks.max()) + 1 if len(self) else 0
+        positions = self.positions.new_zeros(len(active), width)
+        valid = torch.zeros(len(active), width, dtype=torch.bool, device=active.device)
+        positions[place[self.rows], self.ranks] = self.positions
+        valid[place[self.rows], self.ranks] = True
+        return DenseSlots(active, positions, valid)
+
+
+@dataclass(frozen=True)
+class DenseSlots:
+    """Slots of some rows, padded to equal number.
+
+    Attributes:
+        active: Rows of the batch that are meant, shape ``[num_active]``.
+        positions: Position of the slot of each rank (0 where there is none), ``[num_active, width]``.
+        valid: True where there is a slot, ``[num_active, width]``.
+    """
+
+    active: Tensor
+    positions: Tensor
+    valid: Tensor
+
+    def rank_at(self, length: int) -> Tensor:
+        """Rank of the slot at each position, the largest integer where there is none, ``[num_active, length]``."""
+        rank_at = torch.full((len(self.active), length), torch.iinfo(torch.int64).max, device=self.active.device)
+        rows, ranks = self.valid.nonzero(as_tuple=True)
+        return rank_at.index_put((rows, self.positions[rows, ranks]), ranks)

@@ -1,0 +1,80 @@
+"""Per-row randomness: what a row draws depends on its own seed and on nothing else in the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_ORDER, _VALUES = 0, 1
+
+
+class RowStreams:
+    """One stream for the reveal order and one for values and choices, for each row of a batch.
+
+    The value stream starts anew at each step, so equal seeds give equal orders and paired draws
+    whatever was drawn at the steps before.
+
+    Args:
+        seeds: One non-negative integer a row.
+
+    Raises:
+        ValueError: a seed is negative.
+    """
+
+    def __init__(self, seeds: Sequence[int] | Tensor):
+        self.seeds = [int(seed) for seed in seeds]
+        if any(seed < 0 for seed in self.seeds):
+            raise ValueError(f"seeds must be >= 0, got {min(self.seeds)}")
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def order(self) -> RowGenerators:
+        """The streams that the reveal order is drawn from."""
+        return RowGenerators(self.seeds, _ORDER)
+
+    def values(self, step: int) -> RowGenerators:
+        """The streams that tokens and choices of step ``step`` are drawn from."""
+        return RowGenerators(self.seeds, _VALUES, step)
+
+
+class RowGenerators:
+    """A generator for each row, on the CPU, so that all devices draw the same numbers."""
+
+    def __init__(self, seeds: Sequence[int], *purpose: int):
+        self._generators = [_generator(seed, *purpose) for seed in seeds]
+
+    def uniform(self, counts: Tensor, repeats: int = 1) -> Tensor:
+        """Uniforms in [0, 1): ``repeats`` for each of ``counts[row]`` items, row by row.
+
+        A row draws all items of the first repeat, then all of the second, and so on: its first
+        repeat does not depend on how many follow.
+
+        Args:
+            counts: Number of items of each row, shape ``[batch]``.
+            repeats: Numbers per item.
+
+        Returns:
+            Shape ``[sum(counts), repeats]``, float64, on the CPU.
+        """
+        drawn = [
+            torch.rand(repeats, count, generator=generator, dtype=torch.float64).T
+            for count, generator in zip(counts.tolist(), self._generators, strict=True)
+            if count
+        ]
+        return torch.cat(drawn) if drawn else torch.empty(0, repeats, dtype=torch.float64)
+
+
+def draw_seeds(count: int, generator: torch.Generator | None) -> list[int]:
+    """One seed a row from ``generator`` (torch's global one if None)."""
+    device = generator.device if generator is not None else None
+    return torch.randint(2**62, (count,), generator=generator, device=device).tolist()
+
+
+def _generator(*key: int) -> torch.Generator:
+    # SeedSequence mixes well where seeds are 0, 1, 2, ...; torch's own seeding does not promise to.
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))

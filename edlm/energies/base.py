@@ -1,0 +1,170 @@
+"""What an energy is asked (`Decision`), what it must answer (`Energy`), and sums of energies."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edlm.denoisers.base import Denoiser, DenoiserIdentity, Encoding
+from edlm.diffusion.slots import Slots
+
+
+@dataclass(frozen=True)
+class Step:
+    """One denoising step, before anything in it is decided.
+
+    Attributes:
+        denoiser: Gives the marginals; an energy may read its states and use its output layer.
+        x_t: Tokens that the denoiser saw, shape ``[batch, length]``.
+        t: Time of ``x_t``, shape ``[batch]``.
+        encoding: The denoiser pass on ``x_t``; rows that decide nothing have none.
+        slots: Positions that the step decides, in decision order (at sequence scope: fills).
+        attention_mask: False at padding, shape ``[batch, length]``; None without padding.
+    """
+
+    denoiser: Denoiser
+    x_t: Tensor
+    t: Tensor
+    encoding: Encoding
+    slots: Slots
+    attention_mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """``k`` ways to fill the same positions of each row; one of them will be chosen.
+
+    Attributes:
+        step: The step that the decision is part of.
+        slots: Positions that are filled: those of one group of the step, or all of them.
+        x_partial: ``x_t`` with the step's earlier groups written, shape ``[batch, length]``.
+        candidates: ``x_partial`` with the slots filled, masks elsewhere kept; ``[batch, k, length]``.
+        log_proposal: Sum over the slots of the proposal's log-probabilities, nats; ``[batch, k]``.
+    """
+
+    step: Step
+    slots: Slots
+    x_partial: Tensor
+    candidates: Tensor
+    log_proposal: Tensor
+
+    @property
+    def num_candidates(self) -> int:
+        return self.candidates.shape[1]
+
+
+class Energy(nn.Module, ABC):
+    """A sequence-level energy: nats, low = plausible; candidates get weight ``exp(-energy)``.
+
+    Attributes:
+        needs_complete: Candidates must hold no mask (sequence scope only).
+        prefix_suffices: With ``needs_complete``: a clean prefix is enough (left-to-right order).
+        needs_every_row: At sequence scope, rows that decide nothing in a step are filled and judged too.
+        reads_hidden: The denoiser's states must be kept in ``Step.encoding``.
+        denoiser_identity: The denoiser that it was trained against, or None if any will do.
+
+    References:
+        Xu et al. 2025, arXiv:2410.21357, Eq. 7.
+    """
+
+    needs_complete: bool = False
+    prefix_suffices: bool = False
+    needs_every_row: bool = False
+    reads_hidden: bool = False
+    denoiser_identity: DenoiserIdentity | None = None
+
+    @abstractmethod
+    def forward(self, decision: Decision) -> Tensor:
+        """Energies of the candidates, nats, shape ``[batch, k]``; ``+inf`` = impossible."""
+
+    def check_denoiser(self, denoiser: Denoiser) -> None:
+        """Refuse a denoiser other than the one this energy was trained against.
+
+        Raises:
+            ValueError: says which parts of the identity differ.
+        """
+        if self.denoiser_identity is None:
+            return
+        found = denoiser.identity
+        differences = ["it has no identity"] if found is None else self.denoiser_identity.differences(found)
+        if differences:
+            raise ValueError(
+                f"this energy belongs to denoiser {self.denoiser_identity.name!r}; "
+                f"the one given differs: {'; '.join(differences)}"
+            )
+
+    def __add__(self, other: Energy) -> WeightedSum:
+        return WeightedSum([(1.0, self), (1.0, other)])
+
+    def __rmul__(self, weight: float) -> WeightedSum:
+        return WeightedSum([(float(weight), self)])
+
+
+class TokenwiseEnergy(Energy):
+    """An energy that is normalised token by token: ``E = log p_theta(x_R | x_t) - log q(x_R | x_t)``, ``Z = 1``.
+
+    ``q`` is a product, in decision order, of conditionals that can be drawn from: exact decisions.
+
+    Attributes:
+        is_normalized: False where one form of a class is not.
+    """
+
+    is_normalized: bool = True
+
+    @abstractmethod
+    def start(self, step: Step) -> Any:
+        """State of a step in which nothing is decided yet."""
+
+    @abstractmethod
+    def next_log_probs(self, state: Any, x_partial: Tensor, slots: Slots) -> Tensor:
+        """``log q(. | x_t, tokens of the step decided so far)``.
+
+        Args:
+            state: From `start`; the calls of a step go through its slots rank by rank.
+            x_partial: ``x_t`` with all earlier ranks written, shape ``[batch, length]``.
+            slots: The next rank: one slot of each row that still has one.
+
+        Returns:
+            Normalised, nats, shape ``[num_slots, vocab_size]``.
+        """
+
+
+class WeightedSum(Energy):
+    """``sum_i weight_i * energy_i``; written ``0.5 * a + 0.5 * b``.
+
+    Note:
+        Each residual energy holds ``log p_theta`` once, so weights should add to 1: ``1 + 1``
+        targets ``p_1 p_2 / p_theta``.
+
+    Raises:
+        ValueError: no term, or a weight that is not finite.
+    """
+
+    def __init__(self, terms: Sequence[tuple[float, Energy]]):
+        super().__init__()
+        flat = []
+        for weight, energy in terms:
+            inner = zip(energy.weights, energy.energies, strict=True) if isinstance(energy, WeightedSum) else None
+            flat += [(weight * w, e) for w, e in inner] if inner else [(weight, energy)]
+        if not flat or not all(torch.isfinite(torch.tensor(weight)) for weight, _ in flat):
+            raise ValueError(f"a sum needs at least one term and finite weights, got {[w for w, _ in flat]}")
+        self.weights = [weight for weight, _ in flat]
+        self.energies = nn.ModuleList(energy for _, energy in flat)
+        self.needs_complete = any(energy.needs_complete for energy in self.energies)
+        self.prefix_suffices = all(e.prefix_suffices for e in self.energies if e.needs_complete)
+        self.needs_every_row = any(energy.needs_every_row for energy in self.energies)
+        self.reads_hidden = any(energy.reads_hidden for energy in self.energies)
+
+    def check_denoiser(self, denoiser: Denoiser) -> None:
+        for energy in self.energies:
+            energy.check_denoiser(denoiser)
+
+    def forward(self, decision: Decision) -> Tensor:
+        terms = zip(self.weights, self.energies, strict=True)
+        # A weight of 0 switches a term off, also where that term is infinite.
+        return sum((w * e(decision) for w, e in terms if w != 0), torch.zeros_like(decision.log_proposal))

@@ -1,0 +1,35 @@
+"""The exact residual energy of a language with known truth: what a perfect energy would do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from edlm.corpus.languages import HiddenMarkov, MarkovChain
+from edlm.diffusion.slots import Slots
+from edlm.energies.base import Decision, Step, TokenwiseEnergy
+
+
+class OracleEnergy(TokenwiseEnergy):
+    """``E = log p_theta(x_R | x_t) - log p_true(x_R | x_partial)``, by exact inference.
+
+    Args:
+        language: Gives exact probabilities; its mask token must be the denoiser's.
+    """
+
+    def __init__(self, language: MarkovChain | HiddenMarkov):
+        super().__init__()
+        self.language = language
+
+    def forward(self, decision: Decision) -> Tensor:
+        batch, k, length = decision.candidates.shape
+        log_joint = self.language.log_prob(decision.candidates.reshape(-1, length)).view(batch, k)
+        log_given = self.language.log_prob(decision.x_partial)
+        return decision.log_proposal - (log_joint - log_given[:, None])
+
+    def start(self, step: Step) -> Any:
+        return None
+
+    def next_log_probs(self, state: Any, x_partial: Tensor, slots: Slots) -> Tensor:
+        return self.language.log_marginals(x_partial)[slots.rows, slots.positions]

@@ -1,0 +1,370 @@
+"""The residual head: a small Transformer over the tokens of a step, on the frozen denoiser's states."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from edlm.denoisers.masked_lm import MaskedLMDenoiser
+from edlm.diffusion.slots import DenseSlots, Slots
+from edlm.energies.base import Decision, Step, TokenwiseEnergy
+from edlm.energies.pretrained import PretrainedEnergy
+from edlm.energies.two_stream import Block, Memory, Own, Rotary
+
+_ROWS_PER_DECODE = 8192
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """Shape of a residual head.
+
+    Attributes:
+        form: ``"normalized"``: correction logits for one token after the other, ``Z = 1``.
+            ``"unnormalized"``: one scalar for a group of tokens that see each other.
+        num_blocks: Transformer blocks; block ``b`` of ``B`` reads the states that enter the denoiser's
+            block ``b - B`` from its end.
+        width: Size of a token's state.
+        num_heads: Attention heads.
+        intermediate_size: Of the feed-forward layers.
+        hidden_size: Size of the denoiser's states.
+        rope_theta: Base of the rotary position embedding.
+        norm_eps: Of the layer norms.
+        start: ``"warm"``: blocks are copies of the denoiser's last ones, and their output takes the place of
+            its features. ``"cold"``: new blocks of any width, whose output is added to the features.
+        blind: Control: tokens of a step do not see each other (normalized form).
+    """
+
+    form: Literal["normalized", "unnormalized"]
+    num_blocks: int
+    width: int
+    num_heads: int
+    intermediate_size: int
+    hidden_size: int
+    rope_theta: float
+    norm_eps: float
+    start: Literal["warm", "cold"]
+    blind: bool = False
+
+
+class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
+    """Joint corrections to the tokens that a step writes, for a fraction of a denoiser pass.
+
+    Normalized form: for the i-th token of a step, in decision order,
+    ``q(x_i | x_t, earlier) = softmax(log p_theta(. | x_t) + delta_i)``, and
+    ``E(x_R) = log p_theta(x_R | x_t) - log q(x_R | x_t)``, so ``Z = 1``. Tokens attend to the denoiser's
+    states at all positions, except the stale ones of tokens decided before them in this step, and to those
+    tokens. ``q`` equals ``p_theta`` before training.
+
+    Unnormalized form: tokens attend to earlier groups and to all of their own; one scalar a candidate.
+
+    The head holds no copy of the denoiser's embeddings and output layer: it uses those of the step's denoiser.
+
+    Args:
+        settings: Its shape. `from_denoiser` makes one that fits, started warm.
+    """
+
+    reads_hidden = True
+
+    def __init__(self, settings: HeadSettings):
+        super().__init__()
+        self.shape = settings
+        cold = settings.start == "cold"
+        width, hidden_size = settings.width, settings.hidden_size
+        self.read = nn.Linear(hidden_size, width, bias=False) if cold else nn.Identity()
+        self.token_norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
+        self.token = nn.Linear(hidden_size, width, bias=False)
+        self.blocks = nn.ModuleList(
+            Block(width, settings.num_heads, settings.intermediate_size, settings.norm_eps)
+            for _ in range(settings.num_blocks)
+        )
+        self.rotary = Rotary(width // settings.num_heads, settings.rope_theta)
+        self.final_norm = nn.LayerNorm(width, eps=settings.norm_eps, bias=False)
+        self.is_normalized = settings.form == "normalized"
+        # Before training all corrections are zero: those of a warm start because nothing of the tokens is
+        # injected, the others because nothing is written.
+        if cold or not self.is_normalized:
+            self.write = nn.Linear(width, hidden_size if self.is_normalized else 1, bias=False)
+            nn.init.zeros_(self.write.weight)
+        else:
+            nn.init.zeros_(self.token.weight)
+        if settings.blind:
+            self.token.requires_grad_(False)
+
+    @classmethod
+    def from_denoiser(
+        cls,
+        denoiser: MaskedLMDenoiser,
+        *,
+        form: Literal["normalized", "unnormalized"] = "normalized",
+        num_blocks: int = 1,
+        start: Literal["warm", "cold"] = "warm",
+        blind: bool = False,
+        width: int | None = None,
+        num_heads: int | None = None,
+        intermediate_size: int | None = None,
+    ) -> ResidualHead:
+        """A head for this denoiser that leaves its marginals as they are until it is trained.
+
+        Args:
+            denoiser: Frozen; the head belongs to it from now on.
+            form: See `HeadSettings`.
+            num_blocks: Number of blocks.
+            start: ``"warm"`` copies the denoiser's last blocks (ModernBERT with global attention);
+                ``"cold"`` suits any masked LM.
+            blind: Make the control that does not see the step's other tokens.
+            width: Cold start only: size of a token's state (the denoiser's by default).
+            num_heads: Cold start only (one for each 32 of width by default).
+            intermediate_size: Cold start only (twice the width by default).
+
+        Raises:
+            ValueError: a warm start is not possible, or was given sizes of its own.
+        """
+        config = denoiser.network.config
+        if form not in ("normalized", "unnormalized"):
+            raise ValueError(f"form must be 'normalized' or 'unnormalized', got {form!r}")
+        if start == "warm":
+            if (width, num_heads, intermediate_size) != (None, None, None):
+                raise ValueError("a warm start takes the sizes of the denoiser's blocks: give none, or start='cold'")
+            _check_warm(config, num_blocks)
+            width, num_heads, intermediate_size = config.hidden_size, config.num_attention_heads, config.intermediate_size
+        width = width or config.hidden_size
+        settings = HeadSettings(
+            form=form,
+            num_blocks=num_blocks,
+            width=width,
+            num_heads=num_heads or max(1, width // 32),
+            intermediate_size=intermediate_size or 2 * width,
+            hidden_size=config.hidden_size,
+            rope_theta=config.rope_parameters["full_attention"]["rope_theta"] if start == "warm" else 10000.0,
+            norm_eps=getattr(config, "norm_eps", 1e-5),
+            start=start,
+            blind=blind,
+        )
+        head = cls(settings)
+        if start == "warm":
+            head._copy_blocks(denoiser)
+        head.denoiser_identity = denoiser.identity
+        return head
+
+    def settings(self) -> dict[str, Any]:
+        return asdict(self.shape)
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> ResidualHead:
+        return cls(HeadSettings(**settings))
+
+    def forward(self, decision: Decision) -> Tensor:
+        """Energies of the candidates, nats, ``[batch, k]``; 0 for rows that decide nothing."""
+        energy = torch.zeros_like(decision.log_proposal)
+        if not len(decision.slots):
+            return energy
+        step, own = decision.step, decision.slots.dense()
+        states, memory = self._read_step(step, own.active)
+        if not self.shape.blind:
+            memory = self._with_earlier(decision, own.active, states, memory)
+        index = own.positions[:, None].expand(-1, decision.num_candidates, -1)
+        tokens = decision.candidates[own.active].gather(2, index)
+        if self.is_normalized:
+            log_q = self._log_q(step, own, states, memory, tokens).to(energy)
+            return energy.index_add(0, own.active, decision.log_proposal[own.active] - log_q)
+        return energy.index_add(0, own.active, self._scalar(step, own, states, memory, tokens).to(energy))
+
+    def start(self, step: Step) -> HeadState:
+        active = step.slots.counts.nonzero()[:, 0]
+        place = torch.full((len(step.x_t),), -1, device=active.device)
+        place[active] = torch.arange(len(active), device=active.device)
+        return HeadState(step, place, *self._read_step(step, active))
+
+    def next_log_probs(self, state: HeadState, x_partial: Tensor, slots: Slots) -> Tensor:
+        if state.written is not None and not self.shape.blind:
+            self._remember(state, state.written, state.written.gather(x_partial))
+        state.written = slots
+        rows = state.place[slots.rows]
+        seen = _seen(state.step, slots.rows)
+        angles = self.rotary(slots.positions[:, None])
+        query = state.states[rows, slots.positions][:, None, None]
+        for block, memory in zip(self.blocks, state.memory, strict=True):
+            query = block(query, angles, memory.rows(rows), seen)
+        return self._log_probs(query[:, 0, 0], state.step, slots)
+
+    def _remember(self, state: HeadState, slots: Slots, tokens: Tensor) -> None:
+        """Put decided tokens in the place of the stale states at their positions (key-value cache)."""
+        rows = state.place[slots.rows]
+        seen = _seen(state.step, slots.rows)
+        angles = self.rotary(slots.positions[:, None])
+        content = state.states[rows, slots.positions][:, None, None] + self._token(state.step, tokens[:, None, None])
+        for i, (block, memory) in enumerate(zip(self.blocks, state.memory, strict=True)):
+            memory.write(rows, slots.positions, block.own(content, angles))
+            if i + 1 < len(self.blocks):
+                content = block(content, angles, memory.rows(rows), seen)
+
+    def _read_step(self, step: Step, active: Tensor) -> tuple[Tensor, list[Memory]]:
+        """The states that enter the first block, and each block's memory of the denoiser's states."""
+        if step.encoding.hidden is None:
+            raise ValueError(f"a ResidualHead reads states, and {type(step.denoiser).__name__} gives none")
+        place = step.encoding.place[active]
+        first = len(step.encoding.hidden) - 1 - len(self.blocks)
+        layers = [self.read(step.encoding.hidden[first + b][place]) for b in range(len(self.blocks))]
+        angles = self.rotary(torch.arange(layers[0].shape[1], device=active.device)[None])
+        return layers[0], [block.memory(h, angles) for block, h in zip(self.blocks, layers, strict=True)]
+
+    def _with_earlier(self, decision: Decision, active: Tensor, states: Tensor, memory: list[Memory]) -> list[Memory]:
+        """Memories in which tokens that earlier groups of the step decided replace their stale states."""
+        step = decision.step
+        is_decided = step.slots.gather(decision.x_partial) != step.denoiser.mask_token_id
+        is_judged = (decision.slots.counts > 0)[step.slots.rows]
+        earlier = step.slots.select(is_decided & is_judged).dense(active)
+        if not earlier.valid.any():
+            return memory
+        tokens = decision.x_partial[active].gather(1, earlier.positions)[:, None]
+        own, _ = self._contents(step, earlier, states, memory, tokens, *_causal(earlier, states.shape[1], step))
+        return [m.with_tokens(earlier.positions, earlier.valid, o) for m, o in zip(memory, own, strict=True)]
+
+    def _contents(
+        self,
+        step: Step,
+        dense: DenseSlots,
+        states: Tensor,
+        memory: list[Memory],
+        tokens: Tensor,
+        memory_visible: Tensor,
+        own_visible: Tensor,
+    ) -> tuple[list[Own], Tensor]:
+        """The content stream: keys and values of tokens ``[rows, k, n]`` at each block, and what leaves the last."""
+        angles = self.rotary(dense.positions)
+        content = _take(states, dense.positions)[:, None] + self._token(step, tokens)
+        keys_values = []
+        for i, (block, m) in enumerate(zip(self.blocks, memory, strict=True)):
+            own = block.own(content, angles)
+            keys_values.append(own)
+            if i + 1 < len(self.blocks) or not self.is_normalized:
+                content = block(content, angles, m, memory_visible, own, own_visible)
+        return keys_values, content
+
+    def _log_q(
+        self, step: Step, dense: DenseSlots, states: Tensor, memory: list[Memory], tokens: Tensor
+    ) -> Tensor:
+        """Two streams: ``sum_i log q(x_i | x_t, earlier)``, nats, ``[rows, k]``."""
+        rows, k, n = tokens.shape
+        query = _take(states, dense.positions)[:, None].expand(-1, k, -1, -1)
+        angles = self.rotary(dense.positions)
+        if self.shape.blind:
+            for block, m in zip(self.blocks, memory, strict=True):
+                query = block(query, angles, m, _seen(step, dense.active))
+        else:
+            causal = _causal(dense, states.shape[1], step)
+            own, _ = self._contents(step, dense, states, memory, tokens, *causal)
+            before = _causal(dense, states.shape[1], step, strictly=True)
+            for block, m, o in zip(self.blocks, memory, own, strict=True):
+                query = block(query, angles, m, before[0], o, before[1])
+
+        valid = dense.valid[:, None].expand_as(tokens)
+        r, _, i = valid.nonzero(as_tuple=True)
+        slots = Slots(dense.active[r], dense.positions[r, i], i, len(step.x_t))
+        parts = torch.arange(len(r), device=r.device).split(_ROWS_PER_DECODE)
+        query, wanted = query[valid], tokens[valid]
+        log_q = torch.cat(
+            [
+                self._log_probs(query[part], step, slots.part(part)).gather(1, wanted[part, None])[:, 0]
+                for part in parts
+            ]
+        )
+        return torch.zeros(valid.shape, dtype=log_q.dtype, device=r.device).masked_scatter(valid, log_q).double().sum(-1)
+
+    def _scalar(
+        self, step: Step, dense: DenseSlots, states: Tensor, memory: list[Memory], tokens: Tensor
+    ) -> Tensor:
+        """Energies ``[rows, k]`` of the unnormalized form: a sum over the group's tokens."""
+        length = states.shape[1]
+        outside = (dense.rank_at(length) == torch.iinfo(torch.int64).max)[:, None].expand(-1, tokens.shape[2], -1)
+        seen = _seen(step, dense.active)
+        together = dense.valid[:, None].expand(-1, tokens.shape[2], -1)
+        # A padded slot sees everything, so that no softmax is empty; it does not count below.
+        visible = (outside if seen is None else outside & seen) | ~dense.valid[:, :, None]
+        _, content = self._contents(step, dense, states, memory, tokens, visible, together)
+        per_token = self.write(self.final_norm(content))[..., 0]
+        return (per_token * dense.valid[:, None]).sum(-1)
+
+    def _token(self, step: Step, tokens: Tensor) -> Tensor:
+        with torch.no_grad():
+            embedded = step.denoiser.embed(tokens)
+        return self.token(self.token_norm(embedded))
+
+    def _log_probs(self, query: Tensor, step: Step, slots: Slots) -> Tensor:
+        """``log q`` from states ``[num_slots, width]`` that left the last block."""
+        features = self.final_norm(query)
+        if self.shape.start == "cold":
+            features = step.encoding.at(slots) + self.write(features)
+        return step.denoiser.normalize(step.denoiser.decode(features))
+
+    def _copy_blocks(self, denoiser: MaskedLMDenoiser) -> None:
+        """Start from the denoiser's last blocks and its final norm: then ``q = p_theta``."""
+        encoder = denoiser.network.base_model
+        for block, layer in zip(self.blocks, encoder.layers[-len(self.blocks) :], strict=True):
+            query, key, value = layer.attn.Wqkv.weight.detach().chunk(3)
+            pairs = [
+                (block.attention_norm, layer.attn_norm.weight),
+                (block.query, query),
+                (block.key_value, torch.cat([key, value])),
+                (block.attention_out, layer.attn.Wo.weight),
+                (block.feed_forward_norm, layer.mlp_norm.weight),
+                (block.feed_forward_in, layer.mlp.Wi.weight),
+                (block.feed_forward_out, layer.mlp.Wo.weight),
+            ]
+            for module, weight in pairs:
+                module.weight.data.copy_(weight)
+        self.final_norm.weight.data.copy_(encoder.final_norm.weight)
+
+
+@dataclass
+class HeadState:
+    """A step of exact decisions under way.
+
+    Attributes:
+        step: The step.
+        place: Place of each row of the batch among those that decide something, ``[batch]``.
+        states: Their states that enter the first block, ``[rows, length, width]``.
+        memory: One a block; decided tokens replace stale states in place.
+        written: Slots that were drawn last, whose tokens are not remembered yet.
+    """
+
+    step: Step
+    place: Tensor
+    states: Tensor
+    memory: list[Memory]
+    written: Slots | None = None
+
+
+def _take(states: Tensor, positions: Tensor) -> Tensor:
+    """States ``[rows, n, width]`` at ``positions[rows, n]``."""
+    return states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def _seen(step: Step, rows: Tensor) -> Tensor | None:
+    """Positions of the rows that are no padding, bool ``[rows, 1, length]``; None if all are not."""
+    return step.attention_mask[rows][:, None] if step.attention_mask is not None else None
+
+
+def _causal(dense: DenseSlots, length: int, step: Step, strictly: bool = False) -> tuple[Tensor, Tensor]:
+    """What the i-th token sees: memory not decided up to it, and tokens up to it (``strictly``: before it)."""
+    rank = torch.arange(dense.positions.shape[1], device=dense.positions.device)
+    limit = rank[None, :, None] if strictly else rank[None, :, None] + 1
+    memory_visible = dense.rank_at(length)[:, None] >= limit
+    own_visible = (rank[None, None] < limit).expand(len(dense.active), -1, -1)
+    seen = _seen(step, dense.active)
+    return (memory_visible if seen is None else memory_visible & seen), own_visible
+
+
+def _check_warm(config: Any, num_blocks: int) -> None:
+    kinds = list(getattr(config, "layer_types", []))[-num_blocks:]
+    plain = config.model_type == "modernbert" and not (config.attention_bias or config.mlp_bias or config.norm_bias)
+    if not plain or config.hidden_activation != "gelu" or set(kinds) != {"full_attention"}:
+        raise ValueError(
+            "a warm start copies ModernBERT blocks with global attention, gelu and no biases "
+            f"(global_attn_every_n_layers=1); got {config.model_type} with {kinds}: use start='cold'"
+        )
+    if not 1 <= num_blocks < config.num_hidden_layers:
+        raise ValueError(f"num_blocks must lie in 1..{config.num_hidden_layers - 1}, got {num_blocks}")

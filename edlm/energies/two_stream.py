@@ -1,0 +1,153 @@
+"""Transformer blocks of the residual head: tokens of a step attend to the denoiser's states and to each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass
+class Memory:
+    """Keys and values of one block at every position of each row, shared by the row's candidates.
+
+    Attributes:
+        keys: Rotated, shape ``[rows, heads, length, head_size]``.
+        values: The same shape.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    def write(self, rows: Tensor, positions: Tensor, own: Own) -> None:
+        """Replace stale entries in place: ``own`` holds one token for each of ``rows``, ``positions``."""
+        self.keys[rows, :, positions] = own.keys[:, :, 0, 0]
+        self.values[rows, :, positions] = own.values[:, :, 0, 0]
+
+    def with_tokens(self, positions: Tensor, valid: Tensor, own: Own) -> Memory:
+        """A copy with the tokens of ``own`` (one candidate) at ``positions[rows, n]`` where ``valid``."""
+        rows, places = valid.nonzero(as_tuple=True)
+        at = positions[rows, places]
+        keys, values = self.keys.clone(), self.values.clone()
+        keys[rows, :, at] = own.keys[rows, :, 0, places]
+        values[rows, :, at] = own.values[rows, :, 0, places]
+        return Memory(keys, values)
+
+    def rows(self, index: Tensor) -> Memory:
+        """The memory of some rows (ascending, each once); no copy where that is all of them."""
+        return self if len(index) == len(self.keys) else Memory(self.keys[index], self.values[index])
+
+
+@dataclass
+class Own:
+    """Keys and values of each candidate's own tokens, shape ``[rows, heads, k, n, head_size]``."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class Rotary(nn.Module):
+    """Rotary position embedding, rotate-half form.
+
+    References:
+        Su et al. 2021, arXiv:2104.09864.
+    """
+
+    def __init__(self, head_size: int, theta: float):
+        super().__init__()
+        frequencies = 1.0 / theta ** (torch.arange(0, head_size, 2).float() / head_size)
+        self.register_buffer("frequencies", frequencies.repeat(2), persistent=False)
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine for positions ``[rows, n]``, shape ``[rows, 1, 1, n, head_size]``."""
+        angles = positions[:, None, None, :, None] * self.frequencies
+        return angles.cos(), angles.sin()
+
+
+def _rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    first, second = x.chunk(2, -1)
+    return x * angles[0] + torch.cat([-second, first], -1) * angles[1]
+
+
+class Block(nn.Module):
+    """Pre-norm Transformer block whose queries may come from other tokens than its keys.
+
+    Args:
+        width: Size of a token's state.
+        num_heads: Attention heads.
+        intermediate_size: Size of the gated feed-forward layer.
+        norm_eps: Of the layer norms (which have no bias).
+    """
+
+    def __init__(self, width: int, num_heads: int, intermediate_size: int, norm_eps: float):
+        super().__init__()
+        self.num_heads = num_heads
+        self.attention_norm = nn.LayerNorm(width, eps=norm_eps, bias=False)
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(width, 2 * width, bias=False)
+        self.attention_out = nn.Linear(width, width, bias=False)
+        self.feed_forward_norm = nn.LayerNorm(width, eps=norm_eps, bias=False)
+        self.feed_forward_in = nn.Linear(width, 2 * intermediate_size, bias=False)
+        self.feed_forward_out = nn.Linear(intermediate_size, width, bias=False)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).permute(0, 3, 1, 2, 4)
+
+    def own(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Own:
+        """Keys and values of tokens ``x[rows, k, n, width]``."""
+        keys, values = self.key_value(self.attention_norm(x)).chunk(2, -1)
+        return Own(_rotate(self._heads(keys), angles), self._heads(values))
+
+    def memory(self, states: Tensor, angles: tuple[Tensor, Tensor]) -> Memory:
+        """Keys and values of the denoiser's states ``[rows, length, width]``."""
+        own = self.own(states[:, None], angles)
+        return Memory(own.keys[:, :, 0], own.values[:, :, 0])
+
+    def forward(
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        memory: Memory,
+        memory_visible: Tensor | None = None,
+        own: Own | None = None,
+        own_visible: Tensor | None = None,
+    ) -> Tensor:
+        """Update tokens ``x[rows, k, n, width]``.
+
+        Args:
+            x: Their states.
+            angles: Of their positions.
+            memory: Attended to by all candidates of a row.
+            memory_visible: Which token sees which position, bool ``[rows, n, length]``; all if None.
+            own: Tokens of the same candidate.
+            own_visible: Which token sees which of them, bool ``[rows, n, m]``.
+        """
+        query = _rotate(self._heads(self.query(self.attention_norm(x))), angles)
+        mixed = _attend(query, memory, memory_visible, own, own_visible)
+        x = x + self.attention_out(mixed.permute(0, 2, 3, 1, 4).flatten(-2))
+        hidden, gate = self.feed_forward_in(self.feed_forward_norm(x)).chunk(2, -1)
+        return x + self.feed_forward_out(F.gelu(hidden) * gate)
+
+
+def _attend(
+    query: Tensor, memory: Memory, memory_visible: Tensor | None, own: Own | None, own_visible: Tensor | None
+) -> Tensor:
+    """One softmax over the shared memory and the candidate's own tokens; ``[rows, heads, k, n, head_size]``.
+
+    The memory is never copied for the k candidates: their queries are laid side by side.
+    """
+    rows, heads, k, n, size = query.shape
+    beside = query.reshape(rows, heads, k * n, size) * size**-0.5
+    scores = (beside @ memory.keys.transpose(-1, -2)).view(rows, heads, k, n, -1)
+    if memory_visible is not None:
+        scores = scores.masked_fill(~memory_visible[:, None, None], -torch.inf)
+    if own is None:
+        return (scores.softmax(-1).view(rows, heads, k * n, -1) @ memory.values).view_as(query)
+    own_scores = (query * size**-0.5) @ own.keys.transpose(-1, -2)
+    own_scores = own_scores.masked_fill(~own_visible[:, None, None], -torch.inf)
+    share = torch.cat([scores, own_scores], -1).softmax(-1)
+    of_memory, of_own = share.split([scores.shape[-1], own_scores.shape[-1]], -1)
+    from_memory = (of_memory.reshape(rows, heads, k * n, -1) @ memory.values).view_as(query)
+    return from_memory + of_own @ own.values

@@ -1,0 +1,145 @@
+"""One step: candidates, energies, weights, choice; and the same with the data among the candidates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from edlm.diffusion.slots import Slots
+from edlm.diffusion.streams import RowGenerators
+from edlm.energies.base import Step
+from edlm.sampler.output import DecisionInfo
+from edlm.sampler.proposal import draw_categorical, make_decision, precise
+from edlm.sampler.reweighting import choose, effective_sample_size, log_share_of_first, log_weights
+
+if TYPE_CHECKING:
+    from edlm.sampler.sampler import EnergySampler
+
+MAX_REDRAWS = 100
+
+
+class ImpossibleCandidates(ValueError):
+    """All candidates of a row have infinite energy."""
+
+
+def decide_step(
+    sampler: EnergySampler, step: Step, revealed: Slots, uses: Tensor, streams: RowGenerators
+) -> tuple[Tensor, list[DecisionInfo]]:
+    """Decide and write the tokens of a step, group by group.
+
+    Args:
+        sampler: Its options, denoiser and energy.
+        step: The step; its slots are what candidates fill.
+        revealed: What is written: the first slots of each row.
+        uses: Rows that use the energy, bool ``[batch]``.
+        streams: Value streams of the rows for this step.
+
+    Returns:
+        ``x_s[batch, length]``, and diagnostics of each decision.
+    """
+    x_partial, infos = step.x_t, []
+    going = torch.ones_like(uses)  # rows that were not stopped by the policy "keep"
+    exact = sampler.exact and bool(uses.any())
+    state = sampler.energy.start(step) if exact else None
+    for group in step.slots.groups(1 if exact else sampler.group_size):
+        group = group.select(going[group.rows])
+        if exact:
+            tokens = _draw_exactly(sampler, step, state, group, x_partial, uses, streams)
+            info = _no_energy_asked(uses, num_candidates=1)
+        else:
+            tokens, info = _choose_candidate(sampler, step, group, x_partial, uses, streams)
+        infos.append(info)
+        going = going & ~info.kept
+        written = going[group.rows] & (group.ranks < revealed.counts[group.rows])
+        x_partial = group.select(written).write(x_partial, tokens[written])
+    return x_partial, infos
+
+
+def bound_of_step(
+    sampler: EnergySampler, step: Step, revealed: Slots, uses: Tensor, streams: RowGenerators, x_0: Tensor
+) -> Tensor:
+    """``log P(x_0 at the revealed slots | x_t)`` from below, one draw of (*), nats, ``[batch]``."""
+    x_partial, total = step.x_t, precise(step.x_t.new_zeros(len(uses)))
+    exact = sampler.exact and bool(uses.any())
+    k = sampler.num_candidates if uses.any() else 1
+    for group in step.slots.groups(None if exact else sampler.group_size):
+        log_probs = step.denoiser.slot_log_probs(step.encoding, group)
+        data = group.gather(x_0)
+        ours = group.ranks < revealed.counts[group.rows]  # at sequence scope, draws complete the data
+        log_p = precise(log_probs.gather(1, data[:, None])[:, 0])
+        total = total + group.sum_rows(torch.where(ours, log_p, 0.0))
+        if exact:  # Z = 1: the gain of the data is its own weight
+            decision = make_decision(step, group, x_partial, log_probs, data[:, None])
+            gain = log_weights(sampler.energy(decision))[:, 0]
+            total = total + torch.where(uses, gain, 0.0)
+        elif k > 1:
+            tokens = draw_categorical(log_probs, streams.uniform(group.counts.cpu(), k))
+            tokens[:, 0] = torch.where(ours, data, tokens[:, 0])
+            decision = make_decision(step, group, x_partial, log_probs, tokens)
+            gain = log_share_of_first(log_weights(sampler.energy(decision), sampler.weight_temperature))
+            total = total + torch.where(uses, gain, 0.0)
+        x_partial = group.write(x_partial, data)
+    return total
+
+
+def _draw_exactly(
+    sampler: EnergySampler,
+    step: Step,
+    state: Any,
+    group: Slots,
+    x_partial: Tensor,
+    uses: Tensor,
+    streams: RowGenerators,
+) -> Tensor:
+    """The next token of each row, from the normalised energy; shape ``[num_slots]``."""
+    log_probs = sampler.energy.next_log_probs(state, x_partial, group)
+    if not uses[group.rows].all():
+        base = step.denoiser.slot_log_probs(step.encoding, group)
+        log_probs = torch.where(uses[group.rows, None], log_probs, base.to(log_probs))
+    return draw_categorical(log_probs, streams.uniform(group.counts.cpu()))[:, 0]
+
+
+def _choose_candidate(
+    sampler: EnergySampler, step: Step, group: Slots, x_partial: Tensor, uses: Tensor, streams: RowGenerators
+) -> tuple[Tensor, DecisionInfo]:
+    """Draw k candidates a row, weigh them, choose one; its tokens at the slots, shape ``[num_slots]``."""
+    k = sampler.num_candidates if uses.any() else 1
+    log_probs = step.denoiser.slot_log_probs(step.encoding, group)
+    tokens = draw_categorical(log_probs, streams.uniform(group.counts.cpu(), k))
+    if not uses.any():
+        return tokens[:, 0], _no_energy_asked(uses, k)
+
+    uses = uses & (group.counts > 0)
+    redraws = torch.zeros_like(group.counts)
+    while True:
+        decision = make_decision(step, group, x_partial, log_probs, tokens)
+        energies = torch.where(uses[:, None], sampler.energy(decision), 0.0)
+        weights = log_weights(energies, sampler.weight_temperature)
+        impossible = torch.isneginf(weights).all(1)
+        if sampler.on_impossible != "redraw" or not impossible.any() or redraws.max() >= MAX_REDRAWS:
+            break
+        redraws = redraws + impossible
+        again = impossible[group.rows]
+        fresh = streams.uniform((group.counts * impossible).cpu(), k)
+        tokens[again] = draw_categorical(log_probs[again], fresh)
+    if impossible.any() and sampler.on_impossible != "keep":
+        raise ImpossibleCandidates(
+            f"all {k} candidates have infinite energy at t = {step.t[0].item():.4g} in rows "
+            f"{impossible.nonzero()[:, 0].tolist()}, after {int(redraws.max())} redraws; "
+            "more candidates, on_impossible='redraw' or 'keep', or a softer energy may help"
+        )
+    weights = weights.masked_fill(impossible[:, None], 0.0)
+    chosen = torch.zeros_like(group.counts)
+    if k > 1:
+        drawing = uses.nonzero()[:, 0]
+        chosen[drawing] = choose(weights[drawing], streams.uniform(uses.long().cpu())[:, 0])
+    info = DecisionInfo(energies, effective_sample_size(weights), redraws, impossible)
+    return tokens.gather(1, chosen[group.rows, None])[:, 0], info
+
+
+def _no_energy_asked(uses: Tensor, num_candidates: int) -> DecisionInfo:
+    none = torch.zeros_like(uses, dtype=torch.long)
+    energies = precise(none[:, None].expand(-1, num_candidates))
+    return DecisionInfo(energies, energies[:, 0] + num_candidates, none, torch.zeros_like(uses))

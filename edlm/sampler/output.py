@@ -1,0 +1,118 @@
+"""What the sampler returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DecisionInfo:
+    """Diagnostics of one decision (the whole step, or one of its groups).
+
+    Attributes:
+        energies: Energies of the candidates, nats, ``[batch, k]``; 0 where none was asked for.
+        ess: Effective sample size of the weights, 1..k, ``[batch]``; k where no energy was asked for.
+        redraws: How often the candidates were drawn anew because all were impossible, ``[batch]``.
+        kept: Rows that were left masked because all candidates were impossible, bool, ``[batch]``.
+    """
+
+    energies: Tensor
+    ess: Tensor
+    redraws: Tensor
+    kept: Tensor
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """Diagnostics of one step.
+
+    Attributes:
+        step: Index, from 0.
+        t: Time at which it starts.
+        num_revealed: Tokens written, ``[batch]``.
+        denoiser_calls: Denoiser passes: 0 where no row was due, else one a batch.
+        energies: Nats; ``[batch, k]``, or ``[batch, groups, k]`` for a sampler with groups. Exact
+            decisions and steps outside the window ask for none: 0.
+        ess: Effective sample size, ``[batch]`` or ``[batch, groups]``.
+        redraws: How often candidates were drawn anew, ``[batch]``.
+        kept: Rows that the policy "keep" left masked, bool, ``[batch]``.
+    """
+
+    step: int
+    t: float
+    num_revealed: Tensor
+    denoiser_calls: int
+    energies: Tensor
+    ess: Tensor
+    redraws: Tensor
+    kept: Tensor
+
+
+def summarize(
+    step: int, t: float, num_revealed: Tensor, decisions: Sequence[DecisionInfo], grouped: bool
+) -> StepInfo:
+    """Put the decisions of a step together; a step that decides nothing has one empty decision."""
+    if not decisions:
+        none = torch.zeros_like(num_revealed)
+        decisions = [DecisionInfo(none[:, None].double(), none.double() + 1, none, none.bool())]
+        calls = 0
+    else:
+        calls = 1
+    energies = torch.stack([decision.energies for decision in decisions], 1)
+    ess = torch.stack([decision.ess for decision in decisions], 1)
+    return StepInfo(
+        step,
+        t,
+        num_revealed,
+        calls,
+        energies if grouped else energies[:, 0],
+        ess if grouped else ess[:, 0],
+        sum(decision.redraws for decision in decisions),
+        torch.stack([decision.kept for decision in decisions]).any(0),
+    )
+
+
+@dataclass(frozen=True)
+class SampleOutput:
+    """Sampled sequences and how they came about.
+
+    Attributes:
+        tokens: Shape ``[batch, length]``; masks remain only under the policy "keep".
+        steps: One entry a step.
+        seeds: The seed of each row, with which it can be drawn again, alone or in any batch.
+    """
+
+    tokens: Tensor
+    steps: tuple[StepInfo, ...]
+    seeds: tuple[int, ...]
+
+
+def concatenate(outputs: Sequence[SampleOutput]) -> SampleOutput:
+    """Outputs of consecutive batches as one."""
+    if len(outputs) == 1:
+        return outputs[0]
+    steps = []
+    for infos in zip(*(output.steps for output in outputs), strict=True):
+        rows = {
+            name: torch.cat(_equal_width([getattr(info, name) for info in infos]))
+            for name in ("num_revealed", "energies", "ess", "redraws", "kept")
+        }
+        calls = sum(info.denoiser_calls for info in infos)
+        steps.append(StepInfo(step=infos[0].step, t=infos[0].t, denoiser_calls=calls, **rows))
+    tokens = torch.cat([output.tokens for output in outputs])
+    return SampleOutput(tokens, tuple(steps), tuple(seed for output in outputs for seed in output.seeds))
+
+
+def _equal_width(tables: Sequence[Tensor]) -> list[Tensor]:
+    """Batches may differ in their number of groups: pad with zeros."""
+    shape = [max(sizes) for sizes in zip(*(table.shape[1:] for table in tables), strict=True)]
+    padded = []
+    for table in tables:
+        wide = table.new_zeros(len(table), *shape)
+        wide[tuple(slice(size) for size in table.shape)] = table
+        padded.append(wide)
+    return padded

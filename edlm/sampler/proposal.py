@@ -1,0 +1,52 @@
+"""The proposal: candidates drawn from the product of the denoiser's marginals."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from edlm.diffusion.slots import Slots
+from edlm.energies.base import Decision, Step
+
+
+def draw_categorical(log_probs: Tensor, uniforms: Tensor) -> Tensor:
+    """Inverse-CDF draws in float64: the same uniform gives the same token whatever the batch.
+
+    Args:
+        log_probs: Nats, normalised or not, shape ``[n, vocab_size]``; ``-inf`` is never drawn.
+        uniforms: In [0, 1), float64, shape ``[n, k]``.
+
+    Returns:
+        Tokens, shape ``[n, k]``, on the device of ``log_probs``.
+
+    Note:
+        Draws in float32 cut the tail of the law (arXiv:2409.02908). MPS has no float64: there the
+        draws are made on the CPU.
+    """
+    device = log_probs.device
+    work = torch.device("cpu") if device.type == "mps" else device
+    cdf = (log_probs - log_probs.amax(-1, keepdim=True)).to(work, torch.float64).exp().cumsum(-1)
+    total = cdf[:, -1:]
+    target = torch.minimum(uniforms.to(work) * total, total.nextafter(torch.zeros_like(total)))
+    return torch.searchsorted(cdf, target, right=True).to(device)
+
+
+def make_decision(step: Step, slots: Slots, x_partial: Tensor, log_probs: Tensor, tokens: Tensor) -> Decision:
+    """Candidates from token draws.
+
+    Args:
+        step: The step.
+        slots: Positions to fill.
+        x_partial: ``[batch, length]``.
+        log_probs: Marginals at the slots, nats, ``[num_slots, vocab_size]``.
+        tokens: Draws at the slots, ``[num_slots, k]``.
+    """
+    candidates = x_partial[:, None].repeat(1, tokens.shape[1], 1)
+    candidates[slots.rows, :, slots.positions] = tokens
+    log_proposal = slots.sum_rows(precise(log_probs.gather(1, tokens)))
+    return Decision(step, slots, x_partial, candidates, log_proposal)
+
+
+def precise(x: Tensor) -> Tensor:
+    """In the widest float that the device has: float64, but for MPS."""
+    return x.to(torch.float32 if x.device.type == "mps" else torch.float64)

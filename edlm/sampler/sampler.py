@@ -1,0 +1,237 @@
+"""The sampler of the residual energy model, and the likelihood bound of what it samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edlm.denoisers.base import Denoiser
+from edlm.diffusion.reveal import RevealPlan, plan_reveal
+from edlm.diffusion.schedule import Schedule, get_schedule
+from edlm.diffusion.slots import Slots
+from edlm.diffusion.streams import RowStreams, draw_seeds
+from edlm.energies.base import Energy, Step
+from edlm.sampler import checks
+from edlm.sampler.decisions import bound_of_step, decide_step
+from edlm.sampler.output import SampleOutput, concatenate, summarize
+from edlm.sampler.window import Window, get_window
+
+
+class EnergySampler:
+    """Denoise step by step; at each step draw candidates, score them jointly, keep one by importance weight.
+
+    ``p(x_0 | x_t) = p_theta(x_0 | x_t) exp(-E) / Z``, sampled with ``k`` candidates.
+
+    Step ``i = 0..T-1`` goes from ``t = 1 - i/T`` to ``s = 1 - (i+1)/T``.
+
+    Args:
+        denoiser: Gives the marginals ``p_theta``; frozen.
+        energy: Judges candidates; None for the base sampler.
+        num_steps: Denoiser passes ``T``, >= 1.
+        num_candidates: ``k``; 1 is the base sampler. None decides token by token, exactly, from an energy
+            that is normalised token by token (`TokenwiseEnergy`).
+        scope: What a candidate fills: the positions that the ``"step"`` writes, or every masked one
+            (``"sequence"``, the paper), of which the step then writes its own.
+        group_size: Step scope: the reveal set is decided in groups of at most this many tokens, one after
+            the other, from one denoiser pass. None: all at once.
+        order: ``"ancestral"``, ``"random"``, ``"dilated"``, ``"left_to_right"`` or ``"confidence"``.
+        schedule: Masking schedule (for the ancestral order).
+        window: Steps that use the energy: times ``low < t <= high``, or a `Window`.
+        weight_temperature: Weights are ``exp(-E / weight_temperature)``.
+        on_impossible: When all candidates of a row have infinite energy: ``"raise"``; ``"redraw"`` (up to 100
+            times, then raise); ``"keep"`` the row's positions masked, due again at the next step.
+
+    Raises:
+        ValueError: an option breaks its rule, or the energy does not fit the denoiser or the scope.
+
+    References:
+        Xu et al. 2025, arXiv:2410.21357, Alg. 1.
+
+    Example:
+        >>> from edlm import EnergySampler, FunctionDenoiser
+        >>> uniform = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 4), mask_token_id=4, vocab_size=4)
+        >>> output = EnergySampler(uniform, num_steps=2).sample(3, length=6, seeds=[0, 1, 2])
+        >>> output.tokens.shape, sum(step.denoiser_calls for step in output.steps)
+        (torch.Size([3, 6]), 2)
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        energy: Energy | None = None,
+        *,
+        num_steps: int,
+        num_candidates: int | None = 1,
+        scope: str = "step",
+        group_size: int | None = None,
+        order: str = "ancestral",
+        schedule: str | Schedule = "log_linear",
+        window: Window | Sequence[float] = (0.0, 1.0),
+        weight_temperature: float = 1.0,
+        on_impossible: str = "raise",
+    ):
+        self.denoiser = denoiser.eval()
+        self.energy = energy.eval() if energy is not None else None
+        self.num_steps = num_steps
+        self.num_candidates = num_candidates
+        self.scope = scope
+        self.group_size = group_size
+        self.order = order
+        self.schedule = get_schedule(schedule)
+        self.window = get_window(window)
+        self.weight_temperature = weight_temperature
+        self.on_impossible = on_impossible
+        checks.check_options(self)
+
+    @property
+    def exact(self) -> bool:
+        """Whether tokens are decided one by one from a normalised energy."""
+        return self.energy is not None and self.num_candidates is None
+
+    @torch.no_grad()
+    def sample(
+        self,
+        num_samples: int,
+        length: int,
+        *,
+        batch_size: int | None = None,
+        generator: torch.Generator | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> SampleOutput:
+        """Sequences from nothing.
+
+        Args:
+            num_samples: How many.
+            length: Tokens of each.
+            batch_size: Rows at a time (all by default); changes nothing but memory and speed.
+            generator: Draws one seed a row (torch's global generator by default).
+            seeds: The rows' seeds themselves.
+
+        Returns:
+            ``tokens[num_samples, length]`` and diagnostics.
+        """
+        device = next(iter([*self.denoiser.parameters(), *self.denoiser.buffers()])).device
+        x_t = torch.full((num_samples, length), self.denoiser.mask_token_id, device=device)
+        seeds = self._seeds(num_samples, generator, seeds)
+        size = batch_size or num_samples
+        return concatenate(
+            [self.fill(x_t[i : i + size], seeds=seeds[i : i + size]) for i in range(0, num_samples, size)]
+        )
+
+    @torch.no_grad()
+    def fill(
+        self,
+        x_t: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> SampleOutput:
+        """Fill in the masked positions: a prompt or a text with gaps is just an ``x_t``.
+
+        Args:
+            x_t: Tokens, ``mask_token_id`` where unknown, shape ``[batch, length]``; not changed.
+            generator: Draws one seed a row (torch's global generator by default).
+            seeds: The rows' seeds themselves.
+
+        Raises:
+            ValueError: tokens out of range, a wrong number of seeds, or masks where the energy needs none.
+            ImpossibleCandidates: under ``on_impossible="raise"``, or when redraws run out.
+        """
+        masked = checks.check_tokens(self, x_t)
+        seeds = self._seeds(len(x_t), generator, seeds)
+        streams = RowStreams(seeds)
+        plan = plan_reveal(masked, self.order, self.num_steps, self.schedule, streams.order())
+        infos = []
+        for i in range(self.num_steps):
+            masked = x_t == self.denoiser.mask_token_id
+            step, revealed = self._begin(plan, i, x_t)
+            uses = self._uses_energy(i, masked, step.slots)
+            x_t, decisions = decide_step(self, step, revealed, uses, streams.values(i))
+            num_revealed = (masked & (x_t != self.denoiser.mask_token_id)).sum(1)
+            infos.append(summarize(i, self._time(i), num_revealed, decisions, self.group_size is not None))
+        return SampleOutput(x_t, tuple(infos), tuple(seeds))
+
+    @torch.no_grad()
+    def likelihood_bound(
+        self,
+        x_0: Tensor,
+        *,
+        given: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> Tensor:
+        """One draw of an upper bound of ``-log P(x_0)`` under this very sampler, in nats of the row, low = good.
+
+        ``-log P <= E [ sum over decisions of -log p_theta(x_R | x_t) - log k - log softmax_j(-E_j)[data] ]``
+
+        Args:
+            x_0: Tokens without masks, shape ``[batch, length]``.
+            given: True where a token is given and not to be predicted, shape ``[batch, length]``.
+            generator: Draws one seed a row (torch's global generator by default).
+            seeds: The rows' seeds; equal seeds give equal orders whatever k, energy and groups are.
+
+        Returns:
+            Shape ``[batch]``, float64; its mean over seeds is the bound. Exact, and the same for all seeds,
+            where the order is deterministic (all but ancestral and random) and k = 1 or decisions are exact.
+
+        Raises:
+            ValueError: ``x_0`` holds a mask where a token is to be predicted, or ``given`` is no bool table of its shape.
+
+        References:
+            Equation (*) of the project's method page; Jensen over candidates and orders.
+        """
+        target = checks.check_target(self, x_0, given)
+        streams = RowStreams(self._seeds(len(x_0), generator, seeds))
+        plan = plan_reveal(target, self.order, self.num_steps, self.schedule, streams.order())
+        x_t = x_0.masked_fill(target, self.denoiser.mask_token_id)
+        total = 0.0
+        for i in range(self.num_steps):
+            step, revealed = self._begin(plan, i, x_t)
+            uses = self._uses_energy(i, x_t == self.denoiser.mask_token_id, step.slots)
+            total = total - bound_of_step(self, step, revealed, uses, streams.values(i), x_0)
+            x_t = revealed.write(x_t, revealed.gather(x_0))
+        return total
+
+    def _begin(self, plan: RevealPlan, i: int, x_t: Tensor) -> tuple[Step, Slots]:
+        """The denoiser pass of step ``i``, only for rows that need it, and the step's reveal set."""
+        masked = x_t == self.denoiser.mask_token_id
+        due = plan.num_due(i, masked) > 0
+        if self.scope == "sequence" and self.energy is not None and self.energy.needs_every_row and due.any():
+            due = masked.any(1)
+        t = torch.full((len(x_t),), self._time(i), device=x_t.device)
+        reads_hidden = self.energy is not None and self.energy.reads_hidden
+        rows = due.nonzero()[:, 0]
+        encoding = self.denoiser.encode(x_t, t, rows=rows, keep_hidden=reads_hidden) if len(rows) else None
+        confidence = None
+        if plan.by_confidence:
+            confidence = torch.full(x_t.shape, -torch.inf, device=x_t.device)
+            everywhere = Slots.where(masked & due[:, None])
+            if len(everywhere):
+                largest = self.denoiser.slot_log_probs(encoding, everywhere).amax(-1)
+                confidence = everywhere.write(confidence.to(largest), largest)
+        revealed = plan.slots(i, masked, confidence)
+        slots = revealed
+        if self.scope == "sequence":
+            others = masked & due[:, None]
+            others[revealed.rows, revealed.positions] = False
+            slots = revealed.followed_by(Slots.where(others))
+        return Step(self.denoiser, x_t, t, encoding, slots), revealed
+
+    def _uses_energy(self, i: int, masked: Tensor, slots: Slots) -> Tensor:
+        """Rows whose tokens of this step the energy has a say in, bool ``[batch]``."""
+        if self.energy is None:
+            return torch.zeros(len(masked), dtype=torch.bool, device=masked.device)
+        return self.window.covers(i, self._time(i), masked) & (slots.counts > 0)
+
+    def _time(self, i: int) -> float:
+        return 1 - i / self.num_steps
+
+    def _seeds(self, count: int, generator: Any, seeds: Sequence[int] | None) -> list[int]:
+        if seeds is None:
+            return draw_seeds(count, generator)
+        if len(seeds) != count:
+            raise ValueError(f"seeds must hold one integer a row ({count}), got {len(seeds)}")
+        return [int(seed) for seed in seeds]

@@ -1,0 +1,81 @@
+"""The window: at which steps energies are used."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class Window(ABC):
+    """Says, for each row, whether a step uses the energy."""
+
+    @abstractmethod
+    def covers(self, step: int, t: float, masked: Tensor) -> Tensor:
+        """Bool, shape ``[batch]``.
+
+        Args:
+            step: Index of the step, from 0.
+            t: Its time; the first step has ``t = 1``.
+            masked: What is masked when it begins, bool, shape ``[batch, length]``.
+        """
+
+
+@dataclass(frozen=True)
+class Times(Window):
+    """Steps with ``low < t <= high``; (0.8, 1.0) is the paper's window w = 0.2."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        _check_interval(self.low, self.high)
+
+    def covers(self, step: int, t: float, masked: Tensor) -> Tensor:
+        return torch.full((len(masked),), self.low < t <= self.high, device=masked.device)
+
+
+@dataclass(frozen=True)
+class FractionMasked(Window):
+    """Rows with ``low < fraction of masked positions <= high``."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        _check_interval(self.low, self.high)
+
+    def covers(self, step: int, t: float, masked: Tensor) -> Tensor:
+        fraction = masked.float().mean(1)
+        return (self.low < fraction) & (fraction <= self.high)
+
+
+@dataclass(frozen=True)
+class Steps(Window):
+    """The steps listed."""
+
+    steps: tuple[int, ...]
+
+    def covers(self, step: int, t: float, masked: Tensor) -> Tensor:
+        return torch.full((len(masked),), step in self.steps, device=masked.device)
+
+
+def get_window(window: Window | Sequence[float]) -> Window:
+    """A pair of times becomes `Times`.
+
+    Raises:
+        ValueError: not a pair of times with ``0 <= low <= high <= 1``.
+    """
+    if isinstance(window, Window):
+        return window
+    if len(window) != 2:
+        raise ValueError(f"window must be a pair (low, high) or a Window, got {window!r}")
+    return Times(*window)
+
+
+def _check_interval(low: float, high: float) -> None:
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"window must have 0 <= low <= high <= 1, got ({low}, {high})")

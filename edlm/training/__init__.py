@@ -1,0 +1,1 @@
+"""Training: objectives, the loop, and checkpoints that a run goes on from."""

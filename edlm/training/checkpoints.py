@@ -1,0 +1,161 @@
+"""What makes a run resumable: its state, whole checkpoints, and signals that wait for an update."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import signal
+import threading
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor
+
+
+@dataclass
+class RunState:
+    """Where a run stands; saved with every checkpoint through ``register_for_checkpointing``.
+
+    Attributes:
+        step: Finished updates.
+        seconds: Wall-clock seconds that led here, those of earlier processes included.
+        sums: Per name, the sum of its values over the updates since the last log line.
+        count: Updates in ``sums``.
+        busy: Seconds spent on those updates alone.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    count: int = 0
+    busy: float = 0.0
+
+    def add(self, values: dict[str, float]) -> None:
+        """Count one finished update and its values."""
+        self.step, self.count = self.step + 1, self.count + 1
+        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in values.items()}
+
+    def means(self) -> dict[str, float]:
+        """Means over the updates since the last log line."""
+        return {name: total / self.count for name, total in self.sums.items()}
+
+    def clear(self) -> None:
+        """Start the means anew, after a log line."""
+        self.sums, self.count, self.busy = {}, 0, 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """For ``Accelerator.save_state``."""
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """For ``Accelerator.load_state``."""
+        self.__dict__.update(state)
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Folders ``step_00000500``, each written under another name and renamed when whole.
+
+    Args:
+        accelerator: Holds the model, the optimizer and all that is registered for checkpointing.
+        directory: Where the folders lie.
+        identity: JSON values that must be equal for a run to go on: what changes its maths.
+        keep: How many of the newest folders stay, >= 1.
+    """
+
+    accelerator: Accelerator
+    directory: Path
+    identity: dict[str, Any]
+    keep: int
+
+    def whole(self) -> list[Path]:
+        """Whole checkpoints, oldest first."""
+        folders = self.directory.iterdir() if self.directory.is_dir() else ()
+        return sorted(folder for folder in folders if re.fullmatch(r"step_\d{8}", folder.name))
+
+    def newest(self) -> Path | None:
+        """The newest whole checkpoint, or None."""
+        return next(reversed(self.whole()), None)
+
+    def save(self, step: int) -> Path:
+        """Write the checkpoint of `step` if there is none, drop the oldest; for all processes."""
+        target = self.directory / f"step_{step:08d}"
+        partial = self.directory / f"partial_{step:08d}"
+        self.accelerator.wait_for_everyone()
+        if target.is_dir():
+            return target
+        if self.accelerator.is_main_process:
+            for leftover in self.directory.glob("partial_*"):
+                shutil.rmtree(leftover)
+            partial.mkdir(parents=True)
+            (partial / "identity.json").write_text(json.dumps(self.identity, indent=2))
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(partial))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            partial.rename(target)
+            for old in self.whole()[: -self.keep]:
+                shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+        return target
+
+    def load(self, folder: Path) -> None:
+        """Restore all that was saved in `folder`.
+
+        Raises:
+            ValueError: `folder` is of a run with another identity; the message names the fields.
+        """
+        then = json.loads((folder / "identity.json").read_text())
+        now = json.loads(json.dumps(self.identity))
+        differing = [
+            f"{name} (checkpoint: {then.get(name)!r}, now: {now.get(name)!r})"
+            for name in {**then, **now}
+            if then.get(name) != now.get(name)
+        ]
+        if differing:
+            raise ValueError(
+                f"a resumed run must keep the settings that change its maths; those of {folder} "
+                f"differ in {', '.join(differing)}"
+            )
+        self.accelerator.load_state(str(folder))
+
+
+def fingerprint(blocks: Tensor) -> str:
+    """Shape and CRC-32 of the data, so that a run does not go on with other data unseen."""
+    return f"{list(blocks.shape)} {zlib.crc32(blocks.cpu().contiguous().numpy()):08x}"
+
+
+@contextlib.contextmanager
+def deferred_signals() -> Iterator[list[int]]:
+    """Hold back SIGINT and SIGTERM: note the first, and deliver it when the block is left.
+
+    A second signal raises KeyboardInterrupt at once. Outside the main thread, where Python allows
+    no handlers, nothing is held back.
+
+    Yields:
+        The signals received so far, empty at first.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def note(signum: int, frame: object) -> None:
+        received.append(signum)
+        if len(received) > 1:
+            raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if received:
+            signal.raise_signal(received[0])

@@ -1,0 +1,95 @@
+"""What a run shows and writes: a progress bar, ``log.jsonl``, and wandb where asked for."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+from edlm.training.checkpoints import RunState
+from edlm.training.trainer_config import TrainerConfig
+
+
+class RunLog:
+    """The main process's bar, ``output_dir/log.jsonl`` with an object per event, and its trackers.
+
+    Lines after the step that a run goes on from are dropped, so that no step stands twice. Used as
+    a context.
+
+    Args:
+        accelerator: Built with ``log_with="wandb"`` unless ``config.wandb`` is "off".
+        config: Its ``output_dir``, ``num_steps``, ``wandb`` and ``wandb_project``.
+        state: Read at every event.
+
+    Raises:
+        ImportError: ``config.wandb`` is not "off" and wandb is not installed.
+    """
+
+    def __init__(self, accelerator: Accelerator, config: TrainerConfig, state: RunState) -> None:
+        self.accelerator, self.config, self.state = accelerator, config, state
+        self.path = Path(config.output_dir) / "log.jsonl"
+        if config.wandb != "off" and importlib.util.find_spec("wandb") is None:
+            raise ImportError(f"wandb must be installed, or 'off'; got {config.wandb!r} without it")
+        if accelerator.is_main_process and self.path.exists():
+            lines = self.path.read_text().splitlines()
+            partial = self.path.with_suffix(".partial")
+            partial.write_text("".join(f"{x}\n" for x in lines if _step(x) <= state.step))
+            partial.replace(self.path)
+
+    def __enter__(self) -> RunLog:
+        if self.config.wandb != "off":
+            place = Path(self.config.output_dir)
+            options = {"mode": self.config.wandb, "dir": str(place), "name": place.name}
+            self.accelerator.init_trackers(
+                self.config.wandb_project, asdict(self.config), {"wandb": options}
+            )
+        hidden = not self.accelerator.is_main_process
+        self.bar = tqdm(total=self.config.num_steps, initial=self.state.step, disable=hidden)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()  # end_training would end the process group too: a script may train on
+
+    def progress(self, loss: float, learning_rate: float) -> None:
+        """Move the bar by one update."""
+        self.bar.set_postfix(loss=f"{loss:.4f}", lr=f"{learning_rate:.2e}", refresh=False)
+        self.bar.update()
+
+    def write(self, split: str, values: dict[str, float], **more: float) -> None:
+        """Write one event.
+
+        Args:
+            split: "train" or "valid".
+            values: "loss", and the metrics by name.
+            more: Written beside the loss.
+        """
+        metrics = {name: value for name, value in values.items() if name != "loss"}
+        record = {"step": self.state.step, "split": split, "loss": values["loss"]}
+        record |= {"metrics": metrics, **more, "seconds": self.state.seconds}
+        if self.accelerator.is_main_process:
+            with self.path.open("a") as file:
+                file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+        named = {f"{split}/{name}": value for name, value in {**values, **more}.items()}
+        self.accelerator.log(named, step=self.state.step)
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except ValueError:  # the run was killed within this line
+        return math.inf
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    infinite = isinstance(value, float) and not math.isfinite(value)
+    return None if infinite else value  # JSON has no infinity

@@ -1,0 +1,105 @@
+"""All that a training loop turns, built or restored."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import yaml
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+
+from edlm.training.checkpoints import Checkpoints, RunState, fingerprint
+from edlm.training.optimization import averaged, learning_rate_factor, parameter_groups
+from edlm.training.trainer_config import TrainerConfig
+
+
+class Run(NamedTuple):
+    """All that a training loop turns.
+
+    Args:
+        accelerator: Precision, accumulation, processes.
+        model: As accelerate wrapped it.
+        trained: Its parameters that require gradients.
+        optimizer: As accelerate wrapped it.
+        scheduler: Of the learning rate; stepped once per update.
+        ema: Average of `trained`, or None.
+        state: Step, seconds and running means.
+        checkpoints: Saves and loads all of the above.
+    """
+
+    accelerator: Accelerator
+    model: nn.Module
+    trained: nn.ParameterList
+    optimizer: torch.optim.Optimizer
+    scheduler: LambdaLR
+    ema: AveragedModel | None
+    state: RunState
+    checkpoints: Checkpoints
+
+    def update(self, values: dict[str, float]) -> None:
+        """Apply the gradients to weights, learning rate and average, and count the update."""
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update_parameters(self.trained)
+        self.state.add(values)
+
+
+def prepare(model: nn.Module, train_blocks: Tensor, config: TrainerConfig) -> Run:
+    """Build a run, or restore the newest checkpoint in ``config.output_dir``.
+
+    Raises:
+        ValueError: nothing to train, or a checkpoint of a run with other maths.
+        FileExistsError: ``config.resume`` is False and there is a checkpoint.
+    """
+    AcceleratorState._reset_state()  # a second run in this process may ask for another precision
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        log_with=None if config.wandb == "off" else "wandb",
+        # An objective may call the model twice, and a broadcast between changes buffers in place.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    model.zero_grad()  # an earlier run may have left off between two micro-steps
+    groups = parameter_groups(model, config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
+    # Not passed to prepare: accelerate would step it once per process.
+    scheduler = LambdaLR(optimizer, functools.partial(learning_rate_factor, config=config))
+    model, optimizer = accelerator.prepare(model, optimizer)
+    trained = nn.ParameterList(x for x in model.parameters() if x.requires_grad)
+    ema = averaged(trained, config.ema_decay) if config.ema_decay else None
+    state = RunState()
+    accelerator.register_for_checkpointing(scheduler, state, *([] if ema is None else [ema]))
+    checkpoints = _open_checkpoints(accelerator, train_blocks, config)
+    if accelerator.is_main_process:
+        plain = {**asdict(config), "betas": list(config.betas)}
+        text = yaml.safe_dump(plain, sort_keys=False)
+        Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+        (Path(config.output_dir) / "config.yaml").write_text(text)
+    accelerator.wait_for_everyone()
+    return Run(accelerator, model, trained, optimizer, scheduler, ema, state, checkpoints)
+
+
+def _open_checkpoints(
+    accelerator: Accelerator, blocks: Tensor, config: TrainerConfig
+) -> Checkpoints:
+    identity = config.identity() | {
+        "num_processes": accelerator.num_processes,
+        "train_blocks": fingerprint(blocks),
+    }
+    folder = Path(config.output_dir) / "checkpoints"
+    checkpoints = Checkpoints(accelerator, folder, identity, config.keep_checkpoints)
+    newest = checkpoints.newest()
+    if newest is not None and not config.resume:
+        raise FileExistsError(f"without resume, output_dir must hold no checkpoint, got {newest}")
+    if newest is not None:
+        checkpoints.load(newest)
+    return checkpoints

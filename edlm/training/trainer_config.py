@@ -1,0 +1,97 @@
+"""How a model is trained."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+_FREE_TO_CHANGE = (
+    "output_dir max_minutes log_every valid_every valid_batches checkpoint_every keep_checkpoints "
+    "resume wandb wandb_project"
+).split()
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How a model is trained.
+
+    Args:
+        output_dir: Holds ``config.yaml``, ``log.jsonl``, ``checkpoints/`` and ``final/``.
+        num_steps: Optimizer updates, >= 1.
+        batch_size: Sequences per process and forward pass, >= 1.
+        gradient_accumulation: Forward passes per update, >= 1.
+        learning_rate: Peak of the schedule, > 0.
+        warmup_steps: Updates of linear warm-up, whose first has ``learning_rate / warmup_steps``.
+        decay: After warm-up: "cosine" to 10 % of the peak, "linear" to 0, or "none".
+        weight_decay: AdamW's, >= 0; never on parameters with fewer than two dimensions.
+        betas: AdamW's, each in [0, 1).
+        max_grad_norm: Gradients are clipped to this norm, > 0; ``.inf`` for no clipping.
+        ema_decay: Of the averaged weights that are validated and saved, in [0, 1); 0 for no
+            averaging. After n updates it is ``min(ema_decay, (1 + n) / (10 + n))``.
+        mixed_precision: "no", "bf16" or "fp16".
+        max_minutes: Wall-clock minutes of this call, > 0: the first update that ends later is the
+            last, and leaves a checkpoint to go on from and the final model. None for no limit.
+        log_every: Updates between log lines; each has means over those updates.
+        valid_every: Updates between validation passes.
+        valid_batches: Batches per process and validation pass: the same rows and noise each time.
+        checkpoint_every: Updates between checkpoints.
+        keep_checkpoints: How many of the newest checkpoints stay.
+        resume: Go on from the newest checkpoint in ``output_dir`` if there is one.
+        seed: Of the data order and the noise, >= 0.
+        wandb: "off", "offline" (a folder under ``output_dir``) or "online".
+        wandb_project: The project's name there.
+
+    Raises:
+        ValueError: a value breaks its rule.
+    """
+
+    output_dir: str
+    num_steps: int = 3000
+    batch_size: int = 32
+    gradient_accumulation: int = 1
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    decay: Literal["cosine", "linear", "none"] = "cosine"
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.999
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    max_minutes: float | None = None
+    log_every: int = 20
+    valid_every: int = 500
+    valid_batches: int = 8
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    resume: bool = True
+    seed: int = 0
+    wandb: Literal["off", "offline", "online"] = "off"
+    wandb_project: str = "edlm"
+
+    def __post_init__(self) -> None:
+        counts = "num_steps batch_size gradient_accumulation log_every valid_every valid_batches"
+        rules = {name: (">= 1", lambda value: value >= 1) for name in counts.split()}
+        rules |= dict.fromkeys(("checkpoint_every", "keep_checkpoints"), rules["num_steps"])
+        not_negative = (">= 0", lambda value: value >= 0)
+        rules |= dict.fromkeys(("warmup_steps", "weight_decay", "seed"), not_negative)
+        positive = ("> 0", lambda value: value > 0)
+        rules |= dict.fromkeys(("learning_rate", "max_grad_norm"), positive)
+        rules["max_minutes"] = ("None or > 0", lambda value: value is None or value > 0)
+        rules["ema_decay"] = ("in [0, 1)", lambda value: 0 <= value < 1)
+        rules["betas"] = (
+            "two numbers in [0, 1)",
+            lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value),
+        )
+        for name, allowed in (
+            ("decay", ("cosine", "linear", "none")),
+            ("mixed_precision", ("no", "bf16", "fp16")),
+            ("wandb", ("off", "offline", "online")),
+        ):
+            rules[name] = (f"one of {allowed}", lambda value, allowed=allowed: value in allowed)
+        for name, (rule, holds) in rules.items():
+            if not holds(getattr(self, name)):
+                raise ValueError(f"{name} must be {rule}, got {getattr(self, name)!r}")
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that change the maths of a run, so that a resumed run must keep them."""
+        return {name: value for name, value in asdict(self).items() if name not in _FREE_TO_CHANGE}

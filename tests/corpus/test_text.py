@@ -1,0 +1,439 @@
+"""Reading, tokenizing, splitting, packing and saving text; every error message; real text where it is at hand."""
+
+import json
+import logging
+import math
+import random
+from pathlib import Path
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer
+
+from edlm.corpus import (
+    TokenBlocks,
+    load_blocks,
+    pack_documents,
+    read_documents,
+    save_blocks,
+    split_documents,
+    train_tokenizer,
+)
+
+DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "tinystories"
+AWKWARD = [
+    "naïve café — “quotes” … 日本語 🙂👩‍👩‍👧 e\u0301 \u202eright\u202c",
+    " leading, trailing  and   inner spaces \t\ttabs\n\n\nnewlines\r\nand returns\r ",
+    "\x00\x01\x7f\u0085\u2028\ufeff\ufffd\U0010ffff",
+    "don't do n't , . ? ! 's spaces before punctuation .",
+    "<|endoftext|> <|mask|> <|unk|> ## ▁ Ġ Ċ",
+    "",
+]
+
+
+def abc_tokenizer():
+    return train_tokenizer(["abc"], kind="character")  # <|endoftext|> 0, <|mask|> 1, <|unk|> 2, a 3, b 4, c 5
+
+
+def plain(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+# Reading
+
+
+def test_text_file_is_cut_at_lines_that_hold_just_the_separator(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_bytes(b"\xef\xbb\xbfone\n  two\n<|endoftext|>\n\nthree \r\n<|endoftext|> \r\n \n<|endoftext|>\nfour\n")
+    assert read_documents(file) == ["one\n  two", "three ", "four"]
+    assert read_documents(str(file), separator="three ") == ["one\n  two\n<|endoftext|>", "<|endoftext|> \r\n \n<|endoftext|>\nfour"]
+
+
+def test_text_file_without_a_separator_is_one_document_verbatim(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_bytes(b"\n one\r\n\ntwo \n")
+    assert read_documents(file) == ["\n one\r\n\ntwo \n"]
+
+
+def test_separator_inside_a_line_stays_text_and_is_reported(tmp_path, caplog):
+    file = tmp_path / "a.txt"
+    file.write_text("one <|endoftext|>\ntwo\n<|endoftext|>\nthree")
+    assert read_documents(file) == ["one <|endoftext|>\ntwo", "three"]
+    assert "1 separators that share a line with text" in caplog.text
+
+
+def test_folder_is_read_in_sorted_order_below_and_without_hidden_files(tmp_path):
+    for name, text in {"b.txt": "2", "a/z.txt": "1", ".hidden/c.txt": "x", ".d.txt": "x", "notes.md": "x"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "c.jsonl").write_text('{"text": "3"}\n\n{"text": "4", "more": 1}\n')
+    (tmp_path / "d.json").write_text('[\n {"text": "5"},\n {"text": "6"}\n]')
+    (tmp_path / "e.json").write_text('{"text": "7"}\n{"text": " "}')
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["8", None, "9"], "n": [1, 2, 3]}), tmp_path / "f.parquet")
+    (tmp_path / "g.txt").mkdir()
+    assert read_documents(tmp_path) == list("123456789")
+
+
+def test_text_field_names_the_field_and_the_column(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"story": "1", "text": "x"}')
+    pyarrow.parquet.write_table(pyarrow.table({"story": ["2"], "text": ["x"]}), tmp_path / "b.parquet")
+    assert read_documents(tmp_path, text_field="story") == ["1", "2"]
+
+
+def test_unicode_line_separators_do_not_end_a_jsonl_line(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "a\u2028b\u0085c"}, ensure_ascii=False), encoding="utf-8")
+    assert read_documents(tmp_path / "a.jsonl") == ["a\u2028b\u0085c"]
+
+
+def test_saved_datasets_are_read_with_and_without_splits(tmp_path):
+    one = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "n": [1, 2, 3]})
+    one.select([2, 0]).save_to_disk(tmp_path / "one")
+    datasets.DatasetDict(train=one, valid=one.select([1])).save_to_disk(tmp_path / "two")
+    assert read_documents(tmp_path / "one") == ["c", "a"]
+    assert read_documents(tmp_path / "two", split="train") == ["a", "b", "c"]
+    assert read_documents(tmp_path / "two", split="valid") == ["b"]
+    with pytest.raises(ValueError, match="split must be one of train, valid for .*two, got None"):
+        read_documents(tmp_path / "two")
+    with pytest.raises(ValueError, match="split must be one of train, valid for .*two, got 'test'"):
+        read_documents(tmp_path / "two", split="test")
+    with pytest.raises(ValueError, match="split must be one of None for .*one, got 'test'"):
+        read_documents(tmp_path / "one", split="test")
+    for field in ("story", "n"):
+        with pytest.raises(ValueError, match=rf"text_field must be a text column of .*one \(text, n\), got '{field}'"):
+            read_documents(tmp_path / "one", text_field=field)
+
+
+def test_dataset_name_goes_to_load_dataset_with_config_and_split(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n{"text": "c"}\n')
+    real, calls = datasets.load_dataset, []
+
+    def load(*args, split=None):
+        calls.append((*args, split))
+        return real("json", data_files={"train": "rows.jsonl"}, split=split, cache_dir=tmp_path / "cache")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert read_documents("house/stories") == ["a", "b", "c"]
+    assert read_documents("stories:small", split="train") == ["a", "b", "c"]
+    assert read_documents("stories", split="train[1:]") == ["b", "c"]
+    assert calls == [("house/stories", None), ("stories", "small", "train"), ("stories", "train[1:]")]
+
+
+@pytest.mark.parametrize("source", ["./missing", "/no/such/folder", "../missing", "~/missing", "missing.txt", "a/b.jsonl", Path("missing")])
+def test_missing_path_is_an_error_and_not_a_hub_call(source, monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: pytest.fail("asked the hub"))
+    with pytest.raises(FileNotFoundError, match="source must be an existing file or folder or a dataset's name, got .*(missing|folder|b.jsonl)"):
+        read_documents(source)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.txt", b"good\nbad \xff", r"a text file must be UTF-8, got .*a\.txt with a bad byte at offset 9"),
+        ("a.txt", b" \n<|endoftext|>\n", r"source must hold text .*got none in .*a\.txt"),
+        ("a.txt", b"", r"source must hold text .*got none in .*a\.txt"),
+        ("a.jsonl", b'{"text": "a"}\n\n{"text": "b"\n', r"JSON must be valid, got .* in .*a\.jsonl:3$"),
+        ("a.json", b'[{"text": "a"},\n{"text": }]', r"JSON must be valid, got .* in .*a\.json:2$"),
+        ("a.jsonl", b'{"text": "a"}\n\n{"story": "b"}', r"each record must have valid Unicode text in 'text', got .*story.*a\.jsonl:3 "),
+        ("a.jsonl", b'"just text"', r"each record must have valid Unicode text in 'text', got 'just text' in .*a\.jsonl:1 "),
+        ("a.jsonl", b'{"text": 5}', r"each record must have valid Unicode text in 'text', got .*5.*a\.jsonl:1 "),
+        ("a.jsonl", b'{"text": "\\ud800"}', r"each record must have valid Unicode text in 'text', got .*a\.jsonl:1 "),
+        ("a.json", b'[{"text": "a"},\n{"text": 5}]', r"each record must have valid Unicode text in 'text', got .*a\.json.*\(record 2\)"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_documents(tmp_path / name)
+
+
+def test_split_needs_a_dataset_and_an_empty_folder_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"source must hold text \(a folder: in .txt, .jsonl, .json, .parquet files\), got none"):
+        read_documents(tmp_path)
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(ValueError, match="split must be None for files and folders, got 'train' with"):
+        read_documents(tmp_path, split="train")
+
+
+# Tokenizers
+
+
+@pytest.mark.parametrize("kind, special", [("bpe", ["<|endoftext|>", "<|mask|>"]), ("character", ["<|endoftext|>", "<|mask|>", "<|unk|>"])])
+def test_tokenizer_has_exactly_the_special_tokens(kind, special):
+    tokenizer = train_tokenizer(AWKWARD, kind=kind, vocab_size=300)
+    assert tokenizer.convert_ids_to_tokens(range(len(special))) == special
+    assert sorted(tokenizer.all_special_tokens) == sorted(special)
+    ids = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.mask_token_id)
+    assert ids == (0, 0, 0, 0, 1)
+    assert tokenizer.unk_token_id == (2 if kind == "character" else None)
+    assert len(tokenizer) == tokenizer.vocab_size <= 300
+    assert sorted(tokenizer.get_vocab().values()) == list(range(len(tokenizer)))
+    assert tokenizer("a")["input_ids"] == plain(tokenizer, "a")  # encoding adds no special token of its own
+
+
+def test_bpe_vocabulary_reaches_its_size_and_merges_the_frequent():
+    text = " ".join(random.Random(0).choices(["lantern", "harbour", "quietly"], k=200))
+    tokenizer = train_tokenizer([text], vocab_size=270)
+    assert len(tokenizer) == 270
+    assert len(plain(tokenizer, text)) < len(text) / 2
+
+
+def test_bpe_merges_no_pair_that_occurs_once():
+    assert len(train_tokenizer(["abcdefg hijk"], vocab_size=5000)) == 258
+    assert len(train_tokenizer(["abxab"], vocab_size=5000)) == 259
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+def test_bpe_decodes_what_it_encodes_even_if_never_seen(text):
+    tokenizer = train_tokenizer(["some ordinary training text, text, text"], vocab_size=280)
+    assert tokenizer.decode(plain(tokenizer, text)) == text
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+def test_character_tokenizer_has_one_token_per_code_point(text):
+    tokenizer = train_tokenizer(AWKWARD, kind="character")
+    assert len(plain(tokenizer, text)) == len(text)
+    assert tokenizer.decode(plain(tokenizer, text)) == text
+    assert tokenizer("Z7", add_special_tokens=False)["input_ids"] == [2, 2]  # in no text above
+
+
+@pytest.mark.parametrize("kind", ["bpe", "character"])
+def test_saved_tokenizer_comes_back_through_auto_tokenizer(kind, tmp_path):
+    tokenizer = train_tokenizer(AWKWARD * 2, kind=kind, vocab_size=320)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded.get_vocab() == tokenizer.get_vocab()
+    assert loaded.special_tokens_map == tokenizer.special_tokens_map
+    assert loaded.clean_up_tokenization_spaces is False
+    for text in AWKWARD:
+        assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
+        assert set(loaded(text)) == {"input_ids", "attention_mask"}
+        assert loaded.decode(plain(loaded, text)) == text
+
+
+def test_training_is_deterministic():
+    documents = ["the cat sat on the mat", "a dog and a cat and a dog"] * 3
+    first, second = (train_tokenizer(documents, vocab_size=270) for _ in range(2))
+    assert first.get_vocab() == second.get_vocab() and len(first) == 270
+
+
+@pytest.mark.parametrize(
+    "documents, options, message",
+    [
+        ([], {}, "documents must not be empty, kind 'bpe' or 'character', got 0 and 'bpe'"),
+        (["a"], {"kind": "word"}, "documents must not be empty, kind 'bpe' or 'character', got 1 and 'word'"),
+        (["a"], {"vocab_size": 257}, r"vocab_size must be >= 258 \(256 symbols \+ special tokens\), got 257"),
+        (["abc", "cd"], {"kind": "character", "vocab_size": 6}, r"vocab_size must be >= 7 \(4 symbols \+ special tokens\), got 6"),
+    ],
+)
+def test_tokenizer_errors(documents, options, message):
+    with pytest.raises(ValueError, match=message):
+        train_tokenizer(documents, **options)
+
+
+def test_smallest_vocabularies_work():
+    assert len(train_tokenizer(["aaaa aaaa"], vocab_size=258)) == 258
+    assert len(train_tokenizer(["abc", "cd"], kind="character", vocab_size=7)) == 7
+
+
+# Splitting
+
+
+def test_split_is_a_partition_that_ignores_order():
+    documents = [f"story number {i}" for i in range(2000)]
+    train, valid = split_documents(documents, 0.2)
+    assert 330 < len(valid) < 470  # 400, standard deviation 18
+    assert sorted(train + valid) == sorted(documents)
+    shuffled = random.Random(1).sample(documents, len(documents))
+    assert sorted(split_documents(shuffled, 0.2)[1]) == sorted(valid)
+    assert [d for d in documents if d in set(valid)] == valid
+
+
+def test_split_of_known_texts():
+    # First 32 bits of SHA-256, by sha256sum: 77af778b, cd6357ef, 7a5179ee, b474a99a, d44a08de; modulo 5: 2, 0, 2, 4, 1.
+    texts = ["cat", "Dog.", "bird", "fish", "hen"]
+    assert split_documents(texts, 0.2) == (["cat", "bird", "fish", "hen"], ["Dog."])
+    assert split_documents(texts, 0.4) == (["cat", "bird", "fish"], ["Dog.", "hen"])
+    assert split_documents(texts, 0.6) == (["fish"], ["cat", "Dog.", "bird", "hen"])
+
+
+def test_near_copies_stay_on_one_side_and_texts_without_words_do_not_all():
+    words = [f"story {i}" for i in range(50)]
+    train, valid = split_documents(words + [f"  STORY\n{i}!" for i in range(50)], 0.5)
+    assert {text.lower().split()[1].strip("!") for text in train}.isdisjoint(text.lower().split()[1].strip("!") for text in valid)
+    brackets = ["(" * i + ")" * i for i in range(1, 30)]
+    assert min(map(len, split_documents(brackets, 0.5))) > 5
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, math.nan])
+def test_split_fraction_must_be_inside_0_and_1(fraction):
+    with pytest.raises(ValueError, match=rf"valid_fraction must be in \(0, 1\), got {fraction}"):
+        split_documents(["a", "b"], fraction)
+
+
+def test_split_with_an_empty_side_is_an_error():
+    with pytest.raises(ValueError, match="both sides must hold a document, got 1 train and 0 valid|0 train and 1 valid"):
+        split_documents(["one"], 0.5)
+    with pytest.raises(ValueError, match="both sides must hold a document, got 0 train and 0 valid"):
+        split_documents([], 0.5)
+    with pytest.raises(ValueError, match="both sides must hold a document, got 2 train and 0 valid"):
+        split_documents(["one", "two"], 1e-9)
+
+
+# Packing
+
+
+@pytest.mark.parametrize(
+    "length, rows, num_dropped, num_characters",
+    [
+        (1, [[0], [3], [4], [5], [0], [4], [0], [5], [5], [0]], 0, 6),
+        (2, [[0, 3], [4, 5], [0, 4], [0, 5], [5, 0]], 0, 6),
+        (3, [[0, 3, 4], [5, 0, 4], [0, 5, 5]], 1, 6),  # the last separator is dropped
+        (4, [[0, 3, 4, 5], [0, 4, 0, 5]], 2, 5),  # cut inside the last document
+        (6, [[0, 3, 4, 5, 0, 4]], 4, 4),  # between a document and its separator
+        (7, [[0, 3, 4, 5, 0, 4, 0]], 3, 4),
+        (10, [[0, 3, 4, 5, 0, 4, 0, 5, 5, 0]], 0, 6),
+    ],
+)
+def test_packing_by_hand(length, rows, num_dropped, num_characters, caplog):
+    caplog.set_level(logging.INFO)
+    blocks = pack_documents(["abc", "b", "cc"], abc_tokenizer(), length)
+    assert blocks.tokens.dtype == torch.int64 and blocks.tokens.tolist() == rows
+    assert (blocks.num_documents, blocks.num_tokens, blocks.num_dropped) == (3, 10, num_dropped)
+    assert blocks.num_characters == num_characters
+    assert blocks.characters_per_token == pytest.approx(num_characters / (10 - num_dropped))
+    assert f"dropped the last {num_dropped} of 10 tokens" in caplog.text
+
+
+def test_documents_cross_the_batches_of_the_tokenizer_in_order():
+    documents = ["a" * (i % 3) + "b" + "c" * (i % 2) for i in range(2345)]
+    tokenizer = abc_tokenizer()
+    blocks = pack_documents(documents, tokenizer, 1)
+    assert tokenizer.decode(blocks.tokens.flatten()) == "".join(f"<|endoftext|>{d}" for d in documents) + "<|endoftext|>"
+
+
+def test_special_tokens_spelled_out_in_a_document_are_ordinary_text():
+    text = "a<|mask|>b<|endoftext|>c"
+    tokenizer = train_tokenizer(["abc"])
+    blocks = pack_documents([text], tokenizer, 1)
+    ids = blocks.tokens.flatten().tolist()
+    assert ids.count(0) == 2 and ids.count(1) == 0
+    assert tokenizer.decode(ids[1:-1]) == text and blocks.num_characters == len(text)
+    assert tokenizer("a<|mask|>b")["input_ids"].count(1) == 1  # and packing leaves the tokenizer as it was
+
+
+@pytest.mark.parametrize("length", [2, 3, 5, 7, 11, 13])
+def test_characters_of_cut_text_are_those_of_the_decoded_tokens(length):
+    documents = ["naïve 🙂🙂 日本語", "plain", "ééé 🙂"]
+    tokenizer = train_tokenizer(documents, vocab_size=260)
+    blocks = pack_documents(documents, tokenizer, length)
+    decoded = tokenizer.decode(blocks.tokens.flatten(), skip_special_tokens=True)
+    assert blocks.num_characters == len(decoded)  # a character that is cut decodes to one replacement character
+
+
+def test_empty_documents_keep_their_separators():
+    assert pack_documents(["", "a", ""], abc_tokenizer(), 5).tokens.tolist() == [[0, 0, 3, 0, 0]]
+
+
+def test_unknown_characters_are_reported_but_not_a_tokenizer_whose_unknown_token_is_its_separator(caplog):
+    tokenizer = abc_tokenizer()
+    assert pack_documents(["axbx"], tokenizer, 6).tokens.tolist() == [[0, 3, 2, 4, 2, 0]]
+    assert "2 of 6 tokens are unknown" in caplog.text
+    caplog.clear()
+    tokenizer.unk_token = tokenizer.eos_token  # as in GPT-2
+    pack_documents(["ab"], tokenizer, 4)
+    assert "unknown" not in caplog.text
+
+
+def test_tokens_that_a_tokenizer_adds_of_its_own_stay_out():
+    tokenizer = abc_tokenizer()
+    template = TemplateProcessing(single="<|mask|> $A <|mask|>", special_tokens=[("<|mask|>", 1)])
+    tokenizer.backend_tokenizer.post_processor = template
+    assert tokenizer("ab")["input_ids"] == [1, 3, 4, 1]
+    assert pack_documents(["ab", "c"], tokenizer, 6).tokens.tolist() == [[0, 3, 4, 0, 5, 0]]
+
+
+def test_separator_falls_back_to_sep_where_there_is_no_eos():
+    tokenizer = abc_tokenizer()
+    tokenizer.eos_token, tokenizer.sep_token = None, "c"  # BERT has [SEP] and no eos
+    assert pack_documents(["ab"], tokenizer, 4).tokens.tolist() == [[5, 3, 4, 5]]
+
+
+def test_packing_errors():
+    tokenizer = abc_tokenizer()
+    with pytest.raises(ValueError, match="length must be >= 1, got 0"):
+        pack_documents(["a"], tokenizer, 0)
+    with pytest.raises(ValueError, match="documents must fill one block of 6 tokens, got 5 tokens"):
+        pack_documents(["abc"], tokenizer, 6)
+    with pytest.raises(ValueError, match="documents must fill one block of 2 tokens, got 1 tokens"):
+        pack_documents([], tokenizer, 2)
+    tokenizer.eos_token = tokenizer.sep_token = None
+    with pytest.raises(ValueError, match="tokenizer must be fast and have an eos or sep token, got "):
+        pack_documents(["abc"], tokenizer, 2)
+
+
+# Blocks
+
+
+@pytest.mark.parametrize("largest, stored", [(65535, torch.uint16), (65536, torch.int32)])
+def test_saved_blocks_come_back_in_the_smallest_type_that_fits(tmp_path, largest, stored):
+    from safetensors.torch import load_file
+
+    blocks = TokenBlocks(torch.tensor([[0, 7, largest], [3, 2, 1]]), 2, 8, 2, 11)
+    save_blocks(blocks, tmp_path / "new" / "er" / "blocks.safetensors")
+    assert load_file(tmp_path / "new" / "er" / "blocks.safetensors")["tokens"].dtype == stored
+    loaded = load_blocks(str(tmp_path / "new" / "er" / "blocks.safetensors"))
+    assert loaded.tokens.dtype == torch.int64 and loaded.tokens.tolist() == blocks.tokens.tolist()
+    counts = (loaded.num_documents, loaded.num_tokens, loaded.num_dropped, loaded.num_characters)
+    assert counts == (2, 8, 2, 11)
+
+
+def test_loading_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match="missing"):
+        load_blocks(tmp_path / "missing")
+    (tmp_path / "text").write_text("not safetensors at all")
+    with pytest.raises(ValueError, match="path must be a safetensors file of token blocks, got .*text"):
+        load_blocks(tmp_path / "text")
+    save_file({"weight": torch.zeros(2)}, tmp_path / "model")
+    with pytest.raises(ValueError, match="format must be 'edlm-token-blocks-1', got None in .*model"):
+        load_blocks(tmp_path / "model")
+
+
+@pytest.mark.parametrize("tokens, num_tokens", [(torch.zeros(6, dtype=torch.long), 8), (torch.zeros(2, 3, dtype=torch.long), 7)])
+def test_blocks_whose_counts_disagree_are_refused(tokens, num_tokens):
+    with pytest.raises(ValueError, match=r"tokens must be \[num_blocks, length\], num_tokens kept \+ dropped, got .* tokens, 2 dropped"):
+        TokenBlocks(tokens, 1, num_tokens, 2, 5)
+
+
+# Real text
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data/tinystories")
+def test_tinystories_from_file_to_blocks():
+    stories = read_documents(DATA / "valid.txt")
+    assert len(stories) == 362  # README of the data
+    assert sum(len(story.split()) for story in stories) + len(stories) == 59939  # words there include separators
+    tokenizer = train_tokenizer(stories, vocab_size=1024)
+    assert len(tokenizer) == 1024
+    blocks = pack_documents(stories, tokenizer, 128)
+    decoded = tokenizer.decode(blocks.tokens.flatten())
+    whole = "<|endoftext|>" + "".join(f"{story}<|endoftext|>" for story in stories)
+    assert whole.startswith(decoded) and 0 < len(whole) - len(decoded) < 128 * 20
+    assert blocks.num_tokens == blocks.tokens.numel() + blocks.num_dropped
+    assert blocks.num_characters == len(decoded.replace("<|endoftext|>", ""))
+    assert 2.5 < blocks.characters_per_token < 4.5
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data/tinystories")
+def test_split_of_one_twentieth_gives_back_the_files_of_tinystories():
+    train, valid = read_documents(DATA / "train.txt"), read_documents(DATA / "valid.txt")
+    assert len(train) == 6675
+    mixed = random.Random(2).sample(train + valid, len(train) + len(valid))
+    again = split_documents(mixed, 0.05)
+    assert sorted(again[0]) == sorted(train) and sorted(again[1]) == sorted(valid)
