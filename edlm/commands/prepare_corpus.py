@@ -8,6 +8,7 @@ from typing import Literal
 from transformers import AutoTokenizer
 
 from edlm.corpus.prepared import PreparedCorpus
+from edlm.corpus.synthetic import LanguageConfig, sample_corpus
 from edlm.corpus.text import pack_documents, read_documents, split_documents, train_tokenizer
 
 
@@ -17,7 +18,7 @@ class PrepareCorpusConfig:
 
     Args:
         output_dir: Folder to write.
-        source: A text file, a folder, or the name of a ``datasets`` data set.
+        source: A text file, a folder, or the name of a ``datasets`` data set; None to sample ``language``.
         valid_source: Held-out text of the same kinds; by default part of ``source`` is held out.
         valid_fraction: Share of the documents held out when there is no ``valid_source``.
         text_field: Field that holds the text in JSONL, Parquet or a data set.
@@ -25,10 +26,14 @@ class PrepareCorpusConfig:
         tokenizer_kind: What is trained: "bpe" or "character".
         vocab_size: Its size.
         length: Tokens per block.
+        language: A synthetic language to sample from instead of text.
+        num_train: Blocks to sample from it.
+        num_valid: Held-out blocks to sample from it.
+        seed: Of these samples.
     """
 
     output_dir: str
-    source: str
+    source: str | None = None
     valid_source: str | None = None
     valid_fraction: float = 0.05
     text_field: str = "text"
@@ -36,10 +41,31 @@ class PrepareCorpusConfig:
     tokenizer_kind: Literal["bpe", "character"] = "bpe"
     vocab_size: int = 2048
     length: int = 128
+    language: LanguageConfig | None = None
+    num_train: int = 50_000
+    num_valid: int = 1_000
+    seed: int = 0
 
 
 def run(config: PrepareCorpusConfig) -> None:
-    """Read, tokenise, pack, write, and say what was kept and what was not."""
+    """Read or sample, tokenise, pack, write, and say what was kept and what was not."""
+    if (config.source is None) == (config.language is None):
+        given = "none" if config.source is None else "both"
+        raise ValueError(f"exactly one of source and language must be given, got {given}")
+    if config.language is not None:
+        corpus = sample_corpus(config.language, config.num_train, config.num_valid, config.length, config.seed)
+    else:
+        corpus = _text_corpus(config)
+    corpus.save(config.output_dir)
+    for name, blocks in (("train", corpus.train), ("valid", corpus.valid)):
+        print(
+            f"{name}: {blocks.num_documents} documents, {len(blocks.tokens)} blocks of {config.length} tokens, "
+            f"{blocks.num_dropped} of {blocks.num_tokens} tokens dropped, "
+            f"{blocks.characters_per_token:.2f} characters per token"
+        )
+
+
+def _text_corpus(config: PrepareCorpusConfig) -> PreparedCorpus:
     documents = read_documents(config.source, text_field=config.text_field)
     if config.valid_source is None:
         documents, held_out = split_documents(documents, config.valid_fraction)
@@ -51,15 +77,8 @@ def run(config: PrepareCorpusConfig) -> None:
         tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
     if tokenizer.mask_token_id is None:
         raise ValueError(f"the tokenizer must have a mask token, got one without: {config.tokenizer}")
-    corpus = PreparedCorpus(
+    return PreparedCorpus(
         tokenizer,
         pack_documents(documents, tokenizer, config.length),
         pack_documents(held_out, tokenizer, config.length),
     )
-    corpus.save(config.output_dir)
-    for name, blocks in (("train", corpus.train), ("valid", corpus.valid)):
-        print(
-            f"{name}: {blocks.num_documents} documents, {len(blocks.tokens)} blocks of {config.length} tokens, "
-            f"{blocks.num_dropped} of {blocks.num_tokens} tokens dropped, "
-            f"{blocks.characters_per_token:.2f} characters per token"
-        )

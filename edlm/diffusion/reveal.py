@@ -67,15 +67,24 @@ class RevealPlan:
         due = candidates & (candidates.cumsum(1) <= self.num_due(step, masked)[:, None])
         return Slots.from_ranked(ranking, due)
 
+    def planned(self, rows: Tensor, step: Tensor) -> Slots:
+        """The reveal sets that the plan has for ``step[n]`` of its rows ``rows[n]``, as a batch of ``n`` rows."""
+        self._check_fixed()
+        places = torch.arange(self.ranking.shape[1], device=rows.device)
+        first, last = self.bounds[rows, step, None], self.bounds[rows, step + 1, None]
+        return Slots.from_ranked(self.ranking[rows], (first <= places) & (places < last))
+
     def masked_at(self, step: Tensor) -> Tensor:
-        """What is still masked when each row's step begins, bool ``[batch, length]``, if every step reveals."""
+        """What is still masked when step ``step[b]`` of each row begins, bool ``[batch, length]``."""
+        self._check_fixed()
+        places = torch.arange(self.ranking.shape[1], device=step.device)
+        rows = torch.arange(len(step), device=step.device)
+        still = (self.bounds[rows, step, None] <= places) & (places < self.bounds[:, -1:])
+        return torch.zeros_like(still).scatter(1, self.ranking, still)
+
+    def _check_fixed(self) -> None:
         if self.by_confidence:
             raise ValueError("the confidence order depends on the marginals: its steps must be run one by one")
-        ranks = torch.empty_like(self.ranking)
-        ranks.scatter_(1, self.ranking, torch.arange(ranks.shape[1], device=ranks.device).expand_as(ranks))
-        rows = torch.arange(len(ranks), device=ranks.device)
-        first, last = self.bounds[rows, step], self.bounds[:, -1]
-        return (ranks >= first[:, None]) & (ranks < last[:, None])
 
 
 def plan_reveal(

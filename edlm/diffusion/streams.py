@@ -45,7 +45,7 @@ class RowGenerators:
     """A generator for each row, on the CPU, so that all devices draw the same numbers."""
 
     def __init__(self, seeds: Sequence[int], *purpose: int):
-        self._generators = [_generator(seed, *purpose) for seed in seeds]
+        self._generators = [generator_of(seed, *purpose) for seed in seeds]
 
     def uniform(self, counts: Tensor, repeats: int = 1) -> Tensor:
         """Uniforms in [0, 1): ``repeats`` for each of ``counts[row]`` items, row by row.
@@ -74,7 +74,16 @@ def draw_seeds(count: int, generator: torch.Generator | None) -> list[int]:
     return torch.randint(2**62, (count,), generator=generator, device=device).tolist()
 
 
-def _generator(*key: int) -> torch.Generator:
-    # SeedSequence mixes well where seeds are 0, 1, 2, ...; torch's own seeding does not promise to.
-    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+def seed_of(*key: int) -> int:
+    """A 64-bit seed that mixes all parts of ``key``, each >= 0: near keys give unrelated streams.
+
+    Example:
+        >>> seed_of(0, 1) == seed_of(1, 0)
+        False
+    """
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+
+
+def generator_of(*key: int) -> torch.Generator:
+    """A fresh CPU generator seeded by ``key``."""
+    return torch.Generator().manual_seed(seed_of(*key))

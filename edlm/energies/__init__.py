@@ -1,0 +1,24 @@
+"""Energies: what judges candidates jointly; low = plausible, nats, weights are ``exp(-E)``."""
+
+from edlm.energies.autoregressive import AutoregressiveEnergy
+from edlm.energies.base import Decision, Energy, Step, TokenwiseEnergy, WeightedSum
+from edlm.energies.callable import CallableEnergy
+from edlm.energies.oracle import OracleEnergy
+from edlm.energies.pretrained import PretrainedEnergy, load_energy
+from edlm.energies.residual_head import ResidualHead
+from edlm.energies.sequence import SequenceEnergy
+
+__all__ = [
+    "AutoregressiveEnergy",
+    "CallableEnergy",
+    "Decision",
+    "Energy",
+    "OracleEnergy",
+    "PretrainedEnergy",
+    "ResidualHead",
+    "SequenceEnergy",
+    "Step",
+    "TokenwiseEnergy",
+    "WeightedSum",
+    "load_energy",
+]

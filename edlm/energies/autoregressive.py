@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import Self
-
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from typing_extensions import Self
 
 from edlm.energies.base import Decision
 from edlm.energies.pretrained import PretrainedEnergy
@@ -49,7 +49,7 @@ class AutoregressiveEnergy(PretrainedEnergy):
         ``carry_over`` or at step scope it makes ``Z < 1``. No gradient is kept.
 
     References:
-        Xu et al. 2025, arXiv:2410.21357, Sec. 4.2 (EDLM-AR and EDLM-coAR).
+        Xu et al. 2025, arXiv:2410.21357 (EDLM-AR and EDLM-coAR).
 
     Example:
         >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -302,8 +302,7 @@ class AutoregressiveEnergy(PretrainedEnergy):
         for part in torch.arange(len(chunk), device=chunk.device).split(max(1, size)):
             options = {}
             if cache is not None:
-                options = {"past_key_values": copy.deepcopy(cache), "use_cache": True}
-                options["past_key_values"].reorder_cache(owner[part])
+                options = {"past_key_values": _selected(cache, owner[part]), "use_cache": True}
             members = chunk[part]
             logits = self.model(tokens[members, start:stop], logits_to_keep=keep, **options).logits
             logits = logits.to(_at_least_float32(logits))
@@ -331,11 +330,18 @@ def _distinct(sequences: Tensor) -> tuple[Tensor, Tensor]:
     return some, kind
 
 
+def _selected(cache: DynamicCache, rows: Tensor) -> DynamicCache:
+    """Rows of a cache, apart from the original: its layers replace their tensors, never write in them."""
+    selected = copy.copy(cache)
+    selected.layers = [copy.copy(layer) for layer in cache.layers]
+    selected.reorder_cache(rows)
+    return selected
+
+
 def _bos_of_tokenizer(path: str | Path) -> int | None:
-    try:
-        return AutoTokenizer.from_pretrained(path).bos_token_id
-    except (OSError, ValueError):  # a model that was saved without a tokenizer
+    if not get_tokenizer_config(path):  # AutoTokenizer would make one up
         return None
+    return AutoTokenizer.from_pretrained(path).bos_token_id
 
 
 def _at_least_float32(logits: Tensor) -> torch.dtype:

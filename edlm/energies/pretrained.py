@@ -8,11 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
-from typing_extensions import Self
-
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from typing_extensions import Self
 
 from edlm.denoisers.base import DenoiserIdentity
 from edlm.energies.base import Energy

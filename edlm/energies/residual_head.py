@@ -13,6 +13,7 @@ from edlm.diffusion.slots import DenseSlots, Slots
 from edlm.energies.base import Decision, Step, TokenwiseEnergy
 from edlm.energies.pretrained import PretrainedEnergy
 from edlm.energies.two_stream import Block, Memory, Own, Rotary
+from edlm.numerics import precise
 
 _ROWS_PER_DECODE = 8192
 
@@ -129,7 +130,8 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
             if (width, num_heads, intermediate_size) != (None, None, None):
                 raise ValueError("a warm start takes the sizes of the denoiser's blocks: give none, or start='cold'")
             _check_warm(config, num_blocks)
-            width, num_heads, intermediate_size = config.hidden_size, config.num_attention_heads, config.intermediate_size
+            width, num_heads = config.hidden_size, config.num_attention_heads
+            intermediate_size = config.intermediate_size
         width = width or config.hidden_size
         settings = HeadSettings(
             form=form,
@@ -272,7 +274,7 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
                 for part in parts
             ]
         )
-        return torch.zeros(valid.shape, dtype=log_q.dtype, device=r.device).masked_scatter(valid, log_q).double().sum(-1)
+        return precise(log_q.new_zeros(valid.shape).masked_scatter(valid, log_q)).sum(-1)
 
     def _scalar(
         self, step: Step, dense: DenseSlots, states: Tensor, memory: list[Memory], tokens: Tensor

@@ -87,7 +87,7 @@ def check_target(sampler: EnergySampler, x_0: Tensor, given: Tensor | None) -> T
         given = torch.zeros(x_0.shape, dtype=torch.bool, device=x_0.device)
     if given.shape != x_0.shape or given.dtype != torch.bool:
         raise ValueError(f"given must be bool {list(x_0.shape)}, got {given.dtype} {list(given.shape)}")
-    if ((x_0 == sampler.denoiser.mask_token_id)).any():
+    if (x_0 == sampler.denoiser.mask_token_id).any():
         raise ValueError("x_0 must hold no mask token: its likelihood is asked for")
     check_tokens(sampler, x_0.masked_fill(~given, sampler.denoiser.mask_token_id))
     check_tokens(sampler, x_0)

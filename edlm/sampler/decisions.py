@@ -10,8 +10,9 @@ from torch import Tensor
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowGenerators
 from edlm.energies.base import Step
+from edlm.numerics import precise
 from edlm.sampler.output import DecisionInfo
-from edlm.sampler.proposal import draw_categorical, make_decision, precise
+from edlm.sampler.proposal import draw_categorical, make_decision
 from edlm.sampler.reweighting import choose, effective_sample_size, log_share_of_first, log_weights
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from edlm.diffusion.slots import Slots
 from edlm.energies.base import Decision, Step
+from edlm.numerics import precise
 
 
 def draw_categorical(log_probs: Tensor, uniforms: Tensor) -> Tensor:
@@ -45,8 +46,3 @@ def make_decision(step: Step, slots: Slots, x_partial: Tensor, log_probs: Tensor
     candidates[slots.rows, :, slots.positions] = tokens
     log_proposal = slots.sum_rows(precise(log_probs.gather(1, tokens)))
     return Decision(step, slots, x_partial, candidates, log_proposal)
-
-
-def precise(x: Tensor) -> Tensor:
-    """In the widest float that the device has: float64, but for MPS."""
-    return x.to(torch.float32 if x.device.type == "mps" else torch.float64)

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from edlm.sampler.proposal import draw_categorical, precise
+from edlm.numerics import precise
+from edlm.sampler.proposal import draw_categorical
 
 
 def log_weights(energy: Tensor, weight_temperature: float = 1.0) -> Tensor:

@@ -178,7 +178,7 @@ class EnergySampler:
             where the order is deterministic (all but ancestral and random) and k = 1 or decisions are exact.
 
         Raises:
-            ValueError: ``x_0`` holds a mask where a token is to be predicted, or ``given`` is no bool table of its shape.
+            ValueError: ``x_0`` holds a mask, or ``given`` is no bool table of its shape.
 
         References:
             Equation (*) of the project's method page; Jensen over candidates and orders.

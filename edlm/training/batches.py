@@ -4,29 +4,14 @@ from __future__ import annotations
 
 import functools
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from edlm.diffusion.streams import generator_of, seed_of
 from edlm.training.trainer_config import TrainerConfig
 
 _TRAIN_ORDER, _TRAIN_NOISE, _VALID_ORDER, _VALID_NOISE = range(4)
-
-
-def seed_of(*key: int) -> int:
-    """A 64-bit seed that mixes all parts of `key`, each >= 0.
-
-    Example:
-        >>> seed_of(0, 1) == seed_of(1, 0)
-        False
-    """
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
-
-
-def generator_of(*key: int) -> torch.Generator:
-    """A fresh CPU generator seeded by `key`."""
-    return torch.Generator().manual_seed(seed_of(*key))
 
 
 @functools.lru_cache(maxsize=4)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
+from edlm.denoisers.base import Denoiser
 from edlm.diffusion.noising import antithetic_times, mask_tokens
-from edlm.diffusion.schedule import Schedule
+from edlm.diffusion.reveal import plan_reveal
+from edlm.diffusion.schedule import LogLinear, Schedule
 from edlm.diffusion.slots import Slots
+from edlm.diffusion.streams import RowStreams, draw_seeds
+from edlm.energies.base import Decision, Step
+from edlm.sampler.proposal import draw_categorical, make_decision
+from edlm.sampler.reweighting import log_share_of_first
 
 
 class DenoiserObjective:
@@ -37,3 +46,146 @@ class DenoiserObjective:
         nll = -model(x_t, slots, t).gather(1, slots.gather(batch)[:, None])[:, 0]
         loss = (self.schedule.nelbo_weight(t)[slots.rows] * nll).sum() / batch.numel()
         return loss, {"masked_nll_nats": nll.detach().mean()}
+
+
+class AutoregressiveObjective:
+    """Cross-entropy of a causal LM with a token before the first: ``-log p(x)``, nats per token, low = good.
+
+    Args:
+        bos_token_id: What stands before the first token.
+    """
+
+    def __init__(self, bos_token_id: int):
+        self.bos_token_id = bos_token_id
+
+    def __call__(
+        self, model: nn.Module, batch: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of tokens ``batch[batch, length]``."""
+        inputs = torch.cat([torch.full_like(batch[:, :1], self.bos_token_id), batch[:, :-1]], 1)
+        logits = model(input_ids=inputs).logits
+        return nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch.flatten()), {}
+
+
+@dataclass(frozen=True)
+class EnergyObjectiveConfig:
+    """What decisions an energy is trained on; each batch draws one of each mixture.
+
+    Args:
+        loss: "likelihood" (``-log q`` of the data; normalized heads), "ranking" (InfoNCE: the bound (*) itself) or
+            "binary" (the paper's NCE).
+        scope: "step" (tokens of one group of one step) or "sequence" (every masked token).
+        num_steps: Mixture of step counts.
+        orders: Mixture of reveal orders.
+        group_sizes: Mixture of group sizes; null for the whole step. Not used by "likelihood": there a step is
+            always decided token by token.
+        num_candidates: Data and ``num_candidates - 1`` draws of the frozen denoiser.
+        decisions_per_pass: Reveal sets that are decided on one denoiser pass: that of the row's step, and of the steps
+            after it as if they came next. The pass costs most of an update ("step" scope only).
+    """
+
+    loss: Literal["likelihood", "ranking", "binary"] = "likelihood"
+    scope: Literal["step", "sequence"] = "step"
+    num_steps: tuple[int, ...] = (4, 8, 16)
+    orders: tuple[str, ...] = ("random", "dilated")
+    group_sizes: tuple[int | None, ...] = (None,)
+    num_candidates: int = 8
+    decisions_per_pass: int = 4
+
+    def __post_init__(self) -> None:
+        if self.loss != "likelihood" and self.num_candidates < 2:
+            raise ValueError(f"num_candidates must be >= 2: the data and a draw, got {self.num_candidates}")
+        if self.decisions_per_pass < 1:
+            raise ValueError(f"decisions_per_pass must be >= 1, got {self.decisions_per_pass}")
+        if not (self.num_steps and self.orders and self.group_sizes) or min(self.num_steps) < 1:
+            raise ValueError("num_steps (each >= 1), orders and group_sizes must not be empty")
+        if "confidence" in self.orders:
+            raise ValueError("orders must not depend on the marginals in training, got 'confidence'")
+
+
+class EnergyObjective:
+    """Train an energy on decisions of the kind that the sampler makes, against its frozen denoiser.
+
+    Each row is at a step of its own, spread evenly over the steps, with its true tokens as the ones revealed so far;
+    negatives are drawn from the denoiser's marginals, as the sampler draws.
+
+    - likelihood: ``E(data) - log p_theta(data) = -log q(data)``, nats per token.
+    - ranking: ``-(log k + log softmax_j(-E_j)[data])``: minus the gain term of the bound (*), nats a decision.
+    - binary: ``-logsigmoid(-E(data)) - mean_j logsigmoid(E(noise_j))``.
+
+    Args:
+        denoiser: Frozen; moved to the device of the batch.
+        config: Which decisions.
+        reads_hidden: Whether the energy reads the denoiser's states.
+
+    References:
+        Xu et al. 2025, arXiv:2410.21357, Eq. 9; van den Oord et al. 2018, arXiv:1807.03748 (ranking).
+    """
+
+    def __init__(self, denoiser: Denoiser, config: EnergyObjectiveConfig, *, reads_hidden: bool):
+        self.denoiser = denoiser.eval().requires_grad_(False)
+        self.config = config
+        self.reads_hidden = reads_hidden
+
+    def __call__(
+        self, model: nn.Module, batch: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of tokens ``batch[batch, length]``; the model is called as ``model(decision)``."""
+        self.denoiser.to(batch.device)
+        k = 1 if self.config.loss == "likelihood" else self.config.num_candidates
+        with torch.no_grad():
+            decision = self.draw_decision(batch, k, generator)
+        num_tokens, decided = max(1, len(decision.slots)), decision.slots.counts > 0
+        energy = model(decision)
+        if self.config.loss == "likelihood":
+            nll = energy - decision.log_proposal
+            gain = -energy.detach().sum() / num_tokens
+            return nll.sum() / num_tokens, {"gain_nats_per_token": gain}
+        gain = log_share_of_first(-energy)[decided]
+        metrics = {"gain_nats_per_decision": gain.detach().mean()}
+        if self.config.loss == "ranking":
+            return -gain.mean(), metrics
+        log_sigmoid = nn.functional.logsigmoid
+        loss = -log_sigmoid(-energy[:, 0]) - log_sigmoid(energy[:, 1:]).mean(1)
+        return loss[decided].mean(), metrics
+
+    def draw_decision(self, x_0: Tensor, num_candidates: int, generator: torch.Generator) -> Decision:
+        """Decisions, several a row, with the data in slot 0 of the candidates."""
+        num_steps, order, group_size = (
+            mixture[int(torch.randint(len(mixture), (1,), generator=generator))]
+            for mixture in (self.config.num_steps, self.config.orders, self.config.group_sizes)
+        )
+        streams = RowStreams(draw_seeds(len(x_0), generator))
+        plan = plan_reveal(torch.ones_like(x_0, dtype=torch.bool), order, num_steps, LogLinear(), streams.order())
+        place = (torch.arange(len(x_0)) + torch.rand(1, generator=generator)) / len(x_0)
+        at = (place * num_steps).long().clamp(max=num_steps - 1).to(x_0.device)
+        masked = plan.masked_at(at)
+        x_t, t = x_0.masked_fill(masked, self.denoiser.mask_token_id), 1 - at.float() / num_steps
+        encoding = self.denoiser.encode(x_t, t, keep_hidden=self.reads_hidden)
+        if self.config.scope == "sequence":
+            step = Step(self.denoiser, x_t, t, encoding, Slots.where(masked))
+        else:
+            later = at[:, None] + torch.arange(self.config.decisions_per_pass, device=at.device)
+            rows, nth = (later < num_steps).nonzero(as_tuple=True)
+            slots = plan.planned(rows, later[rows, nth])
+            step = Step(self.denoiser, x_t[rows], t[rows], replace(encoding, place=encoding.place[rows]), slots)
+            x_0 = x_0[rows]
+        group, x_partial = step.slots, step.x_t
+        if num_candidates > 1 and self.config.scope == "step" and group_size is not None:
+            group, x_partial = _one_group(step, x_0, group_size, generator)
+        log_probs = self.denoiser.slot_log_probs(step.encoding, group)
+        tokens = group.gather(x_0)[:, None]
+        if num_candidates > 1:
+            uniforms = RowStreams(draw_seeds(len(x_0), generator)).values(0).uniform(
+                group.counts.cpu(), num_candidates - 1
+            )
+            tokens = torch.cat([tokens, draw_categorical(log_probs, uniforms)], 1)
+        return make_decision(step, group, x_partial, log_probs, tokens)
+
+
+def _one_group(step: Step, x_0: Tensor, group_size: int, generator: torch.Generator) -> tuple[Slots, Tensor]:
+    """One group of each row's step, drawn evenly, and ``x_t`` with the data written at the groups before it."""
+    of_slot, num_groups = step.slots.ranks // group_size, -(-step.slots.counts // group_size)
+    picked = (torch.rand(len(x_0), generator=generator).to(x_0.device) * num_groups).long()[step.slots.rows]
+    earlier = step.slots.select(of_slot < picked)
+    return step.slots.select(of_slot == picked), earlier.write(step.x_t, earlier.gather(x_0))

@@ -1,0 +1,178 @@
+"""``edlm benchmark``: oracle tables, trained energies against the oracle, and speed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from edlm.config import SamplerConfig
+from edlm.corpus.prepared import PreparedCorpus
+from edlm.corpus.synthetic import LanguageConfig, build_language
+from edlm.denoisers.loading import load_denoiser
+from edlm.energies.pretrained import load_energy
+from edlm.evaluation.known_truth import share_of_the_way
+from edlm.evaluation.oracle_tables import data_nats_per_token, measure_cells
+from edlm.evaluation.provenance import provenance
+from edlm.evaluation.table import seconds_per_sequence
+
+
+@dataclass(frozen=True)
+class HeadOnTruth:
+    """A trained energy that is held against the oracle.
+
+    Args:
+        name: What the table calls it.
+        energy: Its folder.
+        num_candidates: Candidates k; null decides token by token, exactly.
+        group_size: Tokens decided together; null for all of a step.
+    """
+
+    name: str
+    energy: str
+    num_candidates: int | None = None
+    group_size: int | None = None
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """What is measured.
+
+    Args:
+        what: "oracle": the tables of the method page, on the reference language. "truth": how much of the way to the
+            oracle trained energies go. "speed": seconds per sequence, as ratios to the base of the same passes.
+        output: JSON file to write; none by default.
+        seed: Of samples, orders and candidates.
+        num_samples: Samples per cell ("oracle"), or held-out rows ("truth").
+        denoiser: The trained denoiser ("truth", "speed").
+        corpus: Prepared corpus of held-out rows ("truth").
+        language: Its language ("truth").
+        energies: What is held against the oracle ("truth").
+        num_steps: Denoiser passes ("truth" takes each of them; so does "speed").
+        orders: Reveal orders ("truth").
+        batch_sizes: Sequences at a time ("speed").
+        repeats: Timed batches of each setting ("speed").
+    """
+
+    what: Literal["oracle", "truth", "speed"]
+    output: str | None = None
+    seed: int = 0
+    num_samples: int = 1000
+    denoiser: str = "tinystories"
+    corpus: str | None = None
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    energies: tuple[HeadOnTruth, ...] = ()
+    num_steps: tuple[int, ...] = (4, 8, 16)
+    orders: tuple[str, ...] = ("random",)
+    batch_sizes: tuple[int, ...] = (1, 16)
+    repeats: int = 3
+
+
+def run(config: BenchmarkConfig) -> None:
+    """Measure, print a table, write JSON."""
+    started = time.perf_counter()
+    rows = {"oracle": _oracle, "truth": _truth, "speed": _speed}[config.what](config)
+    if config.output:
+        result = {"config": asdict(config), **provenance(), "seconds": time.perf_counter() - started, "rows": rows}
+        Path(config.output).parent.mkdir(parents=True, exist_ok=True)
+        Path(config.output).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _oracle(config: BenchmarkConfig) -> list[dict[str, Any]]:
+    rows = []
+    for row in measure_cells(config.num_samples, config.seed):
+        rows.append(row)
+        options = {key: value for key, value in row.items() if key in ("num_candidates", "scope", "group_size")}
+        print(
+            f"{row['table']:7} {row['num_steps']:3} steps  published {row['published']:.3f}  measured "
+            f"{row['measured']:.3f} ± {row['stderr']:.3f}  off by {row['deviations']:+.1f}  {options or 'base'}",
+            flush=True,
+        )
+    rows.append({"table": "data", "published": 2.289, **data_nats_per_token(config.num_samples, config.seed)})
+    worst = max(abs(row["deviations"]) for row in rows[:-1])
+    print(f"data: {rows[-1]['measured']:.3f}; furthest cell: {worst:.1f} combined standard errors of {len(rows) - 1}")
+    return rows
+
+
+def _truth(config: BenchmarkConfig) -> list[dict[str, Any]]:
+    if config.corpus is None:
+        raise ValueError("'truth' needs corpus, the folder that the denoiser was trained on")
+    denoiser = load_denoiser(config.denoiser)
+    x_0 = PreparedCorpus.load(config.corpus).valid.tokens[: config.num_samples]
+    settings = {
+        e.name: (load_energy(e.energy), {"num_candidates": e.num_candidates, "group_size": e.group_size})
+        for e in config.energies
+    }
+    rows = []
+    for order in config.orders:
+        for steps in config.num_steps:
+            rows += share_of_the_way(
+                denoiser, build_language(config.language), settings, x_0, num_steps=steps, order=order, seed=config.seed
+            )
+    _print_table(
+        "bound on held-out rows; share of the way from the base to the oracle",
+        rows,
+        {
+            "order": lambda r: r["order"],
+            "passes": lambda r: str(r["num_steps"]),
+            "decided by": lambda r: r["name"],
+            "nats/token": lambda r: f"{r['bound_nats_per_token']:.4f} ± {r['bound_stderr']:.4f}",
+            "share": lambda r: f"{r['share']:.1%} ± {r['share_stderr']:.1%}",
+        },
+    )
+    return rows
+
+
+def _speed(config: BenchmarkConfig) -> list[dict[str, Any]]:
+    denoiser, head = load_denoiser(config.denoiser), load_energy(config.denoiser)
+    length = denoiser.network.config.max_position_embeddings
+    deciding = {
+        "base": (None, {"num_candidates": 1}),
+        "head, exact": (head, {"num_candidates": None}),
+        "head, k = 4, whole step": (head, {"num_candidates": 4}),
+        "head, k = 16, whole step": (head, {"num_candidates": 16}),
+        "head, k = 16, groups of 4": (head, {"num_candidates": 16, "group_size": 4}),
+    }
+    rows = []
+    for batch_size in config.batch_sizes:
+        for steps in config.num_steps:
+            base = None
+            for name, (energy, options) in deciding.items():
+                sampler = SamplerConfig(num_steps=steps, **options).build(denoiser, energy)
+                seconds = seconds_per_sequence(sampler, length, batch_size, config.repeats, config.seed)
+                base = base or seconds
+                rows.append(
+                    {
+                        "decided by": name,
+                        "num_steps": steps,
+                        "batch_size": batch_size,
+                        "seconds_per_sequence": seconds,
+                        "ratio_to_base": seconds / base,
+                        **options,
+                    }
+                )
+    _print_table(
+        "seconds per sequence of sampling, and ratio to the base of the same passes",
+        rows,
+        {
+            "batch": lambda r: str(r["batch_size"]),
+            "passes": lambda r: str(r["num_steps"]),
+            "decided by": lambda r: r["decided by"],
+            "s/sequence": lambda r: f"{r['seconds_per_sequence']:.4f}",
+            "ratio": lambda r: f"{r['ratio_to_base']:.2f}",
+        },
+    )
+    return rows
+
+
+def _print_table(title: str, rows: list[dict[str, Any]], columns: dict[str, Callable[[dict], str]]) -> None:
+    table = Table(*columns, title=title)
+    for row in rows:
+        table.add_row(*(cell(row) for cell in columns.values()))
+    Console().print(table)

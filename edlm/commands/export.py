@@ -1,0 +1,56 @@
+"""``edlm export``: put a trained denoiser, its energy and held-out blocks where a package can ship them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from edlm.corpus.prepared import PreparedCorpus
+from edlm.corpus.text import TokenBlocks, save_blocks
+from edlm.denoisers.loading import load_denoiser
+from edlm.energies.pretrained import load_energy
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What is exported.
+
+    Args:
+        denoiser: Folder of the trained denoiser.
+        energy: Folder of the energy that was trained against it.
+        corpus: Folder made by ``edlm prepare corpus``; its first held-out blocks go along.
+        output_dir: Gets ``denoiser/``, ``head/`` and ``valid.safetensors``; weights as float16.
+        num_rows: Held-out blocks.
+    """
+
+    denoiser: str
+    energy: str
+    corpus: str
+    output_dir: str
+    num_rows: int = 256
+
+
+def run(config: ExportConfig) -> None:
+    """Write float16 copies; they load as float32 and still recognise each other."""
+    target = Path(config.output_dir)
+    denoiser, energy = load_denoiser(config.denoiser), load_energy(config.energy)
+    energy.check_denoiser(denoiser)
+    energy.save_pretrained(target / "head", dtype=torch.float16)
+    denoiser.network.half()
+    denoiser.save_pretrained(target / "denoiser")
+    corpus = PreparedCorpus.load(config.corpus)
+    tokens = corpus.valid.tokens[: config.num_rows]
+    text = corpus.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    separators = int((tokens == corpus.tokenizer.eos_token_id).sum())
+    blocks = TokenBlocks(
+        tokens=tokens,
+        num_documents=max(1, separators),
+        num_tokens=tokens.numel(),
+        num_dropped=0,
+        num_characters=sum(map(len, text)),
+    )
+    save_blocks(blocks, target / "valid.safetensors")
+    load_energy(target / "head").check_denoiser(load_denoiser(target / "denoiser"))
+    print(f"{sum(f.stat().st_size for f in target.rglob('*') if f.is_file()) / 2**20:.1f} MiB in {target}")

@@ -1,0 +1,55 @@
+"""``edlm train autoregressive``: a causal LM on a prepared corpus, as energy and as judge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from edlm.corpus.prepared import PreparedCorpus
+from edlm.training.objectives import AutoregressiveObjective
+from edlm.training.trainer import TrainerConfig, train
+
+
+@dataclass(frozen=True)
+class TrainAutoregressiveConfig:
+    """What is trained on what.
+
+    Args:
+        corpus: Folder made by ``edlm prepare corpus``; its tokenizer needs a bos or eos token.
+        trainer: The run.
+        model_type: Architecture, by its transformers name.
+        model: Its settings, as in its transformers config.
+    """
+
+    corpus: str
+    trainer: TrainerConfig
+    model_type: str = "llama"
+    model: dict[str, Any] = field(default_factory=dict)
+
+
+def run(config: TrainAutoregressiveConfig) -> None:
+    """Build the network, train it, leave it in ``output_dir/final``."""
+    corpus = PreparedCorpus.load(config.corpus)
+    tokenizer = corpus.tokenizer
+    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if bos is None:
+        raise ValueError("the tokenizer must have a bos or an eos token to stand before the first one")
+    torch.manual_seed(config.trainer.seed)
+    settings = {"vocab_size": len(tokenizer), "bos_token_id": bos, "eos_token_id": tokenizer.eos_token_id}
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(config.model_type, **{**settings, "pad_token_id": None, **config.model})
+    )
+
+    def save(trained: nn.Module, folder: Path) -> None:
+        trained.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    path = train(
+        model, AutoregressiveObjective(bos), corpus.train.tokens, corpus.valid.tokens, config.trainer, save=save
+    )
+    print(f"causal LM of {sum(p.numel() for p in model.parameters()):,} parameters in {path}")

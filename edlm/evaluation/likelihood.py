@@ -1,0 +1,132 @@
+"""The likelihood bound of a sampler on data, and its gain over the base, paired row by row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from edlm.denoisers.base import Denoiser
+from edlm.energies.base import Energy
+from edlm.evaluation.statistics import Mean, mean_of
+from edlm.sampler.sampler import EnergySampler
+
+
+def likelihood_bound(
+    denoiser: Denoiser,
+    energy: Energy | None,
+    x_0: Tensor,
+    *,
+    given: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    seeds: Sequence[int] | None = None,
+    **options: Any,
+) -> Tensor:
+    """One draw of the upper bound of ``-log P(x_0)``, nats of the row, low = good.
+
+    Args:
+        denoiser: Gives the marginals.
+        energy: Judges candidates, or None.
+        x_0: Tokens, shape ``[batch, length]``.
+        given: True where a token is given.
+        generator: Draws one seed a row.
+        seeds: The rows' seeds.
+        options: The sampler's (``num_steps`` and so on).
+
+    Returns:
+        Shape ``[batch]``, float64; see `EnergySampler.likelihood_bound`.
+    """
+    sampler = EnergySampler(denoiser, energy, **options)
+    return sampler.likelihood_bound(x_0, given=given, generator=generator, seeds=seeds)
+
+
+@dataclass(frozen=True)
+class BoundEstimate:
+    """A bound on held-out rows of equal length; low = good.
+
+    Attributes:
+        nats_per_row: One draw of the bound for each row, ``[n]``.
+        length: Tokens of a row.
+        characters_per_token: For bits per character; None where unknown.
+    """
+
+    nats_per_row: Tensor
+    length: int
+    characters_per_token: float | None = None
+
+    @property
+    def nats_per_token(self) -> Mean:
+        """With its standard error over rows."""
+        return mean_of(self.nats_per_row / self.length)
+
+    @property
+    def perplexity(self) -> float:
+        """Per token: ``exp(nats_per_token)``; as much a bound as they are."""
+        return math.exp(self.nats_per_token.value)
+
+    @property
+    def bits_per_char(self) -> float | None:
+        """``nats_per_token / (characters_per_token ln 2)``."""
+        if self.characters_per_token is None:
+            return None
+        return self.nats_per_token.value / self.characters_per_token / math.log(2)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much lower one bound is than another, nats per token, high = good.
+
+    Attributes:
+        nats_per_token: Mean difference, its standard error from the paired differences of rows.
+
+    Note:
+        A gain in a bound neither bounds nor equals the gain in likelihood, unless both are exact.
+    """
+
+    nats_per_token: Mean
+
+
+def paired_gain(base: BoundEstimate, other: BoundEstimate) -> Gain:
+    """Gain of ``other`` over ``base`` on the same rows and seeds.
+
+    Raises:
+        ValueError: they are of different rows.
+    """
+    if base.nats_per_row.shape != other.nats_per_row.shape or base.length != other.length:
+        raise ValueError(
+            "a paired gain needs the same rows, got "
+            f"{len(base.nats_per_row)} of {base.length} and {len(other.nats_per_row)} of {other.length} tokens"
+        )
+    return Gain(mean_of((base.nats_per_row - other.nats_per_row) / base.length))
+
+
+def estimate_bound(
+    sampler: EnergySampler,
+    x_0: Tensor,
+    *,
+    seed: int = 0,
+    batch_size: int = 32,
+    characters_per_token: float | None = None,
+    progress: str | None = None,
+) -> BoundEstimate:
+    """The sampler's bound on rows ``x_0[n, length]``, in batches.
+
+    Args:
+        sampler: What is judged: these steps, this k, this order.
+        x_0: Held-out tokens.
+        seed: Row ``i`` has the seed ``seed + i``: equal seeds pair samplers, whatever the batch size.
+        batch_size: Rows at a time.
+        characters_per_token: Of this text.
+        progress: Title of a progress bar; none without.
+    """
+    starts = range(0, len(x_0), batch_size)
+    parts = []
+    for start in tqdm(starts, desc=progress, disable=progress is None, leave=False):
+        rows = x_0[start : start + batch_size]
+        parts.append(sampler.likelihood_bound(rows, seeds=range(seed + start, seed + start + len(rows))).cpu())
+    return BoundEstimate(torch.cat(parts), x_0.shape[1], characters_per_token)

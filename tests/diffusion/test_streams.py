@@ -1,0 +1,94 @@
+"""Per-row randomness: what a row draws depends on its own seed and on nothing else."""
+
+import pytest
+import torch
+
+from edlm.diffusion.streams import RowStreams, draw_seeds
+from tests.chance import SIGMAS, assert_law
+
+STREAMS = {"order": lambda s: s.order(), "values": lambda s: s.values(2)}
+both = pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
+
+
+def counts(*numbers):
+    return torch.tensor(numbers)
+
+
+@both
+def test_a_row_depends_on_its_seed_only(stream):
+    together = stream(RowStreams([7, 3, 2**61])).uniform(counts(2, 4, 3), 2)
+    for seed, rows in ((7, slice(0, 2)), (3, slice(2, 6)), (2**61, slice(6, 9))):
+        n = rows.stop - rows.start
+        assert torch.equal(stream(RowStreams([seed])).uniform(counts(n), 2), together[rows])
+        assert torch.equal(stream(RowStreams([1, seed, seed])).uniform(counts(9, n, 0), 2)[9:], together[rows])
+
+
+@both
+def test_the_first_repeat_does_not_depend_on_how_many_follow(stream):
+    one, many = (stream(RowStreams([5, 6])).uniform(counts(3, 20), repeats) for repeats in (1, 7))
+    assert torch.equal(one[:, 0], many[:, 0])
+    assert torch.equal(many[:, :3], stream(RowStreams([5, 6])).uniform(counts(3, 20), 3))
+
+
+@both
+@pytest.mark.parametrize("chunks", [[[5], [4], [12]], [[1]] * 21, [[16], [5]]])
+def test_chunked_draws_equal_whole_draws(stream, chunks):
+    whole = stream(RowStreams([11])).uniform(counts(21))
+    again = stream(RowStreams([11]))
+    assert torch.equal(torch.cat([again.uniform(torch.tensor(chunk)) for chunk in chunks]), whole)
+
+
+def test_a_row_without_items_draws_nothing():
+    streams = RowStreams([1, 2]).values(0)
+    assert streams.uniform(counts(0, 0), 3).shape == (0, 3)
+    streams.uniform(counts(0, 5))
+    assert torch.equal(streams.uniform(counts(4, 0)), RowStreams([1]).values(0).uniform(counts(4)))
+
+
+def test_purposes_steps_and_seeds_are_different_streams():
+    streams = [RowStreams([seed]) for seed in range(20)]
+    draws = [s.order().uniform(counts(1)).item() for s in streams]
+    draws += [s.values(step).uniform(counts(1)).item() for s in streams for step in range(20)]
+    assert len(set(draws)) == len(draws) == 420
+
+
+def test_values_start_anew_at_each_step():
+    streams = RowStreams([4])
+    first = streams.values(1).uniform(counts(3))
+    streams.values(0).uniform(counts(50))
+    assert torch.equal(streams.values(1).uniform(counts(3)), first)
+
+
+def test_consecutive_seeds_are_uniform_and_uncorrelated():
+    streams = RowStreams(range(4000))
+    ones = torch.ones(4000, dtype=torch.long)
+    columns = [streams.order().uniform(ones, 2), streams.values(0).uniform(ones, 2), streams.values(1).uniform(ones)]
+    u = torch.cat(columns, 1)
+    assert u.dtype == torch.float64 and u.min() >= 0 and u.max() < 1
+    for column in u.T:
+        assert_law(torch.bincount((column * 25).long(), minlength=25), torch.full((25,), 1 / 25, dtype=torch.float64))
+    lagged = torch.cat([u[:-1], u[1:, :1]], 1)  # and the neighbouring row's order
+    correlation = torch.corrcoef(lagged.T) - torch.eye(6, dtype=torch.float64)
+    assert correlation.abs().max() < SIGMAS / 4000**0.5
+
+
+def test_uniforms_are_finer_than_float32():
+    u = RowStreams([0]).values(0).uniform(counts(1000))[:, 0]
+    assert (u != u.float().double()).sum() > 900
+
+
+def test_seeds_are_drawn_from_the_generator():
+    first, second = (draw_seeds(5, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert first == second and len(set(first)) == 5 and min(first) >= 0
+    assert first[:3] == draw_seeds(3, torch.Generator().manual_seed(1))
+    torch.manual_seed(2)
+    from_global = draw_seeds(4, None)
+    assert from_global != draw_seeds(4, None)
+    torch.manual_seed(2)
+    assert from_global == draw_seeds(4, None)
+
+
+def test_seeds_must_not_be_negative():
+    with pytest.raises(ValueError, match="seeds must be >= 0, got -2"):
+        RowStreams([3, -2])
+    assert len(RowStreams(torch.tensor([3, 1]))) == 2

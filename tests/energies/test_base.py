@@ -1,0 +1,235 @@
+"""The contract of energies: any function, sums, identities, folders."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import ModernBertConfig, ModernBertForMaskedLM
+
+from edlm.denoisers import DenoiserIdentity, MaskedLMDenoiser
+from edlm.energies import (
+    AutoregressiveEnergy,
+    CallableEnergy,
+    Energy,
+    PretrainedEnergy,
+    SequenceEnergy,
+    WeightedSum,
+    load_energy,
+)
+from edlm.sampler import EnergySampler
+from tests.enumerable import BOS, MASK, decide, fillings, random_causal_lm, random_denoiser
+
+INF = float("inf")
+
+
+def decision():
+    x_t = torch.tensor([[3, 3, 1], [2, 0, 1], [0, 3, 3]])
+    filled = torch.stack([fillings(x_t[0]), x_t[1].expand(9, -1), fillings(x_t[2])])
+    return decide(random_denoiser(), x_t, filled[:, [0, 5, 7, 8]])
+
+
+def first_symbol(candidates, x_partial, log_proposal):
+    """Asymmetric in rows, candidates and positions."""
+    return (candidates * torch.tensor([0.7, -1.3, 0.2])).sum(-1)
+
+
+def second_symbol(candidates, x_partial, log_proposal):
+    return candidates[..., 1].double() ** 2 - log_proposal
+
+
+def masked_lm(seed=0, name="tiny"):
+    torch.manual_seed(seed)
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = ModernBertConfig(vocab_size=5, pad_token_id=None, **shape)
+    return MaskedLMDenoiser(ModernBertForMaskedLM(config).eval(), mask_token_id=4, name=name)
+
+
+class Constant(Energy):
+    def __init__(self, value, **attributes):
+        super().__init__()
+        self.value = value
+        for name, attribute in attributes.items():
+            setattr(self, name, attribute)
+
+    def forward(self, decision):
+        return torch.full_like(decision.log_proposal, self.value)
+
+
+def test_callable_gets_all_rows_in_order_and_k_candidates():
+    asked, seen = decision(), []
+
+    def f(*args):
+        seen.extend(args)
+        return first_symbol(*args)
+
+    energies = CallableEnergy(f)(asked)
+    assert [tuple(tensor.shape) for tensor in seen] == [(3, 4, 3), (3, 3), (3, 4)]
+    assert torch.equal(seen[0], asked.candidates) and torch.equal(seen[1], asked.x_partial)
+    assert energies[0, 1].item() == pytest.approx(0.7 * 1 - 1.3 * 2 + 0.2 * 1)  # filled to 1, 2, 1
+    assert energies[2, 3].item() == pytest.approx(0.7 * 0 - 1.3 * 2 + 0.2 * 2)  # filled to 0, 2, 2
+    assert energies.dtype == asked.log_proposal.dtype
+
+
+@pytest.mark.parametrize("scope", ["step", "sequence"])
+def test_callable_is_called_with_whole_batches_by_the_sampler(scope):
+    shapes = set()
+
+    def f(candidates, x_partial, log_proposal):
+        shapes.add((tuple(candidates.shape), tuple(x_partial.shape), tuple(log_proposal.shape)))
+        assert ((candidates == x_partial[:, None]) | (x_partial[:, None] == MASK)).all()
+        return log_proposal
+
+    sampler = EnergySampler(random_denoiser(), CallableEnergy(f), num_steps=3, num_candidates=5, scope=scope)
+    sampler.fill(torch.tensor([[3, 3, 3], [1, 3, 2]]), seeds=[3, 4])
+    assert shapes == {((2, 5, 3), (2, 3), (2, 5))}
+
+
+def test_callable_of_numpy_or_python_numbers():
+    asked = decision()
+    energies = CallableEnergy(lambda c, x, p: c.numpy().sum(-1))(asked)
+    assert torch.equal(energies, asked.candidates.sum(-1).double())
+    energies = CallableEnergy(lambda c, x, p: [[1, 2, 3, INF]] * 3)(asked)
+    assert energies.tolist() == [[1, 2, 3, INF]] * 3
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 3), (3, 4, 1), (3, 1)])
+def test_callable_of_another_shape_is_an_error(shape):
+    with pytest.raises(ValueError, match=r"shape \(3, 4\), got \(" + ", ".join(map(str, shape))):
+        CallableEnergy(lambda c, x, p: torch.zeros(shape))(decision())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), -INF])
+def test_sampler_refuses_energies_that_are_no_energies(bad):
+    energy = CallableEnergy(lambda c, x, p: torch.full_like(p, bad))
+    sampler = EnergySampler(random_denoiser(), energy, num_steps=1, num_candidates=2)
+    with pytest.raises(ValueError, match="an energy must be finite or \\+inf"):
+        sampler.sample(2, 3, seeds=[0, 1])
+
+
+def test_complete_callables_need_sequence_scope():
+    energy = CallableEnergy(first_symbol, complete=True)
+    with pytest.raises(ValueError, match="CallableEnergy needs complete sequences: use scope='sequence'; got"):
+        EnergySampler(random_denoiser(), energy, num_steps=2, order="left_to_right")
+    complete = []
+    energy = CallableEnergy(lambda c, x, p: complete.append((c != MASK).all()) or p, complete=True)
+    sampler = EnergySampler(random_denoiser(), energy, num_steps=2, num_candidates=2, scope="sequence")
+    sampler.sample(2, 3, seeds=[0, 1])
+    assert complete and all(complete)
+
+
+def test_low_energy_is_plausible():
+    energy = CallableEnergy(lambda c, x, p: 3.0 * (c != 2).sum(-1))
+    sampler = EnergySampler(random_denoiser(), energy, num_steps=1, num_candidates=50)
+    assert (sampler.sample(50, 3, seeds=range(50)).tokens == 2).double().mean() > 0.8
+
+
+def test_weighted_sum_by_hand():
+    asked, a, b = decision(), CallableEnergy(first_symbol), CallableEnergy(second_symbol)
+    expected = 0.25 * a(asked) + 0.75 * b(asked)
+    torch.testing.assert_close((0.25 * a + 0.75 * b)(asked), expected)
+    torch.testing.assert_close((a + b)(asked), a(asked) + b(asked))
+
+
+def test_nested_sums_are_flat():
+    a, b, c = CallableEnergy(first_symbol), CallableEnergy(second_symbol), Constant(1.5)
+    nested = 0.5 * (a + 2 * b) + 3 * (0.1 * c)
+    assert nested.weights == pytest.approx([0.5, 1.0, 0.3])
+    assert list(nested.energies) == [a, b, c]
+    asked = decision()
+    expected = 0.5 * a(asked) + b(asked) + 0.3 * c(asked)
+    torch.testing.assert_close(nested(asked), expected)
+
+
+def test_a_weight_of_zero_switches_an_infinite_energy_off():
+    asked, finite = decision(), CallableEnergy(first_symbol)
+    never = Constant(INF)
+    torch.testing.assert_close((1 * finite + 0 * never)(asked), finite(asked))
+    assert torch.isposinf((0.5 * finite + 0.5 * never)(asked)).all()
+    assert torch.equal((0 * never)(asked), torch.zeros(3, 4).double())
+    assert torch.equal((0 * (finite + never))(asked), torch.zeros(3, 4).double())
+
+
+def test_a_sum_needs_what_its_terms_need():
+    plain = Constant(1.0)
+    prefix = Constant(1.0, needs_complete=True, prefix_suffices=True)
+    whole = Constant(1.0, needs_complete=True)
+    greedy = Constant(1.0, needs_every_row=True, reads_hidden=True)
+    assert not (plain + plain).needs_complete
+    both = plain + prefix
+    assert both.needs_complete and both.prefix_suffices
+    assert (prefix + whole).needs_complete and not (prefix + whole).prefix_suffices
+    every = plain + greedy
+    assert every.needs_every_row and every.reads_hidden
+    assert not both.needs_every_row and not both.reads_hidden
+
+
+@pytest.mark.parametrize("weight", [INF, float("nan")])
+def test_a_sum_refuses_weights_that_are_not_finite(weight):
+    with pytest.raises(ValueError, match="at least one term and finite weights"):
+        weight * Constant(1.0)
+    with pytest.raises(ValueError, match="at least one term"):
+        WeightedSum([])
+
+
+def test_a_sum_with_a_causal_lm_reranks():
+    lm = AutoregressiveEnergy(random_causal_lm(), bos_token_id=BOS)
+    energy = 1 * lm + 2 * CallableEnergy(lambda c, x, p: 1.0 * (c == 1).sum(-1))
+    asked = decision()
+    expected = lm(asked) + 2 * (asked.candidates == 1).sum(-1)
+    torch.testing.assert_close(energy(asked), expected)
+
+
+def test_check_denoiser_says_what_differs():
+    mine = masked_lm()
+    energy = SequenceEnergy.from_denoiser(mine)
+    EnergySampler(mine, energy, num_steps=1, scope="sequence")
+    EnergySampler(masked_lm(name="renamed"), energy, num_steps=1, scope="sequence")
+    with pytest.raises(ValueError, match="belongs to denoiser 'tiny'; the one given differs: revision"):
+        EnergySampler(masked_lm(seed=1), energy, num_steps=1, scope="sequence")
+    with pytest.raises(ValueError, match="it has no identity"):
+        EnergySampler(random_denoiser(), energy, num_steps=1, scope="sequence")
+    with pytest.raises(ValueError, match="differs: revision"):  # also inside of a sum
+        EnergySampler(masked_lm(seed=1), 1 * energy + Constant(0.0), num_steps=1, scope="sequence")
+    energy.denoiser_identity = replace(mine.identity, vocab_size=6, mask_token_id=5, vocabulary="x")
+    with pytest.raises(ValueError, match="vocab_size 6 != 5; mask_token_id 5 != 4; vocabulary 'x' != ''"):
+        energy.check_denoiser(mine)
+    Constant(0.0).check_denoiser(mine)  # belongs to none
+
+
+def test_folder_holds_settings_weights_and_identity(tmp_path):
+    denoiser = masked_lm()
+    SequenceEnergy.from_denoiser(denoiser).save_pretrained(tmp_path / "a", model_card="# Tiny")
+    assert (tmp_path / "a" / "README.md").read_text() == "# Tiny"
+    described = json.loads((tmp_path / "a" / "energy.json").read_text())
+    assert described["energy"] == "SequenceEnergy"
+    assert DenoiserIdentity(**described["denoiser"]) == denoiser.identity
+    for kind in (PretrainedEnergy, SequenceEnergy):
+        loaded = kind.from_pretrained(tmp_path / "a")
+        assert not loaded.training and loaded.denoiser_identity == denoiser.identity
+    with pytest.raises(ValueError, match="must hold a AutoregressiveEnergy, got a SequenceEnergy"):
+        AutoregressiveEnergy.from_pretrained(tmp_path / "a")
+    with pytest.raises(FileNotFoundError, match="must hold energy.json"):
+        load_energy(tmp_path / "b")
+
+
+def test_folder_of_an_energy_without_denoiser(tmp_path):
+    energy = AutoregressiveEnergy(random_causal_lm(), bos_token_id=BOS)
+    energy.save_pretrained(tmp_path / "full")
+    energy.save_pretrained(tmp_path / "half", dtype=torch.float16)
+    full, half = load_energy(tmp_path / "full"), load_energy(tmp_path / "half")
+    assert full.denoiser_identity is None
+    assert torch.equal(full(decision()), energy(decision()))
+    assert half.model.dtype == torch.float32
+    torch.testing.assert_close(half(decision()), energy(decision()), atol=0.05, rtol=0)
+    weights = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("full", "half")]
+    assert weights[1] < 0.8 * weights[0]
+
+
+def test_weights_that_do_not_fit_are_an_error(tmp_path):
+    AutoregressiveEnergy(random_causal_lm(), bos_token_id=BOS).save_pretrained(tmp_path)
+    described = json.loads((tmp_path / "energy.json").read_text())
+    described["settings"]["config"]["n_layer"] = 2
+    (tmp_path / "energy.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="weights missing .*transformer.h.1"):
+        load_energy(tmp_path)

@@ -1,0 +1,153 @@
+"""The law of the samples against the sum over all candidate tuples and reveal sets: method.md, section 5, items 1, 2, 7."""
+
+import math
+
+import pytest
+import torch
+
+from edlm import CallableEnergy, EnergySampler
+from edlm.sampler import FractionMasked, Steps
+from tests.chance import assert_law
+from tests.sampler.brute_force import MASK, NOTHING, SEQUENCES, BruteForce, Options, World, count
+
+WORLD = World()
+ROWS = 200_000
+OPTIONS = [
+    Options(num_candidates=1),
+    Options(num_candidates=2),
+    Options(num_candidates=3, num_steps=1),
+    Options(num_candidates=3, num_steps=3),
+    Options(num_candidates=3, weight_temperature=0.5),
+    Options(num_candidates=2, weight_temperature=3.0, order="left_to_right"),
+    Options(num_candidates=2, group_size=1),
+    Options(num_candidates=3, group_size=2, num_steps=1),
+    Options(num_candidates=3, group_size=1, num_steps=1, order="dilated"),
+    Options(num_candidates=2, scope="sequence"),
+    Options(num_candidates=3, scope="sequence", order="left_to_right"),
+    Options(num_candidates=3, scope="sequence", order="ancestral", num_steps=3),
+    Options(num_candidates=2, order="ancestral"),
+    Options(num_candidates=3, order="ancestral", schedule="cosine", num_steps=3),
+    Options(num_candidates=2, order="ancestral", schedule="polynomial", group_size=1),
+    Options(num_candidates=3, order="dilated", num_steps=2),
+    Options(num_candidates=3, order="dilated", num_steps=4),
+    Options(num_candidates=3, order="confidence"),
+    Options(num_candidates=2, order="confidence", scope="sequence", num_steps=3),
+    Options(num_candidates=2, order="confidence", group_size=1, num_steps=1),
+    Options(num_candidates=3, window=(0.5, 1.0), num_steps=3),
+    Options(num_candidates=3, window=(0.0, 0.5), num_steps=2, scope="sequence"),
+    Options(num_candidates=None),
+    Options(num_candidates=None, num_steps=1, order="left_to_right"),
+    Options(num_candidates=None, order="ancestral", num_steps=3),
+    Options(num_candidates=None, window=(0.6, 1.0), order="confidence"),
+]
+PROMPT = (MASK, 2, MASK)
+
+
+def sampler(options, energy=None, **changes):
+    if energy is None:
+        energy = WORLD.head() if options.num_candidates is None else WORLD.energy()
+    return EnergySampler(WORLD.denoiser(), energy, **{**options.sampler_options(), **changes})
+
+
+def draw(sampler, start=NOTHING, rows=ROWS):
+    return sampler.fill(torch.tensor([start]).repeat(rows, 1), seeds=range(rows))
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_law_is_that_of_the_enumerated_sampler(options, bulk_streams):
+    law = BruteForce(WORLD, options).law()
+    assert_law(count(draw(sampler(options)).tokens), law)
+    base = BruteForce(WORLD, options, base=True).law()
+    if options.num_candidates != 1:
+        assert (law - base).abs().sum() > 0.1  # the energy has its say
+
+
+@pytest.mark.parametrize("options", OPTIONS[::4], ids=str)
+def test_law_given_a_prompt(options, bulk_streams):
+    tokens = draw(sampler(options), PROMPT, 50_000).tokens
+    assert_law(count(tokens), BruteForce(WORLD, options, start=PROMPT).law())
+
+
+@pytest.mark.parametrize("options", OPTIONS[1::6], ids=str)
+def test_law_of_the_rows_own_streams(options):
+    assert_law(count(draw(sampler(options), rows=4000).tokens), BruteForce(WORLD, options).law())
+
+
+@pytest.mark.parametrize("options", OPTIONS[1:22:2], ids=str)
+def test_item_1_a_constant_energy_gives_the_base_law(options, bulk_streams):
+    constant = CallableEnergy(lambda candidates, x, log_p: torch.full_like(log_p, 7.25))
+    output = draw(sampler(options, constant))
+    assert_law(count(output.tokens), BruteForce(WORLD, options, base=True).law())
+    if options.window == (0.0, 1.0):
+        assert all((step.ess - options.num_candidates).abs().max() < 1e-9 for step in output.steps if step.denoiser_calls)
+
+
+def limit(scope="sequence") -> torch.Tensor:
+    """``p_theta exp(-E) / Z`` at one step, and its bound on the distance of ``P_k``."""
+    brute = BruteForce(WORLD, Options(num_steps=1, num_candidates=2, scope=scope))
+    _, p, w = brute._candidates(NOTHING, 0, NOTHING, (0, 1, 2))
+    return torch.tensor(p), torch.tensor(w)
+
+
+@pytest.mark.parametrize("scope", ["step", "sequence"])
+def test_item_2_the_law_tends_to_p_theta_exp_minus_e_over_z(scope, bulk_streams):
+    p, w = limit()
+    z = (p * w).sum()
+    target, flipped = p * w / z, (p / w) / (p / w).sum()
+
+    def distance(law):
+        return 0.5 * (law - target).abs().sum().item()
+
+    enumerated = [
+        distance(BruteForce(WORLD, Options(num_steps=1, num_candidates=k, scope=scope)).law()) for k in (1, 2, 3)
+    ]
+    k, rows = 64, 40_000
+    # By Jensen P_k(x) >= target(x) k Z / (w(x) + (k - 1) Z), which bounds the distance of P_k from the target.
+    bias = (target * (1 - k * z / (w + (k - 1) * z)).clamp(min=0)).sum().item()
+    # Mean of the empirical distance, and McDiarmid's bound on its excess.
+    noise = 0.5 * math.sqrt(27 / rows) + math.sqrt(math.log(1e9) / (2 * rows))
+    law = count(draw(sampler(Options(num_steps=1, num_candidates=k, scope=scope)), rows=rows).tokens) / rows
+    assert distance(law) < bias + noise < enumerated[2] < enumerated[1] < enumerated[0] < distance(flipped)
+    assert bias + noise < 0.1
+
+
+@pytest.mark.parametrize(
+    ("window", "covers"),
+    [
+        (FractionMasked(0.5, 1.0), lambda i, t, x_t: 0.5 < x_t.count(MASK) / 3 <= 1),
+        (FractionMasked(0.0, 0.7), lambda i, t, x_t: 0 < x_t.count(MASK) / 3 <= 0.7),
+        (Steps((1,)), lambda i, t, x_t: i == 1),
+        (Steps(()), lambda i, t, x_t: False),
+    ],
+    ids=["much", "little", "second", "never"],
+)
+@pytest.mark.parametrize("k", [3, None])
+def test_windows_row_by_row(window, covers, k, bulk_streams):
+    options = Options(num_candidates=k, order="ancestral", group_size=None if k is None else 1)
+    half = ROWS // 4
+    x_t = torch.tensor([NOTHING, PROMPT]).repeat(half, 1)
+    tokens = sampler(options, window=window).fill(x_t, seeds=range(2 * half)).tokens
+    assert_law(count(tokens[::2]), BruteForce(WORLD, options, covers=covers).law())
+    assert_law(count(tokens[1::2]), BruteForce(WORLD, options, covers=covers, start=PROMPT).law())
+
+
+def test_the_brute_force_knows_the_base_by_hand():
+    """One sequence of one order, multiplied out."""
+    options = Options(num_steps=3, order="left_to_right")
+    x = (2, 0, 1)
+    p = [
+        WORLD.marginals((3, 3, 3), 1.0)[0, 2],
+        WORLD.marginals((2, 3, 3), 2 / 3)[1, 0],
+        WORLD.marginals((2, 0, 3), 1 / 3)[2, 1],
+    ]
+    assert BruteForce(WORLD, options).law()[SEQUENCES.index(x)].item() == pytest.approx(math.prod(p), rel=1e-6)
+
+
+def test_the_brute_force_knows_a_pair_by_hand():
+    """Two candidates of one token, multiplied out."""
+    options = Options(num_steps=1, num_candidates=2)
+    brute = BruteForce(WORLD, options, start=(3, 0, 1))
+    p = WORLD.marginals((3, 0, 1), 1.0)[0]
+    w = [math.exp(-WORLD.energy_of((v, 0, 1), (3, 0, 1), math.log(p[v]))) for v in range(3)]
+    expected = sum(2 * p[0] * p[v] * w[0] / (w[0] + w[v]) for v in range(3))
+    assert brute.law()[SEQUENCES.index((0, 0, 1))].item() == pytest.approx(expected, rel=1e-9)
