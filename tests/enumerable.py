@@ -28,7 +28,7 @@ def random_causal_lm(seed: int = 1, **settings) -> GPT2LMHeadModel:
     shape = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16, "vocab_size": VOCAB_SIZE}
     model = GPT2LMHeadModel(GPT2Config(**{**shape, "bos_token_id": BOS, "eos_token_id": 0, **settings}))
     generator = _generator(seed)
-    for name, weight in sorted(model.named_parameters()):
+    for _, weight in sorted(model.named_parameters()):
         if weight.ndim > 1:
             weight.data = 0.5 * torch.randn(weight.shape, generator=generator)
     return model.eval()

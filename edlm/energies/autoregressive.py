@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from typing_extensions import Self
 
 from edlm.energies.base import Decision
+from edlm.energies.causal_scoring import CausalScorer
 from edlm.energies.pretrained import PretrainedEnergy
-
-LOGITS_PER_PASS = 2**28  # 1 GiB in float32
-
 
 class AutoregressiveEnergy(PretrainedEnergy):
     """``E = log p_theta(slots | x_t) - log p_AR(x_0 | clean prefix)``, nats, from any causal LM.
@@ -71,28 +65,16 @@ class AutoregressiveEnergy(PretrainedEnergy):
         max_tokens_per_pass: int = 16384,
     ):
         super().__init__()
-        config = model.config.get_text_config()
-        arguments = inspect.signature(model.forward).parameters
-        if bos_token_id is not None and not 0 <= bos_token_id < config.vocab_size:
-            raise ValueError(
-                f"bos_token_id must lie in 0..{config.vocab_size - 1} or be None, got {bos_token_id}"
-            )
+        vocab_size = model.config.get_text_config().vocab_size
+        if bos_token_id is not None and not 0 <= bos_token_id < vocab_size:
+            raise ValueError(f"bos_token_id must lie in 0..{vocab_size - 1} or be None, got {bos_token_id}")
         if max_tokens_per_pass < 1:
             raise ValueError(f"max_tokens_per_pass must be >= 1, got {max_tokens_per_pass}")
-        if "logits_to_keep" not in arguments:
-            raise ValueError(
-                f"a causal LM must accept logits_to_keep, {type(model).__name__} does not"
-            )
         self.model = model.eval()
         self.bos_token_id = bos_token_id
         self.carry_over = carry_over
         self.max_tokens_per_pass = max_tokens_per_pass
-        self._vocab_size = config.vocab_size
-        self._max_positions = getattr(config, "max_position_embeddings", None)
-        # Recurrent layers may not continue from a cache with several tokens at once.
-        layers = {type(layer) for layer in DynamicCache(config=model.config).layers}
-        plain = layers <= {DynamicLayer, DynamicSlidingWindowLayer}
-        self._shares_prefixes = plain and "past_key_values" in arguments
+        self._scorer = CausalScorer(model, bos_token_id, max_tokens_per_pass)
 
     @classmethod
     def from_causal_lm(
@@ -162,7 +144,7 @@ class AutoregressiveEnergy(PretrainedEnergy):
             tokens = decision.candidates[active].flatten(0, 1)
             # Identical candidates of a row are scored once.
             some, kind = _distinct(torch.cat([rows[:, None], tokens], 1))
-            log_p_ar = self._sum_terms(tokens[some], terms[rows[some]], rows[some])[kind]
+            log_p_ar = self._scorer.sum_terms(tokens[some], terms[rows[some]], rows[some])[kind]
             energy[active] = decision.log_proposal[active] - log_p_ar.view(-1, k).to(energy)
         return energy
 
@@ -182,7 +164,7 @@ class AutoregressiveEnergy(PretrainedEnergy):
         terms = torch.ones_like(tokens, dtype=torch.bool)
         if self.bos_token_id is None:
             terms[:, :1] = False
-        return self._sum_terms(tokens, terms, torch.arange(len(tokens), device=tokens.device))
+        return self._scorer.sum_terms(tokens, terms, torch.arange(len(tokens), device=tokens.device))
 
     def _terms(self, decision: Decision) -> Tensor:
         """Positions whose tokens are scored, bool ``[batch, length]``."""
@@ -206,111 +188,6 @@ class AutoregressiveEnergy(PretrainedEnergy):
             )
         return at_slot if self.carry_over else readable & (at_slot.cumsum(1) > 0)
 
-    def _sum_terms(self, tokens: Tensor, terms: Tensor, rows: Tensor) -> Tensor:
-        """Sum of ``log p_AR`` over the terms of each sequence.
-
-        Args:
-            tokens: Shape ``[n, length]``.
-            terms: Which tokens are scored, bool, shape ``[n, length]``.
-            rows: Sequences of the same row have the same terms, and agree before the first of them;
-                shape ``[n]``.
-
-        Returns:
-            float64, shape ``[n]``, on the device of ``tokens``.
-        """
-        home, device = tokens.device, self.model.device
-        tokens, terms, rows = self._as_read(tokens.to(device), terms.to(device)) + (rows.to(device),)
-        total = torch.zeros(len(rows), dtype=_wide(device), device=device)
-        if not terms.any():
-            return total.to(home)
-        if not self._shares_prefixes or len(rows.unique()) == len(rows):
-            self._add(total, torch.arange(len(rows), device=device), tokens, terms, start=0)
-            return total.to(home)
-        for chunk in self._chunks_of_rows(terms, rows):
-            start = int(terms[chunk].int().argmax(1).min())
-            owner = rows[chunk].unique_consecutive(return_inverse=True)[1]
-            first = torch.cat([owner.new_ones(1), owner.diff()]).nonzero()[:, 0]
-            cache = DynamicCache(config=self.model.config)
-            logits = self.model(
-                tokens[chunk[first], :start], past_key_values=cache, use_cache=True, logits_to_keep=1
-            ).logits
-            log_probs = logits[:, 0].to(_at_least_float32(logits)).log_softmax(-1)
-            next_term = log_probs[owner, tokens[chunk, start]].to(total)
-            total[chunk] += torch.where(terms[chunk, start], next_term, 0.0)
-            self._add(total, chunk, tokens, terms, start, cache, owner)
-        return total.to(home)
-
-    def _as_read(self, tokens: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
-        """Prepend BOS, blank out what comes after the last term, and check length and ids."""
-        if self.bos_token_id is not None:
-            tokens = torch.cat([tokens.new_full((len(tokens), 1), self.bos_token_id), tokens], 1)
-            terms = torch.cat([terms.new_zeros(len(terms), 1), terms], 1)
-        limit, num_read = self._max_positions, tokens.shape[1] - 1  # the last token is only scored
-        if limit is not None and num_read > limit:
-            bos = ", BOS included" if self.bos_token_id is not None else ""
-            raise ValueError(
-                f"a row must be at most {limit + 1} tokens long{bos}, since the LM has {limit} "
-                f"positions (and the last token is not read), got {num_read + 1}"
-            )
-        read = terms.flip(1).cumsum(1).flip(1) > 0
-        tokens = tokens.masked_fill(~read, 0)
-        outside = (tokens < 0) | (tokens >= self._vocab_size)
-        if outside.any():
-            raise ValueError(
-                f"tokens must lie in the LM's vocabulary 0..{self._vocab_size - 1}, "
-                f"got {tokens[outside][0].item()}: it must share the denoiser's tokenizer"
-            )
-        return tokens, terms
-
-    def _chunks_of_rows(self, terms: Tensor, rows: Tensor) -> Iterator[Tensor]:
-        """Sequences (indices) of rows whose first terms lie close together, row by row."""
-        first = terms.int().argmax(1)
-        order = (first * (rows.max() + 1) + rows).argsort(stable=True)
-        counts = rows[order].unique_consecutive(return_counts=True)[1].tolist()
-        sequences = order.split(counts)
-        starts = first[torch.stack([members[0] for members in sequences])].tolist()
-        begin = 0
-        while begin < len(starts):
-            most = max(1, self.max_tokens_per_pass // max(1, starts[begin]))
-            # Candidates of a row read again what lies between the common start and its own.
-            latest = starts[begin] + terms.shape[1] // 8
-            end = begin + 1
-            while end < min(len(starts), begin + most) and starts[end] <= latest:
-                end += 1
-            yield torch.cat(sequences[begin:end])
-            begin = end
-
-    def _add(
-        self,
-        total: Tensor,
-        chunk: Tensor,
-        tokens: Tensor,
-        terms: Tensor,
-        start: int,
-        cache: DynamicCache | None = None,
-        owner: Tensor | None = None,
-    ) -> None:
-        """Add the terms after ``start`` of the sequences ``chunk``; ``cache[owner]`` holds what precedes."""
-        needed = terms[:, start + 1 :]
-        has_more = needed[chunk].any(1)
-        chunk, owner = chunk[has_more], owner[has_more] if owner is not None else None
-        if not len(chunk):
-            return
-        keep = needed[chunk].any(0).nonzero()[:, 0]
-        stop = start + int(keep[-1]) + 1  # the last token is scored, but not read
-        size = min(self.max_tokens_per_pass // stop, LOGITS_PER_PASS // (len(keep) * self._vocab_size))
-        for part in torch.arange(len(chunk), device=chunk.device).split(max(1, size)):
-            options = {}
-            if cache is not None:
-                options = {"past_key_values": _selected(cache, owner[part]), "use_cache": True}
-            members = chunk[part]
-            logits = self.model(tokens[members, start:stop], logits_to_keep=keep, **options).logits
-            logits = logits.to(_at_least_float32(logits))
-            targets = tokens[members, start + 1 : stop + 1][:, keep]
-            log_p = logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
-            log_p = torch.where(needed[members][:, keep], log_p.to(total), 0.0)
-            total[members] += log_p.sum(1)
-
 
 def _distinct(sequences: Tensor) -> tuple[Tensor, Tensor]:
     """One index of each distinct sequence, and for each sequence which of these equals it.
@@ -330,24 +207,7 @@ def _distinct(sequences: Tensor) -> tuple[Tensor, Tensor]:
     return some, kind
 
 
-def _selected(cache: DynamicCache, rows: Tensor) -> DynamicCache:
-    """Rows of a cache, apart from the original: its layers replace their tensors, never write in them."""
-    selected = copy.copy(cache)
-    selected.layers = [copy.copy(layer) for layer in cache.layers]
-    selected.reorder_cache(rows)
-    return selected
-
-
 def _bos_of_tokenizer(path: str | Path) -> int | None:
     if not get_tokenizer_config(path):  # AutoTokenizer would make one up
         return None
     return AutoTokenizer.from_pretrained(path).bos_token_id
-
-
-def _at_least_float32(logits: Tensor) -> torch.dtype:
-    return torch.promote_types(logits.dtype, torch.float32)
-
-
-def _wide(device: torch.device) -> torch.dtype:
-    """The widest float of a device: MPS has no float64."""
-    return torch.float32 if device.type == "mps" else torch.float64

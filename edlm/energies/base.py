@@ -135,7 +135,7 @@ class TokenwiseEnergy(Energy):
 
 
 class WeightedSum(Energy):
-    """``sum_i weight_i * energy_i``; written ``0.5 * a + 0.5 * b``.
+    """``sum_i weight_i * energy_i``; written ``0.5 * a + 0.5 * b``. A weight of 0 leaves its term out.
 
     Note:
         Each residual energy holds ``log p_theta`` once, so weights should add to 1: ``1 + 1``
@@ -153,6 +153,7 @@ class WeightedSum(Energy):
             flat += [(weight * w, e) for w, e in inner] if inner else [(weight, energy)]
         if not flat or not all(torch.isfinite(torch.tensor(weight)) for weight, _ in flat):
             raise ValueError(f"a sum needs at least one term and finite weights, got {[w for w, _ in flat]}")
+        flat = [(weight, energy) for weight, energy in flat if weight != 0]
         self.weights = [weight for weight, _ in flat]
         self.energies = nn.ModuleList(energy for _, energy in flat)
         self.needs_complete = any(energy.needs_complete for energy in self.energies)
@@ -166,5 +167,4 @@ class WeightedSum(Energy):
 
     def forward(self, decision: Decision) -> Tensor:
         terms = zip(self.weights, self.energies, strict=True)
-        # A weight of 0 switches a term off, also where that term is infinite.
-        return sum((w * e(decision) for w, e in terms if w != 0), torch.zeros_like(decision.log_proposal))
+        return sum((w * e(decision) for w, e in terms), torch.zeros_like(decision.log_proposal))

@@ -38,7 +38,7 @@ class CallableEnergy(Energy):
         """Energies ``[batch, k]``.
 
         Raises:
-            ValueError: the function returned another shape, NaN, or ``-inf``.
+            ValueError: the function returned another shape. (NaN and ``-inf`` raise where energies become weights.)
         """
         energy = self.f(decision.candidates, decision.x_partial, decision.log_proposal)
         energy = torch.as_tensor(energy, device=decision.candidates.device)

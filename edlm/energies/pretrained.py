@@ -81,7 +81,7 @@ class PretrainedEnergy(Energy):
         described = json.loads((path / SETTINGS).read_text())
         kind = PretrainedEnergy._kinds.get(described["energy"])
         if kind is None or not issubclass(kind, cls):
-            raise ValueError(f"{path} must hold a {cls.__name__}, got a {described['energy']}")
+            raise ValueError(f"{path} must hold an energy of class {cls.__name__}, got {described['energy']}")
         energy = kind.from_settings(described["settings"])
         missing, unexpected = energy.load_state_dict(load_file(path / WEIGHTS), strict=False)
         tied = {name for name, _ in energy.named_parameters(remove_duplicate=False)} - {

@@ -62,9 +62,7 @@ class SequenceEnergy(PretrainedEnergy):
         self.encoder = encoder
         self.max_tokens_per_pass = max_tokens_per_pass
         self.was_masked = nn.Parameter(torch.zeros(width))
-        self.time_mlp = nn.Sequential(
-            nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width)
-        )
+        self.time_mlp = nn.Sequential(nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
         # The same shift for all candidates needs no constant: weights are normalised.
         self.project = nn.Linear(encoder.config.hidden_size, 1, bias=False)
         for zero in (*self.time_mlp[-1].parameters(), self.project.weight):
@@ -78,9 +76,7 @@ class SequenceEnergy(PretrainedEnergy):
             TypeError: the denoiser holds no transformers network.
         """
         if not isinstance(denoiser, MaskedLMDenoiser):
-            raise TypeError(
-                f"a SequenceEnergy starts from a MaskedLMDenoiser, got a {type(denoiser).__name__}"
-            )
+            raise TypeError(f"a SequenceEnergy starts from a MaskedLMDenoiser, got a {type(denoiser).__name__}")
         encoder = copy.deepcopy(denoiser.network.base_model).requires_grad_(True)
         energy = cls(encoder, max_tokens_per_pass=max_tokens_per_pass).to(encoder.device)
         energy.denoiser_identity = denoiser.identity

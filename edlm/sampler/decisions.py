@@ -71,16 +71,18 @@ def bound_of_step(
         ours = group.ranks < revealed.counts[group.rows]  # at sequence scope, draws complete the data
         log_p = precise(log_probs.gather(1, data[:, None])[:, 0])
         total = total + group.sum_rows(torch.where(ours, log_p, 0.0))
-        if exact:  # Z = 1: the gain of the data is its own weight
-            decision = make_decision(step, group, x_partial, log_probs, data[:, None])
-            gain = log_weights(sampler.energy(decision))[:, 0]
-            total = total + torch.where(uses, gain, 0.0)
-        elif k > 1:
-            tokens = draw_categorical(log_probs, streams.uniform(group.counts.cpu(), k))
-            tokens[:, 0] = torch.where(ours, data, tokens[:, 0])
+        if exact or k > 1:
+            tokens = data[:, None]
+            if not exact:
+                tokens = draw_categorical(log_probs, streams.uniform(group.counts.cpu(), k))
+                tokens[:, 0] = torch.where(ours, data, tokens[:, 0])
             decision = make_decision(step, group, x_partial, log_probs, tokens)
-            gain = log_share_of_first(log_weights(sampler.energy(decision), sampler.weight_temperature))
-            total = total + torch.where(uses, gain, 0.0)
+            # Data that the denoiser rules out has an infinite bound, whatever its residual energy.
+            judged = uses & torch.isfinite(decision.log_proposal[:, 0])
+            energies = torch.where(judged[:, None], sampler.energy(decision), 0.0)
+            weights = log_weights(energies, sampler.weight_temperature)
+            # Exact decisions: Z = 1, so the gain of the data is its own weight.
+            total = total + (weights[:, 0] if exact else log_share_of_first(weights))
         x_partial = group.write(x_partial, data)
     return total
 

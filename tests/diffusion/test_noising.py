@@ -27,7 +27,9 @@ def test_each_row_is_masked_at_its_own_rate(schedule):
 
 
 def test_positions_and_rows_are_masked_independently():
-    x_t = mask_tokens(torch.zeros(40000, 2, dtype=torch.long), torch.full((40000,), 0.3), LogLinear(), MASK, generator())
+    x_t = mask_tokens(
+        torch.zeros(40000, 2, dtype=torch.long), torch.full((40000,), 0.3), LogLinear(), MASK, generator()
+    )
     masked = (x_t == MASK).long()
     both = masked[:-1, 0] * 4 + masked[:-1, 1] * 2 + masked[1:, 0]  # two positions, and the row below
     rate = torch.tensor([0.7, 0.3], dtype=torch.float64)

@@ -51,7 +51,9 @@ def ragged():
 def test_equal_size_orders_reveal_floor_n_i_over_t(order, num_steps):
     masked = ragged()
     confidence = torch.rand(masked.shape) if order == "confidence" else None
-    for n, row, sets in zip(masked.sum(1).tolist(), masked, reveal_sets(masked, order, num_steps, confidence), strict=True):
+    for n, row, sets in zip(
+        masked.sum(1).tolist(), masked, reveal_sets(masked, order, num_steps, confidence), strict=True
+    ):
         expected = [n * (i + 1) // num_steps - n * i // num_steps for i in range(num_steps)]
         assert [len(s) for s in sets] == expected
         assert sorted(itertools.chain(*sets)) == row.nonzero()[:, 0].tolist()

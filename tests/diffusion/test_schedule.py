@@ -84,5 +84,7 @@ def test_schedules_by_name():
     assert named == [LogLinear, Cosine, Polynomial]
     mine = Polynomial(7.0)
     assert get_schedule(mine) is mine
-    with pytest.raises(ValueError, match=r"schedule must be one of \['cosine', 'log_linear', 'polynomial'\], got 'lin'"):
+    with pytest.raises(
+        ValueError, match=r"schedule must be one of \['cosine', 'log_linear', 'polynomial'\], got 'lin'"
+    ):
         get_schedule("lin")

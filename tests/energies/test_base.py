@@ -207,7 +207,7 @@ def test_folder_holds_settings_weights_and_identity(tmp_path):
     for kind in (PretrainedEnergy, SequenceEnergy):
         loaded = kind.from_pretrained(tmp_path / "a")
         assert not loaded.training and loaded.denoiser_identity == denoiser.identity
-    with pytest.raises(ValueError, match="must hold a AutoregressiveEnergy, got a SequenceEnergy"):
+    with pytest.raises(ValueError, match="class AutoregressiveEnergy, got SequenceEnergy"):
         AutoregressiveEnergy.from_pretrained(tmp_path / "a")
     with pytest.raises(FileNotFoundError, match="must hold energy.json"):
         load_energy(tmp_path / "b")

@@ -1,7 +1,7 @@
 """The sampler's exact law and bound in a world of 3 symbols and 3 positions, by summing over everything.
 
-Written from method.md, with loops over candidate tuples and reveal sets; shares no code with edlm. Only `World.denoiser`
-and `World.energy` hand the same tables to edlm.
+Written from method.md, with loops over candidate tuples and reveal sets; shares no code with edlm.
+Only `World.denoiser`, `World.energy` and `World.head` hand the same tables to edlm.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -57,9 +57,10 @@ class World:
 
     def energy(self) -> CallableEnergy:
         return CallableEnergy(
-            lambda candidates, x_partial, log_proposal: self.scores[(candidates * POWERS).sum(-1)]
-            * self.factors[(x_partial * POWERS).sum(-1)][:, None]
-            + self.proposal_weight * log_proposal
+            lambda candidates, x_partial, log_proposal: (
+                self.scores[(candidates * POWERS).sum(-1)] * self.factors[(x_partial * POWERS).sum(-1)][:, None]
+                + self.proposal_weight * log_proposal
+            )
         )
 
     def head(self) -> TableHead:
@@ -203,7 +204,7 @@ class BruteForce:
             going[x_s] = going.get(x_s, 0.0) + p
         return going
 
-    @lru_cache(maxsize=None)  # noqa: B019 (lives as long as the test)
+    @cache  # noqa: B019 (lives as long as the test)
     def _chosen_law(self, x_t, i, x_partial, fills) -> tuple[dict, float]:
         """Law of the chosen candidate's tokens at ``fills``, and the probability that all are impossible."""
         if self._decides_exactly(i, x_t):
@@ -244,7 +245,7 @@ class BruteForce:
             self._memo[key] = total
         return self._memo[key]
 
-    @lru_cache(maxsize=None)  # noqa: B019
+    @cache  # noqa: B019
     def _term(self, x_0, x_t, i, x_partial, group) -> float:
         """Right-hand side of (*) for one decision."""
         if self._decides_exactly(i, x_t):
@@ -278,7 +279,10 @@ class BruteForce:
         energy_of = self.energy_of or self.world.energy_of
         tokens = list(itertools.product(range(V), repeat=len(fills)))
         p = np.array([math.prod(marginals[f, c] for f, c in zip(fills, ts, strict=True)) for ts in tokens])
-        energies = [energy_of(write(x_partial, fills, ts), x_partial, math.log(q)) if uses else 0.0 for ts, q in zip(tokens, p, strict=True)]
+        energies = [
+            energy_of(write(x_partial, fills, ts), x_partial, math.log(q)) if uses else 0.0
+            for ts, q in zip(tokens, p, strict=True)
+        ]
         return tokens, p, np.exp(-np.array(energies) / self.options.weight_temperature)
 
     def _groups(self, x_t, i, revealed) -> list[tuple[int, ...]]:
@@ -339,5 +343,3 @@ def count(tokens: torch.Tensor) -> torch.Tensor:
 
 def entropy(law: torch.Tensor) -> float:
     return torch.special.entr(law).sum().item()
-
-

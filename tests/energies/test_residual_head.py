@@ -1,0 +1,370 @@
+"""ResidualHead: normalised and causal in every way of deciding, zero before training, saved with its denoiser's identity."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from edlm.energies import PretrainedEnergy, ResidualHead, Step, load_energy
+from edlm.sampler import EnergySampler
+from tests.energies.heads import (
+    MASK,
+    NUM_LAYERS,
+    VOCAB_SIZE,
+    bert,
+    decision_of,
+    decisions_in_groups,
+    disturbed_head,
+    log_q,
+    modernbert,
+    new_head,
+    ranked,
+    step_on,
+)
+
+COLD = {"start": "cold", "width": 12, "num_heads": 2}
+SHAPES = [
+    pytest.param({"num_blocks": blocks, **start}, id=f"{blocks}-{start.get('start', 'warm')}")
+    for blocks in (1, 2, 3)
+    for start in ({}, COLD)
+]
+WAYS = ["forward", "exact", 1, 2]
+FILLINGS = torch.cartesian_prod(*[torch.arange(VOCAB_SIZE)] * 3)  # all tokens of 3 slots
+ORDER = (3, 0, 2)  # not left to right; position 1 is given, 4 stays masked
+ROW = torch.tensor([MASK, 2, MASK, MASK, MASK])
+
+
+@pytest.fixture(scope="module")
+def denoiser():
+    return modernbert()
+
+
+def every_filling(denoiser) -> tuple[Step, torch.Tensor]:
+    """A batch of equal rows, one for each filling of their three slots; tokens ``[num_slots]``."""
+    step = step_on(denoiser, ROW.repeat(len(FILLINGS), 1), ranked(*[ORDER] * len(FILLINGS)))
+    return step, FILLINGS.flatten()
+
+
+def ragged(denoiser) -> tuple[Step, torch.Tensor]:
+    """Rows that decide 3, 0, 1, 5 and 2 tokens; five candidates at each slot."""
+    x_t = torch.tensor([[4, 2, 4, 4, 4], [1, 4, 0, 3, 4], [4, 0, 1, 4, 2], [4, 4, 4, 4, 4], [3, 4, 1, 4, 4]])
+    slots = ranked(ORDER, (), (3,), (2, 4, 0, 3, 1), (4, 1))
+    return step_on(denoiser, x_t, slots), torch.randint(VOCAB_SIZE, (len(slots), 5), generator=torch.Generator().manual_seed(3))
+
+
+def row_of(step: Step, tokens: torch.Tensor, row: int) -> tuple[Step, torch.Tensor]:
+    """One row of a step, as a batch of its own."""
+    mine = step.slots.rows == row
+    return step_on(step.denoiser, step.x_t[row][None], ranked(tuple(step.slots.positions[mine].tolist()))), tokens[mine]
+
+
+# Before training
+
+
+@pytest.mark.parametrize("order", ["random", "dilated"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_before_training_exact_decisions_are_the_base(denoiser, shape, order):
+    head = new_head(denoiser, **shape)
+    base = EnergySampler(denoiser, num_steps=2, order=order)
+    exact = EnergySampler(denoiser, head, num_steps=2, order=order, num_candidates=None)
+    x_0, seeds = torch.randint(VOCAB_SIZE, (8, 6), generator=torch.Generator().manual_seed(1)), range(8)
+    expected = base.likelihood_bound(x_0, seeds=seeds)
+    torch.testing.assert_close(exact.likelihood_bound(x_0, seeds=seeds), expected, atol=1e-4, rtol=0)
+    # A uniform would have to fall within rounding (1e-6) of a step of the CDF: probability about 1e-4 in all.
+    assert torch.equal(exact.sample(8, 6, seeds=seeds).tokens, base.sample(8, 6, seeds=seeds).tokens)
+    for options in ({"num_candidates": 4}, {"num_candidates": 4, "group_size": 2}):
+        weighed = EnergySampler(denoiser, head, num_steps=2, order=order, **options)
+        torch.testing.assert_close(weighed.likelihood_bound(x_0, seeds=seeds), expected, atol=1e-4, rtol=0)
+
+
+def test_a_cold_head_suits_any_masked_lm():
+    denoiser = bert()
+    step, tokens = step_on(denoiser, ROW.repeat(2, 1), ranked(ORDER, (4,))), torch.tensor([[0, 3], [1, 2], [3, 3], [2, 0]])
+    for form in ("normalized", "unnormalized"):
+        before = new_head(denoiser, form=form, num_blocks=2, **COLD)(decision_of(step, tokens))
+        assert before.abs().max() < 1e-5
+        assert disturbed_head(denoiser, form=form, num_blocks=2, **COLD)(decision_of(step, tokens)).abs().min() > 1e-3
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_unnormalized_head_is_exactly_zero_before_training(denoiser, shape):
+    step, tokens = ragged(denoiser)
+    head = new_head(denoiser, form="unnormalized", **shape)
+    for decision in [*decisions_in_groups(step, tokens, 2), *decisions_in_groups(step, tokens, None)]:
+        assert torch.equal(head(decision), torch.zeros(5, 5, dtype=torch.float64))
+
+
+# Normalised form: Z = 1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_q_sums_to_one_over_all_fillings(denoiser, shape):
+    x_t = torch.stack([ROW, torch.tensor([MASK] * 5)])
+    step, head = step_on(denoiser, x_t, ranked(ORDER, (4, 1, 2))), disturbed_head(denoiser, **shape)
+    decision = decision_of(step, FILLINGS.T.repeat(2, 1))
+    energy = head(decision)
+    total = (decision.log_proposal - energy).exp().sum(1)
+    torch.testing.assert_close(total, torch.ones(2).double(), atol=1e-5, rtol=0)
+    assert energy.std(1).min() > 0.3  # the corrections are not small
+
+
+@pytest.mark.parametrize("group_size", [1, 2, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_energies_of_the_groups_add_up_to_that_of_the_whole_step(denoiser, shape, group_size):
+    step, tokens = ragged(denoiser)
+    head = disturbed_head(denoiser, **shape)
+    whole = head(decision_of(step, tokens))[:, 0]
+    in_groups = sum(head(decision)[:, 0] for decision in decisions_in_groups(step, tokens, group_size))
+    torch.testing.assert_close(in_groups, whole, atol=1e-4, rtol=1e-4)
+    assert whole[1] == 0 and whole[[0, 2, 3, 4]].abs().min() > 1e-3  # row 1 decides nothing
+
+
+@pytest.mark.parametrize("blind", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_way_of_deciding_gives_the_same_conditionals(denoiser, shape, blind):
+    step, tokens = ragged(denoiser)
+    head = disturbed_head(denoiser, blind=blind, **shape)
+    decision = decision_of(step, tokens[:, :1])
+    expected = log_q("exact", head, step, tokens[:, 0])
+    for way in ("forward", 1, 2):
+        torch.testing.assert_close(log_q(way, head, step, tokens[:, 0]), expected, atol=1e-4, rtol=1e-4)
+    of_data = step.slots.sum_rows(expected.gather(1, tokens[:, :1])[:, 0].double())
+    torch.testing.assert_close(decision.log_proposal[:, 0] - of_data, head(decision)[:, 0], atol=1e-4, rtol=1e-4)
+
+
+# What a token sees
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_token_sees_those_decided_before_it_and_neither_itself_nor_later_ones(denoiser, shape, way):
+    step, tokens = every_filling(denoiser)
+    table = log_q(way, disturbed_head(denoiser, **shape), step, tokens).view(4, 4, 4, 3, VOCAB_SIZE + 1)[..., :MASK]
+    for rank in range(3):
+        at_rank = table[..., rank, :]
+        for other in range(3):
+            spread = (at_rank - at_rank.movedim(other, 0)[:1].movedim(0, other)).abs()
+            if other < rank:  # every other value of every earlier token makes a difference
+                assert spread.movedim(other, 0)[1:].amax(-1).min() > 1e-3
+            else:
+                assert spread.max() < 1e-4
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_blind_head_sees_none_of_them_but_corrects_marginals(denoiser, shape, way):
+    step, tokens = every_filling(denoiser)
+    table = log_q(way, disturbed_head(denoiser, blind=True, **shape), step, tokens).view(64, 3, VOCAB_SIZE + 1)[..., :MASK]
+    assert (table - table[:1]).abs().max() < 1e-4
+    marginals = denoiser.slot_log_probs(step.encoding, step.slots).view(64, 3, -1)[..., :MASK]
+    assert (table - marginals).abs().amax(-1).min() > 1e-2
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("num_blocks", "block", "rank"), [(1, 0, 0), (1, 0, 1), (2, 0, 0), (2, 1, 0), (2, 1, 1), (3, 1, 0), (3, 2, 1)])
+def test_the_stale_state_of_a_decided_token_is_not_seen(denoiser, num_blocks, block, rank, way):
+    """Block ``block`` reads a state at the rank's position; later ranks must not, but for the token's own content.
+
+    A token's content is the state that enters the first block plus the embedded token. So there the state is moved
+    by what turns token 1's content into token 2's, and the token is changed back.
+    """
+    head, tokens = disturbed_head(denoiser, num_blocks=num_blocks), torch.tensor([2, 2, 0])
+    step, position = step_on(denoiser, ROW[None], ranked(ORDER)), ORDER[rank]
+    hidden = [states.clone() for states in step.encoding.hidden]
+    moved = tokens.clone()
+    shift = torch.randn(hidden[0].shape[-1], generator=torch.Generator().manual_seed(5))
+    if block == 0:
+        embedded = head.token(head.token_norm(denoiser.embed(torch.tensor([1, 2]))))
+        shift, moved[rank] = embedded[1] - embedded[0], 1
+    hidden[NUM_LAYERS - num_blocks + block][0, position] += shift.detach()
+    other = replace(step, encoding=replace(step.encoding, hidden=tuple(hidden)))
+    difference = (log_q(way, head, step, tokens) - log_q(way, head, other, moved))[:, :MASK].abs().amax(1)
+    assert difference[rank + 1 :].max() < 1e-4
+    assert difference[: rank + 1].min() > 1e-4  # not decided yet when these are: they do see the state
+
+
+@pytest.mark.parametrize("form", ["normalized", "unnormalized"])
+def test_it_matters_where_the_other_token_stands(denoiser, form):
+    """With equal states everywhere, only rotary positions tell a neighbour from a far token."""
+    head = disturbed_head(denoiser, form=form, num_blocks=2)
+    energies = []
+    for order in ((0, 1), (0, 4)):
+        step = step_on(denoiser, torch.tensor([[MASK] * 5]), ranked(order))
+        equal = [states[:, :1].expand_as(states) for states in step.encoding.hidden]
+        step = replace(step, encoding=replace(step.encoding, hidden=tuple(equal)))
+        decision = decision_of(step, torch.tensor([[0, 1, 2], [3, 3, 1]]))
+        energies.append(head(replace(decision, log_proposal=torch.zeros(1, 3).double())))
+    assert (energies[0] - energies[1]).abs().min() > 1e-3
+
+
+@pytest.mark.parametrize("start", [{}, COLD])
+@pytest.mark.parametrize("form", ["normalized", "unnormalized"])
+def test_a_candidate_is_judged_alone(denoiser, form, start):
+    """Whatever k, the sequence of the candidates, the other rows, and their number of slots."""
+    step, tokens = ragged(denoiser)
+    head = disturbed_head(denoiser, form=form, num_blocks=2, **start)
+    together = head(decision_of(step, tokens))
+    order = torch.tensor([3, 0, 4, 2, 1])
+    close = {"atol": 1e-4, "rtol": 1e-4}
+    torch.testing.assert_close(head(decision_of(step, tokens[:, order])), together[:, order], **close)
+    for k in range(5):
+        torch.testing.assert_close(head(decision_of(step, tokens[:, [k]])), together[:, [k]], **close)
+    for row in (0, 2, 3, 4):
+        torch.testing.assert_close(head(decision_of(*row_of(step, tokens, row)))[0], together[row], **close)
+    assert torch.equal(together[1], torch.zeros(5).double())  # decides nothing
+    assert together[[0, 3, 4]].std(1).min() > 1e-2
+
+
+def test_a_step_that_decides_nothing_has_zero_energy(denoiser):
+    step = step_on(denoiser, ROW.repeat(2, 1), ranked((0,), (3,)))
+    nothing = replace(step, slots=ranked((), ()))
+    for form in ("normalized", "unnormalized"):
+        energy = disturbed_head(denoiser, form=form)(decision_of(nothing, torch.zeros(0, 3, dtype=torch.long)))
+        assert torch.equal(energy, torch.zeros(2, 3).double())
+
+
+def test_padding_is_not_seen(denoiser):
+    """Garbage at padded positions changes nothing, nor does cutting them off."""
+    real = torch.tensor([[True] * 5 + [False] * 2])
+    garbage = torch.tensor([[0, 1], [3, 3]])
+    for settings in ({}, {"blind": True}, {"form": "unnormalized"}):
+        head = disturbed_head(denoiser, num_blocks=2, **settings)
+        padded = [
+            step_on(denoiser, torch.cat([ROW, end])[None], ranked(ORDER), real) for end in garbage
+        ]
+        short = step_on(denoiser, ROW[None], ranked(ORDER))
+        expected = head(decision_of(short, FILLINGS.T))
+        for step in padded:
+            torch.testing.assert_close(head(decision_of(step, FILLINGS.T)), expected, atol=1e-4, rtol=1e-4)
+        unmasked = replace(padded[0], attention_mask=None)
+        assert (head(decision_of(unmasked, FILLINGS.T)) - expected).abs().max() > 1e-3
+        if head.is_normalized:
+            cut = log_q("exact", head, short, FILLINGS[27])
+            torch.testing.assert_close(log_q("exact", head, padded[1], FILLINGS[27]), cut, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(log_q(1, head, padded[1], FILLINGS[27]), cut, atol=1e-4, rtol=1e-4)
+
+
+# Unnormalised form
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_tokens_of_an_unnormalized_group_see_each_other_whatever_their_rank(denoiser, shape):
+    head = disturbed_head(denoiser, form="unnormalized", **shape)
+    energies = {}
+    for order in ((3, 0), (0, 3)):
+        tokens = FILLINGS[:16, 1:].T if order == (3, 0) else FILLINGS[:16, 1:].flip(1).T
+        energies[order] = head(decision_of(step_on(denoiser, ROW[None], ranked(order)), tokens))[0]
+    torch.testing.assert_close(energies[3, 0], energies[0, 3], atol=1e-4, rtol=1e-4)
+    table = energies[3, 0].view(4, 4)  # a sum of one-token energies would have no interaction
+    interaction = table - table.mean(0) - table.mean(1, keepdim=True) + table.mean()
+    assert interaction.abs().max() > 1e-3  # rounding leaves 1e-6
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_unnormalized_group_sees_earlier_groups_and_not_later_ones(denoiser, shape):
+    head = disturbed_head(denoiser, form="unnormalized", **shape)
+    step = step_on(denoiser, ROW[None], ranked(ORDER))
+    first = [decisions_in_groups(step, torch.tensor([[2], [value], [1]]), 2)[1] for value in range(4)]
+    energies = torch.cat([head(decision) for decision in first])[:, 0]
+    assert energies.max() - energies.min() > 1e-3  # rounding leaves 1e-6
+    tokens = torch.tensor([[2, 0], [3, 1]])
+    alone = head(decision_of(step_on(denoiser, ROW[None], ranked(ORDER[:2])), tokens))
+    with_later = head(decision_of(step, tokens, step.slots.groups(2)[0]))
+    torch.testing.assert_close(alone, with_later)
+
+
+def test_an_unnormalized_group_does_not_see_its_stale_states(denoiser):
+    """As for the normalised form: move a state, and change the token so that its content stays."""
+    head = disturbed_head(denoiser, form="unnormalized", num_blocks=1)
+    step = step_on(denoiser, ROW[None], ranked(ORDER))
+    embedded = head.token(head.token_norm(denoiser.embed(torch.tensor([1, 2])))).detach()
+    hidden = [states.clone() for states in step.encoding.hidden]
+    hidden[NUM_LAYERS - 1][0, ORDER[1]] += embedded[1] - embedded[0]
+    other = replace(step, encoding=replace(step.encoding, hidden=tuple(hidden)))
+    energy = head(decision_of(step, torch.tensor([[3], [2], [0]])))
+    torch.testing.assert_close(head(decision_of(other, torch.tensor([[3], [1], [0]]))), energy, atol=1e-4, rtol=1e-4)
+    assert (head(decision_of(other, torch.tensor([[3], [2], [0]]))) - energy).abs() > 1e-3
+
+
+# Making, saving and loading
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "said"),
+    [
+        (bert, {}, "got bert with .*: use start='cold'"),
+        (lambda: modernbert(global_attn_every_n_layers=3), {}, "sliding_attention.*: use start='cold'"),
+        (lambda: modernbert(attention_bias=True), {}, "no biases"),
+        (modernbert, {"num_blocks": NUM_LAYERS}, "num_blocks must lie in 1..3, got 4"),
+        (modernbert, {"width": 8}, "takes the sizes of the denoiser's blocks"),
+        (modernbert, {"form": "normalised"}, "form must be 'normalized' or 'unnormalized', got 'normalised'"),
+    ],
+)
+def test_a_warm_start_that_would_not_be_the_denoiser_is_refused(make, settings, said):
+    """``global_attn_every_n_layers=3`` makes layers 0 and 3 global: of the last two blocks, one is local."""
+    with pytest.raises(ValueError, match=said):
+        new_head(make(), **{"num_blocks": 2, **settings})
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_blocks": 2, **COLD}, {"form": "unnormalized"}, {"blind": True}])
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_a_saved_head_comes_back(denoiser, tmp_path, settings, dtype):
+    head = disturbed_head(denoiser, **settings)
+    head.save_pretrained(tmp_path / "head", dtype=dtype)
+    on_disk = load_file(tmp_path / "head" / "model.safetensors")
+    assert {weight.dtype for weight in on_disk.values()} == {dtype or torch.float32}
+    step, tokens = ragged(denoiser)
+    expected = head(decision_of(step, tokens))
+    for loaded in (load_energy(tmp_path / "head"), ResidualHead.from_pretrained(tmp_path / "head")):
+        assert type(loaded) is ResidualHead and loaded.shape == head.shape and not loaded.training
+        assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
+        loaded.check_denoiser(denoiser)
+        energy = loaded(decision_of(step, tokens))
+        torch.testing.assert_close(energy, expected, **({"atol": 0.05, "rtol": 0.02} if dtype else {"atol": 0, "rtol": 0}))
+    assert expected.std() > 0.3  # so that the tolerance means something
+
+
+def test_another_denoiser_is_refused_by_what_differs(denoiser, tmp_path):
+    head = disturbed_head(denoiser)
+    head.save_pretrained(tmp_path)
+    loaded = load_energy(tmp_path)
+    options = {"num_steps": 2, "num_candidates": None}
+    EnergySampler(denoiser, loaded, **options)  # its own
+    with pytest.raises(ValueError, match="revision '.*' != '.*'") as error:
+        EnergySampler(modernbert(seed=1), loaded, **options)
+    assert "vocab_size" not in str(error.value) and "mask_token_id" not in str(error.value)
+    with pytest.raises(ValueError, match="vocab_size 5 != 9"):
+        loaded.check_denoiser(modernbert(vocab_size=9))
+    renamed = modernbert()
+    renamed.name = "a folder of another name"
+    loaded.check_denoiser(renamed)
+    renamed.mask_token_id = 3
+    with pytest.raises(ValueError, match="mask_token_id 4 != 3"):
+        loaded.check_denoiser(renamed)
+
+
+def test_loading_what_is_not_a_head_says_so(denoiser, tmp_path):
+    with pytest.raises(FileNotFoundError, match="an energy folder must hold energy.json"):
+        load_energy(tmp_path)
+    new_head(denoiser).save_pretrained(tmp_path)
+
+    class Other(PretrainedEnergy):
+        pass
+
+    with pytest.raises(ValueError, match="class Other, got ResidualHead"):
+        Other.from_pretrained(tmp_path)
+    (tmp_path / "energy.json").write_text((tmp_path / "energy.json").read_text().replace('"num_blocks": 1', '"num_blocks": 2'))
+    with pytest.raises(ValueError, match="weights missing .*blocks.1"):
+        load_energy(tmp_path)
+
+
+def test_only_the_head_learns(denoiser):
+    """Gradients reach every weight of a head, and none of the denoiser once it is frozen."""
+    frozen = modernbert().requires_grad_(False)
+    for settings in ({"num_blocks": 2}, {"num_blocks": 2, **COLD}, {"num_blocks": 2, "form": "unnormalized"}):
+        head = disturbed_head(frozen, **settings)
+        step, tokens = ragged(frozen)
+        head(decision_of(step, tokens)).square().sum().backward()
+        assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in head.parameters())
+    assert all(weight.grad is None for weight in frozen.parameters())

@@ -1,0 +1,109 @@
+"""Categorical draws in float64, and candidates put together: method.md, section 5, items 10 and 11."""
+
+import pytest
+import torch
+
+from edlm import EnergySampler, FunctionDenoiser
+from edlm.diffusion.slots import Slots
+from edlm.energies.base import Step
+from edlm.sampler.proposal import draw_categorical, make_decision
+from tests.chance import SIGMAS, assert_law
+
+
+def zipf(vocab_size=50_000):
+    return -(torch.arange(1, vocab_size + 1, dtype=torch.float64)).log()
+
+
+def float32_draw(log_probs, uniforms):
+    """What item 11 forbids."""
+    cdf = log_probs.float().exp().cumsum(-1)
+    return torch.searchsorted(cdf, uniforms.float() * cdf[:, -1:], right=True).clamp(max=log_probs.shape[1] - 1)
+
+
+def probes(log_probs):
+    """Uniforms a hundredth of a cell inside both ends of every cell of a law, and the tokens they stand for."""
+    p = log_probs.softmax(-1)
+    upper = p.cumsum(-1)
+    uniforms = torch.cat([upper - 0.99 * p, upper - 0.01 * p])
+    return uniforms[None], torch.arange(len(p)).repeat(2)[None]
+
+
+def test_item_11_every_cell_of_a_zipf_law_is_hit():
+    log_probs = zipf().log_softmax(-1)
+    uniforms, tokens = probes(log_probs)
+    assert torch.equal(draw_categorical(log_probs[None], uniforms), tokens)
+    assert (float32_draw(log_probs[None], uniforms) != tokens).sum() > 1000  # so float32 would be seen
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_item_11_entropy_of_a_large_sample(dtype):
+    log_probs = zipf().log_softmax(-1).to(dtype)
+    uniforms = torch.rand(1, 1_000_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    surprise = -log_probs.double()[draw_categorical(log_probs[None], uniforms)[0]]
+    entropy = torch.special.entr(log_probs.double().exp()).sum()
+    assert (surprise.mean() - entropy).abs() < SIGMAS * surprise.std() / 1000
+
+
+def test_item_11_a_thousand_steps_lose_no_entropy():
+    """A joint float32 draw of "stay masked" and the token loses 1.3 nats here (arXiv:2409.02908)."""
+    law = zipf().log_softmax(-1)
+    denoiser = FunctionDenoiser(lambda x_t, t: law.expand(*x_t.shape, len(law)), len(law), len(law))
+    tokens = EnergySampler(denoiser, num_steps=1000).sample(2, 600, seeds=[0, 1]).tokens
+    surprise = -law[tokens.flatten()]
+    entropy = torch.special.entr(law.exp()).sum()
+    error = surprise.std() / len(surprise) ** 0.5
+    assert error < 0.1 and (surprise.mean() - entropy).abs() < SIGMAS * error
+
+
+def test_each_row_draws_from_its_own_law():
+    log_probs = torch.tensor([[0.5, 0.3, 0.2], [0.05, 0.15, 0.8]], dtype=torch.float64).log()
+    uniforms = torch.rand(2, 50_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn = draw_categorical(log_probs, uniforms)
+    assert drawn.shape == (2, 50_000) and drawn.dtype == torch.int64
+    for row, law in zip(drawn, log_probs.exp(), strict=True):
+        assert_law(torch.bincount(row, minlength=3), law)
+    assert torch.equal(draw_categorical(log_probs[1:], uniforms[1:]), drawn[1:])
+
+
+@pytest.mark.parametrize("shift", [300.0, -300.0, 1e4])
+def test_item_10_a_constant_on_the_logits_changes_nothing(shift):
+    logits = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    uniforms = torch.rand(4, 200, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert torch.equal(draw_categorical(logits + shift, uniforms), draw_categorical(logits, uniforms))
+
+
+def test_item_10_impossible_tokens_are_never_drawn_at_the_edges_either():
+    edges = torch.tensor([[0.0, 5e-324, 1e-300, 0.5, 1 - 2**-53]], dtype=torch.float64)
+    inf = torch.inf
+    for logits, possible in (
+        ([-inf, 0.0, -inf], {1}),
+        ([-inf, 0.0, -inf, 1.0, -inf], {1, 3}),
+        ([0.0, -inf], {0}),
+        ([-inf, -inf, -50.0], {2}),
+    ):
+        for dtype in (torch.float32, torch.float64):
+            drawn = draw_categorical(torch.tensor([logits], dtype=dtype), edges)[0].tolist()
+            assert set(drawn) == possible
+
+
+def test_make_decision_fills_the_slots_and_sums_their_log_probs():
+    mask = 9
+    x_partial = torch.tensor([[mask, 7, mask, mask], [1, 2, 3, 4], [mask, mask, 5, mask]])
+    chosen = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0], [0, 1, 0, 1]]).bool()
+    slots = Slots.from_ranked(torch.tensor([[2, 1, 0, 3], [0, 1, 2, 3], [0, 3, 2, 1]]), chosen)
+    assert slots.positions.tolist() == [2, 0, 3, 1]
+    tokens = torch.tensor([[0, 1, 2], [2, 0, 1], [1, 1, 0], [0, 2, 2]])
+    log_probs = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    before = x_partial.clone()
+    decision = make_decision(Step(None, x_partial, None, None, slots), slots, x_partial, log_probs, tokens)
+    assert decision.num_candidates == 3
+    assert decision.candidates.tolist() == [
+        [[2, 7, 0, mask], [0, 7, 1, mask], [1, 7, 2, mask]],
+        [[1, 2, 3, 4]] * 3,
+        [[mask, 0, 5, 1], [mask, 2, 5, 1], [mask, 2, 5, 0]],
+    ]
+    p = log_probs
+    expected = torch.stack([p[0, [0, 1, 2]] + p[1, [2, 0, 1]], torch.zeros(3), p[2, [1, 1, 0]] + p[3, [0, 2, 2]]])
+    assert decision.log_proposal.dtype == torch.float64
+    torch.testing.assert_close(decision.log_proposal, expected, check_dtype=False)
+    assert torch.equal(x_partial, before)

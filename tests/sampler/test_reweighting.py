@@ -1,0 +1,57 @@
+"""Importance weights in log space, against plain arithmetic."""
+
+import math
+
+import pytest
+import torch
+
+from edlm.sampler.reweighting import choose, effective_sample_size, log_share_of_first, log_weights
+from tests.chance import assert_law
+
+INF = math.inf
+
+
+def table(*rows):
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def test_low_energy_is_plausible():
+    assert log_weights(torch.tensor([1.0, -2.0, INF])).tolist() == [-1.0, 2.0, -INF]
+    assert log_weights(torch.tensor([1.0, -2.0, INF]), 0.5).tolist() == [-2.0, 4.0, -INF]
+    assert log_weights(torch.tensor([1.0], dtype=torch.float16)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("bad", [math.nan, -INF])
+def test_energies_must_be_finite_or_plus_infinity(bad):
+    with pytest.raises(ValueError, match=rf"an energy must be finite or \+inf, got {bad}"):
+        log_weights(table([0.0, bad]))
+
+
+def test_effective_sample_size_is_that_of_the_definition():
+    w = table([1.0, 1, 1, 1], [1, 0, 0, 0], [3, 1, 0, 0], [0.2, 0.4, 0.1, 0.9])
+    expected = [4.0, 1.0, 16 / 10, 1.6**2 / (0.04 + 0.16 + 0.01 + 0.81)]
+    assert effective_sample_size(w.log()).tolist() == pytest.approx(expected)
+    assert effective_sample_size(w.log() + table([900.0], [-900.0], [0], [1e4])).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("row", [[-INF, -INF], [0.0, math.nan], [INF, 0.0]])
+def test_effective_sample_size_needs_a_finite_entry(row):
+    with pytest.raises(ValueError, match="every row of log_weights needs a finite entry and no NaN"):
+        effective_sample_size(table([0.0, 0.0], row))
+
+
+def test_choose_draws_by_weight():
+    w = table([0.5, 0.1, 0.0, 0.4], [0.0, 0.0, 1.0, 0.0])
+    uniforms = torch.rand(60_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    chosen = choose(w.log().repeat(30_000, 1), uniforms)
+    assert_law(torch.bincount(chosen[::2], minlength=4), w[0])
+    assert (chosen[1::2] == 2).all()
+    shifted = choose(w.log().repeat(30_000, 1) - 5000, uniforms)
+    assert (shifted != chosen).sum() < 5  # up to rounding at a cell's edge
+
+
+def test_share_of_first_is_log_k_plus_log_softmax():
+    w = table([1.0, 1, 1], [0.7, 0.2, 0.05], [0, 1, 2], [5, 0, 0], [0, 0, 0])
+    expected = [0.0, math.log(3 * 0.7 / 0.95), -INF, math.log(3), -INF]
+    assert log_share_of_first(w.log()).tolist() == pytest.approx(expected, abs=1e-12)
+    assert log_share_of_first(w.log()[:4] - 1e5).tolist() == pytest.approx(expected[:4], abs=1e-9)

@@ -1,0 +1,78 @@
+"""Windows: at which steps, and for which rows, energies are asked."""
+
+import math
+
+import pytest
+import torch
+
+from edlm import CallableEnergy, EnergySampler, FunctionDenoiser
+from edlm.sampler import FractionMasked, Steps, Times
+from edlm.sampler.window import get_window
+
+MASK = 3
+
+
+def asked(window, num_steps, length=60, order="left_to_right"):
+    """Steps at which the energy is called, in a run that reveals something at each."""
+    steps, denoised = [], []
+    uniform = FunctionDenoiser(lambda x_t, t: denoised.append(t) or torch.zeros(*x_t.shape, 3), MASK, 3)
+    energy = CallableEnergy(lambda c, x, log_p: steps.append(len(denoised) - 1) or torch.zeros_like(log_p))
+    options = {"num_steps": num_steps, "num_candidates": 2, "order": order, "window": window}
+    EnergySampler(uniform, energy, **options).sample(1, length, seeds=[0])
+    return steps
+
+
+def test_times_are_open_below_and_closed_above():
+    assert asked((0.0, 1.0), 4) == [0, 1, 2, 3]
+    assert asked((0.5, 1.0), 4) == [0, 1]  # t = 1, 0.75, 0.5, 0.25
+    assert asked((0.25, 0.75), 4) == [1, 2]
+    assert asked((0.0, 0.25), 4) == [3]
+    assert asked((0.8, 1.0), 10) == [0, 1]  # the paper's w = 0.2
+    assert asked((1.0, 1.0), 4) == asked((0.3, 0.3), 4) == []
+
+
+@pytest.mark.xfail(reason="t = 1 - i/T rounds: 1 - 7/10 is above 0.3; (T - i)/T would not", strict=True)
+@pytest.mark.parametrize(
+    ("window", "num_steps", "expected"), [((0.3, 1.0), 10, 7), ((2 / 3, 1.0), 3, 1), ((0, 2 / 3), 3, 2)]
+)
+def test_times_at_the_windows_edge(window, num_steps, expected):
+    assert len(asked(window, num_steps)) == expected
+
+
+def test_steps_are_those_listed():
+    assert asked(Steps((0, 3)), 5) == [0, 3]
+    assert asked(Steps(()), 5) == []
+
+
+def test_fraction_masked_is_each_rows_own():
+    masked = torch.zeros(4, 8, dtype=torch.bool)
+    for row, n in enumerate((0, 2, 4, 8)):
+        masked[row, :n] = True
+    assert FractionMasked(0.25, 0.5).covers(0, 1.0, masked).tolist() == [False, False, True, False]
+    assert FractionMasked(0.0, 1.0).covers(5, 0.1, masked).tolist() == [False, True, True, True]
+    assert asked(FractionMasked(0.0, 0.5), 4) == [2, 3]
+
+
+def test_times_and_steps_are_all_rows():
+    masked = torch.ones(3, 2, dtype=torch.bool)
+    assert Times(0.2, 0.6).covers(9, 0.6, masked).tolist() == [True] * 3
+    assert Times(0.2, 0.6).covers(0, 0.2, masked).tolist() == [False] * 3
+    assert Steps((4,)).covers(4, 0.0, masked).tolist() == [True] * 3
+
+
+def test_pairs_become_times():
+    assert get_window((0.1, 0.9)) == get_window([0.1, 0.9]) == Times(0.1, 0.9)
+    mine = Steps((1,))
+    assert get_window(mine) is mine
+
+
+@pytest.mark.parametrize("pair", [(-0.1, 1.0), (0.0, 1.5), (0.7, 0.3), (math.nan, 1.0)])
+def test_windows_must_be_ordered_and_inside(pair):
+    for make in (get_window, lambda p: Times(*p), lambda p: FractionMasked(*p)):
+        with pytest.raises(ValueError, match="window must have 0 <= low <= high <= 1, got"):
+            make(pair)
+
+
+def test_a_window_is_a_pair():
+    with pytest.raises(ValueError, match=r"window must be a pair \(low, high\) or a Window, got \(0.1, 0.2, 0.3\)"):
+        get_window((0.1, 0.2, 0.3))
