@@ -41,9 +41,7 @@ def build_language(config: LanguageConfig) -> MarkovChain | HiddenMarkov | Dyck:
     """The language of these settings."""
     if config.kind == "markov":
         generator = torch.Generator().manual_seed(config.seed)
-        return MarkovChain.random(
-            config.vocab_size, config.num_successors, generator, smoothing=config.smoothing
-        )
+        return MarkovChain.random(config.vocab_size, config.num_successors, generator, smoothing=config.smoothing)
     return HiddenMarkov.reference() if config.kind == "hmm" else Dyck(config.num_pairs, config.max_depth)
 
 

@@ -87,17 +87,25 @@ def _read_dataset(name: str, split: str | None, text_field: str) -> list[str]:
     if name.endswith(".parquet"):
         dataset = datasets.Dataset(parquet.read_table(name))
     else:
-        dataset = datasets.load_from_disk(name) if Path(name).exists() else datasets.load_dataset(*name.split(":", 1), split=split)
+        dataset = (
+            datasets.load_from_disk(name)
+            if Path(name).exists()
+            else datasets.load_dataset(*name.split(":", 1), split=split)
+        )
     splits = dataset if isinstance(dataset, dict) else {str(dataset.split): dataset}
     if split not in splits and (split is not None or len(splits) > 1):
         raise ValueError(f"split must be one of {', '.join(splits)} for {name}, got {split!r}")
     dataset = splits[split or next(iter(splits))]
     if getattr(dataset.features.get(text_field), "dtype", None) not in ("string", "large_string"):
-        raise ValueError(f"text_field must be a text column of {name} ({', '.join(dataset.features)}), got {text_field!r}")
+        raise ValueError(
+            f"text_field must be a text column of {name} ({', '.join(dataset.features)}), got {text_field!r}"
+        )
     return list(dataset[text_field])
 
 
-def read_documents(source: str | Path, *, split: str | None = None, text_field="text", separator=SEPARATOR) -> list[str]:
+def read_documents(
+    source: str | Path, *, split: str | None = None, text_field="text", separator=SEPARATOR
+) -> list[str]:
     """Documents of a file, a folder or a `datasets` dataset, in a fixed order; blank ones are left out.
 
     Args:
@@ -112,7 +120,9 @@ def read_documents(source: str | Path, *, split: str | None = None, text_field="
         ValueError: bad UTF-8, a corrupt line, a missing field or split, or no document at all.
     """
     path = Path(source).expanduser()
-    if not path.exists() and (isinstance(source, Path) or source.startswith((".", "/", "~")) or path.suffix in SUFFIXES):
+    if not path.exists() and (
+        isinstance(source, Path) or source.startswith((".", "/", "~")) or path.suffix in SUFFIXES
+    ):
         raise FileNotFoundError(f"source must be an existing file or folder or a dataset's name, got {source}")
     if not path.exists() or (path / "state.json").exists() or (path / "dataset_dict.json").exists():
         documents = _read_dataset(str(path), split, text_field)
@@ -129,12 +139,12 @@ def read_documents(source: str | Path, *, split: str | None = None, text_field="
 
 
 def train_tokenizer(documents: list[str], *, kind: str = "bpe", vocab_size: int = 2048) -> PreTrainedTokenizerFast:
-    """Tokenizer with ``<|endoftext|>`` (id 0: eos, bos, sep, pad), ``<|mask|>`` (id 1); "character": ``<|unk|>`` (id 2).
+    """Tokenizer with ``<|endoftext|>`` (id 0: eos, bos, sep, pad), ``<|mask|>`` (1); "character": ``<|unk|>`` (2).
 
     Args:
         documents: Training texts.
         kind: "bpe" (byte level, lossless on any text) or "character" (one token per code point).
-        vocab_size: Largest size, special tokens included; the result is smaller where no pair is left that occurs twice.
+        vocab_size: Largest size, special tokens included; smaller where no pair is left that occurs twice.
 
     Raises:
         ValueError: no documents, unknown kind, or ``vocab_size`` below alphabet and special tokens.
@@ -146,7 +156,9 @@ def train_tokenizer(documents: list[str], *, kind: str = "bpe", vocab_size: int 
     if vocab_size < (least := len(special + alphabet)):
         raise ValueError(f"vocab_size must be >= {least} ({len(alphabet)} symbols + special tokens), got {vocab_size}")
     names = dict.fromkeys(("eos_token", "bos_token", "sep_token", "pad_token"), SEPARATOR)
-    names |= dict(mask_token=MASK, model_input_names=["input_ids", "attention_mask"], clean_up_tokenization_spaces=False)
+    names |= dict(
+        mask_token=MASK, model_input_names=["input_ids", "attention_mask"], clean_up_tokenization_spaces=False
+    )
     if kind == "character":
         names["unk_token"] = UNKNOWN
         backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(special + alphabet)}, UNKNOWN))
@@ -160,7 +172,7 @@ def train_tokenizer(documents: list[str], *, kind: str = "bpe", vocab_size: int 
 
 
 def split_documents(documents: list[str], valid_fraction: float) -> tuple[list[str], list[str]]:
-    """(train, valid) by a hash of each text, whatever the order; texts equal but for case, punctuation, space stay together.
+    """(train, valid) by a hash of each text, whatever the order; texts with the same words stay together.
 
     valid where (first 32 bits of SHA-256(lower-cased words)) modulo n < m, for valid_fraction = m / n, n <= 10000
 
@@ -189,7 +201,7 @@ def split_documents(documents: list[str], valid_fraction: float) -> tuple[list[s
 
 
 def pack_documents(documents: list[str], tokenizer: PreTrainedTokenizerBase, length: int) -> TokenBlocks:
-    """Cut ``sep doc sep doc ... sep`` into blocks of ``length`` tokens; only the last, incomplete block is dropped (logged).
+    """Cut ``sep doc sep doc ... sep`` into blocks of ``length`` tokens; the last, incomplete one is dropped (logged).
 
     Args:
         documents: Texts. Special tokens spelled out in them are encoded as ordinary text.
@@ -200,7 +212,8 @@ def pack_documents(documents: list[str], tokenizer: PreTrainedTokenizerBase, len
         ValueError: ``length`` < 1, less than one block, or a tokenizer that is not fast or lacks eos and sep.
 
     Example:
-        >>> pack_documents(["ab", "a"], train_tokenizer(["ab"], kind="character"), 3).tokens.tolist()  # sep a b, sep a sep
+        >>> tokenizer = train_tokenizer(["ab"], kind="character")
+        >>> pack_documents(["ab", "a"], tokenizer, 3).tokens.tolist()  # sep a b, sep a sep
         [[0, 3, 4], [0, 3, 0]]
     """
     if length < 1:
@@ -237,7 +250,7 @@ def save_blocks(blocks: TokenBlocks, path: str | Path) -> None:
 
 
 def load_blocks(path: str | Path) -> TokenBlocks:
-    """Read what `save_blocks` wrote, tokens as int64; FileNotFoundError or ValueError where ``path`` is no such file."""
+    """Read what `save_blocks` wrote, tokens as int64; FileNotFoundError or ValueError where there is no such file."""
     try:
         with safe_open(str(path), "numpy") as file:
             metadata = file.metadata() or {}

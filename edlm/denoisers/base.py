@@ -160,9 +160,7 @@ class Denoiser(nn.Module, ABC):
         """``log p_theta(. | x_t)`` at the slots, nats, shape ``[num_slots, vocab_size]``."""
         return self.normalize(self.decode(encoding.at(slots)))
 
-    def log_probs(
-        self, x_t: Tensor, t: Tensor | None = None, attention_mask: Tensor | None = None
-    ) -> Tensor:
+    def log_probs(self, x_t: Tensor, t: Tensor | None = None, attention_mask: Tensor | None = None) -> Tensor:
         """``log p_theta(x_0^i | x_t)`` at every position, in nats.
 
         Args:

@@ -27,9 +27,7 @@ def antithetic_times(num_times: int, generator: torch.Generator, *, smallest: fl
     return smallest + (1 - smallest) * ((grid + shift) % 1)
 
 
-def mask_tokens(
-    x_0: Tensor, t: Tensor, schedule: Schedule, mask_token_id: int, generator: torch.Generator
-) -> Tensor:
+def mask_tokens(x_0: Tensor, t: Tensor, schedule: Schedule, mask_token_id: int, generator: torch.Generator) -> Tensor:
     """Draw ``x_t ~ q(x_t | x_0)``: each token is masked, alone, with probability ``1 - alpha(t)``.
 
     Args:

@@ -16,6 +16,7 @@ from edlm.energies.base import Decision
 from edlm.energies.causal_scoring import CausalScorer
 from edlm.energies.pretrained import PretrainedEnergy
 
+
 class AutoregressiveEnergy(PretrainedEnergy):
     """``E = log p_theta(slots | x_t) - log p_AR(x_0 | clean prefix)``, nats, from any causal LM.
 

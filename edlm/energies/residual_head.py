@@ -11,43 +11,12 @@ from torch import Tensor, nn
 from edlm.denoisers.masked_lm import MaskedLMDenoiser
 from edlm.diffusion.slots import DenseSlots, Slots
 from edlm.energies.base import Decision, Step, TokenwiseEnergy
+from edlm.energies.head_settings import HeadSettings, copy_blocks, fitting_settings
 from edlm.energies.pretrained import PretrainedEnergy
 from edlm.energies.two_stream import Block, Memory, Own, Rotary
 from edlm.numerics import precise
 
 _ROWS_PER_DECODE = 8192
-
-
-@dataclass(frozen=True)
-class HeadSettings:
-    """Shape of a residual head.
-
-    Attributes:
-        form: ``"normalized"``: correction logits for one token after the other, ``Z = 1``.
-            ``"unnormalized"``: one scalar for a group of tokens that see each other.
-        num_blocks: Transformer blocks; block ``b`` of ``B`` reads the states that enter the denoiser's
-            block ``b - B`` from its end.
-        width: Size of a token's state.
-        num_heads: Attention heads.
-        intermediate_size: Of the feed-forward layers.
-        hidden_size: Size of the denoiser's states.
-        rope_theta: Base of the rotary position embedding.
-        norm_eps: Of the layer norms.
-        start: ``"warm"``: blocks are copies of the denoiser's last ones, and their output takes the place of
-            its features. ``"cold"``: new blocks of any width, whose output is added to the features.
-        blind: Control: tokens of a step do not see each other (normalized form).
-    """
-
-    form: Literal["normalized", "unnormalized"]
-    num_blocks: int
-    width: int
-    num_heads: int
-    intermediate_size: int
-    hidden_size: int
-    rope_theta: float
-    norm_eps: float
-    start: Literal["warm", "cold"]
-    blind: bool = False
 
 
 class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
@@ -123,31 +92,19 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
         Raises:
             ValueError: a warm start is not possible, or was given sizes of its own.
         """
-        config = denoiser.network.config
-        if form not in ("normalized", "unnormalized"):
-            raise ValueError(f"form must be 'normalized' or 'unnormalized', got {form!r}")
-        if start == "warm":
-            if (width, num_heads, intermediate_size) != (None, None, None):
-                raise ValueError("a warm start takes the sizes of the denoiser's blocks: give none, or start='cold'")
-            _check_warm(config, num_blocks)
-            width, num_heads = config.hidden_size, config.num_attention_heads
-            intermediate_size = config.intermediate_size
-        width = width or config.hidden_size
-        settings = HeadSettings(
+        settings = fitting_settings(
+            denoiser,
             form=form,
             num_blocks=num_blocks,
-            width=width,
-            num_heads=num_heads or max(1, width // 32),
-            intermediate_size=intermediate_size or 2 * width,
-            hidden_size=config.hidden_size,
-            rope_theta=config.rope_parameters["full_attention"]["rope_theta"] if start == "warm" else 10000.0,
-            norm_eps=getattr(config, "norm_eps", 1e-5),
             start=start,
             blind=blind,
+            width=width,
+            num_heads=num_heads,
+            intermediate_size=intermediate_size,
         )
         head = cls(settings)
         if start == "warm":
-            head._copy_blocks(denoiser)
+            copy_blocks(denoiser, head.blocks, head.final_norm)
         head.denoiser_identity = denoiser.identity
         return head
 
@@ -246,9 +203,7 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
                 content = block(content, angles, m, memory_visible, own, own_visible)
         return keys_values, content
 
-    def _log_q(
-        self, step: Step, dense: DenseSlots, states: Tensor, memory: list[Memory], tokens: Tensor
-    ) -> Tensor:
+    def _log_q(self, step: Step, dense: DenseSlots, states: Tensor, memory: list[Memory], tokens: Tensor) -> Tensor:
         """Two streams: ``sum_i log q(x_i | x_t, earlier)``, nats, ``[rows, k]``."""
         rows, k, n = tokens.shape
         query = _take(states, dense.positions)[:, None].expand(-1, k, -1, -1)
@@ -269,16 +224,11 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
         parts = torch.arange(len(r), device=r.device).split(_ROWS_PER_DECODE)
         query, wanted = query[valid], tokens[valid]
         log_q = torch.cat(
-            [
-                self._log_probs(query[part], step, slots.part(part)).gather(1, wanted[part, None])[:, 0]
-                for part in parts
-            ]
+            [self._log_probs(query[part], step, slots.part(part)).gather(1, wanted[part, None])[:, 0] for part in parts]
         )
         return precise(log_q.new_zeros(valid.shape).masked_scatter(valid, log_q)).sum(-1)
 
-    def _scalar(
-        self, step: Step, dense: DenseSlots, states: Tensor, memory: list[Memory], tokens: Tensor
-    ) -> Tensor:
+    def _scalar(self, step: Step, dense: DenseSlots, states: Tensor, memory: list[Memory], tokens: Tensor) -> Tensor:
         """Energies ``[rows, k]`` of the unnormalized form: a sum over the group's tokens."""
         length = states.shape[1]
         outside = (dense.rank_at(length) == torch.iinfo(torch.int64).max)[:, None].expand(-1, tokens.shape[2], -1)
@@ -301,24 +251,6 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
         if self.shape.start == "cold":
             features = step.encoding.at(slots) + self.write(features)
         return step.denoiser.normalize(step.denoiser.decode(features))
-
-    def _copy_blocks(self, denoiser: MaskedLMDenoiser) -> None:
-        """Start from the denoiser's last blocks and its final norm: then ``q = p_theta``."""
-        encoder = denoiser.network.base_model
-        for block, layer in zip(self.blocks, encoder.layers[-len(self.blocks) :], strict=True):
-            query, key, value = layer.attn.Wqkv.weight.detach().chunk(3)
-            pairs = [
-                (block.attention_norm, layer.attn_norm.weight),
-                (block.query, query),
-                (block.key_value, torch.cat([key, value])),
-                (block.attention_out, layer.attn.Wo.weight),
-                (block.feed_forward_norm, layer.mlp_norm.weight),
-                (block.feed_forward_in, layer.mlp.Wi.weight),
-                (block.feed_forward_out, layer.mlp.Wo.weight),
-            ]
-            for module, weight in pairs:
-                module.weight.data.copy_(weight)
-        self.final_norm.weight.data.copy_(encoder.final_norm.weight)
 
 
 @dataclass
@@ -358,15 +290,3 @@ def _causal(dense: DenseSlots, length: int, step: Step, strictly: bool = False) 
     own_visible = (rank[None, None] < limit).expand(len(dense.active), -1, -1)
     seen = _seen(step, dense.active)
     return (memory_visible if seen is None else memory_visible & seen), own_visible
-
-
-def _check_warm(config: Any, num_blocks: int) -> None:
-    kinds = list(getattr(config, "layer_types", []))[-num_blocks:]
-    plain = config.model_type == "modernbert" and not (config.attention_bias or config.mlp_bias or config.norm_bias)
-    if not plain or config.hidden_activation != "gelu" or set(kinds) != {"full_attention"}:
-        raise ValueError(
-            "a warm start copies ModernBERT blocks with global attention, gelu and no biases "
-            f"(global_attn_every_n_layers=1); got {config.model_type} with {kinds}: use start='cold'"
-        )
-    if not 1 <= num_blocks < config.num_hidden_layers:
-        raise ValueError(f"num_blocks must lie in 1..{config.num_hidden_layers - 1}, got {num_blocks}")

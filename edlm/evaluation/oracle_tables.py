@@ -56,9 +56,7 @@ class Cell:
 
 def cells() -> list[Cell]:
     """All cells, table by table, row by row."""
-    scopes = [{}] + [
-        {"num_candidates": k, "scope": scope} for k in (4, 16, 64) for scope in ("sequence", "step")
-    ]
+    scopes = [{}] + [{"num_candidates": k, "scope": scope} for k in (4, 16, 64) for scope in ("sequence", "step")]
     groups = [{}] + [{"num_candidates": 16, "group_size": size} for size in (None, 4, 2, 1)]
     return [
         Cell(table, {"num_steps": steps, **options}, published, n)
@@ -86,9 +84,7 @@ def measure_cells(num_samples: int, seed: int) -> Iterator[dict[str, Any]]:
         energy = oracle if "num_candidates" in cell.options else None
         sampler = EnergySampler(denoiser, energy, order="random", **cell.options)
         first = seed + number * num_samples
-        tokens = sampler.sample(
-            num_samples, LENGTH, batch_size=500, seeds=range(first, first + num_samples)
-        ).tokens
+        tokens = sampler.sample(num_samples, LENGTH, batch_size=500, seeds=range(first, first + num_samples)).tokens
         mean = mean_of(-language.log_prob(tokens) / LENGTH)
         published_stderr = mean.stderr * math.sqrt(num_samples / cell.published_n)
         yield {

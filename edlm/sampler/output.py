@@ -52,9 +52,7 @@ class StepInfo:
     kept: Tensor
 
 
-def summarize(
-    step: int, t: float, num_revealed: Tensor, decisions: Sequence[DecisionInfo], grouped: bool
-) -> StepInfo:
+def summarize(step: int, t: float, num_revealed: Tensor, decisions: Sequence[DecisionInfo], grouped: bool) -> StepInfo:
     """Put the decisions of a step together; a step that decides nothing has one empty decision."""
     if not decisions:
         none = torch.zeros_like(num_revealed)

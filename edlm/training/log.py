@@ -46,9 +46,7 @@ class RunLog:
         if self.config.wandb != "off":
             place = Path(self.config.output_dir)
             options = {"mode": self.config.wandb, "dir": str(place), "name": place.name}
-            self.accelerator.init_trackers(
-                self.config.wandb_project, asdict(self.config), {"wandb": options}
-            )
+            self.accelerator.init_trackers(self.config.wandb_project, asdict(self.config), {"wandb": options})
         hidden = not self.accelerator.is_main_process
         self.bar = tqdm(total=self.config.num_steps, initial=self.state.step, disable=hidden)
         return self

@@ -36,9 +36,7 @@ class DenoiserObjective:
         self.schedule = schedule
         self.mask_token_id = mask_token_id
 
-    def __call__(
-        self, model: nn.Module, batch: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of tokens ``batch[batch, length]``; the model is called as ``model(x_t, slots, t)``."""
         t = antithetic_times(len(batch), generator).to(batch.device)
         x_t = mask_tokens(batch, t, self.schedule, self.mask_token_id, generator)
@@ -58,9 +56,7 @@ class AutoregressiveObjective:
     def __init__(self, bos_token_id: int):
         self.bos_token_id = bos_token_id
 
-    def __call__(
-        self, model: nn.Module, batch: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of tokens ``batch[batch, length]``."""
         inputs = torch.cat([torch.full_like(batch[:, :1], self.bos_token_id), batch[:, :-1]], 1)
         logits = model(input_ids=inputs).logits
@@ -127,9 +123,7 @@ class EnergyObjective:
         self.config = config
         self.reads_hidden = reads_hidden
 
-    def __call__(
-        self, model: nn.Module, batch: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of tokens ``batch[batch, length]``; the model is called as ``model(decision)``."""
         self.denoiser.to(batch.device)
         k = 1 if self.config.loss == "likelihood" else self.config.num_candidates
@@ -176,8 +170,8 @@ class EnergyObjective:
         log_probs = self.denoiser.slot_log_probs(step.encoding, group)
         tokens = group.gather(x_0)[:, None]
         if num_candidates > 1:
-            uniforms = RowStreams(draw_seeds(len(x_0), generator)).values(0).uniform(
-                group.counts.cpu(), num_candidates - 1
+            uniforms = (
+                RowStreams(draw_seeds(len(x_0), generator)).values(0).uniform(group.counts.cpu(), num_candidates - 1)
             )
             tokens = torch.cat([tokens, draw_categorical(log_probs, uniforms)], 1)
         return make_decision(step, group, x_partial, log_probs, tokens)

@@ -88,9 +88,7 @@ def prepare(model: nn.Module, train_blocks: Tensor, config: TrainerConfig) -> Ru
     return Run(accelerator, model, trained, optimizer, scheduler, ema, state, checkpoints)
 
 
-def _open_checkpoints(
-    accelerator: Accelerator, blocks: Tensor, config: TrainerConfig
-) -> Checkpoints:
+def _open_checkpoints(accelerator: Accelerator, blocks: Tensor, config: TrainerConfig) -> Checkpoints:
     identity = config.identity() | {
         "num_processes": accelerator.num_processes,
         "train_blocks": fingerprint(blocks),

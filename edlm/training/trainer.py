@@ -29,9 +29,7 @@ class NonFiniteLossError(RuntimeError):
 class Objective(Protocol):
     """What is minimised."""
 
-    def __call__(
-        self, model: nn.Module, batch: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one batch.
 
         Args:
