@@ -32,6 +32,7 @@ COMMANDS: dict[str, Command] = {
     "sample": Command(_AT + "sample:SampleConfig", "write text with a denoiser and an energy"),
     "evaluate": Command(_AT + "evaluate:EvaluateConfig", "measure likelihood and text quality"),
     "benchmark": Command(_AT + "benchmark:BenchmarkConfig", "compare samplers: quality and cost"),
+    "export": Command(_AT + "export:ExportConfig", "copy trained models to where a package ships them"),
     "prepare corpus": Command(_AT + "prepare_corpus:PrepareCorpusConfig", "turn text into tokens"),
     "train denoiser": Command(_AT + "train_denoiser:TrainDenoiserConfig", "train a denoiser"),
     "train autoregressive": Command(
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
             return int(stop.code or 0)
         command.run(config)
         return 0
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("EDLM_DEBUG") == "1":
             raise
         message = re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(str(error).split()))

@@ -126,7 +126,7 @@ def estimate_bound(
     """
     starts = range(0, len(x_0), batch_size)
     parts = []
-    for start in tqdm(starts, desc=progress, disable=progress is None, leave=False):
+    for start in tqdm(starts, desc=progress, disable=None if progress else True, leave=False):
         rows = x_0[start : start + batch_size]
         parts.append(sampler.likelihood_bound(rows, seeds=range(seed + start, seed + start + len(rows))).cpu())
     return BoundEstimate(torch.cat(parts), x_0.shape[1], characters_per_token)

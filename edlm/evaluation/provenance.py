@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from edlm import __version__
+
 
 def provenance() -> dict[str, Any]:
     """What a reader needs to run it again; the revision is None outside a git checkout."""
@@ -19,7 +21,7 @@ def provenance() -> dict[str, Any]:
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "revision": _git_revision(),
-        "versions": {name: version(name) for name in ("edlm", "torch", "transformers")},
+        "versions": {"edlm": __version__, **{name: version(name) for name in ("torch", "transformers")}},
         "machine": {
             "system": platform.system(),
             "processor": platform.machine(),

@@ -19,7 +19,9 @@ def modernbert(seed: int = 0, **settings) -> MaskedLMDenoiser:
     special = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)
     shape = {"num_hidden_layers": NUM_LAYERS, "global_attn_every_n_layers": 1, "initializer_range": 0.4}
     torch.manual_seed(seed)
-    config = ModernBertConfig(**{"vocab_size": VOCAB_SIZE + 1, "pad_token_id": None, **special, **SIZES, **shape, **settings})
+    config = ModernBertConfig(
+        **{"vocab_size": VOCAB_SIZE + 1, "pad_token_id": None, **special, **SIZES, **shape, **settings}
+    )
     return MaskedLMDenoiser(ModernBertForMaskedLM(config).eval(), mask_token_id=MASK)
 
 

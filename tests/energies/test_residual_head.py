@@ -50,7 +50,9 @@ def ragged(denoiser) -> tuple[Step, torch.Tensor]:
     """Rows that decide 3, 0, 1, 5 and 2 tokens; five candidates at each slot."""
     x_t = torch.tensor([[4, 2, 4, 4, 4], [1, 4, 0, 3, 4], [4, 0, 1, 4, 2], [4, 4, 4, 4, 4], [3, 4, 1, 4, 4]])
     slots = ranked(ORDER, (), (3,), (2, 4, 0, 3, 1), (4, 1))
-    return step_on(denoiser, x_t, slots), torch.randint(VOCAB_SIZE, (len(slots), 5), generator=torch.Generator().manual_seed(3))
+    return step_on(denoiser, x_t, slots), torch.randint(
+        VOCAB_SIZE, (len(slots), 5), generator=torch.Generator().manual_seed(3)
+    )
 
 
 def row_of(step: Step, tokens: torch.Tensor, row: int) -> tuple[Step, torch.Tensor]:
@@ -80,7 +82,10 @@ def test_before_training_exact_decisions_are_the_base(denoiser, shape, order):
 
 def test_a_cold_head_suits_any_masked_lm():
     denoiser = bert()
-    step, tokens = step_on(denoiser, ROW.repeat(2, 1), ranked(ORDER, (4,))), torch.tensor([[0, 3], [1, 2], [3, 3], [2, 0]])
+    step, tokens = (
+        step_on(denoiser, ROW.repeat(2, 1), ranked(ORDER, (4,))),
+        torch.tensor([[0, 3], [1, 2], [3, 3], [2, 0]]),
+    )
     for form in ("normalized", "unnormalized"):
         before = new_head(denoiser, form=form, num_blocks=2, **COLD)(decision_of(step, tokens))
         assert before.abs().max() < 1e-5
@@ -155,14 +160,18 @@ def test_a_token_sees_those_decided_before_it_and_neither_itself_nor_later_ones(
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_blind_head_sees_none_of_them_but_corrects_marginals(denoiser, shape, way):
     step, tokens = every_filling(denoiser)
-    table = log_q(way, disturbed_head(denoiser, blind=True, **shape), step, tokens).view(64, 3, VOCAB_SIZE + 1)[..., :MASK]
+    table = log_q(way, disturbed_head(denoiser, blind=True, **shape), step, tokens).view(64, 3, VOCAB_SIZE + 1)[
+        ..., :MASK
+    ]
     assert (table - table[:1]).abs().max() < 1e-4
     marginals = denoiser.slot_log_probs(step.encoding, step.slots).view(64, 3, -1)[..., :MASK]
     assert (table - marginals).abs().amax(-1).min() > 1e-2
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("num_blocks", "block", "rank"), [(1, 0, 0), (1, 0, 1), (2, 0, 0), (2, 1, 0), (2, 1, 1), (3, 1, 0), (3, 2, 1)])
+@pytest.mark.parametrize(
+    ("num_blocks", "block", "rank"), [(1, 0, 0), (1, 0, 1), (2, 0, 0), (2, 1, 0), (2, 1, 1), (3, 1, 0), (3, 2, 1)]
+)
 def test_the_stale_state_of_a_decided_token_is_not_seen(denoiser, num_blocks, block, rank, way):
     """Block ``block`` reads a state at the rank's position; later ranks must not, but for the token's own content.
 
@@ -230,9 +239,7 @@ def test_padding_is_not_seen(denoiser):
     garbage = torch.tensor([[0, 1], [3, 3]])
     for settings in ({}, {"blind": True}, {"form": "unnormalized"}):
         head = disturbed_head(denoiser, num_blocks=2, **settings)
-        padded = [
-            step_on(denoiser, torch.cat([ROW, end])[None], ranked(ORDER), real) for end in garbage
-        ]
+        padded = [step_on(denoiser, torch.cat([ROW, end])[None], ranked(ORDER), real) for end in garbage]
         short = step_on(denoiser, ROW[None], ranked(ORDER))
         expected = head(decision_of(short, FILLINGS.T))
         for step in padded:
@@ -321,7 +328,9 @@ def test_a_saved_head_comes_back(denoiser, tmp_path, settings, dtype):
         assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
         loaded.check_denoiser(denoiser)
         energy = loaded(decision_of(step, tokens))
-        torch.testing.assert_close(energy, expected, **({"atol": 0.05, "rtol": 0.02} if dtype else {"atol": 0, "rtol": 0}))
+        torch.testing.assert_close(
+            energy, expected, **({"atol": 0.05, "rtol": 0.02} if dtype else {"atol": 0, "rtol": 0})
+        )
     assert expected.std() > 0.3  # so that the tolerance means something
 
 
@@ -354,7 +363,9 @@ def test_loading_what_is_not_a_head_says_so(denoiser, tmp_path):
 
     with pytest.raises(ValueError, match="class Other, got ResidualHead"):
         Other.from_pretrained(tmp_path)
-    (tmp_path / "energy.json").write_text((tmp_path / "energy.json").read_text().replace('"num_blocks": 1', '"num_blocks": 2'))
+    (tmp_path / "energy.json").write_text(
+        (tmp_path / "energy.json").read_text().replace('"num_blocks": 1', '"num_blocks": 2')
+    )
     with pytest.raises(ValueError, match="weights missing .*blocks.1"):
         load_energy(tmp_path)
 

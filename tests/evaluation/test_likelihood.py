@@ -34,7 +34,9 @@ def test_equal_seeds_pair_the_orders_of_different_samplers():
     nothing = CallableEnergy(lambda candidates, x, log_p: torch.zeros_like(log_p))
     base = estimate_bound(sampler(None, num_candidates=1), ROWS, seed=3)
     for options in ({}, {"num_candidates": 8}, {"group_size": 1}):
-        torch.testing.assert_close(estimate_bound(sampler(nothing, **options), ROWS, seed=3).nats_per_row, base.nats_per_row)
+        torch.testing.assert_close(
+            estimate_bound(sampler(nothing, **options), ROWS, seed=3).nats_per_row, base.nats_per_row
+        )
 
 
 def test_the_function_is_the_samplers_method():
@@ -50,7 +52,9 @@ def test_the_function_is_the_samplers_method():
     ]
     assert torch.equal(*drawn) and not torch.equal(drawn[0], expected)
     base = likelihood_bound(random_denoiser(), None, ROWS, num_steps=1, seeds=range(7))
-    torch.testing.assert_close(base, -random_denoiser().log_probs(torch.full((1, 3), 3))[0, range(3), ROWS].double().sum(1))
+    torch.testing.assert_close(
+        base, -random_denoiser().log_probs(torch.full((1, 3), 3))[0, range(3), ROWS].double().sum(1)
+    )
 
 
 def test_the_units_of_a_bound():

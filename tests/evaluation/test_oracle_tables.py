@@ -15,7 +15,10 @@ SAMPLES = 120
 def test_all_fifty_cells_stand_once_with_what_the_page_says():
     found = {(cell.table, *sorted(cell.options.items(), key=lambda item: item[0])): cell for cell in cells()}
     assert len(cells()) == len(found) == 50
-    assert sum(cell.table == "scopes" for cell in cells()) == 5 * 7 and sum(cell.table == "groups" for cell in cells()) == 3 * 5
+    assert (
+        sum(cell.table == "scopes" for cell in cells()) == 5 * 7
+        and sum(cell.table == "groups" for cell in cells()) == 3 * 5
+    )
     published = {  # read off the page, one of each column
         ("scopes", 2, None, None, None): 3.173,
         ("scopes", 4, 4, "sequence", None): 2.588,
@@ -42,7 +45,8 @@ def test_a_few_cells_are_measured_as_published(monkeypatch):
     chosen = [
         cell
         for cell in cells()
-        if (cell.table, cell.options["num_steps"]) in (("scopes", 2), ("groups", 1)) and cell.options.get("num_candidates") != 64
+        if (cell.table, cell.options["num_steps"]) in (("scopes", 2), ("groups", 1))
+        and cell.options.get("num_candidates") != 64
     ]
     monkeypatch.setattr(oracle_tables, "cells", lambda: chosen)
     rows = list(measure_cells(SAMPLES, seed=0))
@@ -53,7 +57,9 @@ def test_a_few_cells_are_measured_as_published(monkeypatch):
         assert row["deviations"] == pytest.approx((row["measured"] - row["published"]) / stderr)
         assert {key: row[key] for key in cell.options} == cell.options and row["published"] == cell.published
     measured = [row["measured"] for row in rows if row["table"] == "groups"]
-    assert all(a - b > 0.1 for a, b in zip(measured, measured[1:], strict=False))  # ever smaller groups, as in the table
+    assert all(
+        a - b > 0.1 for a, b in zip(measured, measured[1:], strict=False)
+    )  # ever smaller groups, as in the table
 
 
 def test_every_cell_has_seeds_of_its_own(monkeypatch):
@@ -70,4 +76,6 @@ def test_the_data_have_the_entropy_of_the_page():
     assert abs(data["measured"] - 2.289) < 5 * data["stderr"] + 0.01  # the page's own error is about 0.01
     tokens = HiddenMarkov.reference().sample(2000, 32, torch.Generator().manual_seed(1))
     expected = -HiddenMarkov.reference().log_prob(tokens) / 32
-    assert (data["measured"], data["stderr"]) == pytest.approx((expected.mean().item(), expected.std().item() / 2000**0.5))
+    assert (data["measured"], data["stderr"]) == pytest.approx(
+        (expected.mean().item(), expected.std().item() / 2000**0.5)
+    )

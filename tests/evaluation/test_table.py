@@ -22,7 +22,9 @@ def settings() -> list[Setting]:
     grid = [(order, steps) for order in ("random", "left_to_right") for steps in (1, 2)]
     bases = [Setting("base", None, SamplerConfig(num_steps=steps, order=order)) for order, steps in grid]
     more = {"num_candidates": 5, "group_size": 1}
-    return bases + [Setting("ours", ENERGY, SamplerConfig(num_steps=steps, order=order, **more)) for order, steps in grid]
+    return bases + [
+        Setting("ours", ENERGY, SamplerConfig(num_steps=steps, order=order, **more)) for order, steps in grid
+    ]
 
 
 def test_each_gain_is_over_the_base_of_the_same_steps_and_order():
@@ -56,7 +58,16 @@ def test_every_measurement_is_told_as_soon_as_it_is_there_and_describes_its_samp
 
     measured = measure(random_denoiser(), listening(), ROWS, repeats=0, on_measured=told.append)
     assert told == measured and len(told) == 3
-    keys = ("name", "order", "num_steps", "num_candidates", "group_size", "scope", "seconds_per_sequence", "bits_per_char")
+    keys = (
+        "name",
+        "order",
+        "num_steps",
+        "num_candidates",
+        "group_size",
+        "scope",
+        "seconds_per_sequence",
+        "bits_per_char",
+    )
     assert [tuple(asdict(m)[key] for key in keys) for m in measured] == [
         ("base", "random", 1, 1, None, "step", None, None),
         ("ours", "random", 1, 5, 1, "step", None, None),
@@ -69,7 +80,9 @@ def test_json_holds_plain_values_and_the_terminal_all_rows():
     plain = as_json(measured)
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     assert all(type(value) in (str, int, float, type(None)) for row in plain for value in row.values())
-    assert [row["timed_batch_size"] for row in plain] == [2, 2] and all(row["seconds_per_sequence"] > 0 for row in plain)
+    assert [row["timed_batch_size"] for row in plain] == [2, 2] and all(
+        row["seconds_per_sequence"] > 0 for row in plain
+    )
     table = as_table(measured)
     cells = {str(column.header): list(column.cells) for column in table.columns}
     assert table.row_count == 2 and cells["k"] == ["1", "5"] and cells["groups"] == ["step", "1"]

@@ -315,7 +315,9 @@ def test_the_ranking_loss_is_minus_the_gain_of_the_samplers_bound():
     denoiser, energy = random_denoiser(), CallableEnergy(lambda c, x, p: judged(c))
     config = EnergyObjectiveConfig(loss="ranking", num_steps=(1,), orders=("left_to_right",), num_candidates=4)
     rows, source = DATA.repeat(50, 1), generator(9)
-    losses = torch.stack([EnergyObjective(denoiser, config, reads_hidden=False)(energy, DATA, source)[0] for _ in range(50)])
+    losses = torch.stack(
+        [EnergyObjective(denoiser, config, reads_hidden=False)(energy, DATA, source)[0] for _ in range(50)]
+    )
     common = {"num_steps": 1, "order": "left_to_right"}
     base = EnergySampler(denoiser, **common).likelihood_bound(rows, seeds=range(5000))
     bound = EnergySampler(denoiser, energy, num_candidates=4, **common).likelihood_bound(rows, seeds=range(5000))
@@ -404,7 +406,12 @@ def test_item_8_with_drawn_decisions_the_log_ratio_is_where_the_gradient_vanishe
     """
     denoiser = random_denoiser(3)
     config = EnergyObjectiveConfig(
-        loss=loss, num_steps=(1, 2), orders=("left_to_right",), group_sizes=(1, 2), num_candidates=4, decisions_per_pass=1
+        loss=loss,
+        num_steps=(1, 2),
+        orders=("left_to_right",),
+        group_sizes=(1, 2),
+        num_candidates=4,
+        decisions_per_pass=1,
     )
     objective = EnergyObjective(denoiser, config, reads_hidden=False)
     language = OracleEnergy(_Tabular())
@@ -469,7 +476,9 @@ def test_the_denoiser_is_frozen_and_its_states_kept_only_for_who_reads_them():
     denoiser.train()
     denoiser.register_parameter("weight", nn.Parameter(torch.ones(1)))
     config, kept = EnergyObjectiveConfig(), []
-    denoiser.encode = lambda *args, keep_hidden: kept.append(keep_hidden) or replace(encode(*args, keep_hidden=keep_hidden))
+    denoiser.encode = lambda *args, keep_hidden: (
+        kept.append(keep_hidden) or replace(encode(*args, keep_hidden=keep_hidden))
+    )
     encode = type(denoiser).encode.__get__(denoiser)
     for reads in (True, False):
         objective = EnergyObjective(denoiser, config, reads_hidden=reads)
