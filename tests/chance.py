@@ -50,5 +50,5 @@ class BulkStreams:
     def values(self, step: int) -> BulkStreams:
         return self
 
-    def uniform(self, counts: Tensor, repeats: int = 1) -> Tensor:
+    def uniform(self, counts: Tensor, repeats: int = 1, repeating: Tensor | None = None) -> Tensor:
         return torch.rand(int(counts.sum()), repeats, generator=self._generator, dtype=torch.float64)

@@ -93,6 +93,7 @@ def test_every_documented_command_has_its_own_module_and_class():
         "sample": "edlm.commands.sample:SampleConfig",
         "evaluate": "edlm.commands.evaluate:EvaluateConfig",
         "benchmark": "edlm.commands.benchmark:BenchmarkConfig",
+        "export": "edlm.commands.export:ExportConfig",
         "prepare corpus": "edlm.commands.prepare_corpus:PrepareCorpusConfig",
         "train denoiser": "edlm.commands.train_denoiser:TrainDenoiserConfig",
         "train autoregressive": "edlm.commands.train_autoregressive:TrainAutoregressiveConfig",

@@ -104,7 +104,12 @@ def _truth(config: BenchmarkConfig) -> list[dict[str, Any]]:
     if config.corpus is None:
         raise ValueError("'truth' needs corpus, the folder that the denoiser was trained on")
     denoiser = load_denoiser(config.denoiser)
-    x_0 = PreparedCorpus.load(config.corpus).valid.tokens[: config.num_samples]
+    corpus, language = PreparedCorpus.load(config.corpus), build_language(config.language)
+    if language.mask_token_id != denoiser.mask_token_id:
+        raise ValueError(
+            f"the language's mask token ({language.mask_token_id}) must be the denoiser's ({denoiser.mask_token_id})"
+        )
+    x_0 = corpus.valid.tokens[: config.num_samples]
     settings = {
         e.name: (load_energy(e.energy), {"num_candidates": e.num_candidates, "group_size": e.group_size})
         for e in config.energies
@@ -112,9 +117,7 @@ def _truth(config: BenchmarkConfig) -> list[dict[str, Any]]:
     rows = []
     for order in config.orders:
         for steps in config.num_steps:
-            rows += share_of_the_way(
-                denoiser, build_language(config.language), settings, x_0, num_steps=steps, order=order, seed=config.seed
-            )
+            rows += share_of_the_way(denoiser, language, settings, x_0, num_steps=steps, order=order, seed=config.seed)
     _print_table(
         "bound on held-out rows; share of the way from the base to the oracle",
         rows,

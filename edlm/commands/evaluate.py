@@ -68,6 +68,10 @@ class EvaluateConfig:
     timed_repeats: int = 2
     output: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.num_rows < 1:
+            raise ValueError(f"num_rows must be >= 1, got {self.num_rows}")
+
 
 def run(config: EvaluateConfig) -> None:
     """Measure, print a table, write JSON after each row of it."""

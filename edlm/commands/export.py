@@ -43,7 +43,8 @@ def run(config: ExportConfig) -> None:
     corpus = PreparedCorpus.load(config.corpus)
     tokens = corpus.valid.tokens[: config.num_rows]
     text = corpus.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-    separators = int((tokens == corpus.tokenizer.eos_token_id).sum())
+    separator = corpus.tokenizer.eos_token_id
+    separators = int((tokens == separator).sum()) if separator is not None else len(tokens)
     blocks = TokenBlocks(
         tokens=tokens,
         num_documents=max(1, separators),

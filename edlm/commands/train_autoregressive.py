@@ -50,6 +50,12 @@ def run(config: TrainAutoregressiveConfig) -> None:
         tokenizer.save_pretrained(folder)
 
     path = train(
-        model, AutoregressiveObjective(bos), corpus.train.tokens, corpus.valid.tokens, config.trainer, save=save
+        model,
+        AutoregressiveObjective(bos),
+        corpus.train.tokens,
+        corpus.valid.tokens,
+        config.trainer,
+        save=save,
+        identity={"model_type": config.model_type, "model": config.model},
     )
     print(f"causal LM of {sum(p.numel() for p in model.parameters()):,} parameters in {path}")

@@ -46,5 +46,6 @@ def run(config: TrainDenoiserConfig) -> None:
         corpus.valid.tokens,
         config.trainer,
         save=lambda trained, folder: trained.save_pretrained(folder),
+        identity={"model_type": config.model_type, "model": config.model, "schedule": config.schedule},
     )
     print(f"denoiser of {sum(p.numel() for p in denoiser.parameters()):,} parameters in {path}")

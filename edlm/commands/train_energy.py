@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import torch
@@ -64,6 +64,7 @@ def run(config: TrainEnergyConfig) -> None:
     _check(config)
     corpus = PreparedCorpus.load(config.corpus)
     denoiser = load_denoiser(config.denoiser)
+    corpus.check_tokenizer(denoiser.tokenizer)
     torch.manual_seed(config.trainer.seed)
     if config.kind == "sequence":
         energy = SequenceEnergy.from_denoiser(denoiser)
@@ -78,6 +79,12 @@ def run(config: TrainEnergyConfig) -> None:
         corpus.valid.tokens,
         config.trainer,
         save=lambda trained, folder: trained.save_pretrained(folder),
+        identity={
+            "denoiser": asdict(denoiser.identity),
+            "kind": config.kind,
+            "head": asdict(config.head),
+            "objective": asdict(config.objective),
+        },
     )
     print(f"energy in {path}")
 

@@ -24,6 +24,13 @@ class PreparedCorpus:
     train: TokenBlocks
     valid: TokenBlocks
 
+    def check_tokenizer(self, other: PreTrainedTokenizerBase | None) -> None:
+        """Raise ValueError unless ``other`` has the same tokens under the same ids."""
+        if other is not None and other.get_vocab() != self.tokenizer.get_vocab():
+            raise ValueError(
+                f"the corpus's tokenizer ({len(self.tokenizer)} tokens) must be the denoiser's ({len(other)} tokens)"
+            )
+
     def save(self, path: str | Path) -> None:
         """Write ``tokenizer/``, ``train.safetensors`` and ``valid.safetensors`` below ``path``."""
         path = Path(path)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from edlm.corpus.languages import Dyck, HiddenMarkov, MarkovChain
@@ -67,4 +67,5 @@ def _symbol_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
     """Symbols "0", "1", ... and, last, the mask: its id is the language's own."""
     vocabulary = {str(symbol): symbol for symbol in range(vocab_size)} | {"<|mask|>": vocab_size}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<|mask|>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=backend, mask_token="<|mask|>")

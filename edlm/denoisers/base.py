@@ -138,11 +138,15 @@ class Denoiser(nn.Module, ABC):
         features, hidden = self.encode_tokens(x_t, t, attention_mask, keep_hidden)
         return Encoding(features, hidden, place)
 
-    def normalize(self, logits: Tensor) -> Tensor:
+    def normalize(self, logits: Tensor, *, check: bool = True) -> Tensor:
         """Log-probabilities of logits ``[n, vocab_size]``, impossible columns excluded; a new tensor.
 
+        Args:
+            logits: As `decode` gives them.
+            check: Refuse rows without mass. Training does not: its loss says at which step it stopped being finite.
+
         Raises:
-            ValueError: a row has no mass, or holds NaN or +inf.
+            ValueError: another width; or, checked, a row that has no mass, or holds NaN or +inf.
         """
         if logits.shape[-1] != self.vocab_size:
             raise ValueError(f"logits must have vocab_size = {self.vocab_size} columns, got {logits.shape[-1]}")
@@ -151,7 +155,7 @@ class Denoiser(nn.Module, ABC):
         if len(self._impossible):
             logits = logits.index_fill(-1, self._impossible, -torch.inf)
         largest = logits.amax(-1)
-        if not torch.isfinite(largest).all():
+        if check and not torch.isfinite(largest).all():
             bad = largest[~torch.isfinite(largest)][0].item()
             raise ValueError(f"every masked position needs finite mass on a real token, got a maximum of {bad}")
         return logits.log_softmax(-1)
@@ -183,8 +187,8 @@ class Denoiser(nn.Module, ABC):
         return log_probs.index_put((masked.rows, masked.positions), at_masked)
 
     def forward(self, x_t: Tensor, slots: Slots, t: Tensor | None = None) -> Tensor:
-        """``slot_log_probs`` of a fresh pass: what training differentiates."""
-        return self.slot_log_probs(self.encode(x_t, t), slots)
+        """Log-probabilities at the slots from a fresh pass, not checked: what training differentiates."""
+        return self.normalize(self.decode(self.encode(x_t, t).at(slots)), check=False)
 
 
 class FunctionDenoiser(Denoiser):

@@ -59,7 +59,7 @@ class MaskedLMDenoiser(Denoiser):
         """Load a folder or hub id that holds a masked LM and its tokenizer; float32 unless told otherwise."""
         model = AutoModelForMaskedLM.from_pretrained(path, **{"dtype": torch.float32, **model_options})
         tokenizer = AutoTokenizer.from_pretrained(path)
-        return cls(model.eval(), tokenizer, name=Path(path).name)
+        return cls(model, tokenizer, name=Path(path).name).eval()
 
     @classmethod
     def from_config(cls, tokenizer: Any, **config: Any) -> MaskedLMDenoiser:

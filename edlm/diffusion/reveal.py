@@ -96,7 +96,8 @@ def plan_reveal(
     reverse process does; the other orders give step ``i`` the positions
     ``floor(n i / T) .. floor(n (i + 1) / T) - 1`` of a ranking of the row's ``n`` masked positions:
     ``random``; ``left_to_right``; ``dilated`` (step ``i`` takes one residue class modulo ``T`` of
-    the masked positions, classes in bit-reversed sequence, so that tokens of a step are far apart);
+    the masked positions, classes in bit-reversed sequence, so that tokens of a step are far apart; left to right
+    inside a step, also where ``T`` does not divide ``n`` and a step spans two classes);
     ``confidence`` (highest marginal maximum first, ranked anew at each step).
 
     Args:
@@ -117,9 +118,12 @@ def plan_reveal(
     counts = masked.sum(1)
     nth = masked.cumsum(1) - 1  # index of a masked position among the masked ones of its row
     key = nth.double()
+    equal = counts[:, None] * torch.arange(num_steps + 1, device=masked.device) // num_steps
     if order == "dilated":
         place = torch.tensor(_bit_reversed_places(num_steps), device=masked.device)
-        key = place[nth % num_steps] * masked.shape[1] + key
+        by_class = (place[nth % num_steps] * masked.shape[1] + key).masked_fill(~masked, torch.inf)
+        step = torch.searchsorted(equal, by_class.argsort(dim=1).argsort(dim=1), right=True)
+        key = step * masked.shape[1] + key  # left to right inside a step
     elif order in ("ancestral", "random"):
         key = torch.zeros_like(key)
         key[masked] = generators.uniform(counts.cpu())[:, 0].to(key)
@@ -132,7 +136,7 @@ def plan_reveal(
         bounds = ((key[:, None, :] < clean[None, :, None]) & masked[:, None, :]).sum(2)
         bounds[:, -1] = counts  # whatever rounding does to alpha(0)
     else:
-        bounds = counts[:, None] * torch.arange(num_steps + 1, device=masked.device) // num_steps
+        bounds = equal
     return RevealPlan(ranking, bounds, by_confidence=order == "confidence")
 
 

@@ -83,6 +83,9 @@ class Polynomial(Schedule):
     def alpha_derivative(self, t: Tensor) -> Tensor:
         return -self.power * t ** (self.power - 1)
 
+    def nelbo_weight(self, t: Tensor) -> Tensor:
+        return self.power / t  # also at t = 0, where the general form is 0 / 0
+
 
 _SCHEDULES = {"log_linear": LogLinear, "cosine": Cosine, "polynomial": Polynomial}
 

@@ -46,10 +46,11 @@ class Slots:
 
     def select(self, keep: Tensor) -> Slots:
         """The slots where ``keep`` (bool, ``[num_slots]``) is true, ranked anew."""
-        rows, ranks = self.rows[keep], self.ranks[keep]
-        first = torch.full((self.batch_size,), torch.iinfo(torch.int64).max, device=ranks.device)
-        first.scatter_reduce_(0, rows, ranks, "amin")
-        return Slots(rows, self.positions[keep], ranks - first[rows], self.batch_size)
+        rows = self.rows[keep]
+        counts = torch.bincount(rows, minlength=self.batch_size)
+        first = counts.cumsum(0) - counts  # index of each row's first slot: slots lie row by row, in rank order
+        ranks = torch.arange(len(rows), device=rows.device) - first[rows]
+        return Slots(rows, self.positions[keep], ranks, self.batch_size)
 
     def part(self, index: Tensor) -> Slots:
         """Some of the slots, their ranks as they are; for work in chunks."""
@@ -90,11 +91,13 @@ class Slots:
             active = self.counts.nonzero()[:, 0]
         place = torch.full((self.batch_size,), -1, device=active.device)
         place[active] = torch.arange(len(active), device=active.device)
-        width = int(self.ranks.max()) + 1 if len(self) else 0
+        meant = place[self.rows] >= 0
+        rows, ranks = place[self.rows[meant]], self.ranks[meant]
+        width = int(ranks.max()) + 1 if len(ranks) else 0
         positions = self.positions.new_zeros(len(active), width)
         valid = torch.zeros(len(active), width, dtype=torch.bool, device=active.device)
-        positions[place[self.rows], self.ranks] = self.positions
-        valid[place[self.rows], self.ranks] = True
+        positions[rows, ranks] = self.positions[meant]
+        valid[rows, ranks] = True
         return DenseSlots(active, positions, valid)
 
 

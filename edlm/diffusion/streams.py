@@ -47,7 +47,7 @@ class RowGenerators:
     def __init__(self, seeds: Sequence[int], *purpose: int):
         self._generators = [generator_of(seed, *purpose) for seed in seeds]
 
-    def uniform(self, counts: Tensor, repeats: int = 1) -> Tensor:
+    def uniform(self, counts: Tensor, repeats: int = 1, repeating: Tensor | None = None) -> Tensor:
         """Uniforms in [0, 1): ``repeats`` for each of ``counts[row]`` items, row by row.
 
         A row draws all items of the first repeat, then all of the second, and so on: its first
@@ -56,13 +56,15 @@ class RowGenerators:
         Args:
             counts: Number of items of each row, shape ``[batch]``.
             repeats: Numbers per item.
+            repeating: Rows that draw more than one; the others' first number stands in all columns. All if None.
 
         Returns:
             Shape ``[sum(counts), repeats]``, float64, on the CPU.
         """
+        several = [True] * len(counts) if repeating is None else repeating.tolist()
         drawn = [
-            torch.rand(repeats, count, generator=generator, dtype=torch.float64).T
-            for count, generator in zip(counts.tolist(), self._generators, strict=True)
+            torch.rand(repeats if more else 1, count, generator=generator, dtype=torch.float64).T.expand(-1, repeats)
+            for count, more, generator in zip(counts.tolist(), several, self._generators, strict=True)
             if count
         ]
         return torch.cat(drawn) if drawn else torch.empty(0, repeats, dtype=torch.float64)

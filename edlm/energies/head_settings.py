@@ -70,12 +70,20 @@ def fitting_settings(
         _check_warm(config, num_blocks)
         width, num_heads = config.hidden_size, config.num_attention_heads
         intermediate_size = config.intermediate_size
+    most = config.num_hidden_layers - (start == "warm")  # the first block differs from the others
+    if not 1 <= num_blocks <= most:
+        raise ValueError(f"num_blocks must lie in 1..{most}, got {num_blocks}")
+    if blind and form != "normalized":
+        raise ValueError(f"blind must be False for form {form!r}: a scalar that sees no tokens says nothing")
     width = width or config.hidden_size
+    num_heads = num_heads or max(1, width // 32)
+    if width % (2 * num_heads):
+        raise ValueError(f"width must be a multiple of 2 * num_heads = {2 * num_heads}, got {width}")
     return HeadSettings(
         form=form,
         num_blocks=num_blocks,
         width=width,
-        num_heads=num_heads or max(1, width // 32),
+        num_heads=num_heads,
         intermediate_size=intermediate_size or 2 * width,
         hidden_size=config.hidden_size,
         rope_theta=config.rope_parameters["full_attention"]["rope_theta"] if start == "warm" else 10000.0,
@@ -112,5 +120,3 @@ def _check_warm(config: Any, num_blocks: int) -> None:
             "a warm start copies ModernBERT blocks with global attention, gelu and no biases "
             f"(global_attn_every_n_layers=1); got {config.model_type} with {kinds}: use start='cold'"
         )
-    if not 1 <= num_blocks < config.num_hidden_layers:
-        raise ValueError(f"num_blocks must lie in 1..{config.num_hidden_layers - 1}, got {num_blocks}")

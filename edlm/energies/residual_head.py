@@ -250,7 +250,7 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
         features = self.final_norm(query)
         if self.shape.start == "cold":
             features = step.encoding.at(slots) + self.write(features)
-        return step.denoiser.normalize(step.denoiser.decode(features))
+        return step.denoiser.normalize(step.denoiser.decode(features), check=not self.training)
 
 
 @dataclass

@@ -48,7 +48,7 @@ def decide_step(
         group = group.select(going[group.rows])
         if exact:
             tokens = _draw_exactly(sampler, step, state, group, x_partial, uses, streams)
-            info = _no_energy_asked(uses, num_candidates=1)
+            info = no_energy_asked(uses, num_candidates=1)
         else:
             tokens, info = _choose_candidate(sampler, step, group, x_partial, uses, streams)
         infos.append(info)
@@ -74,11 +74,11 @@ def bound_of_step(
         if exact or k > 1:
             tokens = data[:, None]
             if not exact:
-                tokens = draw_categorical(log_probs, streams.uniform(group.counts.cpu(), k))
+                tokens = draw_categorical(log_probs, streams.uniform(group.counts.cpu(), k, uses))
                 tokens[:, 0] = torch.where(ours, data, tokens[:, 0])
             decision = make_decision(step, group, x_partial, log_probs, tokens)
             # Data that the denoiser rules out has an infinite bound, whatever its residual energy.
-            judged = uses & torch.isfinite(decision.log_proposal[:, 0])
+            judged = uses & (group.counts > 0) & torch.isfinite(decision.log_proposal[:, 0])
             energies = torch.where(judged[:, None], sampler.energy(decision), 0.0)
             weights = log_weights(energies, sampler.weight_temperature)
             # Exact decisions: Z = 1, so the gain of the data is its own weight.
@@ -108,11 +108,12 @@ def _choose_candidate(
     sampler: EnergySampler, step: Step, group: Slots, x_partial: Tensor, uses: Tensor, streams: RowGenerators
 ) -> tuple[Tensor, DecisionInfo]:
     """Draw k candidates a row, weigh them, choose one; its tokens at the slots, shape ``[num_slots]``."""
-    k = sampler.num_candidates if uses.any() else 1
     log_probs = step.denoiser.slot_log_probs(step.encoding, group)
-    tokens = draw_categorical(log_probs, streams.uniform(group.counts.cpu(), k))
     if not uses.any():
-        return tokens[:, 0], _no_energy_asked(uses, k)
+        tokens = draw_categorical(log_probs, streams.uniform(group.counts.cpu()))
+        return tokens[:, 0], no_energy_asked(uses, sampler.candidates_weighed)
+    k = sampler.num_candidates
+    tokens = draw_categorical(log_probs, streams.uniform(group.counts.cpu(), k, uses))
 
     uses = uses & (group.counts > 0)
     redraws = torch.zeros_like(group.counts)
@@ -142,7 +143,8 @@ def _choose_candidate(
     return tokens.gather(1, chosen[group.rows, None])[:, 0], info
 
 
-def _no_energy_asked(uses: Tensor, num_candidates: int) -> DecisionInfo:
+def no_energy_asked(uses: Tensor, num_candidates: int) -> DecisionInfo:
+    """What is said of a decision that no energy judged: equal weights."""
     none = torch.zeros_like(uses, dtype=torch.long)
     energies = precise(none[:, None].expand(-1, num_candidates))
     return DecisionInfo(energies, energies[:, 0] + num_candidates, none, torch.zeros_like(uses))

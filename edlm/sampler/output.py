@@ -52,21 +52,22 @@ class StepInfo:
     kept: Tensor
 
 
-def summarize(step: int, t: float, num_revealed: Tensor, decisions: Sequence[DecisionInfo], grouped: bool) -> StepInfo:
-    """Put the decisions of a step together; a step that decides nothing has one empty decision."""
-    if not decisions:
-        none = torch.zeros_like(num_revealed)
-        decisions = [DecisionInfo(none[:, None].double(), none.double() + 1, none, none.bool())]
-        calls = 0
-    else:
-        calls = 1
+def summarize(
+    step: int,
+    t: float,
+    num_revealed: Tensor,
+    denoiser_calls: int,
+    decisions: Sequence[DecisionInfo],
+    grouped: bool,
+) -> StepInfo:
+    """Put the decisions of a step (at least one) together."""
     energies = torch.stack([decision.energies for decision in decisions], 1)
     ess = torch.stack([decision.ess for decision in decisions], 1)
     return StepInfo(
         step,
         t,
         num_revealed,
-        calls,
+        denoiser_calls,
         energies if grouped else energies[:, 0],
         ess if grouped else ess[:, 0],
         sum(decision.redraws for decision in decisions),
@@ -95,9 +96,11 @@ def concatenate(outputs: Sequence[SampleOutput]) -> SampleOutput:
         return outputs[0]
     steps = []
     for infos in zip(*(output.steps for output in outputs), strict=True):
+        num_candidates = infos[0].energies.shape[-1]
+        padding = {"num_revealed": 0, "energies": 0, "ess": num_candidates, "redraws": 0, "kept": 0}
         rows = {
-            name: torch.cat(_equal_width([getattr(info, name) for info in infos]))
-            for name in ("num_revealed", "energies", "ess", "redraws", "kept")
+            name: torch.cat(_equal_width([getattr(info, name) for info in infos], value))
+            for name, value in padding.items()
         }
         calls = sum(info.denoiser_calls for info in infos)
         steps.append(StepInfo(step=infos[0].step, t=infos[0].t, denoiser_calls=calls, **rows))
@@ -105,12 +108,12 @@ def concatenate(outputs: Sequence[SampleOutput]) -> SampleOutput:
     return SampleOutput(tokens, tuple(steps), tuple(seed for output in outputs for seed in output.seeds))
 
 
-def _equal_width(tables: Sequence[Tensor]) -> list[Tensor]:
-    """Batches may differ in their number of groups: pad with zeros."""
+def _equal_width(tables: Sequence[Tensor], value: float) -> list[Tensor]:
+    """Batches may differ in their number of groups: pad as rows are that decide nothing in a group."""
     shape = [max(sizes) for sizes in zip(*(table.shape[1:] for table in tables), strict=True)]
     padded = []
     for table in tables:
-        wide = table.new_zeros(len(table), *shape)
+        wide = table.new_full((len(table), *shape), value)
         wide[tuple(slice(size) for size in table.shape)] = table
         padded.append(wide)
     return padded

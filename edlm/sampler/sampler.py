@@ -15,7 +15,7 @@ from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowStreams, draw_seeds
 from edlm.energies.base import Energy, Step
 from edlm.sampler import checks
-from edlm.sampler.decisions import bound_of_step, decide_step
+from edlm.sampler.decisions import bound_of_step, decide_step, no_energy_asked
 from edlm.sampler.output import SampleOutput, concatenate, summarize
 from edlm.sampler.window import Window, get_window
 
@@ -91,6 +91,11 @@ class EnergySampler:
         """Whether tokens are decided one by one from a normalised energy."""
         return self.energy is not None and self.num_candidates is None
 
+    @property
+    def candidates_weighed(self) -> int:
+        """Number of candidates of a decision; 1 where there are no weights."""
+        return 1 if self.energy is None or self.exact else self.num_candidates
+
     @torch.no_grad()
     def sample(
         self,
@@ -114,11 +119,14 @@ class EnergySampler:
             ``tokens[num_samples, length]`` and diagnostics.
         """
         device = next(iter([*self.denoiser.parameters(), *self.denoiser.buffers()])).device
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
         x_t = torch.full((num_samples, length), self.denoiser.mask_token_id, device=device)
         seeds = self._seeds(num_samples, generator, seeds)
-        size = batch_size or num_samples
+        batches = x_t.split(batch_size or max(1, num_samples))
+        firsts = [0, *torch.tensor([len(batch) for batch in batches]).cumsum(0).tolist()]
         return concatenate(
-            [self.fill(x_t[i : i + size], seeds=seeds[i : i + size]) for i in range(0, num_samples, size)]
+            [self.fill(batch, seeds=seeds[i : i + len(batch)]) for i, batch in zip(firsts, batches, strict=False)]
         )
 
     @torch.no_grad()
@@ -148,10 +156,19 @@ class EnergySampler:
         for i in range(self.num_steps):
             masked = x_t == self.denoiser.mask_token_id
             step, revealed = self._begin(plan, i, x_t)
-            uses = self._uses_energy(i, masked, step.slots)
+            uses = self._uses_energy(i, masked, revealed)
             x_t, decisions = decide_step(self, step, revealed, uses, streams.values(i))
-            num_revealed = (masked & (x_t != self.denoiser.mask_token_id)).sum(1)
-            infos.append(summarize(i, self._time(i), num_revealed, decisions, self.group_size is not None))
+            decisions = decisions or [no_energy_asked(uses, self.candidates_weighed)]
+            infos.append(
+                summarize(
+                    i,
+                    self._time(i),
+                    num_revealed=(masked & (x_t != self.denoiser.mask_token_id)).sum(1),
+                    denoiser_calls=int(len(step.slots) > 0),
+                    decisions=decisions,
+                    grouped=self.group_size is not None,
+                )
+            )
         return SampleOutput(x_t, tuple(infos), tuple(seeds))
 
     @torch.no_grad()
@@ -190,7 +207,7 @@ class EnergySampler:
         total = 0.0
         for i in range(self.num_steps):
             step, revealed = self._begin(plan, i, x_t)
-            uses = self._uses_energy(i, x_t == self.denoiser.mask_token_id, step.slots)
+            uses = self._uses_energy(i, x_t == self.denoiser.mask_token_id, revealed)
             total = total - bound_of_step(self, step, revealed, uses, streams.values(i), x_0)
             x_t = revealed.write(x_t, revealed.gather(x_0))
         return total
@@ -220,14 +237,14 @@ class EnergySampler:
             slots = revealed.followed_by(Slots.where(others))
         return Step(self.denoiser, x_t, t, encoding, slots), revealed
 
-    def _uses_energy(self, i: int, masked: Tensor, slots: Slots) -> Tensor:
+    def _uses_energy(self, i: int, masked: Tensor, revealed: Slots) -> Tensor:
         """Rows whose tokens of this step the energy has a say in, bool ``[batch]``."""
         if self.energy is None:
             return torch.zeros(len(masked), dtype=torch.bool, device=masked.device)
-        return self.window.covers(i, self._time(i), masked) & (slots.counts > 0)
+        return self.window.covers(i, self._time(i), masked) & (revealed.counts > 0)
 
     def _time(self, i: int) -> float:
-        return 1 - i / self.num_steps
+        return (self.num_steps - i) / self.num_steps
 
     def _seeds(self, count: int, generator: Any, seeds: Sequence[int] | None) -> list[int]:
         if seeds is None:

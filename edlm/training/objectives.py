@@ -93,6 +93,8 @@ class EnergyObjectiveConfig:
             raise ValueError(f"num_candidates must be >= 2: the data and a draw, got {self.num_candidates}")
         if self.decisions_per_pass < 1:
             raise ValueError(f"decisions_per_pass must be >= 1, got {self.decisions_per_pass}")
+        if any(size is not None and size < 1 for size in self.group_sizes):
+            raise ValueError(f"group_sizes must each be >= 1 or null, got {list(self.group_sizes)}")
         if not (self.num_steps and self.orders and self.group_sizes) or min(self.num_steps) < 1:
             raise ValueError("num_steps (each >= 1), orders and group_sizes must not be empty")
         if "confidence" in self.orders:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -53,8 +53,8 @@ class Run(NamedTuple):
         self.state.add(values)
 
 
-def prepare(model: nn.Module, train_blocks: Tensor, config: TrainerConfig) -> Run:
-    """Build a run, or restore the newest checkpoint in ``config.output_dir``.
+def prepare(model: nn.Module, train_blocks: Tensor, config: TrainerConfig, identity: dict[str, Any]) -> Run:
+    """Build a run, or restore the newest checkpoint in ``config.output_dir``, if it is of the same identity.
 
     Raises:
         ValueError: nothing to train, or a checkpoint of a run with other maths.
@@ -78,7 +78,12 @@ def prepare(model: nn.Module, train_blocks: Tensor, config: TrainerConfig) -> Ru
     ema = averaged(trained, config.ema_decay) if config.ema_decay else None
     state = RunState()
     accelerator.register_for_checkpointing(scheduler, state, *([] if ema is None else [ema]))
-    checkpoints = _open_checkpoints(accelerator, train_blocks, config)
+    everything = config.identity() | {
+        "num_processes": accelerator.num_processes,
+        "train_blocks": fingerprint(train_blocks),
+        **identity,
+    }
+    checkpoints = _open_checkpoints(accelerator, everything, config)
     if accelerator.is_main_process:
         plain = {**asdict(config), "betas": list(config.betas)}
         text = yaml.safe_dump(plain, sort_keys=False)
@@ -88,11 +93,7 @@ def prepare(model: nn.Module, train_blocks: Tensor, config: TrainerConfig) -> Ru
     return Run(accelerator, model, trained, optimizer, scheduler, ema, state, checkpoints)
 
 
-def _open_checkpoints(accelerator: Accelerator, blocks: Tensor, config: TrainerConfig) -> Checkpoints:
-    identity = config.identity() | {
-        "num_processes": accelerator.num_processes,
-        "train_blocks": fingerprint(blocks),
-    }
+def _open_checkpoints(accelerator: Accelerator, identity: dict[str, Any], config: TrainerConfig) -> Checkpoints:
     folder = Path(config.output_dir) / "checkpoints"
     checkpoints = Checkpoints(accelerator, folder, identity, config.keep_checkpoints)
     newest = checkpoints.newest()

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -50,6 +50,7 @@ def train(
     valid_blocks: Tensor | None,
     config: TrainerConfig,
     save: Callable[[nn.Module, Path], None],
+    identity: dict[str, Any] | None = None,
 ) -> Path:
     """Minimise `objective` over the parameters that require gradients.
 
@@ -62,6 +63,8 @@ def train(
         config: How.
         save: Called once, on the main process, with the unwrapped model holding its averaged
             weights and with ``output_dir/final``.
+        identity: JSON values of what else makes the run what it is (model, objective): it is resumed only if they
+            are the same.
 
     Returns:
         ``output_dir/final``.
@@ -79,7 +82,7 @@ def train(
     """
     _check_blocks(train_blocks=train_blocks, valid_blocks=valid_blocks)
     started, limit = time.monotonic(), 60 * (config.max_minutes or math.inf)
-    run = prepare(model, train_blocks, config)
+    run = prepare(model, train_blocks, config, identity or {})
     accelerator, state, earlier, late = run.accelerator, run.state, run.state.seconds, False
     with deferred_signals() as received, RunLog(accelerator, config, state) as log:
         set_train_mode(run.model)

@@ -162,7 +162,6 @@ def test_a_saved_denoiser_comes_back(family, tmp_path):
     torch.testing.assert_close(loaded.log_probs(some_tokens()), denoiser.log_probs(some_tokens()))
 
 
-@pytest.mark.xfail(reason="only the network inside is, not the denoiser itself", strict=True)
 def test_a_loaded_denoiser_is_in_evaluation_mode(tmp_path):
     MaskedLMDenoiser(random_model(bert), tokenizer()).save_pretrained(tmp_path)
     assert not any(module.training for module in load_denoiser(tmp_path).modules())

@@ -45,6 +45,18 @@ def test_a_row_without_items_draws_nothing():
     assert torch.equal(streams.uniform(counts(4, 0)), RowStreams([1]).values(0).uniform(counts(4)))
 
 
+def test_rows_that_do_not_repeat_draw_once():
+    several = torch.tensor([True, False, True])
+    draws = RowStreams([5, 6, 7]).values(0)
+    mixed = draws.uniform(counts(2, 3, 1), 4, several)
+    all_repeat = RowStreams([5, 6, 7]).values(0).uniform(counts(2, 3, 1), 4)
+    assert torch.equal(mixed[[0, 1, 5]], all_repeat[[0, 1, 5]])
+    once = RowStreams([6]).values(0)
+    assert torch.equal(mixed[2:5], once.uniform(counts(3)).expand(3, 4))
+    # What comes next is what comes next in a row that never repeats.
+    assert torch.equal(draws.uniform(counts(0, 2, 0)), once.uniform(counts(2)))
+
+
 def test_purposes_steps_and_seeds_are_different_streams():
     streams = [RowStreams([seed]) for seed in range(20)]
     draws = [s.order().uniform(counts(1)).item() for s in streams]

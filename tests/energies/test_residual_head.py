@@ -1,4 +1,4 @@
-"""ResidualHead: normalised and causal in every way of deciding, zero before training, saved with its denoiser's identity."""
+"""ResidualHead: normalised and causal in every way of deciding, zero before training, bound to its denoiser."""
 
 from dataclasses import replace
 

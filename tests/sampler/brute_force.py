@@ -318,7 +318,11 @@ class BruteForce:
             return sorted(masked, key=lambda p: (-largest[p], p))
         first = [p for p in range(L) if self.start[p] == MASK]  # dilated: classes of these, modulo the steps
         sequence = {1: [0], 2: [0, 1], 3: [0, 2, 1], 4: [0, 2, 1, 3]}[self.options.num_steps]
-        return [p for c in sequence for p in first[c :: self.options.num_steps] if p in masked]
+        by_class = [p for c in sequence for p in first[c :: self.options.num_steps]]
+        steps = self.options.num_steps
+        bounds = [len(first) * i // steps for i in range(steps + 1)]
+        chunks = [sorted(by_class[a:b]) for a, b in itertools.pairwise(bounds)]  # left to right inside a step
+        return [p for chunk in chunks for p in chunk if p in masked]
 
     def _uses_energy(self, i, x_t) -> bool:
         if self.base:

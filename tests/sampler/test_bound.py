@@ -12,7 +12,7 @@ from edlm.corpus.languages import HiddenMarkov, MarkovChain
 from edlm.diffusion.schedule import get_schedule
 from edlm.evaluation import likelihood_bound
 from tests.chance import assert_law, assert_mean
-from tests.sampler.brute_force import MASK, NOTHING, SEQUENCES, BruteForce, Options, World, entropy
+from tests.sampler.brute_force import MASK, SEQUENCES, BruteForce, Options, World, entropy
 from tests.sampler.test_law import OPTIONS, PROMPT, WORLD, sampler
 
 X_0 = torch.tensor(SEQUENCES)
@@ -34,18 +34,7 @@ def oracle_denoiser(language):
     return FunctionDenoiser(lambda x_t, t: language.log_marginals(x_t), language.mask_token_id, language.vocab_size)
 
 
-JUDGED_FOR_NOTHING = pytest.mark.xfail(
-    reason="sequence scope with a CallableEnergy: rows that reveal nothing in a step pay for a decision", strict=True
-)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        pytest.param(o, id=str(o), marks=JUDGED_FOR_NOTHING if (o.scope, o.order) == ("sequence", "ancestral") else ())
-        for o in OPTIONS
-    ],
-)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_item_6_the_mean_over_seeds_is_the_enumerated_bound_and_never_below_the_exact_likelihood(options, bulk_streams):
     brute = BruteForce(WORLD, options)
     bound = torch.tensor([brute.bound(x) for x in SEQUENCES], dtype=torch.float64)
@@ -257,16 +246,16 @@ def test_what_can_not_be_scored(x_0, given, message):
         sampler(Options()).likelihood_bound(torch.tensor(x_0), given=None if given is None else torch.tensor(given))
 
 
-@pytest.mark.xfail(
-    reason="decisions.py checks the energies of rows that decide nothing too; .fill does not", strict=True
-)
-def test_what_an_energy_says_of_rows_that_decide_nothing_is_ignored():
+@pytest.mark.parametrize(("group_size", "masked"), [(None, [3, 0]), (1, [3, 0]), (1, [3, 1])])
+def test_what_an_energy_says_of_rows_that_decide_nothing_is_ignored(group_size, masked):
     """A mean per filled token is 0 / 0 where none is filled."""
 
     def mean_log_p(candidates, x_partial, log_p):
         return -log_p / ((candidates != MASK) & (x_partial == MASK)[:, None]).sum(-1)
 
-    s = EnergySampler(WORLD.denoiser(), CallableEnergy(mean_log_p), num_steps=2, num_candidates=3, order="random")
-    s.fill(torch.tensor([NOTHING, (0, 1, 2)]), seeds=[0, 1])  # this is well
-    given = torch.tensor([[False] * 3, [True] * 3])
-    assert s.likelihood_bound(X_0[:2], given=given, seeds=[0, 1])[1] == 0
+    options = {"num_steps": 1, "num_candidates": 3, "order": "random", "group_size": group_size}
+    s = EnergySampler(WORLD.denoiser(), CallableEnergy(mean_log_p), **options)
+    given = torch.arange(3) >= torch.tensor(masked)[:, None]
+    s.fill(X_0[:2].masked_fill(~given, MASK), seeds=[0, 1])  # this is well
+    alone = s.likelihood_bound(X_0[1:2], given=given[1:], seeds=[1])
+    assert s.likelihood_bound(X_0[:2], given=given, seeds=[0, 1])[1] == alone

@@ -184,10 +184,6 @@ def test_infinite_energies_outside_the_window_are_not_asked():
     EnergySampler(WORLD.denoiser(), first_is(), **options).sample(2, 3, seeds=[0, 1])
 
 
-@pytest.mark.xfail(
-    reason="sequence scope with a CallableEnergy: a row that reveals nothing in a step is judged, and raises",
-    strict=True,
-)
 def test_a_row_that_reveals_nothing_can_not_be_impossible():
     """Alone, row 1 decides only at the last step; beside row 0 it must, too."""
 

@@ -1,4 +1,4 @@
-"""Objectives against closed forms: the bound by enumeration, decisions as planned, NCE's optimum where all is summed."""
+"""Objectives against closed forms: the bound by enumeration, decisions as planned, NCE's optimum."""
 
 import math
 from dataclasses import replace
@@ -400,7 +400,7 @@ def test_item_8_nce_recovers_the_log_ratio(loss, num_negatives, monkeypatch):
 
 @pytest.mark.parametrize("loss", ["binary", "ranking"])
 def test_item_8_with_drawn_decisions_the_log_ratio_is_where_the_gradient_vanishes(loss):
-    """Steps, groups, contexts and negatives as drawn: no mean gradient at the truth, in any context; one at its opposite.
+    """Steps, groups, contexts and negatives as drawn: no mean gradient at the truth; one at its opposite.
 
     For ranking, a constant is added in each context. False alarm: 64 entries at 8e-11 each.
     """
