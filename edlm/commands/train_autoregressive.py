@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -58,4 +59,4 @@ def run(config: TrainAutoregressiveConfig) -> None:
         save=save,
         identity={"model_type": config.model_type, "model": config.model},
     )
-    print(f"causal LM of {sum(p.numel() for p in model.parameters()):,} parameters in {path}")
+    PartialState().print(f"causal LM of {sum(p.numel() for p in model.parameters()):,} parameters in {path}")

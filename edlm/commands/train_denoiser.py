@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from accelerate import PartialState
 
 from edlm.corpus.prepared import PreparedCorpus
 from edlm.denoisers.masked_lm import MaskedLMDenoiser
@@ -48,4 +49,4 @@ def run(config: TrainDenoiserConfig) -> None:
         save=lambda trained, folder: trained.save_pretrained(folder),
         identity={"model_type": config.model_type, "model": config.model, "schedule": config.schedule},
     )
-    print(f"denoiser of {sum(p.numel() for p in denoiser.parameters()):,} parameters in {path}")
+    PartialState().print(f"denoiser of {sum(p.numel() for p in denoiser.parameters()):,} parameters in {path}")

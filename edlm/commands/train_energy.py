@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import torch
+from accelerate import PartialState
 
 from edlm.corpus.prepared import PreparedCorpus
 from edlm.denoisers.loading import load_denoiser
@@ -70,8 +71,6 @@ def run(config: TrainEnergyConfig) -> None:
         energy = SequenceEnergy.from_denoiser(denoiser)
     else:
         energy = ResidualHead.from_denoiser(denoiser, **vars(config.head))
-    size, reference = (sum(p.numel() for p in module.parameters()) for module in (energy, denoiser))
-    print(f"energy of {size:,} parameters, {size / reference:.0%} of the denoiser's {reference:,}")
     path = train(
         energy,
         EnergyObjective(denoiser, config.objective, reads_hidden=energy.reads_hidden),
@@ -86,7 +85,8 @@ def run(config: TrainEnergyConfig) -> None:
             "objective": asdict(config.objective),
         },
     )
-    print(f"energy in {path}")
+    size, reference = (sum(p.numel() for p in module.parameters()) for module in (energy, denoiser))
+    PartialState().print(f"energy of {size:,} parameters, {size / reference:.0%} of the denoiser's, in {path}")
 
 
 def _check(config: TrainEnergyConfig) -> None:
