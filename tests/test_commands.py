@@ -269,6 +269,13 @@ def test_benchmark_truth_holds_energies_against_the_oracle(runs, tmp_path):
             assert row["bound_nats_per_token"] == pytest.approx(-language.log_prob(rows).mean().item() / 8)
         share = {"base": 0, "oracle": 1}.get(row["name"])
         assert share is None or row["share"] == pytest.approx(share)
+    denoiser = load_denoiser(runs / "symbols_denoiser" / "final")
+    for row in result["rows"]:
+        if row["name"] in names:
+            energy = load_energy(runs / names[row["name"]] / "final")
+            how = {"num_candidates": 4, "group_size": 2} if row["name"] == "groups" else {"num_candidates": None}
+            sampler = EnergySampler(denoiser, energy, num_steps=row["num_steps"], order="random", **how)
+            assert row["bound_nats_per_token"] == pytest.approx(estimate_bound(sampler, rows).nats_per_token.value)
 
 
 def test_benchmark_oracle_writes_every_cell_and_the_data(tmp_path, monkeypatch):

@@ -22,7 +22,11 @@ def modernbert(seed: int = 0, **settings) -> MaskedLMDenoiser:
     config = ModernBertConfig(
         **{"vocab_size": VOCAB_SIZE + 1, "pad_token_id": None, **special, **SIZES, **shape, **settings}
     )
-    return MaskedLMDenoiser(ModernBertForMaskedLM(config).eval(), mask_token_id=MASK)
+    model = ModernBertForMaskedLM(config).eval()
+    for weight in model.parameters():
+        if weight.ndim == 1:  # norms and biases, which start at one and zero
+            weight.data += 0.3 * torch.randn(weight.shape)
+    return MaskedLMDenoiser(model, mask_token_id=MASK)
 
 
 def bert(seed: int = 0) -> MaskedLMDenoiser:

@@ -190,7 +190,7 @@ def test_the_stale_state_of_a_decided_token_is_not_seen(denoiser, num_blocks, bl
     other = replace(step, encoding=replace(step.encoding, hidden=tuple(hidden)))
     difference = (log_q(way, head, step, tokens) - log_q(way, head, other, moved))[:, :MASK].abs().amax(1)
     assert difference[rank + 1 :].max() < 1e-4
-    assert difference[: rank + 1].min() > 1e-4  # not decided yet when these are: they do see the state
+    assert difference[: rank + 1].max() > 1e-3  # not decided yet when these are: they do see the state
 
 
 @pytest.mark.parametrize("form", ["normalized", "unnormalized"])
