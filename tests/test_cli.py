@@ -143,9 +143,7 @@ def test_a_file_of_comments_alone_changes_nothing(ran, write):
         ("output: a\nparts: [{num_step: 1}]", "parts.num_step", "parts.num_steps"),
     ],
 )
-def test_an_unknown_key_in_a_file_names_the_file_and_the_nearest(
-    ran, write, capsys, text, key, nearest
-):
+def test_an_unknown_key_in_a_file_names_the_file_and_the_nearest(ran, write, capsys, text, key, nearest):
     path = write(text)
     assert cli.main(["fake", "--config", path]) == 2
     said = f"edlm: error: {path}: unknown key '{key}'; did you mean '{nearest}'?\n"
@@ -237,9 +235,7 @@ def test_help_shows_the_docstrings(ran, capsys):
     assert ran == []
 
 
-@pytest.mark.parametrize(
-    ("argv", "code"), [(["--help"], 0), ([], 2), (["train", "-h"], 0), (["train"], 2)]
-)
+@pytest.mark.parametrize(("argv", "code"), [(["--help"], 0), ([], 2), (["train", "-h"], 0), (["train"], 2)])
 def test_a_group_of_commands_lists_them(capsys, argv, code):
     assert cli.main(argv) == code
     shown = capsys.readouterr().out

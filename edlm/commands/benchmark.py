@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 
+from edlm.commands.terminal import console
 from edlm.config import SamplerConfig
 from edlm.corpus.prepared import PreparedCorpus
 from edlm.corpus.synthetic import LanguageConfig, build_language
@@ -178,4 +178,4 @@ def _print_table(title: str, rows: list[dict[str, Any]], columns: dict[str, Call
     table = Table(*columns, title=title)
     for row in rows:
         table.add_row(*(cell(row) for cell in columns.values()))
-    Console().print(table)
+    console().print(table)

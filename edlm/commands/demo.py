@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.table import Table
 
 from edlm.commands.sample import decode, initial_tokens
+from edlm.commands.terminal import console
 from edlm.config import SamplerConfig
 from edlm.corpus.text import load_blocks
 from edlm.denoisers.loading import SHIPPED, load_denoiser
@@ -41,11 +41,11 @@ class DemoConfig:
 
 def run(config: DemoConfig) -> None:
     """Write stories with both samplers, then measure both."""
-    console = Console(width=None if Console().is_terminal else 120)
+    screen = console()
     denoiser, energy = load_denoiser("tinystories"), load_energy("tinystories")
     length = denoiser.network.config.max_position_embeddings
     size, head_size = (sum(p.numel() for p in module.parameters()) for module in (denoiser, energy))
-    console.print(
+    screen.print(
         f"A masked diffusion model of {size / 1e6:.1f}M parameters writes {length} tokens in {config.num_steps} "
         f"passes, {length // config.num_steps} tokens at a time. Left: alone, it draws the tokens of a pass "
         "independently. Right: far-apart tokens at each pass, and an energy head of "
@@ -58,7 +58,7 @@ def run(config: DemoConfig) -> None:
     table = Table(f"base, {AS_PUBLISHED} order, as published", f"reranked, {BEST} order", show_lines=True)
     for left, right in zip(base.fill(x_t, seeds=seeds).tokens, reranked.fill(x_t, seeds=seeds).tokens, strict=True):
         table.add_row(decode(denoiser, left), decode(denoiser, right))
-    console.print(table)
+    screen.print(table)
 
     blocks = load_blocks(SHIPPED / "tinystories" / "valid.safetensors")
     settings = [
@@ -67,8 +67,8 @@ def run(config: DemoConfig) -> None:
         for name, order, k in (("base", AS_PUBLISHED, 1), ("base", BEST, 1), ("reranked", BEST, None))
     ]
     measured = measure(denoiser, settings, blocks.tokens[: config.num_rows], seed=config.seed, repeats=1)
-    console.print(as_table(measured))
-    console.print(
+    screen.print(as_table(measured))
+    screen.print(
         f"Bounds on {config.num_rows} held-out blocks of {length} tokens. The gain is over the base of the same order "
         "and passes. In dilated order the bounds of base and reranked are their exact -log likelihoods."
     )

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-
+from edlm.commands.terminal import console
 from edlm.config import SamplerConfig
 from edlm.corpus.text import load_blocks
 from edlm.denoisers.loading import SHIPPED, load_denoiser
@@ -111,4 +110,4 @@ def run(config: EvaluateConfig) -> None:
         characters_per_token=blocks.characters_per_token,
         on_measured=keep,
     )
-    Console().print(as_table(measured))
+    console().print(as_table(measured))

@@ -19,7 +19,7 @@ def provenance() -> dict[str, Any]:
     """What a reader needs to run it again; the revision is None outside a git checkout."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join(["edlm", *sys.argv[1:]]),
         "revision": _git_revision(),
         "versions": {"edlm": __version__, **{name: version(name) for name in ("torch", "transformers")}},
         "machine": {

@@ -42,10 +42,7 @@ def hidden_law():
             * math.prod(SHOWN[s][v] for s, v in zip(z, x, strict=False))
         )
 
-    return {
-        x: sum(joint(x, z) for z in product(range(2), repeat=LENGTH))
-        for x in product(range(3), repeat=LENGTH)
-    }
+    return {x: sum(joint(x, z) for z in product(range(2), repeat=LENGTH)) for x in product(range(3), repeat=LENGTH)}
 
 
 def is_balanced(x, num_pairs, max_depth):
@@ -61,11 +58,7 @@ def is_balanced(x, num_pairs, max_depth):
 
 
 def dyck_law(num_pairs, max_depth, length):
-    strings = [
-        x
-        for x in product(range(2 * num_pairs), repeat=length)
-        if is_balanced(x, num_pairs, max_depth)
-    ]
+    strings = [x for x in product(range(2 * num_pairs), repeat=length) if is_balanced(x, num_pairs, max_depth)]
     return {x: 1 / len(strings) for x in strings}
 
 
@@ -166,9 +159,7 @@ def test_chain_samples_follow_the_enumerated_law_and_not_its_mirror_image(langua
     assert not follows(x, {row[::-1]: p for row, p in law.items()})
 
 
-@pytest.mark.parametrize(
-    "language", [chain(), hidden(), Dyck(2, 2)], ids=["markov", "hidden", "dyck"]
-)
+@pytest.mark.parametrize("language", [chain(), hidden(), Dyck(2, 2)], ids=["markov", "hidden", "dyck"])
 def test_sampling_uses_the_given_generator_only(language):
     state = torch.get_rng_state()
     first = language.sample(50, 6, torch.Generator().manual_seed(7))
@@ -182,16 +173,10 @@ def test_sampling_uses_the_given_generator_only(language):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize(
-    "language", [chain(), hidden(), Dyck(2, 2)], ids=["markov", "hidden", "dyck"]
-)
+@pytest.mark.parametrize("language", [chain(), hidden(), Dyck(2, 2)], ids=["markov", "hidden", "dyck"])
 def test_results_live_on_the_device_of_the_generator_and_equal_the_cpu(language):
     x = language.sample(500, 6, torch.Generator("cuda").manual_seed(7))
-    assert (
-        x.device.type == "cuda"
-        and language.is_valid(x).all()
-        and language.is_valid(x).device.type == "cuda"
-    )
+    assert x.device.type == "cuda" and language.is_valid(x).all() and language.is_valid(x).device.type == "cuda"
     x[:250, 2:5] = language.mask_token_id
     torch.testing.assert_close(language.log_prob(x).cpu(), language.log_prob(x.cpu()))
     if language.vocab_size == 3:
@@ -215,9 +200,7 @@ def test_a_batch_equals_its_rows_alone_across_passes(language, monkeypatch):
 
 
 def test_draws_never_pick_probability_zero_at_either_end_of_the_unit_interval(monkeypatch):
-    table = torch.tensor(
-        [[0.0, 0.7, 0.2, 0.1, 0.0], [0.25, 0.0, 0.25, 0.5, 0.0]], dtype=torch.float64
-    )
+    table = torch.tensor([[0.0, 0.7, 0.2, 0.1, 0.0], [0.25, 0.0, 0.25, 0.5, 0.0]], dtype=torch.float64)
     assert table[0].cumsum(0)[-1] == 1 - 2**-53  # unnormalised, the last u would fall off the end
     cdf = languages._cdf(table, G)
     u = torch.tensor([[0.0], [0.25], [1 - 2**-53]], dtype=torch.float64)
@@ -228,13 +211,9 @@ def test_draws_never_pick_probability_zero_at_either_end_of_the_unit_interval(mo
 
 def test_scaling_survives_probabilities_far_below_float64():
     # State 2 alone explains the row: 1e-200 of the mass from the left, and again from the right.
-    language = HiddenMarkov(
-        torch.eye(3), [[1, 0, 0], [0, 1, 0], [1e-20, 1e-20, 1]], [0.5, 0.3, 0.2]
-    )
+    language = HiddenMarkov(torch.eye(3), [[1, 0, 0], [0, 1, 0], [1e-20, 1e-20, 1]], [0.5, 0.3, 0.2])
     x_t = torch.tensor([[0] * 10 + [3] + [1] * 10])
-    assert math.isclose(
-        language.log_prob(x_t).item(), math.log(0.2) + 20 * math.log(1e-20), rel_tol=1e-12
-    )
+    assert math.isclose(language.log_prob(x_t).item(), math.log(0.2) + 20 * math.log(1e-20), rel_tol=1e-12)
     torch.testing.assert_close(
         language.log_marginals(x_t)[0, 10],
         torch.tensor([1e-20, 1e-20, 1.0], dtype=torch.float64).log(),
@@ -251,25 +230,16 @@ def test_scaling_survives_probabilities_far_below_float64():
 def test_markov_entropy_closed_form_is_the_enumerated_entropy():
     want = -sum(p * math.log(p) for p in chain_law().values() if p)
     assert math.isclose(chain().entropy_nats(LENGTH), want, rel_tol=1e-12)
-    assert math.isclose(
-        chain().entropy_nats(1), -sum(p * math.log(p) for p in START), rel_tol=1e-12
-    )
+    assert math.isclose(chain().entropy_nats(1), -sum(p * math.log(p) for p in START), rel_tol=1e-12)
 
 
 def test_random_chain_has_the_likely_successors_and_the_smoothing_asked_for():
     language = MarkovChain.random(7, 2, torch.Generator().manual_seed(4), smoothing=0.14)
     likely = language.transition > 0.0201
     assert likely.sum(1).tolist() == [2] * 7 and len(likely.unique(dim=0)) > 1
-    torch.testing.assert_close(
-        language.transition[~likely], torch.full((35,), 0.02, dtype=torch.float64)
-    )
+    torch.testing.assert_close(language.transition[~likely], torch.full((35,), 0.02, dtype=torch.float64))
     torch.testing.assert_close(language.transition.sum(1), torch.ones(7, dtype=torch.float64))
-    assert (
-        MarkovChain.random(
-            7, 2, torch.Generator().manual_seed(4), smoothing=0
-        ).transition.count_nonzero()
-        == 14
-    )
+    assert MarkovChain.random(7, 2, torch.Generator().manual_seed(4), smoothing=0).transition.count_nonzero() == 14
 
 
 def test_reference_language_is_rebuilt_as_method_section_7_says():
@@ -279,9 +249,7 @@ def test_reference_language_is_rebuilt_as_method_section_7_says():
             want = torch.zeros(columns, dtype=torch.float64)
             chosen = torch.randperm(columns, generator=g)[:3]
             want[chosen] = torch.rand(3, dtype=torch.float64, generator=g) + 0.2
-            torch.testing.assert_close(
-                row, 0.98 * want / want.sum() + 0.02 / columns, rtol=1e-14, atol=0
-            )
+            torch.testing.assert_close(row, 0.98 * want / want.sum() + 0.02 / columns, rtol=1e-14, atol=0)
     assert language.initial.tolist() == [1 / 16] * 16 and (
         language.vocab_size,
         language.mask_token_id,
@@ -291,16 +259,10 @@ def test_reference_language_is_rebuilt_as_method_section_7_says():
 def test_reference_language_gives_the_tables_of_method_section_3():
     language, g = HiddenMarkov.reference(), torch.Generator().manual_seed(11)
     data = -language.log_prob(language.sample(4000, 32, g)) / 32
-    assert abs(data.mean().item() - 2.289) < 4 * math.hypot(
-        data.std() / 4000**0.5, data.std() / 1000**0.5
-    )
-    marginals = language.log_marginals(torch.full((1, 32), 32))[
-        0
-    ].exp()  # one step of the base: independent tokens
+    assert abs(data.mean().item() - 2.289) < 4 * math.hypot(data.std() / 4000**0.5, data.std() / 1000**0.5)
+    marginals = language.log_marginals(torch.full((1, 32), 32))[0].exp()  # one step of the base: independent tokens
     base = -language.log_prob(torch.multinomial(marginals, 4000, True, generator=g).T) / 32
-    assert abs(base.mean().item() - 3.825) < 4 * math.hypot(
-        base.std() / 4000**0.5, base.std() / 500**0.5
-    )
+    assert abs(base.mean().item() - 3.825) < 4 * math.hypot(base.std() / 4000**0.5, base.std() / 500**0.5)
 
 
 @pytest.mark.parametrize("length", [6, 8])
@@ -359,9 +321,7 @@ def test_dyck_beyond_float64_counts_samples_and_scores_full_rows_and_refuses_mas
         brackets.log_prob(x), torch.full((3,), -math.log(brackets.count(2000)), dtype=torch.float64)
     )
     x[1, 7] = brackets.mask_token_id
-    with pytest.raises(
-        ValueError, match="length of rows with masks must keep the count below 1.8e[+]308, got 2000"
-    ):
+    with pytest.raises(ValueError, match="length of rows with masks must keep the count below 1.8e[+]308, got 2000"):
         brackets.log_prob(x)
 
 
@@ -379,45 +339,25 @@ def test_dyck_odd_lengths_raise():
 
 
 ERRORS = {
-    r"initial must sum to 1 within 1e-6, got 0.9 at worst in rows \[0\]$": lambda: MarkovChain(
-        STEP, [0.2, 0.4, 0.3]
-    ),
-    r"transition must sum to 1 within 1e-6, got 1.00001 at worst in rows \[1\]": lambda: (
-        MarkovChain([[1, 0], [0.50001, 0.5]], [1, 0])
+    r"initial must sum to 1 within 1e-6, got 0.9 at worst in rows \[0\]$": lambda: MarkovChain(STEP, [0.2, 0.4, 0.3]),
+    r"transition must sum to 1 within 1e-6, got 1.00001 at worst in rows \[1\]": lambda: MarkovChain(
+        [[1, 0], [0.50001, 0.5]], [1, 0]
     ),
     r"transition must be finite and non-negative, got -0.1 at \[1, 0\]": lambda: MarkovChain(
         [[1, 0], [-0.1, 1.1]], [1, 0]
     ),
-    r"emission must be finite and non-negative, got nan at \[0, 1\]": lambda: HiddenMarkov(
-        [[1]], [[1, math.nan]], [1]
-    ),
-    r"transition must have shape \[2, 2\], got \[2, 3\]": lambda: MarkovChain(
-        [[0, 1, 0]] * 2, [1, 0]
-    ),
-    r"emission must have shape \[2, V\], got \[1, 3\]": lambda: HiddenMarkov(
-        HIDDEN_STEP, [[0, 1, 0]], HIDDEN_START
-    ),
-    r"initial must have shape \[S\], got \[1, 2\]": lambda: HiddenMarkov(
-        HIDDEN_STEP, SHOWN, [HIDDEN_START]
-    ),
-    r"x must hold ids in 0..3 \(3 is the mask token\), got 4": lambda: chain().log_prob(
-        torch.tensor([[0, 4]])
-    ),
+    r"emission must be finite and non-negative, got nan at \[0, 1\]": lambda: HiddenMarkov([[1]], [[1, math.nan]], [1]),
+    r"transition must have shape \[2, 2\], got \[2, 3\]": lambda: MarkovChain([[0, 1, 0]] * 2, [1, 0]),
+    r"emission must have shape \[2, V\], got \[1, 3\]": lambda: HiddenMarkov(HIDDEN_STEP, [[0, 1, 0]], HIDDEN_START),
+    r"initial must have shape \[S\], got \[1, 2\]": lambda: HiddenMarkov(HIDDEN_STEP, SHOWN, [HIDDEN_START]),
+    r"x must hold ids in 0..3 \(3 is the mask token\), got 4": lambda: chain().log_prob(torch.tensor([[0, 4]])),
     r"x_t must hold ids in 0..3 \(3 is the mask token\), got -1": lambda: hidden().log_marginals(
         torch.tensor([[0, -1]])
     ),
-    r"x must hold ids in 0..4 \(4 is the mask token\), got 5": lambda: Dyck(2, 1).log_prob(
-        torch.tensor([[0, 5]])
-    ),
-    r"x must have shape \[batch, length\] with length >= 1, got \[2\]": lambda: chain().log_prob(
-        torch.tensor([0, 1])
-    ),
-    r"x must be a tensor of integers, got torch.float32": lambda: chain().is_valid(
-        torch.zeros(1, 2)
-    ),
-    r"x must be a tensor of integers, got torch.bool": lambda: chain().is_valid(
-        torch.zeros(1, 2, dtype=torch.bool)
-    ),
+    r"x must hold ids in 0..4 \(4 is the mask token\), got 5": lambda: Dyck(2, 1).log_prob(torch.tensor([[0, 5]])),
+    r"x must have shape \[batch, length\] with length >= 1, got \[2\]": lambda: chain().log_prob(torch.tensor([0, 1])),
+    r"x must be a tensor of integers, got torch.float32": lambda: chain().is_valid(torch.zeros(1, 2)),
+    r"x must be a tensor of integers, got torch.bool": lambda: chain().is_valid(torch.zeros(1, 2, dtype=torch.bool)),
     r"emission must have shape \[1, V\], got \[1, 0\]": lambda: HiddenMarkov([[1]], [[]], [1]),
     r"x must be a tensor of integers, got list": lambda: chain().is_valid([[0]]),
     r"length must be >= 1, got 0": lambda: chain().sample(1, 0, G),

@@ -51,7 +51,10 @@ def test_text_file_is_cut_at_lines_that_hold_just_the_separator(tmp_path):
     file = tmp_path / "a.txt"
     file.write_bytes(b"\xef\xbb\xbfone\n  two\n<|endoftext|>\n\nthree \r\n<|endoftext|> \r\n \n<|endoftext|>\nfour\n")
     assert read_documents(file) == ["one\n  two", "three ", "four"]
-    assert read_documents(str(file), separator="three ") == ["one\n  two\n<|endoftext|>", "<|endoftext|> \r\n \n<|endoftext|>\nfour"]
+    assert read_documents(str(file), separator="three ") == [
+        "one\n  two\n<|endoftext|>",
+        "<|endoftext|> \r\n \n<|endoftext|>\nfour",
+    ]
 
 
 def test_text_file_without_a_separator_is_one_document_verbatim(tmp_path):
@@ -124,10 +127,15 @@ def test_dataset_name_goes_to_load_dataset_with_config_and_split(tmp_path, monke
     assert calls == [("house/stories", None), ("stories", "small", "train"), ("stories", "train[1:]")]
 
 
-@pytest.mark.parametrize("source", ["./missing", "/no/such/folder", "../missing", "~/missing", "missing.txt", "a/b.jsonl", Path("missing")])
+@pytest.mark.parametrize(
+    "source", ["./missing", "/no/such/folder", "../missing", "~/missing", "missing.txt", "a/b.jsonl", Path("missing")]
+)
 def test_missing_path_is_an_error_and_not_a_hub_call(source, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: pytest.fail("asked the hub"))
-    with pytest.raises(FileNotFoundError, match="source must be an existing file or folder or a dataset's name, got .*(missing|folder|b.jsonl)"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="source must be an existing file or folder or a dataset's name, got .*(missing|folder|b.jsonl)",
+    ):
         read_documents(source)
 
 
@@ -139,11 +147,23 @@ def test_missing_path_is_an_error_and_not_a_hub_call(source, monkeypatch):
         ("a.txt", b"", r"source must hold text .*got none in .*a\.txt"),
         ("a.jsonl", b'{"text": "a"}\n\n{"text": "b"\n', r"JSON must be valid, got .* in .*a\.jsonl:3$"),
         ("a.json", b'[{"text": "a"},\n{"text": }]', r"JSON must be valid, got .* in .*a\.json:2$"),
-        ("a.jsonl", b'{"text": "a"}\n\n{"story": "b"}', r"each record must have valid Unicode text in 'text', got .*story.*a\.jsonl:3 "),
-        ("a.jsonl", b'"just text"', r"each record must have valid Unicode text in 'text', got 'just text' in .*a\.jsonl:1 "),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n\n{"story": "b"}',
+            r"each record must have valid Unicode text in 'text', got .*story.*a\.jsonl:3 ",
+        ),
+        (
+            "a.jsonl",
+            b'"just text"',
+            r"each record must have valid Unicode text in 'text', got 'just text' in .*a\.jsonl:1 ",
+        ),
         ("a.jsonl", b'{"text": 5}', r"each record must have valid Unicode text in 'text', got .*5.*a\.jsonl:1 "),
         ("a.jsonl", b'{"text": "\\ud800"}', r"each record must have valid Unicode text in 'text', got .*a\.jsonl:1 "),
-        ("a.json", b'[{"text": "a"},\n{"text": 5}]', r"each record must have valid Unicode text in 'text', got .*a\.json.*\(record 2\)"),
+        (
+            "a.json",
+            b'[{"text": "a"},\n{"text": 5}]',
+            r"each record must have valid Unicode text in 'text', got .*a\.json.*\(record 2\)",
+        ),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, content, message):
@@ -153,7 +173,9 @@ def test_bad_files_are_named(tmp_path, name, content, message):
 
 
 def test_split_needs_a_dataset_and_an_empty_folder_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=r"source must hold text \(a folder: in .txt, .jsonl, .json, .parquet files\), got none"):
+    with pytest.raises(
+        ValueError, match=r"source must hold text \(a folder: in .txt, .jsonl, .json, .parquet files\), got none"
+    ):
         read_documents(tmp_path)
     (tmp_path / "a.txt").write_text("a")
     with pytest.raises(ValueError, match="split must be None for files and folders, got 'train' with"):
@@ -163,12 +185,20 @@ def test_split_needs_a_dataset_and_an_empty_folder_is_an_error(tmp_path):
 # Tokenizers
 
 
-@pytest.mark.parametrize("kind, special", [("bpe", ["<|endoftext|>", "<|mask|>"]), ("character", ["<|endoftext|>", "<|mask|>", "<|unk|>"])])
+@pytest.mark.parametrize(
+    "kind, special", [("bpe", ["<|endoftext|>", "<|mask|>"]), ("character", ["<|endoftext|>", "<|mask|>", "<|unk|>"])]
+)
 def test_tokenizer_has_exactly_the_special_tokens(kind, special):
     tokenizer = train_tokenizer(AWKWARD, kind=kind, vocab_size=300)
     assert tokenizer.convert_ids_to_tokens(range(len(special))) == special
     assert sorted(tokenizer.all_special_tokens) == sorted(special)
-    ids = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.mask_token_id)
+    ids = (
+        tokenizer.eos_token_id,
+        tokenizer.bos_token_id,
+        tokenizer.sep_token_id,
+        tokenizer.pad_token_id,
+        tokenizer.mask_token_id,
+    )
     assert ids == (0, 0, 0, 0, 1)
     assert tokenizer.unk_token_id == (2 if kind == "character" else None)
     assert len(tokenizer) == tokenizer.vocab_size <= 300
@@ -229,7 +259,11 @@ def test_training_is_deterministic():
         ([], {}, "documents must not be empty, kind 'bpe' or 'character', got 0 and 'bpe'"),
         (["a"], {"kind": "word"}, "documents must not be empty, kind 'bpe' or 'character', got 1 and 'word'"),
         (["a"], {"vocab_size": 257}, r"vocab_size must be >= 258 \(256 symbols \+ special tokens\), got 257"),
-        (["abc", "cd"], {"kind": "character", "vocab_size": 6}, r"vocab_size must be >= 7 \(4 symbols \+ special tokens\), got 6"),
+        (
+            ["abc", "cd"],
+            {"kind": "character", "vocab_size": 6},
+            r"vocab_size must be >= 7 \(4 symbols \+ special tokens\), got 6",
+        ),
     ],
 )
 def test_tokenizer_errors(documents, options, message):
@@ -266,7 +300,9 @@ def test_split_of_known_texts():
 def test_near_copies_stay_on_one_side_and_texts_without_words_do_not_all():
     words = [f"story {i}" for i in range(50)]
     train, valid = split_documents(words + [f"  STORY\n{i}!" for i in range(50)], 0.5)
-    assert {text.lower().split()[1].strip("!") for text in train}.isdisjoint(text.lower().split()[1].strip("!") for text in valid)
+    assert {text.lower().split()[1].strip("!") for text in train}.isdisjoint(
+        text.lower().split()[1].strip("!") for text in valid
+    )
     brackets = ["(" * i + ")" * i for i in range(1, 30)]
     assert min(map(len, split_documents(brackets, 0.5))) > 5
 
@@ -278,7 +314,9 @@ def test_split_fraction_must_be_inside_0_and_1(fraction):
 
 
 def test_split_with_an_empty_side_is_an_error():
-    with pytest.raises(ValueError, match="both sides must hold a document, got 1 train and 0 valid|0 train and 1 valid"):
+    with pytest.raises(
+        ValueError, match="both sides must hold a document, got 1 train and 0 valid|0 train and 1 valid"
+    ):
         split_documents(["one"], 0.5)
     with pytest.raises(ValueError, match="both sides must hold a document, got 0 train and 0 valid"):
         split_documents([], 0.5)
@@ -315,7 +353,9 @@ def test_documents_cross_the_batches_of_the_tokenizer_in_order():
     documents = ["a" * (i % 3) + "b" + "c" * (i % 2) for i in range(2345)]
     tokenizer = abc_tokenizer()
     blocks = pack_documents(documents, tokenizer, 1)
-    assert tokenizer.decode(blocks.tokens.flatten()) == "".join(f"<|endoftext|>{d}" for d in documents) + "<|endoftext|>"
+    assert (
+        tokenizer.decode(blocks.tokens.flatten()) == "".join(f"<|endoftext|>{d}" for d in documents) + "<|endoftext|>"
+    )
 
 
 def test_special_tokens_spelled_out_in_a_document_are_ordinary_text():
@@ -405,9 +445,13 @@ def test_loading_errors(tmp_path):
         load_blocks(tmp_path / "model")
 
 
-@pytest.mark.parametrize("tokens, num_tokens", [(torch.zeros(6, dtype=torch.long), 8), (torch.zeros(2, 3, dtype=torch.long), 7)])
+@pytest.mark.parametrize(
+    "tokens, num_tokens", [(torch.zeros(6, dtype=torch.long), 8), (torch.zeros(2, 3, dtype=torch.long), 7)]
+)
 def test_blocks_whose_counts_disagree_are_refused(tokens, num_tokens):
-    with pytest.raises(ValueError, match=r"tokens must be \[num_blocks, length\], num_tokens kept \+ dropped, got .* tokens, 2 dropped"):
+    with pytest.raises(
+        ValueError, match=r"tokens must be \[num_blocks, length\], num_tokens kept \+ dropped, got .* tokens, 2 dropped"
+    ):
         TokenBlocks(tokens, 1, num_tokens, 2, 5)
 
 
