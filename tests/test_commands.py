@@ -162,6 +162,7 @@ def test_the_energies_are_of_their_kind_belong_to_the_denoiser_and_have_learnt(r
 
 def test_a_causal_lm_can_be_an_energy(runs, denoiser):
     energy = AutoregressiveEnergy.from_causal_lm(runs / "causal" / "final")
+    assert load_energy(str(runs / "causal/final/energy")).bos_token_id == energy.bos_token_id
     config = energy.model.config
     assert config.model_type == "llama" and config.vocab_size == len(denoiser.tokenizer)
     assert energy.bos_token_id == denoiser.tokenizer.eos_token_id

@@ -51,6 +51,7 @@ class BenchmarkConfig:
         seed: Of samples, orders and candidates.
         num_samples: Samples per cell ("oracle"), or held-out rows ("truth").
         denoiser: The trained denoiser ("truth", "speed").
+        energy: Its normalised head ("speed").
         corpus: Prepared corpus of held-out rows ("truth").
         language: Its language ("truth").
         energies: What is held against the oracle ("truth").
@@ -65,6 +66,7 @@ class BenchmarkConfig:
     seed: int = 0
     num_samples: int = 1000
     denoiser: str = "tinystories"
+    energy: str = "tinystories"
     corpus: str | None = None
     language: LanguageConfig = field(default_factory=LanguageConfig)
     energies: tuple[HeadOnTruth, ...] = ()
@@ -133,7 +135,7 @@ def _truth(config: BenchmarkConfig) -> list[dict[str, Any]]:
 
 
 def _speed(config: BenchmarkConfig) -> list[dict[str, Any]]:
-    denoiser, head = load_denoiser(config.denoiser), load_energy(config.denoiser)
+    denoiser, head = load_denoiser(config.denoiser), load_energy(config.energy)
     length = denoiser.network.config.max_position_embeddings
     deciding = {
         "base": (None, {"num_candidates": 1}),

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from edlm.corpus.prepared import PreparedCorpus
+from edlm.energies.autoregressive import AutoregressiveEnergy
 from edlm.training.objectives import AutoregressiveObjective
 from edlm.training.trainer import TrainerConfig, train
 
@@ -49,6 +50,7 @@ def run(config: TrainAutoregressiveConfig) -> None:
     def save(trained: nn.Module, folder: Path) -> None:
         trained.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        AutoregressiveEnergy(trained, bos_token_id=bos).save_pretrained(folder / "energy")
 
     path = train(
         model,

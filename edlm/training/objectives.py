@@ -124,6 +124,7 @@ class EnergyObjective:
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.config = config
         self.reads_hidden = reads_hidden
+        self.metric = "gain_nats_per_token" if config.loss == "likelihood" else "gain_nats_per_decision"
 
     def __call__(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of tokens ``batch[batch, length]``; the model is called as ``model(decision)``."""
@@ -131,14 +132,18 @@ class EnergyObjective:
         k = 1 if self.config.loss == "likelihood" else self.config.num_candidates
         with torch.no_grad():
             decision = self.draw_decision(batch, k, generator)
-        num_tokens, decided = max(1, len(decision.slots)), decision.slots.counts > 0
+        num_tokens, decided = len(decision.slots), decision.slots.counts > 0
         energy = model(decision)
+        if not num_tokens:  # more steps than tokens: nothing to learn from
+            return sum(0.0 * p.sum() for p in model.parameters() if p.requires_grad), {
+                self.metric: energy.new_zeros(())
+            }
         if self.config.loss == "likelihood":
             nll = energy - decision.log_proposal
             gain = -energy.detach().sum() / num_tokens
-            return nll.sum() / num_tokens, {"gain_nats_per_token": gain}
+            return nll.sum() / num_tokens, {self.metric: gain}
         gain = log_share_of_first(-energy)[decided]
-        metrics = {"gain_nats_per_decision": gain.detach().mean()}
+        metrics = {self.metric: gain.detach().mean()}
         if self.config.loss == "ranking":
             return -gain.mean(), metrics
         log_sigmoid = nn.functional.logsigmoid

@@ -485,3 +485,27 @@ def test_the_denoiser_is_frozen_and_its_states_kept_only_for_who_reads_them():
         objective.draw_decision(DATA, 1, generator())
     assert kept == [True, False]
     assert not denoiser.training and not denoiser.weight.requires_grad
+
+
+@pytest.mark.parametrize("loss", ["likelihood", "ranking", "binary"])
+def test_a_batch_that_decides_nothing_is_no_loss(loss):
+    """64 steps for 12 tokens: most steps reveal none, and the mean over no decision would be NaN."""
+
+    class Weight(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, decision):
+            return self.weight * decision.log_proposal
+
+    model = Weight()
+    config = EnergyObjectiveConfig(loss=loss, num_steps=(64,), decisions_per_pass=1, num_candidates=2)
+    objective = EnergyObjective(uniform_denoiser(), config, reads_hidden=False)
+    losses = []
+    for seed in range(20):
+        value, metrics = objective(model, torch.zeros(1, LONG, dtype=torch.long), generator(seed))
+        value.backward()
+        assert torch.isfinite(value) and all(torch.isfinite(x) for x in metrics.values())
+        losses.append(value.item())
+    assert 0.0 in losses and any(losses)
