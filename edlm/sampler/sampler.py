@@ -123,11 +123,9 @@ class EnergySampler:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
         x_t = torch.full((num_samples, length), self.denoiser.mask_token_id, device=device)
         seeds = self._seeds(num_samples, generator, seeds)
-        batches = x_t.split(batch_size or max(1, num_samples))
-        firsts = [0, *torch.tensor([len(batch) for batch in batches]).cumsum(0).tolist()]
-        return concatenate(
-            [self.fill(batch, seeds=seeds[i : i + len(batch)]) for i, batch in zip(firsts, batches, strict=False)]
-        )
+        size = batch_size or max(1, num_samples)
+        starts = range(0, max(1, num_samples), size)
+        return concatenate([self.fill(x_t[i : i + size], seeds=seeds[i : i + size]) for i in starts])
 
     @torch.no_grad()
     def fill(
@@ -155,8 +153,7 @@ class EnergySampler:
         infos = []
         for i in range(self.num_steps):
             masked = x_t == self.denoiser.mask_token_id
-            step, revealed = self._begin(plan, i, x_t)
-            uses = self._uses_energy(i, masked, revealed)
+            step, revealed, uses = self._begin(plan, i, x_t)
             x_t, decisions = decide_step(self, step, revealed, uses, streams.values(i))
             decisions = decisions or [no_energy_asked(uses, self.candidates_weighed)]
             infos.append(
@@ -192,7 +189,8 @@ class EnergySampler:
 
         Returns:
             Shape ``[batch]``, float64; its mean over seeds is the bound. Exact, and the same for all seeds,
-            where the order is deterministic (all but ancestral and random) and k = 1 or decisions are exact.
+            where the order is deterministic (all but ancestral and random) and k = 1 or decisions are exact;
+            but only a bound where energies are infinite, and ``inf`` where the denoiser rules the data out.
 
         Raises:
             ValueError: ``x_0`` holds a mask, or ``given`` is no bool table of its shape.
@@ -206,20 +204,25 @@ class EnergySampler:
         x_t = x_0.masked_fill(target, self.denoiser.mask_token_id)
         total = 0.0
         for i in range(self.num_steps):
-            step, revealed = self._begin(plan, i, x_t)
-            uses = self._uses_energy(i, x_t == self.denoiser.mask_token_id, revealed)
+            step, revealed, uses = self._begin(plan, i, x_t)
             total = total - bound_of_step(self, step, revealed, uses, streams.values(i), x_0)
             x_t = revealed.write(x_t, revealed.gather(x_0))
         return total
 
-    def _begin(self, plan: RevealPlan, i: int, x_t: Tensor) -> tuple[Step, Slots]:
-        """The denoiser pass of step ``i``, only for rows that need it, and the step's reveal set."""
+    def _begin(self, plan: RevealPlan, i: int, x_t: Tensor) -> tuple[Step, Slots, Tensor]:
+        """The denoiser pass of step ``i``, its reveal set, and the rows whose tokens the energy has a say in.
+
+        Only rows that are due are run. What is not revealed is filled only where the energy judges whole sequences.
+        """
         masked = x_t == self.denoiser.mask_token_id
         due = plan.num_due(i, masked) > 0
-        if self.scope == "sequence" and self.energy is not None and self.energy.needs_every_row and due.any():
+        uses = torch.zeros_like(due) if self.energy is None else due & self.window.covers(i, self._time(i), masked)
+        asked = bool(uses.any())
+        fills_sequences = asked and self.scope == "sequence"
+        if fills_sequences and self.energy.needs_every_row:
             due = masked.any(1)
         t = torch.full((len(x_t),), self._time(i), device=x_t.device)
-        reads_hidden = self.energy is not None and self.energy.reads_hidden
+        reads_hidden = asked and self.energy.reads_hidden
         rows = due.nonzero()[:, 0]
         encoding = self.denoiser.encode(x_t, t, rows=rows, keep_hidden=reads_hidden) if len(rows) else None
         confidence = None
@@ -231,17 +234,11 @@ class EnergySampler:
                 confidence = everywhere.write(confidence.to(largest), largest)
         revealed = plan.slots(i, masked, confidence)
         slots = revealed
-        if self.scope == "sequence":
+        if fills_sequences:
             others = masked & due[:, None]
             others[revealed.rows, revealed.positions] = False
             slots = revealed.followed_by(Slots.where(others))
-        return Step(self.denoiser, x_t, t, encoding, slots), revealed
-
-    def _uses_energy(self, i: int, masked: Tensor, revealed: Slots) -> Tensor:
-        """Rows whose tokens of this step the energy has a say in, bool ``[batch]``."""
-        if self.energy is None:
-            return torch.zeros(len(masked), dtype=torch.bool, device=masked.device)
-        return self.window.covers(i, self._time(i), masked) & (revealed.counts > 0)
+        return Step(self.denoiser, x_t, t, encoding, slots), revealed, uses
 
     def _time(self, i: int) -> float:
         return (self.num_steps - i) / self.num_steps

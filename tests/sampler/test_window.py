@@ -75,3 +75,19 @@ def test_windows_must_be_ordered_and_inside(pair):
 def test_a_window_is_a_pair():
     with pytest.raises(ValueError, match=r"window must be a pair \(low, high\) or a Window, got \(0.1, 0.2, 0.3\)"):
         get_window((0.1, 0.2, 0.3))
+
+
+def test_outside_the_window_only_what_is_written_is_decoded():
+    """The paper's w = 0.2 saves the whole-sequence candidates of the other steps, not their energies alone."""
+    decoded = []
+
+    class Counting(FunctionDenoiser):
+        def decode(self, features):
+            decoded.append(len(features))
+            return features
+
+    denoiser = Counting(lambda x_t, t: torch.zeros(*x_t.shape, 3), 3, 3)
+    energy = CallableEnergy(lambda c, x, log_p: torch.zeros_like(log_p), complete=True)
+    options = {"num_steps": 5, "scope": "sequence", "order": "random", "num_candidates": 2}
+    EnergySampler(denoiser, energy, window=(0.8, 1.0), **options).sample(1, 10, seeds=[0])
+    assert decoded == [10, 2, 2, 2, 2]
