@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rich.table import Table
@@ -19,7 +17,7 @@ from edlm.denoisers.loading import load_denoiser
 from edlm.energies.pretrained import load_energy
 from edlm.evaluation.known_truth import share_of_the_way
 from edlm.evaluation.oracle_tables import data_nats_per_token, measure_cells
-from edlm.evaluation.provenance import provenance
+from edlm.evaluation.provenance import write_result
 from edlm.evaluation.table import seconds_per_sequence
 
 
@@ -81,9 +79,7 @@ def run(config: BenchmarkConfig) -> None:
     started = time.perf_counter()
     rows = {"oracle": _oracle, "truth": _truth, "speed": _speed}[config.what](config)
     if config.output:
-        result = {"config": asdict(config), **provenance(), "seconds": time.perf_counter() - started, "rows": rows}
-        Path(config.output).parent.mkdir(parents=True, exist_ok=True)
-        Path(config.output).write_text(json.dumps(result, indent=1) + "\n")
+        write_result(config.output, config, seconds=time.perf_counter() - started, rows=rows)
 
 
 def _oracle(config: BenchmarkConfig) -> list[dict[str, Any]]:

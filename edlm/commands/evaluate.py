@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Literal
 
 from edlm.commands.terminal import console
@@ -12,7 +10,7 @@ from edlm.config import SamplerConfig
 from edlm.corpus.text import load_blocks
 from edlm.denoisers.loading import SHIPPED, load_denoiser
 from edlm.energies.pretrained import load_energy
-from edlm.evaluation.provenance import provenance
+from edlm.evaluation.provenance import write_result
 from edlm.evaluation.table import Setting, as_json, as_table, measure
 
 
@@ -95,9 +93,7 @@ def run(config: EvaluateConfig) -> None:
     def keep(measurement) -> None:
         measured.append(measurement)
         if config.output:
-            result = {"config": asdict(config), **provenance(), "settings": as_json(measured)}
-            Path(config.output).parent.mkdir(parents=True, exist_ok=True)
-            Path(config.output).write_text(json.dumps(result, indent=1) + "\n")
+            write_result(config.output, config, settings=as_json(measured))
 
     measure(
         denoiser,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edlm.diffusion.slots import Slots
+from edlm.diffusion.slots import Slots, places_of
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Encoding:
 
     Attributes:
         features: Input of the output layer, shape ``[encoded_rows, length, width]``.
-        hidden: States that enter each block, then the last block's output, each
-            ``[encoded_rows, length, hidden_size]``; None unless asked for.
+        hidden: States that enter each block, then what leaves the last (in ModernBERT after its final norm),
+            each ``[encoded_rows, length, hidden_size]``; None unless asked for.
         place: Row of ``features`` that holds each row of the batch, shape ``[batch]``; rows that
             need no pass have none (-1).
     """
@@ -131,8 +131,7 @@ class Denoiser(nn.Module, ABC):
         if rows is None or len(rows) == batch_size:
             place = torch.arange(batch_size, device=x_t.device)
         else:
-            place = torch.full((batch_size,), -1, device=x_t.device)
-            place[rows] = torch.arange(len(rows), device=x_t.device)
+            place = places_of(rows, batch_size)
             x_t, t = x_t[rows], t[rows]
             attention_mask = attention_mask[rows] if attention_mask is not None else None
         features, hidden = self.encode_tokens(x_t, t, attention_mask, keep_hidden)

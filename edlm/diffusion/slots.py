@@ -89,8 +89,7 @@ class Slots:
         """The slots of the rows ``active`` (ascending; by default those that have any), as padded tables."""
         if active is None:
             active = self.counts.nonzero()[:, 0]
-        place = torch.full((self.batch_size,), -1, device=active.device)
-        place[active] = torch.arange(len(active), device=active.device)
+        place = places_of(active, self.batch_size)
         meant = place[self.rows] >= 0
         rows, ranks = place[self.rows[meant]], self.ranks[meant]
         width = int(ranks.max()) + 1 if len(ranks) else 0
@@ -99,6 +98,18 @@ class Slots:
         positions[rows, ranks] = self.positions[meant]
         valid[rows, ranks] = True
         return DenseSlots(active, positions, valid)
+
+
+def places_of(rows: Tensor, batch_size: int) -> Tensor:
+    """Where each row of a batch stands in ``rows``, shape ``[batch_size]``; -1 where it does not.
+
+    Example:
+        >>> places_of(torch.tensor([1, 3]), 4).tolist()
+        [-1, 0, -1, 1]
+    """
+    places = torch.full((batch_size,), -1, device=rows.device)
+    places[rows] = torch.arange(len(rows), device=rows.device)
+    return places
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from torch import Tensor
 from typing_extensions import Self
 
 from edlm.denoisers.base import DenoiserIdentity
+from edlm.denoisers.loading import SHIPPED
 from edlm.energies.base import Energy
 
-SHIPPED = Path(__file__).parent.parent / "models"
 SETTINGS, WEIGHTS = "energy.json", "model.safetensors"
 
 

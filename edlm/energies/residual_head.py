@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edlm.denoisers.masked_lm import MaskedLMDenoiser
-from edlm.diffusion.slots import DenseSlots, Slots
+from edlm.diffusion.slots import DenseSlots, Slots, places_of
 from edlm.energies.base import Decision, Step, TokenwiseEnergy
 from edlm.energies.head_settings import HeadSettings, copy_blocks, fitting_settings
 from edlm.energies.pretrained import PretrainedEnergy
@@ -133,9 +133,7 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
 
     def start(self, step: Step) -> HeadState:
         active = step.slots.counts.nonzero()[:, 0]
-        place = torch.full((len(step.x_t),), -1, device=active.device)
-        place[active] = torch.arange(len(active), device=active.device)
-        return HeadState(step, place, *self._read_step(step, active))
+        return HeadState(step, places_of(active, len(step.x_t)), *self._read_step(step, active))
 
     def next_log_probs(self, state: HeadState, x_partial: Tensor, slots: Slots) -> Tensor:
         if state.written is not None and not self.shape.blind:
@@ -174,8 +172,7 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
         """Memories in which tokens that earlier groups of the step decided replace their stale states."""
         step = decision.step
         is_decided = step.slots.gather(decision.x_partial) != step.denoiser.mask_token_id
-        is_judged = (decision.slots.counts > 0)[step.slots.rows]
-        earlier = step.slots.select(is_decided & is_judged).dense(active)
+        earlier = step.slots.select(is_decided).dense(active)
         if not earlier.valid.any():
             return memory
         tokens = decision.x_partial[active].gather(1, earlier.positions)[:, None]

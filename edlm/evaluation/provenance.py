@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
 import sys
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,13 @@ def provenance() -> dict[str, Any]:
             "gpu": gpu,
         },
     }
+
+
+def write_result(path: str | Path, config: Any, **content: Any) -> None:
+    """Write a JSON file: the config dataclass, where the result came from, and its content."""
+    result = {"config": asdict(config), **provenance(), **content}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps(result, indent=1) + "\n")
 
 
 def _git_revision() -> str | None:

@@ -135,9 +135,8 @@ class EnergyObjective:
         num_tokens, decided = len(decision.slots), decision.slots.counts > 0
         energy = model(decision)
         if not num_tokens:  # more steps than tokens: nothing to learn from
-            return sum(0.0 * p.sum() for p in model.parameters() if p.requires_grad), {
-                self.metric: energy.new_zeros(())
-            }
+            no_loss = sum(0.0 * p.sum() for p in model.parameters() if p.requires_grad)
+            return no_loss, {self.metric: energy.new_zeros(())}
         if self.config.loss == "likelihood":
             nll = energy - decision.log_proposal
             gain = -energy.detach().sum() / num_tokens
@@ -177,9 +176,8 @@ class EnergyObjective:
         log_probs = self.denoiser.slot_log_probs(step.encoding, group)
         tokens = group.gather(x_0)[:, None]
         if num_candidates > 1:
-            uniforms = (
-                RowStreams(draw_seeds(len(x_0), generator)).values(0).uniform(group.counts.cpu(), num_candidates - 1)
-            )
+            negatives = RowStreams(draw_seeds(len(x_0), generator)).values(0)
+            uniforms = negatives.uniform(group.counts.cpu(), num_candidates - 1)
             tokens = torch.cat([tokens, draw_categorical(log_probs, uniforms)], 1)
         return make_decision(step, group, x_partial, log_probs, tokens)
 
