@@ -1,4 +1,4 @@
-"""``edlm train denoiser``: a masked diffusion model from scratch, on a prepared corpus."""
+"""``edlm train denoiser``: a masked diffusion model on a prepared corpus, from scratch or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from accelerate import PartialState
 
 from edlm.corpus.prepared import PreparedCorpus
+from edlm.denoisers.loading import load_denoiser
 from edlm.denoisers.masked_lm import MaskedLMDenoiser
 from edlm.diffusion.schedule import get_schedule
 from edlm.training.objectives import DenoiserObjective
@@ -25,6 +26,10 @@ class TrainDenoiserConfig:
         model_type: Architecture, by its transformers name.
         model: Its settings (``hidden_size`` and so on), as in its transformers config.
         schedule: Masking schedule.
+        start_from: Checkpoint to train further: its architecture and weights, in place of ``model``.
+
+    Raises:
+        ValueError: ``start_from`` comes with an architecture of its own.
     """
 
     corpus: str
@@ -32,13 +37,25 @@ class TrainDenoiserConfig:
     model_type: str = "modernbert"
     model: dict[str, Any] = field(default_factory=dict)
     schedule: Literal["log_linear", "cosine", "polynomial"] = "log_linear"
+    start_from: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.start_from is not None and self.model:
+            raise ValueError(f"model must be empty with start_from, which brings its architecture, got {self.model}")
 
 
 def run(config: TrainDenoiserConfig) -> None:
-    """Build the network, train it, leave it in ``output_dir/final``."""
+    """Build or load the network, train it, leave it in ``output_dir/final``."""
     corpus = PreparedCorpus.load(config.corpus)
-    torch.manual_seed(config.trainer.seed)
-    denoiser = MaskedLMDenoiser.from_config(corpus.tokenizer, model_type=config.model_type, **config.model)
+    identity = {"schedule": config.schedule}
+    if config.start_from is not None:
+        denoiser = load_denoiser(config.start_from)
+        corpus.check_tokenizer(denoiser.tokenizer)
+        identity["start_from"] = denoiser.identity.revision
+    else:
+        torch.manual_seed(config.trainer.seed)
+        denoiser = MaskedLMDenoiser.from_config(corpus.tokenizer, model_type=config.model_type, **config.model)
+        identity |= {"model_type": config.model_type, "model": config.model}
     objective = DenoiserObjective(get_schedule(config.schedule), denoiser.mask_token_id)
     path = train(
         denoiser,
@@ -47,6 +64,6 @@ def run(config: TrainDenoiserConfig) -> None:
         corpus.valid.tokens,
         config.trainer,
         save=lambda trained, folder: trained.save_pretrained(folder),
-        identity={"model_type": config.model_type, "model": config.model, "schedule": config.schedule},
+        identity=identity,
     )
     PartialState().print(f"denoiser of {sum(p.numel() for p in denoiser.parameters()):,} parameters in {path}")

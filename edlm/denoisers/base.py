@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -46,20 +47,35 @@ class Encoding:
     """One denoiser pass: what the output layer needs at each position, before it is applied.
 
     Attributes:
-        features: Input of the output layer, shape ``[encoded_rows, length, width]``.
-        hidden: States that enter each block, then what leaves the last (in ModernBERT after its final norm),
-            each ``[encoded_rows, length, hidden_size]``; None unless asked for.
+        finish: Gives the features; what it leaves for later (the last block) is run only if they are asked for.
+        hidden: States that enter each block, each ``[encoded_rows, length, hidden_size]``; None unless asked for.
         place: Row of ``features`` that holds each row of the batch, shape ``[batch]``; rows that
             need no pass have none (-1).
     """
 
-    features: Tensor
+    finish: Callable[[], Tensor]
     hidden: tuple[Tensor, ...] | None
     place: Tensor
+
+    @cached_property
+    def features(self) -> Tensor:
+        """Input of the output layer, shape ``[encoded_rows, length, width]``."""
+        return self.finish()
 
     def at(self, slots: Slots) -> Tensor:
         """Features at the slots, shape ``[num_slots, width]``."""
         return self.features[self.place[slots.rows], slots.positions]
+
+
+def check_mass(largest: Tensor) -> None:
+    """Refuse rows whose largest logit is not finite: they have no mass, or hold NaN or +inf.
+
+    Raises:
+        ValueError: says what the first such row has.
+    """
+    if not torch.isfinite(largest).all():
+        bad = largest[~torch.isfinite(largest)][0].item()
+        raise ValueError(f"every masked position needs finite mass on a real token, got a maximum of {bad}")
 
 
 class Denoiser(nn.Module, ABC):
@@ -91,8 +107,8 @@ class Denoiser(nn.Module, ABC):
     @abstractmethod
     def encode_tokens(
         self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool
-    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-        """Features ``[rows, length, width]`` and, if kept, the hidden states of the blocks."""
+    ) -> tuple[Callable[[], Tensor], tuple[Tensor, ...] | None]:
+        """What gives the features ``[rows, length, width]`` and, if kept, the states that enter the blocks."""
 
     @abstractmethod
     def decode(self, features: Tensor) -> Tensor:
@@ -123,7 +139,7 @@ class Denoiser(nn.Module, ABC):
             t: Times, shape ``[batch]``; by default the fraction of masked tokens.
             attention_mask: False at padding, shape ``[batch, length]``.
             rows: Rows to run (all by default), shape ``[encoded_rows]``.
-            keep_hidden: Keep the states of the blocks.
+            keep_hidden: Keep the states that enter the blocks.
         """
         if t is None:
             t = (x_t == self.mask_token_id).float().mean(1)
@@ -134,8 +150,19 @@ class Denoiser(nn.Module, ABC):
             place = places_of(rows, batch_size)
             x_t, t = x_t[rows], t[rows]
             attention_mask = attention_mask[rows] if attention_mask is not None else None
-        features, hidden = self.encode_tokens(x_t, t, attention_mask, keep_hidden)
-        return Encoding(features, hidden, place)
+        return Encoding(*self.encode_tokens(x_t, t, attention_mask, keep_hidden), place)
+
+    def possible(self, logits: Tensor) -> Tensor:
+        """Logits ``[n, vocab_size]`` as they are drawn from: impossible columns are ``-inf``; a new tensor.
+
+        Raises:
+            ValueError: another width.
+        """
+        if logits.shape[-1] != self.vocab_size:
+            raise ValueError(f"logits must have vocab_size = {self.vocab_size} columns, got {logits.shape[-1]}")
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()
+        return logits.index_fill(-1, self._impossible, -torch.inf)
 
     def normalize(self, logits: Tensor, *, check: bool = True) -> Tensor:
         """Log-probabilities of logits ``[n, vocab_size]``, impossible columns excluded; a new tensor.
@@ -147,16 +174,9 @@ class Denoiser(nn.Module, ABC):
         Raises:
             ValueError: another width; or, checked, a row that has no mass, or holds NaN or +inf.
         """
-        if logits.shape[-1] != self.vocab_size:
-            raise ValueError(f"logits must have vocab_size = {self.vocab_size} columns, got {logits.shape[-1]}")
-        if logits.dtype in (torch.float16, torch.bfloat16):
-            logits = logits.float()
-        if len(self._impossible):
-            logits = logits.index_fill(-1, self._impossible, -torch.inf)
-        largest = logits.amax(-1)
-        if check and not torch.isfinite(largest).all():
-            bad = largest[~torch.isfinite(largest)][0].item()
-            raise ValueError(f"every masked position needs finite mass on a real token, got a maximum of {bad}")
+        logits = self.possible(logits)
+        if check:
+            check_mass(logits.amax(-1))
         return logits.log_softmax(-1)
 
     def slot_log_probs(self, encoding: Encoding, slots: Slots) -> Tensor:
@@ -215,12 +235,12 @@ class FunctionDenoiser(Denoiser):
 
     def encode_tokens(
         self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool
-    ) -> tuple[Tensor, None]:
+    ) -> tuple[Callable[[], Tensor], None]:
         log_probs = self.f(x_t, t)
         expected = (*x_t.shape, self.vocab_size)
         if tuple(log_probs.shape) != expected:
             raise ValueError(f"f must return log_probs of shape {expected}, got {tuple(log_probs.shape)}")
-        return log_probs, None
+        return lambda: log_probs, None
 
     def decode(self, features: Tensor) -> Tensor:
         return features

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
 
 from edlm.denoisers.base import Denoiser, DenoiserIdentity
 
@@ -52,7 +52,8 @@ class MaskedLMDenoiser(Denoiser):
         self.tokenizer = tokenizer
         self.name = name or model.config.name_or_path or type(model).__name__
         # In a tuple, so that the parameters of the shared output layer are registered once.
-        self._output_layer = (_OutputLayer(model),)
+        is_modernbert = model.config.model_type == "modernbert"
+        self._output_layer = (nn.Sequential(model.head, model.decoder) if is_modernbert else _OutputLayer(model),)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **model_options: Any) -> MaskedLMDenoiser:
@@ -82,11 +83,14 @@ class MaskedLMDenoiser(Denoiser):
 
     def encode_tokens(
         self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool
-    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-        output = self.network.base_model(
+    ) -> tuple[Callable[[], Tensor], tuple[Tensor, ...] | None]:
+        encoder = self.network.base_model
+        if keep_hidden and self.network.config.model_type == "modernbert":
+            return _run_in_two_parts(encoder, x_t, attention_mask)
+        output = encoder(
             input_ids=x_t, attention_mask=attention_mask, output_hidden_states=keep_hidden, return_dict=True
         )
-        return output.last_hidden_state, output.hidden_states if keep_hidden else None
+        return lambda: output.last_hidden_state, output.hidden_states[:-1] if keep_hidden else None
 
     def decode(self, features: Tensor) -> Tensor:
         return self._output_layer[0](features)
@@ -112,8 +116,7 @@ class _OutputLayer:
 
     def __init__(self, model: PreTrainedModel):
         self._given = _GivenFeatures()
-        self._head = copy.copy(model)
-        self._head._modules = {**model._modules, model.base_model_prefix: self._given}
+        self._head = _with_modules(model, **{model.base_model_prefix: self._given})
 
     def __call__(self, features: Tensor) -> Tensor:
         self._given.features = features[None]
@@ -127,8 +130,58 @@ class _OutputLayer:
 class _GivenFeatures(nn.Module):
     features: Tensor | None = None
 
-    def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutput:
-        return BaseModelOutput(last_hidden_state=self.features)
+    def forward(self, *args: Any, **kwargs: Any) -> _EncoderOutput:
+        return _EncoderOutput(self.features)
+
+
+class _EncoderOutput(NamedTuple):
+    """What heads read of transformers' BaseModelOutput, which takes much longer to make."""
+
+    last_hidden_state: Tensor
+    hidden_states: None = None
+    attentions: None = None
+
+
+def _run_in_two_parts(
+    encoder: PreTrainedModel, x_t: Tensor, attention_mask: Tensor | None
+) -> tuple[Callable[[], Tensor], tuple[Tensor, ...]]:
+    """All blocks of a ModernBERT but the last, whose work an energy that replaces it saves; and what runs that one."""
+    entering = []
+    watched = nn.ModuleList(_Watched(block, entering) for block in encoder.layers[:-1])
+    first = _with_modules(encoder, layers=watched, final_norm=nn.Identity())
+    last = _with_modules(encoder, layers=encoder.layers[-1:], embeddings=_GivenEmbeddings())
+    entering.append(first(input_ids=x_t, attention_mask=attention_mask, return_dict=True).last_hidden_state)
+
+    def finish() -> Tensor:
+        return last(inputs_embeds=entering[-1], attention_mask=attention_mask, return_dict=True).last_hidden_state
+
+    return finish, tuple(entering)
+
+
+class _Watched(nn.Module):
+    """A block that notes the states that enter it."""
+
+    def __init__(self, block: nn.Module, entering: list[Tensor]):
+        super().__init__()
+        self.block = block
+        self.attention_type = block.attention_type
+        self.entering = entering
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        self.entering.append(hidden_states)
+        return self.block(hidden_states, **kwargs)
+
+
+class _GivenEmbeddings(nn.Module):
+    def forward(self, input_ids: None, inputs_embeds: Tensor) -> Tensor:
+        return inputs_embeds
+
+
+def _with_modules(model: PreTrainedModel, /, **modules: nn.Module) -> PreTrainedModel:
+    """A shallow copy that shares all weights, with some of its modules replaced."""
+    other = copy.copy(model)
+    other._modules = {**model._modules, **modules}
+    return other
 
 
 def _weights_fingerprint(model: nn.Module, samples: int = 256) -> str:

@@ -70,7 +70,12 @@ class Slots:
         if group_size is None or group_size >= largest:
             return [self] if largest else []
         group = self.ranks // group_size
-        return [self.select(group == g) for g in range(-(-largest // group_size))]
+        order = group.argsort(stable=True)  # group by group, and in each row by row
+        parts = order.split(torch.bincount(group).tolist())
+        return [
+            Slots(self.rows[part], self.positions[part], self.ranks[part] % group_size, self.batch_size)
+            for part in parts
+        ]
 
     def gather(self, x: Tensor) -> Tensor:
         """Entries of ``x[batch, length, ...]`` at the slots, shape ``[num_slots, ...]``."""

@@ -121,8 +121,8 @@ class TokenwiseEnergy(Energy):
         """State of a step in which nothing is decided yet."""
 
     @abstractmethod
-    def next_log_probs(self, state: Any, x_partial: Tensor, slots: Slots) -> Tensor:
-        """``log q(. | x_t, tokens of the step decided so far)``.
+    def next_logits(self, state: Any, x_partial: Tensor, slots: Slots) -> Tensor:
+        """``log q(. | x_t, tokens of the step decided so far)``, nats, but for a constant of each slot.
 
         Args:
             state: From `start`; the calls of a step go through its slots rank by rank.
@@ -130,7 +130,7 @@ class TokenwiseEnergy(Energy):
             slots: The next rank: one slot of each row that still has one.
 
         Returns:
-            Normalised, nats, shape ``[num_slots, vocab_size]``.
+            Logits as `Denoiser.decode` gives them (impossible columns included), shape ``[num_slots, vocab_size]``.
         """
 
 

@@ -31,5 +31,5 @@ class OracleEnergy(TokenwiseEnergy):
     def start(self, step: Step) -> Any:
         return None
 
-    def next_log_probs(self, state: Any, x_partial: Tensor, slots: Slots) -> Tensor:
+    def next_logits(self, state: Any, x_partial: Tensor, slots: Slots) -> Tensor:
         return self.language.log_marginals(x_partial)[slots.rows, slots.positions]

@@ -132,38 +132,44 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
         return energy.index_add(0, own.active, self._scalar(step, own, states, memory, tokens).to(energy))
 
     def start(self, step: Step) -> HeadState:
-        active = step.slots.counts.nonzero()[:, 0]
-        return HeadState(step, places_of(active, len(step.x_t)), *self._read_step(step, active))
+        own = step.slots.dense()
+        states, memory = self._read_step(step, own.active)
+        angles = tuple(part[:, 0, 0, :, None] for part in self.rotary(own.positions))
+        entering = _take(states, own.positions)
+        queries = self.blocks[0].next_query(entering, angles)
+        return HeadState(step, places_of(own.active, len(step.x_t)), entering, queries, angles, memory)
 
-    def next_log_probs(self, state: HeadState, x_partial: Tensor, slots: Slots) -> Tensor:
-        if state.written is not None and not self.shape.blind:
-            self._remember(state, state.written, state.written.gather(x_partial))
-        state.written = slots
-        rows = state.place[slots.rows]
+    def next_logits(self, state: HeadState, x_partial: Tensor, slots: Slots) -> Tensor:
+        if state.rank and not self.shape.blind:
+            self._remember(state, state.last.gather(x_partial))
+        rows, n = state.rows_of(slots), state.rank
+        angles = tuple(part[rows, n] for part in state.angles)
         seen = _seen(state.step, slots.rows)
-        angles = self.rotary(slots.positions[:, None])
-        query = state.states[rows, slots.positions][:, None, None]
-        for block, memory in zip(self.blocks, state.memory, strict=True):
-            query = block(query, angles, memory.rows(rows), seen)
-        return self._log_probs(query[:, 0, 0], state.step, slots)
-
-    def _remember(self, state: HeadState, slots: Slots, tokens: Tensor) -> None:
-        """Put decided tokens in the place of the stale states at their positions (key-value cache)."""
-        rows = state.place[slots.rows]
-        seen = _seen(state.step, slots.rows)
-        angles = self.rotary(slots.positions[:, None])
-        content = state.states[rows, slots.positions][:, None, None] + self._token(state.step, tokens[:, None, None])
+        x, query = state.entering[rows, n], state.queries[rows, n]
         for i, (block, memory) in enumerate(zip(self.blocks, state.memory, strict=True)):
-            memory.write(rows, slots.positions, block.own(content, angles))
+            if i:
+                query = block.next_query(x, angles)
+            x = block.next_state(x, query, memory.rows(rows), seen)
+        state.rank, state.last = n + 1, slots
+        return self._logits(x, state.step, slots)
+
+    def _remember(self, state: HeadState, tokens: Tensor) -> None:
+        """Put the tokens decided last in the place of the stale states at their positions (key-value cache)."""
+        rows, n, slots = state.rows_of(state.last), state.rank - 1, state.last
+        angles = tuple(part[rows, n] for part in state.angles)
+        content = state.entering[rows, n] + self._token(state.step, tokens)
+        for i, (block, memory) in enumerate(zip(self.blocks, state.memory, strict=True)):
+            memory.write(state.place[slots.rows], slots.positions, *block.next_key_value(content, angles))
             if i + 1 < len(self.blocks):
-                content = block(content, angles, memory.rows(rows), seen)
+                query = block.next_query(content, angles)
+                content = block.next_state(content, query, memory.rows(rows), _seen(state.step, slots.rows))
 
     def _read_step(self, step: Step, active: Tensor) -> tuple[Tensor, list[Memory]]:
         """The states that enter the first block, and each block's memory of the denoiser's states."""
         if step.encoding.hidden is None:
             raise ValueError(f"a ResidualHead reads states, and {type(step.denoiser).__name__} gives none")
         place = step.encoding.place[active]
-        first = len(step.encoding.hidden) - 1 - len(self.blocks)
+        first = len(step.encoding.hidden) - len(self.blocks)
         layers = [self.read(step.encoding.hidden[first + b][place]) for b in range(len(self.blocks))]
         angles = self.rotary(torch.arange(layers[0].shape[1], device=active.device)[None])
         return layers[0], [block.memory(h, angles) for block, h in zip(self.blocks, layers, strict=True)]
@@ -220,9 +226,13 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
         slots = Slots(dense.active[r], dense.positions[r, i], i, len(step.x_t))
         parts = torch.arange(len(r), device=r.device).split(_ROWS_PER_DECODE)
         query, wanted = query[valid], tokens[valid]
-        log_q = torch.cat(
-            [self._log_probs(query[part], step, slots.part(part)).gather(1, wanted[part, None])[:, 0] for part in parts]
-        )
+
+        def log_q_of(part: Tensor) -> Tensor:
+            logits = self._logits(query[part], step, slots.part(part))
+            log_q = step.denoiser.normalize(logits, check=not self.training)
+            return log_q.gather(1, wanted[part, None])[:, 0]
+
+        log_q = torch.cat([log_q_of(part) for part in parts])
         return precise(log_q.new_zeros(valid.shape).masked_scatter(valid, log_q)).sum(-1)
 
     def _scalar(self, step: Step, dense: DenseSlots, states: Tensor, memory: list[Memory], tokens: Tensor) -> Tensor:
@@ -242,12 +252,12 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
             embedded = step.denoiser.embed(tokens)
         return self.token(self.token_norm(embedded))
 
-    def _log_probs(self, query: Tensor, step: Step, slots: Slots) -> Tensor:
-        """``log q`` from states ``[num_slots, width]`` that left the last block."""
+    def _logits(self, query: Tensor, step: Step, slots: Slots) -> Tensor:
+        """``log q`` but for a constant, from states ``[num_slots, width]`` that left the last block."""
         features = self.final_norm(query)
         if self.shape.start == "cold":
             features = step.encoding.at(slots) + self.write(features)
-        return step.denoiser.normalize(step.denoiser.decode(features), check=not self.training)
+        return step.denoiser.decode(features)
 
 
 @dataclass
@@ -257,16 +267,26 @@ class HeadState:
     Attributes:
         step: The step.
         place: Place of each row of the batch among those that decide something, ``[batch]``.
-        states: Their states that enter the first block, ``[rows, length, width]``.
+        entering: States that enter the first block at the slots, by rank, ``[rows, n, width]``.
+        queries: The first block's queries there, ``[rows, n, heads, head_size]``.
+        angles: Of the slots' positions, each ``[rows, n, 1, head_size]``.
         memory: One a block; decided tokens replace stale states in place.
-        written: Slots that were drawn last, whose tokens are not remembered yet.
+        rank: How many ranks were asked for so far.
+        last: Slots of the last of them.
     """
 
     step: Step
     place: Tensor
-    states: Tensor
+    entering: Tensor
+    queries: Tensor
+    angles: tuple[Tensor, ...]
     memory: list[Memory]
-    written: Slots | None = None
+    rank: int = 0
+    last: Slots | None = None
+
+    def rows_of(self, slots: Slots) -> Tensor | slice:
+        """Where the rows of the slots (one each) stand in the tables."""
+        return slice(None) if len(slots) == len(self.entering) else self.place[slots.rows]
 
 
 def _take(states: Tensor, positions: Tensor) -> Tensor:

@@ -21,10 +21,10 @@ class Memory:
     keys: Tensor
     values: Tensor
 
-    def write(self, rows: Tensor, positions: Tensor, own: Own) -> None:
-        """Replace stale entries in place: ``own`` holds one token for each of ``rows``, ``positions``."""
-        self.keys[rows, :, positions] = own.keys[:, :, 0, 0]
-        self.values[rows, :, positions] = own.values[:, :, 0, 0]
+    def write(self, rows: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Replace stale entries in place by ``keys``, ``values[n, heads, head_size]`` at ``rows[n]``, ``positions[n]``."""
+        self.keys[rows, :, positions] = keys
+        self.values[rows, :, positions] = values
 
     def with_tokens(self, positions: Tensor, valid: Tensor, own: Own) -> Memory:
         """A copy with the tokens of ``own`` (one candidate) at ``positions[rows, n]`` where ``valid``."""
@@ -35,9 +35,9 @@ class Memory:
         values[rows, :, at] = own.values[rows, :, 0, places]
         return Memory(keys, values)
 
-    def rows(self, index: Tensor) -> Memory:
-        """The memory of some rows (ascending, each once); no copy where that is all of them."""
-        return self if len(index) == len(self.keys) else Memory(self.keys[index], self.values[index])
+    def rows(self, index: Tensor | slice) -> Memory:
+        """The memory of some rows; a view for a slice."""
+        return Memory(self.keys[index], self.values[index])
 
 
 @dataclass
@@ -103,7 +103,7 @@ class Block(nn.Module):
     def memory(self, states: Tensor, angles: tuple[Tensor, Tensor]) -> Memory:
         """Keys and values of the denoiser's states ``[rows, length, width]``."""
         own = self.own(states[:, None], angles)
-        return Memory(own.keys[:, :, 0], own.values[:, :, 0])
+        return Memory(own.keys[:, :, 0].contiguous(), own.values[:, :, 0].contiguous())
 
     def forward(
         self,
@@ -126,7 +126,25 @@ class Block(nn.Module):
         """
         query = _rotate(self._heads(self.query(self.attention_norm(x))), angles)
         mixed = _attend(query, memory, memory_visible, own, own_visible)
-        x = x + self.attention_out(mixed.permute(0, 2, 3, 1, 4).flatten(-2))
+        return self._finish(x, mixed.permute(0, 2, 3, 1, 4).flatten(-2))
+
+    def next_query(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+        """Queries of tokens ``x[..., width]``, shape ``[..., heads, head_size]``."""
+        return _rotate(self.query(self.attention_norm(x)).unflatten(-1, (self.num_heads, -1)), angles)
+
+    def next_key_value(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Keys and values of one token a row, ``x[rows, width]``, each ``[rows, heads, head_size]``."""
+        keys, values = self.key_value(self.attention_norm(x)).unflatten(-1, (2, self.num_heads, -1)).unbind(1)
+        return _rotate(keys, angles), values
+
+    def next_state(self, x: Tensor, query: Tensor, memory: Memory, seen: Tensor | None) -> Tensor:
+        """Update one token a row, ``x[rows, width]``, that attends to the memory of its row and to nothing else."""
+        seen = seen[:, None] if seen is not None else None
+        mixed = F.scaled_dot_product_attention(query[:, :, None], memory.keys, memory.values, attn_mask=seen)
+        return self._finish(x, mixed.flatten(1))
+
+    def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        x = x + self.attention_out(mixed)
         hidden, gate = self.feed_forward_in(self.feed_forward_norm(x)).chunk(2, -1)
         return x + self.feed_forward_out(F.gelu(hidden) * gate)
 

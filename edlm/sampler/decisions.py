@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -40,17 +40,14 @@ def decide_step(
     Returns:
         ``x_s[batch, length]``, and diagnostics of each decision.
     """
+    if sampler.exact and bool(uses.any()):
+        return _decide_exactly(sampler, step, uses, streams), [no_energy_asked(uses, num_candidates=1)]
     x_partial, infos = step.x_t, []
     going = torch.ones_like(uses)  # rows that were not stopped by the policy "keep"
-    exact = sampler.exact and bool(uses.any())
-    state = sampler.energy.start(step) if exact else None
-    for group in step.slots.groups(1 if exact else sampler.group_size):
-        group = group.select(going[group.rows])
-        if exact:
-            tokens = _draw_exactly(sampler, step, state, group, x_partial, uses, streams)
-            info = no_energy_asked(uses, num_candidates=1)
-        else:
-            tokens, info = _choose_candidate(sampler, step, group, x_partial, uses, streams)
+    for group in step.slots.groups(sampler.group_size):
+        if not going.all():
+            group = group.select(going[group.rows])
+        tokens, info = _choose_candidate(sampler, step, group, x_partial, uses, streams)
         infos.append(info)
         going = going & ~info.kept
         written = going[group.rows] & (group.ranks < revealed.counts[group.rows])
@@ -87,21 +84,18 @@ def bound_of_step(
     return total
 
 
-def _draw_exactly(
-    sampler: EnergySampler,
-    step: Step,
-    state: Any,
-    group: Slots,
-    x_partial: Tensor,
-    uses: Tensor,
-    streams: RowGenerators,
-) -> Tensor:
-    """The next token of each row, from the normalised energy; shape ``[num_slots]``."""
-    log_probs = sampler.energy.next_log_probs(state, x_partial, group)
-    if not uses[group.rows].all():
-        base = step.denoiser.slot_log_probs(step.encoding, group)
-        log_probs = torch.where(uses[group.rows, None], log_probs, base.to(log_probs))
-    return draw_categorical(log_probs, streams.uniform(group.counts.cpu()))[:, 0]
+def _decide_exactly(sampler: EnergySampler, step: Step, uses: Tensor, streams: RowGenerators) -> Tensor:
+    """All tokens of the step, one rank after the other, from the normalised energy; ``x_s[batch, length]``."""
+    state, x_partial = sampler.energy.start(step), step.x_t
+    groups, all_use = step.slots.groups(1), bool(uses[step.slots.rows].all())
+    uniforms = streams.uniform(step.slots.counts.cpu())[step.slots.ranks.cpu().argsort(stable=True)]
+    for group, uniform in zip(groups, uniforms.split([len(group) for group in groups]), strict=True):
+        logits = sampler.energy.next_logits(state, x_partial, group)
+        if not all_use:
+            base = step.denoiser.decode(step.encoding.at(group))
+            logits = torch.where(uses[group.rows, None], logits, base)
+        x_partial = group.write(x_partial, draw_categorical(step.denoiser.possible(logits), uniform)[:, 0])
+    return x_partial
 
 
 def _choose_candidate(

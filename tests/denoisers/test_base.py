@@ -53,7 +53,7 @@ def test_a_mask_inside_the_columns_gets_no_mass():
 def test_impossible_columns_get_no_mass():
     class Padded(Denoiser):
         def encode_tokens(self, x_t, t, attention_mask, keep_hidden):
-            return LOGITS[: len(x_t)], None
+            return lambda: LOGITS[: len(x_t)], None
 
         def decode(self, features):
             return features

@@ -127,18 +127,38 @@ def test_hidden_states_are_kept_on_request(family):
     x_t = some_tokens()
     assert denoiser.encode(x_t).hidden is None
     encoding = denoiser.encode(x_t, keep_hidden=True)
-    assert [tuple(h.shape) for h in encoding.hidden] == [(3, 7, 16)] * 4
-    assert denoiser.hidden_size == 16
+    output = denoiser.network.base_model(input_ids=x_t, output_hidden_states=True)
+    assert len(encoding.hidden) == 3 and denoiser.hidden_size == 16
+    for states, theirs in zip(encoding.hidden, output.hidden_states[:-1], strict=True):
+        torch.testing.assert_close(states, theirs)
     torch.testing.assert_close(encoding.features, denoiser.encode(x_t).features)
-    if family is not modernbert:  # whose hidden[0] is normed, and whose last block is followed by a norm
-        torch.testing.assert_close(encoding.hidden[-1], encoding.features)
 
 
 @torch.no_grad()
-def test_modernberts_last_block_maps_hidden_minus_2_to_the_features():
+@pytest.mark.parametrize("padded", [False, True])
+def test_modernberts_last_block_is_run_only_if_asked_for(padded):
+    model, x_t = random_model(modernbert), some_tokens()
+    attention_mask = torch.ones_like(x_t)
+    attention_mask[1, 4:] = 1 - int(padded)
+    ran = []
+    for index, block in enumerate(model.model.layers):
+        block.register_forward_hook(lambda *_, index=index: ran.append(index))
+    denoiser = MaskedLMDenoiser(model, tokenizer())
+    whole = denoiser.encode(x_t, attention_mask=attention_mask).features
+    assert ran == [0, 1, 2]
+    ran.clear()
+    encoding = denoiser.encode(x_t, attention_mask=attention_mask, keep_hidden=True)
+    assert ran == [0, 1]
+    for _ in range(2):
+        torch.testing.assert_close(encoding.features, whole)
+    assert ran == [0, 1, 2]
+
+
+@torch.no_grad()
+def test_modernberts_last_block_maps_the_last_states_to_the_features():
     model = random_model(modernbert)
     encoding = MaskedLMDenoiser(model, tokenizer()).encode(some_tokens(), keep_hidden=True)
-    network, states = model.model, encoding.hidden[-2]
+    network, states = model.model, encoding.hidden[-1]
     kind = model.config.layer_types[-1]
     distance = (torch.arange(7)[:, None] - torch.arange(7)).abs()
     near = distance <= model.config.local_attention // 2 if kind == "sliding_attention" else distance >= 0

@@ -95,7 +95,8 @@ def log_q(way: str | int, head: ResidualHead, step: Step, tokens: Tensor) -> Ten
         state, x_partial, found = head.start(step), step.x_t, {}
         whole = step.slots.write(step.x_t, tokens)
         for rank in step.slots.groups(1):
-            found |= _by_place(rank, head.next_log_probs(state, x_partial, rank))
+            logits = head.next_logits(state, x_partial, rank)
+            found |= _by_place(rank, step.denoiser.normalize(logits))
             x_partial = rank.write(x_partial, rank.gather(whole))
     else:
         found = {}

@@ -92,7 +92,7 @@ class TableHead(TokenwiseEnergy):
     def start(self, step: Step):
         return step
 
-    def next_log_probs(self, state, x_partial, slots):
+    def next_logits(self, state, x_partial, slots):
         log_p = state.denoiser.slot_log_probs(state.encoding, slots)
         where = (x_partial * POWERS).sum(1)[slots.rows]
         return (log_p + self.world.delta[where, 16 * slots.positions]).log_softmax(-1)
@@ -104,7 +104,7 @@ class TableHead(TokenwiseEnergy):
             x_partial = decision.x_partial
             for slots in decision.slots.groups(1):
                 tokens = slots.gather(decision.candidates[:, j])
-                log_q = self.next_log_probs(decision.step, x_partial, slots).gather(1, tokens[:, None])[:, 0]
+                log_q = self.next_logits(decision.step, x_partial, slots).gather(1, tokens[:, None])[:, 0]
                 energy[:, j] -= slots.sum_rows(log_q)
                 x_partial = slots.write(x_partial, tokens)
         return energy
