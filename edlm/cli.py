@@ -33,6 +33,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(_AT + "evaluate:EvaluateConfig", "measure likelihood and text quality"),
     "benchmark": Command(_AT + "benchmark:BenchmarkConfig", "compare samplers: quality and cost"),
     "export": Command(_AT + "export:ExportConfig", "copy trained models to where a package ships them"),
+    "plot logs": Command(_AT + "plot_logs:PlotLogsConfig", "draw the curves of training runs"),
     "prepare corpus": Command(_AT + "prepare_corpus:PrepareCorpusConfig", "turn text into tokens"),
     "train denoiser": Command(_AT + "train_denoiser:TrainDenoiserConfig", "train a denoiser"),
     "train autoregressive": Command(

@@ -19,7 +19,7 @@ class SamplerConfig:
         num_steps: Denoiser passes.
         num_candidates: Candidates k of each decision; null decides token by token, exactly.
         scope: What a candidate fills: the positions of the "step", or the whole "sequence".
-        group_size: Tokens decided together; null for all of a step.
+        group_size: Tokens decided together; null for all of a step. Exact decisions: drawn at once; null for one.
         order: Reveal order.
         schedule: Masking schedule, for the ancestral order.
         window: Times (low, high] at which the energy is used.
@@ -31,7 +31,7 @@ class SamplerConfig:
     num_candidates: int | None = 1
     scope: Literal["step", "sequence"] = "step"
     group_size: int | None = None
-    order: Literal["ancestral", "random", "dilated", "left_to_right", "confidence"] = "dilated"
+    order: Literal["ancestral", "random", "dilated", "bisecting", "left_to_right", "confidence"] = "dilated"
     schedule: Literal["log_linear", "cosine", "polynomial"] = "log_linear"
     window: tuple[float, float] = (0.0, 1.0)
     weight_temperature: float = 1.0

@@ -47,7 +47,7 @@ class BulkStreams:
     def order(self) -> BulkStreams:
         return self
 
-    def values(self, step: int) -> BulkStreams:
+    def values(self, step: int | Tensor) -> BulkStreams:
         return self
 
     def uniform(self, counts: Tensor, repeats: int = 1, repeating: Tensor | None = None) -> Tensor:

@@ -19,6 +19,7 @@ from edlm import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {
+    "training/plot_logs.py": "plot logs",
     "training/prepare_corpus.py": "prepare corpus",
     "training/train_denoiser.py": "train denoiser",
     "training/train_autoregressive.py": "train autoregressive",
@@ -94,6 +95,7 @@ def test_every_documented_command_has_its_own_module_and_class():
         "evaluate": "edlm.commands.evaluate:EvaluateConfig",
         "benchmark": "edlm.commands.benchmark:BenchmarkConfig",
         "export": "edlm.commands.export:ExportConfig",
+        "plot logs": "edlm.commands.plot_logs:PlotLogsConfig",
         "prepare corpus": "edlm.commands.prepare_corpus:PrepareCorpusConfig",
         "train denoiser": "edlm.commands.train_denoiser:TrainDenoiserConfig",
         "train autoregressive": "edlm.commands.train_autoregressive:TrainAutoregressiveConfig",

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,18 @@ from safetensors.torch import load_file
 
 from edlm import AutoregressiveEnergy, EnergySampler, ResidualHead, SequenceEnergy, load_denoiser, load_energy
 from edlm.cli import COMMANDS, main
+from edlm.commands import evaluate as edlm_evaluate
 from edlm.corpus.prepared import PreparedCorpus
 from edlm.corpus.synthetic import LanguageConfig, build_language
 from edlm.corpus.text import load_blocks
 from edlm.evaluation import estimate_bound, paired_gain
+from edlm.evaluation.diversity import distinct_n, unigram_entropy
+from edlm.evaluation.judge import JudgedTexts
 from edlm.evaluation.oracle_tables import cells, data_nats_per_token, measure_cells
+from edlm.evaluation.samples import TimedSamples
+from edlm.evaluation.speedup import Curve, time_ratio
+from edlm.evaluation.statistics import mean_of
+from edlm.sampler.bounds import likelihood_bounds
 from edlm.training.trainer import NonFiniteLossError
 
 WORDS = "the cat sat on a mat and the dog ran to it".split()
@@ -191,35 +199,55 @@ def test_a_finished_run_is_not_gone_on_with_for_another_denoiser_or_objective(ru
 # Evaluation
 
 
-def test_evaluate_writes_the_bounds_that_the_library_computes(runs, denoiser, tmp_path):
+def evaluate(runs, output: Path, methods: list[dict], code: int = 0, **options) -> tuple[str, dict]:
+    """Run the command on nine rows of the text; what it printed, and what it wrote by name, order and steps."""
+    defaults = {
+        "denoiser": str(runs / "text_denoiser/final"),
+        "data": str(runs / "text" / "valid.safetensors"),
+        "num_rows": 9,
+        "num_steps": [2, 4],
+        "orders": ["random", "dilated"],
+        "seed": 5,
+        "batch_size": 4,
+        "samples__timed_batches": 0,
+    }
+    printed = edlm("evaluate", code=code, output=str(output), methods=methods, **{**defaults, **options})
+    return printed, found_in(output) if output.exists() else {}
+
+
+def found_in(output: Path) -> dict[tuple[str, str, int], dict]:
+    rows = json.loads(output.read_text())["settings"]
+    found = {(row["name"], row["order"], row["num_steps"]): row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def exact_and_groups(runs) -> list[dict]:
     head, unnormalized = (str(runs / name / "final") for name in ("text_head", "text_unnormalized"))
-    methods = [
+    return [
         {"name": "exact", "energy": head, "num_candidates": None},
         {"name": "groups", "energy": unnormalized, "num_candidates": 3, "group_size": 2},
-        {"name": "paper", "energy": str(runs / "sequence" / "final"), "num_candidates": 2, "scope": "sequence"},
     ]
-    data, output = runs / "text" / "valid.safetensors", tmp_path / "deep" / "result.json"
-    printed = edlm(
-        "evaluate",
-        denoiser=str(runs / "text_denoiser/final"),
-        data=str(data),
-        num_rows=9,
-        methods=methods,
-        num_steps=[2, 4],
-        orders=["random", "dilated"],
-        seed=5,
-        batch_size=4,
-        timed_repeats=0,
-        output=str(output),
-    )
+
+
+CLOSE = {"rel": 1e-4, "abs": 1e-5}
+
+
+def test_evaluate_writes_the_bounds_that_the_library_computes(runs, denoiser, tmp_path):
+    sequence = {"name": "paper", "energy": str(runs / "sequence/final"), "num_candidates": 2, "scope": "sequence"}
+    methods, output = [*exact_and_groups(runs), sequence], tmp_path / "deep" / "result.json"
+    printed, found = evaluate(runs, output, methods)
     result = json.loads(output.read_text())
     assert result["config"]["num_rows"] == 9 and result["config"]["methods"][1]["group_size"] == 2
-    assert {"command", "revision", "versions", "machine"} <= set(result)
-    rows, found = load_blocks(data).tokens[:9], {}
-    for row in result["settings"]:
-        found[row["name"], row["num_steps"], row["order"]] = row
-        assert row["n"] == 9 and row["seconds_per_sequence"] is None
-    assert len(found) == len(result["settings"]) == 16
+    assert {"command", "revision", "versions", "machine", "identity"} <= set(result)
+    blocks = load_blocks(runs / "text" / "valid.safetensors")
+    rows, nats = blocks.tokens[:9], load_file(output.with_suffix(".rows.safetensors"))
+    assert len(found) == len(nats) == 16
+    assert all(row["n"] == 9 and row["seconds_per_sequence"] is None for row in found.values())
+    for (name, order, steps), row in found.items():
+        of_rows = nats[f"{name}, {order}, {steps} steps"]
+        assert of_rows.shape == (9,)
+        assert of_rows.mean().item() == pytest.approx(row["bound_nats_per_token"], rel=1e-5)
     for steps in (2, 4):
         for order in ("random", "dilated"):
             common = {"num_steps": steps, "order": order}
@@ -229,18 +257,257 @@ def test_evaluate_writes_the_bounds_that_the_library_computes(runs, denoiser, tm
                 bound = estimate_bound(
                     EnergySampler(denoiser, load_energy(method["energy"]), **common, **how), rows, seed=5
                 )
-                row, gain = found[method["name"], steps, order], paired_gain(base, bound).nats_per_token
-                close = {"rel": 1e-4, "abs": 1e-5}
-                assert row["bound_nats_per_token"] == pytest.approx(bound.nats_per_token.value, **close)
-                assert row["gain_nats_per_token"] == pytest.approx(gain.value, **close)
-                assert row["gain_stderr"] == pytest.approx(gain.stderr, **close)
-                per_char = row["bound_nats_per_token"] / load_blocks(data).characters_per_token / math.log(2)
+                row, gain = found[method["name"], order, steps], paired_gain(base, bound).nats_per_token
+                assert row["bound_nats_per_token"] == pytest.approx(bound.nats_per_token.value, **CLOSE)
+                assert row["gain_nats_per_token"] == pytest.approx(gain.value, **CLOSE)
+                assert row["gain_stderr"] == pytest.approx(gain.stderr, **CLOSE)
+                per_char = row["bound_nats_per_token"] / blocks.characters_per_token / math.log(2)
                 assert row["bits_per_char"] == pytest.approx(per_char)
-            assert found["base", steps, order]["gain_nats_per_token"] is None
-            assert found["base", steps, order]["bound_nats_per_token"] == pytest.approx(
+            assert found["base", order, steps]["gain_nats_per_token"] is None
+            assert found["base", order, steps]["bound_nats_per_token"] == pytest.approx(
                 base.nats_per_token.value, rel=1e-5
             )
     assert "exact" in printed and "groups" in printed and "base" in printed
+
+
+def test_evaluate_measures_some_methods_in_some_cells_on_some_of_the_steps(runs, denoiser, tmp_path):
+    exact, groups = exact_and_groups(runs)
+    methods = [
+        exact | {"name": "at 4", "num_steps": [4]},
+        groups | {"name": "sampled", "orders": ["random"], "sampled_steps": 2},
+    ]
+    causal = {"energy": str(runs / "causal/final/energy"), "num_candidates": 3, "scope": "sequence"}
+    where = {"orders": ["dilated"], "num_steps": [2]}
+    methods += [
+        causal | where | {"name": name, "carry_over": carry_over}
+        for name, carry_over in (("ar", False), ("coar", True))
+    ]
+    _, found = evaluate(runs, tmp_path / "result.json", methods)
+    cells = [("random", 2), ("random", 4), ("dilated", 2), ("dilated", 4)]
+    assert set(found) == {
+        *(("base", *cell) for cell in cells),
+        ("at 4", "random", 4),
+        ("at 4", "dilated", 4),
+        ("sampled", "random", 2),
+        ("sampled", "random", 4),
+        ("ar", "dilated", 2),
+        ("coar", "dilated", 2),
+    }
+    rows, seeds = load_blocks(runs / "text" / "valid.safetensors").tokens[:9], range(5, 14)
+    energy = load_energy(groups["energy"])
+    for steps in (2, 4):
+        row, common = found["sampled", "random", steps], {"order": "random", "num_steps": steps}
+        samplers = (
+            EnergySampler(denoiser, **common),
+            EnergySampler(denoiser, energy, num_candidates=3, group_size=2, **common),
+        )
+        base, ours = likelihood_bounds(samplers, rows, seeds, sampled_steps=2)
+        gain = (base - ours) / 16
+        assert row["sampled_steps"] == (2 if steps == 4 else None)  # two of two are all
+        assert row["gain_nats_per_token"] == pytest.approx(gain.mean().item(), **CLOSE)
+        assert row["gain_stderr"] == pytest.approx(gain.std().item() / 3, **CLOSE)
+        difference = found["base", "random", steps]["bound_nats_per_token"] - row["bound_nats_per_token"]
+        assert difference == pytest.approx(gain.mean().item(), **CLOSE)
+    for name, carry_over in (("ar", False), ("coar", True)):
+        energy = load_energy(causal["energy"])
+        energy.carry_over = carry_over
+        sampler = EnergySampler(denoiser, energy, num_candidates=3, scope="sequence", order="dilated", num_steps=2)
+        bound = sampler.likelihood_bound(rows, seeds=seeds) / 16
+        assert found[name, "dilated", 2]["bound_nats_per_token"] == pytest.approx(bound.mean().item(), **CLOSE)
+    assert (
+        abs(found["ar", "dilated", 2]["gain_nats_per_token"] - found["coar", "dilated", 2]["gain_nats_per_token"])
+        > 1e-3
+    )
+
+
+SAMPLED = {
+    "samples__timed_batches": 1,
+    "samples__batch_size": 2,
+    "samples__judged": 4,
+    "samples__judged_steps": [2],
+    "samples__judged_methods": ["exact"],
+}
+JUDGED = ("num_samples", "entropy_nats", "entropy_stderr", "distinct_2", "judge_nats_per_token", "judge_stderr")
+
+
+def test_evaluate_draws_samples_to_time_and_to_judge(runs, denoiser, tmp_path):
+    output = tmp_path / "result.json"
+    evaluate(runs, output, exact_and_groups(runs))
+    before = found_in(output)
+    _, found = evaluate(runs, output, exact_and_groups(runs), **SAMPLED)  # timed when the machine is idle
+    assert len(found) == 12
+    for (name, order, steps), row in found.items():
+        judged = name == "exact" and steps == 2
+        assert row["timed_batch_size"] == 2 and len(row["seconds_of_batches"]) == (2 if judged else 1)
+        assert min(row["seconds_of_batches"]) > 0
+        assert row["seconds_per_sequence"] == pytest.approx(sum(row["seconds_of_batches"]) / (1 + judged))
+        assert row["denoiser_passes"] == steps
+        # Exact: 16 tokens; three candidates for each pair of them; the base asks nothing.
+        assert row["energy_passes"] == {"base": 0, "exact": 16, "groups": 24}[name]
+        assert [row[key] is None for key in JUDGED] == [not judged] * 4 + [True] * 2
+        same = {key: row[key] for key in row if before[name, order, steps][key] is not None}
+        assert same == {key: before[name, order, steps][key] for key in same}
+    head = load_energy(runs / "text_head" / "final")
+    for order in ("random", "dilated"):
+        sampler = EnergySampler(denoiser, head, num_steps=2, num_candidates=None, order=order)
+        tokens = sampler.sample(4, 16, seeds=range(5, 9)).tokens
+        row, entropy = found["exact", order, 2], mean_of(unigram_entropy(tokens))
+        assert row["num_samples"] == 4
+        assert (row["entropy_nats"], row["entropy_stderr"]) == pytest.approx((entropy.value, entropy.stderr))
+        assert row["distinct_2"] == pytest.approx(distinct_n(tokens, 2))
+
+
+class OddJudge:
+    """Finds a text as bad as it is long, and counts its words."""
+
+    def __init__(self):
+        self.scored = []
+
+    def score(self, texts):
+        self.scored.append(texts)
+        lengths = torch.tensor([float(len(text)) for text in texts], dtype=torch.float64)
+        return JudgedTexts(lengths, torch.tensor([1 + len(text.split()) for text in texts]))
+
+
+def test_evaluate_has_judged_what_is_to_be_judged_however_many_are_timed(runs, denoiser, tmp_path, monkeypatch):
+    judge, asked = OddJudge(), []
+    monkeypatch.setattr("edlm.commands.evaluate.Judge.from_pretrained", lambda name: asked.append(name) or judge)
+    few = SAMPLED | {"samples__timed_batches": 3, "samples__judged": 2, "samples__judged_methods": None}
+    _, found = evaluate(
+        runs, tmp_path / "result.json", exact_and_groups(runs), orders=["dilated"], samples__judge="wise", **few
+    )
+    assert asked == ["wise"] and len(judge.scored) == 3  # the base, too
+    for name, texts in zip(("base", "exact", "groups"), judge.scored, strict=True):
+        row = found[name, "dilated", 2]
+        assert row["num_samples"] == len(texts) == 2 and len(row["seconds_of_batches"]) == 3
+        loss = OddJudge().score(texts).nats_per_token
+        assert (row["judge_nats_per_token"], row["judge_stderr"]) == pytest.approx((loss.value, loss.stderr))
+        assert all(found[name, "dilated", 4][key] is None for key in JUDGED)
+    tokens = EnergySampler(denoiser, num_steps=2, order="dilated").sample(2, 16, seeds=[5, 6]).tokens
+    assert judge.scored[0] == [
+        denoiser.tokenizer.decode(row).replace("<|endoftext|>", "\n\n").strip() for row in tokens
+    ]
+    for more in ({"samples__judged": 0}, {"samples__judged_methods": []}):  # none to be judged
+        _, found = evaluate(
+            runs,
+            tmp_path / f"{more}.json",
+            exact_and_groups(runs)[:1],
+            num_steps=[2],
+            orders=["dilated"],
+            **{**few, **more},
+        )
+        assert len(found) == 2 and all(row[key] is None for row in found.values() for key in JUDGED)
+
+
+def _again(*args, **more):
+    raise AssertionError("this was measured before")
+
+
+def test_evaluate_measures_nothing_twice(runs, tmp_path, monkeypatch):
+    output = tmp_path / "result.json"
+    _, found = evaluate(runs, output, exact_and_groups(runs), **SAMPLED)
+    nats = output.with_suffix(".rows.safetensors").read_bytes()
+    for name in ("edlm.evaluation.table.estimate_bounds", "edlm.commands.evaluate.draw_timed"):
+        monkeypatch.setattr(name, _again)
+    printed, again = evaluate(runs, output, exact_and_groups(runs), **SAMPLED)
+    assert again == found and output.with_suffix(".rows.safetensors").read_bytes() == nats
+    assert printed.count("exact") >= 4 and printed.count("base") >= 4
+    # Nor for a part of the table, whose order is the config's.
+    printed, again = evaluate(runs, output, exact_and_groups(runs)[1:], num_steps=[4, 2], **SAMPLED)
+    assert again == found and "groups" in printed and "exact" not in printed
+    # What is new is measured, and its base along with it.
+    monkeypatch.undo()
+    drawn, draw_timed = [], edlm_evaluate.draw_timed
+    monkeypatch.setattr(edlm_evaluate, "draw_timed", lambda *args, **how: drawn.append(1) or draw_timed(*args, **how))
+    more = exact_and_groups(runs)[0] | {"name": "new", "orders": ["random"]}
+    _, again = evaluate(runs, output, [*exact_and_groups(runs), more], **SAMPLED)
+    assert len(drawn) == 2 and {key: again[key] for key in found} == found
+    for steps in (2, 4):
+        for key in ("bound_nats_per_token", "gain_nats_per_token", "gain_stderr", "energy_passes"):
+            assert again["new", "random", steps][key] == pytest.approx(found["exact", "random", steps][key], **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("where", "times", "left"),
+    [
+        ("edlm.evaluation.table.estimate_bounds", 1, (6, 0)),  # one of two orders
+        ("edlm.evaluation.table.estimate_bounds", 0, (0, 0)),
+        ("edlm.commands.evaluate.draw_timed", 5, (12, 5)),
+    ],
+)
+def test_evaluate_goes_on_where_it_was_interrupted(runs, tmp_path, monkeypatch, where, times, left):
+    _, expected = evaluate(runs, tmp_path / "whole.json", exact_and_groups(runs), **SAMPLED)
+    module, name = where.rsplit(".", 1)
+    calls, measure = [], getattr(sys.modules[module], name)
+
+    def interrupted(*args, **how):
+        calls.append(1)
+        if len(calls) > times:
+            raise KeyboardInterrupt
+        return measure(*args, **how)
+
+    monkeypatch.setattr(where, interrupted)
+    output = tmp_path / "result.json"
+    _, found = evaluate(runs, output, exact_and_groups(runs), code=130, **SAMPLED)
+    timed = [row for row in found.values() if row["seconds_per_sequence"] is not None]
+    assert (len(found), len(timed)) == left
+    calls.clear()
+    monkeypatch.setattr(where, lambda *args, **how: calls.append(1) or measure(*args, **how))
+    _, found = evaluate(runs, output, exact_and_groups(runs), **SAMPLED)
+    assert len(calls) == (2 if "bounds" in where else 12) - times
+    assert set(found) == set(expected)
+    clock = {"seconds_per_sequence", "seconds_of_batches"}
+    for key, row in expected.items():
+        same = {name: value for name, value in row.items() if name not in clock}
+        assert {name: found[key][name] for name in same} == same
+
+
+def test_evaluate_holds_times_against_each_other_and_draws_them(runs, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    output, plot = tmp_path / "result.json", tmp_path / "curves.svg"
+    ratio = {"name": "exact", "order": "dilated", "than": "base", "than_order": "random", "than_steps": 2}
+    how = SAMPLED | {"time_ratios": [ratio], "plot": str(plot), "plotted": ["exact"]}
+    printed, found = evaluate(runs, output, exact_and_groups(runs), **how)
+    nats = load_file(output.with_suffix(".rows.safetensors"))
+
+    def curve(name, order):
+        keys = [f"{name}, {order}, {steps} steps" for steps in (2, 4)]
+        seconds = [found[name, order, steps]["seconds_of_batches"][:1] for steps in (2, 4)]
+        seconds = torch.tensor(seconds, dtype=torch.float64)
+        return Curve(name, order, (2, 4), torch.stack([nats[key].double() for key in keys]), seconds)
+
+    expected = time_ratio(
+        curve("exact", "dilated"), curve("base", "random"), 2, generator=torch.Generator().manual_seed(5)
+    )
+    (written,) = json.loads(output.read_text())["time_ratios"]
+    assert {key: written[key] for key in ratio} == ratio
+    for key in ("value", "low", "high", "num_unreached"):
+        value = getattr(expected, key)
+        assert written[key] == (pytest.approx(value) if math.isfinite(value) else None)
+    assert "exact (dilated) reaches the bound of base (random, 2 steps) in" in printed
+    picture = plot.read_text()
+    assert "exact, dilated" in picture and "exact, random" in picture and "base, random" not in picture
+    assert "9 held-out blocks of 16 tokens" in picture
+    # A method that was not timed can not be held against any.
+    _, _ = evaluate(runs, tmp_path / "other.json", exact_and_groups(runs), code=2, time_ratios=[ratio])
+    assert "time_ratios needs methods that were timed ([]), got ('exact', 'dilated')" in capsys.readouterr().err
+
+
+def test_evaluate_refuses_results_of_other_data_and_methods_of_one_name(runs, tmp_path, capsys):
+    output, methods = tmp_path / "result.json", exact_and_groups(runs)
+    evaluate(runs, output, methods[:1], num_steps=[2], orders=["dilated"])
+    before = output.read_bytes()
+    for changed in ({"seed": 6}, {"num_rows": 8}):
+        evaluate(runs, output, methods[:1], code=2, num_steps=[2], orders=["dilated"], **changed)
+        assert "must hold results of the same denoiser, data and seed" in capsys.readouterr().err
+    for name in ("exact", "base"):
+        evaluate(runs, output, [methods[0], methods[1] | {"name": name}], code=2)
+        assert f"told apart by name, order and steps, got '{name}, random, 2 steps' twice" in capsys.readouterr().err
+    assert output.read_bytes() == before
+    # They may share a name where they do not meet.
+    apart = [method | {"name": "one", "num_steps": [steps]} for method, steps in zip(methods, (2, 4), strict=True)]
+    _, found = evaluate(runs, tmp_path / "apart.json", apart, orders=["dilated"])
+    assert [found["one", "dilated", steps]["num_candidates"] for steps in (2, 4)] == [None, 3]
 
 
 def test_benchmark_truth_holds_energies_against_the_oracle(runs, tmp_path):
@@ -277,6 +544,30 @@ def test_benchmark_truth_holds_energies_against_the_oracle(runs, tmp_path):
             how = {"num_candidates": 4, "group_size": 2} if row["name"] == "groups" else {"num_candidates": None}
             sampler = EnergySampler(denoiser, energy, num_steps=row["num_steps"], order="random", **how)
             assert row["bound_nats_per_token"] == pytest.approx(estimate_bound(sampler, rows).nats_per_token.value)
+
+
+def test_benchmark_speed_holds_every_way_against_the_base_of_the_same_passes_and_batch(runs, tmp_path, monkeypatch):
+    asked, seconds = [], [1.0, 3.0, 5.0, 7.0, 11.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+
+    def draw(sampler, length, **how):
+        asked.append((sampler.num_steps, sampler.num_candidates, sampler.group_size, length, how))
+        return TimedSamples(torch.empty(0, length), (0.5, seconds[len(asked) - 1], 99.0), sampler.num_steps, 0.0)
+
+    monkeypatch.setattr("edlm.commands.benchmark.draw_timed", draw)
+    names = {"denoiser": str(runs / "text_denoiser/final"), "energy": str(runs / "text_head/final")}
+    output, how = tmp_path / "speed.json", {"num_steps": [3], "batch_sizes": [1, 4], "repeats": 2, "seed": 6}
+    printed = edlm("benchmark", what="speed", output=str(output), **names, **how)
+    rows = json.loads(output.read_text())["rows"]
+    ways = [(1, None), (None, None), (4, None), (16, None), (16, 4)]
+    assert asked == [
+        (3, k, group_size, 16, {"batch_size": batch_size, "num_batches": 2, "seed": 6})
+        for batch_size in (1, 4)
+        for k, group_size in ways
+    ]
+    assert [row["batch_size"] for row in rows] == [1] * 5 + [4] * 5
+    assert [row["seconds_per_sequence"] for row in rows] == seconds
+    assert [row["ratio_to_base"] for row in rows] == [1.0, 3.0, 5.0, 7.0, 11.0, 1.0, 1.5, 2.0, 2.5, 3.0]
+    assert "11.00" in printed and "head, exact" in printed
 
 
 def test_benchmark_oracle_writes_every_cell_and_the_data(tmp_path, monkeypatch):
@@ -371,16 +662,18 @@ def test_symbols_of_a_language_can_be_a_prompt_and_a_fill(runs):
 
 
 def export(runs, target: Path, corpus: str = "text", num_rows: int = 5) -> str:
-    names = {"denoiser": str(runs / f"{corpus}_denoiser/final"), "energy": str(runs / f"{corpus}_head/final")}
+    energies = {"head": str(runs / f"{corpus}_head/final"), "rival": str(runs / f"{corpus}_unnormalized/final")}
+    names = {"denoiser": str(runs / f"{corpus}_denoiser/final"), "energies": energies}
     return edlm("export", **names, corpus=str(runs / corpus), output_dir=str(target), num_rows=num_rows)
 
 
 def test_export_writes_a_float16_pair_that_still_belongs_together(runs, denoiser, tmp_path):
     export(runs, tmp_path)
-    for folder in ("denoiser", "head"):
+    for folder in ("denoiser", "head", "rival"):
         weights = load_file(tmp_path / folder / "model.safetensors")
         assert {weight.dtype for weight in weights.values()} == {torch.float16}
     pair = load_denoiser(tmp_path / "denoiser"), load_energy(tmp_path / "head")
+    assert pair[1].is_normalized and not load_energy(tmp_path / "rival").is_normalized
     blocks = load_blocks(tmp_path / "valid.safetensors")
     valid = load_blocks(runs / "text" / "valid.safetensors").tokens[:5]
     assert torch.equal(blocks.tokens, valid)
@@ -508,6 +801,21 @@ def mistakes(runs: Path) -> dict[str, tuple[list[str], dict, str]]:
             "blind",
         ),
         "no rows": (["evaluate"], {**evaluate, "num_rows": 0, "methods": [{"name": "a", "energy": head}]}, "num_rows"),
+        "odd samples": (
+            ["evaluate"],
+            {**evaluate, "samples__judged": 24, "samples__batch_size": 16},
+            "judged must be a multiple of batch_size >= 1, got 24 and 16",
+        ),
+        "steps of confidence": (
+            ["evaluate"],
+            {**evaluate, "orders": ["confidence"], "methods": [{"name": "a", "energy": head, "sampled_steps": 2}]},
+            "the confidence order depends on the marginals",
+        ),
+        "no such step": (
+            ["evaluate"],
+            {**evaluate, "methods": [{"name": "a", "energy": head, "sampled_steps": 0}]},
+            "sampled_steps must be >= 1, got 0",
+        ),
     }
 
 

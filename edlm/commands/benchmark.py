@@ -18,7 +18,7 @@ from edlm.energies.pretrained import load_energy
 from edlm.evaluation.known_truth import share_of_the_way
 from edlm.evaluation.oracle_tables import data_nats_per_token, measure_cells
 from edlm.evaluation.provenance import write_result
-from edlm.evaluation.table import seconds_per_sequence
+from edlm.evaluation.samples import draw_timed
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class HeadOnTruth:
         name: What the table calls it.
         energy: Its folder.
         num_candidates: Candidates k; null decides token by token, exactly.
-        group_size: Tokens decided together; null for all of a step.
+        group_size: Tokens decided together; null for all of a step. Exact decisions: drawn at once; null for one.
     """
 
     name: str
@@ -146,7 +146,8 @@ def _speed(config: BenchmarkConfig) -> list[dict[str, Any]]:
             base = None
             for name, (energy, options) in deciding.items():
                 sampler = SamplerConfig(num_steps=steps, **options).build(denoiser, energy)
-                seconds = seconds_per_sequence(sampler, length, batch_size, config.repeats, config.seed)
+                how = {"batch_size": batch_size, "num_batches": config.repeats, "seed": config.seed}
+                seconds = draw_timed(sampler, length, **how).seconds_per_sequence
                 base = base or seconds
                 rows.append(
                     {

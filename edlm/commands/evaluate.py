@@ -1,17 +1,33 @@
-"""``edlm evaluate``: the likelihood bound of samplers on held-out text, beside the base's."""
+"""``edlm evaluate``: bounds of samplers on held-out text, beside the base's; then their cost, and their samples."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+import math
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from edlm.commands.sample import decode
 from edlm.commands.terminal import console
 from edlm.config import SamplerConfig
 from edlm.corpus.text import load_blocks
+from edlm.denoisers.base import Denoiser
 from edlm.denoisers.loading import SHIPPED, load_denoiser
-from edlm.energies.pretrained import load_energy
-from edlm.evaluation.provenance import write_result
-from edlm.evaluation.table import Setting, as_json, as_table, measure
+from edlm.energies.pretrained import PretrainedEnergy, load_energy
+from edlm.evaluation.diversity import distinct_n, unigram_entropy
+from edlm.evaluation.judge import Judge
+from edlm.evaluation.plot import plot_curves
+from edlm.evaluation.results import Results, curves_of
+from edlm.evaluation.samples import draw_timed
+from edlm.evaluation.speedup import Curve, time_ratio
+from edlm.evaluation.statistics import mean_of
+from edlm.evaluation.table import Setting, as_table, measure_bounds
+from edlm.training.checkpoints import fingerprint
+
+Order = Literal["ancestral", "random", "dilated", "bisecting", "left_to_right", "confidence"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +39,11 @@ class MethodConfig:
         energy: Folder of an energy, or a shipped name.
         num_candidates: Candidates k; null decides token by token, exactly.
         scope: What a candidate fills.
-        group_size: Tokens decided together; null for all of a step.
+        group_size: Tokens decided together; null for all of a step. Exact decisions: drawn at once; null for one.
+        carry_over: Autoregressive energies only: count the terms at the slots alone ("coAR").
+        orders: Only in these reveal orders; null for all of the table's.
+        num_steps: Only at these numbers of steps; null for all of the table's.
+        sampled_steps: Estimate the gain from so many steps of each row; null for all of them.
     """
 
     name: str = "head_exact"
@@ -31,6 +51,60 @@ class MethodConfig:
     num_candidates: int | None = None
     scope: Literal["step", "sequence"] = "step"
     group_size: int | None = None
+    carry_over: bool = False
+    orders: tuple[Order, ...] | None = None
+    num_steps: tuple[int, ...] | None = None
+    sampled_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.sampled_steps is not None and self.sampled_steps < 1:
+            raise ValueError(f"sampled_steps must be >= 1, got {self.sampled_steps}")
+
+
+@dataclass(frozen=True)
+class SamplesConfig:
+    """What is drawn to be timed, and what of it is judged.
+
+    Args:
+        timed_batches: Batches that are sampled and timed for each setting, on an idle machine; 0 for none.
+        max_seconds: But none starts after so many seconds of a setting, where nothing is judged.
+        batch_size: Sequences of a batch.
+        judged: Samples whose diversity (and loss under the judge) is measured; a multiple of ``batch_size``.
+        judged_steps: Numbers of steps at which they are drawn.
+        judged_methods: Methods that they are drawn from; null for all.
+        judge: A causal LM: folder, hub id, a .gguf file, or "package:NAME" of an installed package that holds one.
+    """
+
+    timed_batches: int = 3
+    max_seconds: float = 60.0
+    batch_size: int = 16
+    judged: int = 256
+    judged_steps: tuple[int, ...] = ()
+    judged_methods: tuple[str, ...] | None = None
+    judge: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.judged % self.batch_size:
+            raise ValueError(f"judged must be a multiple of batch_size >= 1, got {self.judged} and {self.batch_size}")
+
+
+@dataclass(frozen=True)
+class RatioConfig:
+    """Time that a method needs for the bound that another has somewhere, as a share of the time needed there.
+
+    Args:
+        name: The method, or "base".
+        order: Its reveal order.
+        than: What it is held against.
+        than_order: In this reveal order.
+        than_steps: At this number of steps.
+    """
+
+    name: str
+    order: Order
+    than: str = "base"
+    than_order: Order = "random"
+    than_steps: int = 32
 
 
 @dataclass(frozen=True)
@@ -44,11 +118,14 @@ class EvaluateConfig:
         methods: Ways of deciding.
         num_steps: Denoiser passes.
         orders: Reveal orders.
-        seed: Of orders and candidates.
-        batch_size: Rows at a time.
-        timed_batch_size: Sequences sampled at a time for the seconds.
-        timed_repeats: Timed batches; 0 for no timing (time nothing on a busy machine).
-        output: JSON file to write; none by default.
+        seed: Of orders, candidates and samples.
+        batch_size: Rows at a time, for the bounds.
+        samples: What is drawn to be timed and judged.
+        output: JSON file to write. The nats of each row go beside it (.rows.safetensors); what is there already, of
+            the same denoiser, data, seed and energies, is not measured again. None by default.
+        time_ratios: Comparisons of time at equal bound; their methods must be timed.
+        plot: Picture of bounds against seconds to draw (.svg or .png).
+        plotted: Methods in it; null for all that were timed.
     """
 
     denoiser: str = "tinystories"
@@ -56,14 +133,14 @@ class EvaluateConfig:
     num_rows: int = 256
     methods: tuple[MethodConfig, ...] = (MethodConfig(),)
     num_steps: tuple[int, ...] = (4, 8, 16)
-    orders: tuple[Literal["ancestral", "random", "dilated", "left_to_right", "confidence"], ...] = field(
-        default=("random", "dilated")
-    )
+    orders: tuple[Order, ...] = field(default=("random", "dilated"))
     seed: int = 0
     batch_size: int = 32
-    timed_batch_size: int = 16
-    timed_repeats: int = 2
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
     output: str | None = None
+    time_ratios: tuple[RatioConfig, ...] = ()
+    plot: str | None = None
+    plotted: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.num_rows < 1:
@@ -71,39 +148,117 @@ class EvaluateConfig:
 
 
 def run(config: EvaluateConfig) -> None:
-    """Measure, print a table, write JSON after each row of it."""
+    """Measure what is not in the output yet, write it after each setting, print the table, draw the picture."""
     denoiser = load_denoiser(config.denoiser)
     blocks = load_blocks(config.data or SHIPPED / "tinystories" / "valid.safetensors")
-    rows = blocks.tokens[: config.num_rows]
-    energies = {method.energy: load_energy(method.energy) for method in config.methods}
-    settings = [
-        Setting(name, energy, SamplerConfig(num_steps=num_steps, order=order, **how))
-        for order in config.orders
-        for num_steps in config.num_steps
-        for name, energy, how in [
-            ("base", None, {}),
-            *(
-                (m.name, energies[m.energy], {key: vars(m)[key] for key in ("num_candidates", "scope", "group_size")})
-                for m in config.methods
-            ),
-        ]
-    ]
-    measured = []
+    x_0 = blocks.tokens[: config.num_rows]
+    settings = _settings(config)
+    identity = {"denoiser": asdict(denoiser.identity), "data": fingerprint(x_0), "seed": config.seed}
+    results = Results(config.output, config, identity)
+    _measure_bounds(config, denoiser, x_0, blocks.characters_per_token, settings, results)
+    judge = None
+    for setting in tqdm(settings, desc="samples", disable=None):
+        if config.samples.timed_batches and results.of(setting).seconds_per_sequence is None:
+            if config.samples.judge and judge is None:
+                judge = Judge.from_pretrained(config.samples.judge)
+            fields = _measure_samples(denoiser, setting, x_0.shape[1], config, judge)
+            results.add(setting, replace(results.of(setting), **fields))
+    console().print(as_table(results.of(setting) for setting in settings))
+    curves = {(curve.name, curve.order): curve for curve in curves_of(results, settings)}
+    ratios = [_time_ratio(curves, ratio, config.seed) for ratio in config.time_ratios]
+    results.conclude(time_ratios=ratios)
+    for ratio in ratios:  # inf: never
+        print(
+            "{name} ({order}) reaches the bound of {than} ({than_order}, {than_steps} steps) in {value:.3f} "
+            "[{low:.3f}, {high:.3f}] of its time".format(**ratio)
+        )
+    if config.plot:
+        shown = [curve for curve in curves.values() if config.plotted is None or curve.name in config.plotted]
+        plot_curves(shown, config.plot, title=f"{len(x_0)} held-out blocks of {x_0.shape[1]} tokens")
 
-    def keep(measurement) -> None:
-        measured.append(measurement)
-        if config.output:
-            write_result(config.output, config, settings=as_json(measured))
 
-    measure(
-        denoiser,
-        settings,
-        rows,
+def _time_ratio(curves: dict[tuple[str, str], Curve], ratio: RatioConfig, seed: int) -> dict[str, Any]:
+    pair = []
+    for name, order in ((ratio.name, ratio.order), (ratio.than, ratio.than_order)):
+        if (name, order) not in curves:
+            raise ValueError(f"time_ratios needs methods that were timed ({sorted(curves)}), got {(name, order)}")
+        pair.append(curves[name, order])
+    generator = torch.Generator().manual_seed(seed)
+    found = time_ratio(*pair, ratio.than_steps, generator=generator)
+    return {**asdict(ratio), **asdict(found)}
+
+
+def _measure_bounds(
+    config: EvaluateConfig,
+    denoiser: Denoiser,
+    x_0: Tensor,
+    characters_per_token: float,
+    settings: list[Setting],
+    results: Results,
+) -> None:
+    missing = [setting for setting in settings if results.of(setting) is None]
+    bases = {(s.sampler.order, s.sampler.num_steps): s for s in settings if s.energy is None}
+    # A gain is paired with the rows of its base, which is measured along.
+    wanted = dict.fromkeys([*(bases[s.sampler.order, s.sampler.num_steps] for s in missing), *missing])
+    how = {"seed": config.seed, "batch_size": config.batch_size, "characters_per_token": characters_per_token}
+    for setting, measurement, bound in measure_bounds(denoiser, wanted, x_0, **how):
+        if setting in missing:
+            results.add(setting, measurement, bound.nats_per_row / bound.length)
+
+
+def _energy_of(method: MethodConfig) -> PretrainedEnergy:
+    energy = load_energy(method.energy)
+    if method.carry_over:
+        energy.carry_over = True
+    return energy
+
+
+def _settings(config: EvaluateConfig) -> list[Setting]:
+    settings, energies = [], {method: _energy_of(method) for method in config.methods}
+    for order in config.orders:
+        for num_steps in config.num_steps:
+            common = {"order": order, "num_steps": num_steps}
+            settings.append(Setting("base", None, SamplerConfig(**common)))
+            for m in config.methods:
+                if order in (m.orders or config.orders) and num_steps in (m.num_steps or config.num_steps):
+                    how = {name: getattr(m, name) for name in ("num_candidates", "scope", "group_size")}
+                    sampled = m.sampled_steps if m.sampled_steps and m.sampled_steps < num_steps else None
+                    settings.append(Setting(m.name, energies[m], SamplerConfig(**common, **how), sampled))
+    keys = [setting.key for setting in settings]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"what is measured must be told apart by name, order and steps, got {twice!r} twice")
+    return settings
+
+
+def _measure_samples(
+    denoiser: Denoiser, setting: Setting, length: int, config: EvaluateConfig, judge: Judge | None
+) -> dict[str, Any]:
+    """Fields of a `Measurement` that need samples."""
+    how = config.samples
+    judged = how.judged > 0 and setting.sampler.num_steps in how.judged_steps
+    judged = judged and (how.judged_methods is None or setting.name in how.judged_methods)
+    drawn = draw_timed(
+        setting.sampler.build(denoiser, setting.energy),
+        length,
+        batch_size=how.batch_size,
+        num_batches=max(how.timed_batches, how.judged // how.batch_size if judged else 0),
         seed=config.seed,
-        batch_size=config.batch_size,
-        timed_batch_size=config.timed_batch_size,
-        repeats=config.timed_repeats,
-        characters_per_token=blocks.characters_per_token,
-        on_measured=keep,
+        max_seconds=math.inf if judged else how.max_seconds,
     )
-    console().print(as_table(measured))
+    fields = {
+        "timed_batch_size": how.batch_size,
+        "seconds_per_sequence": drawn.seconds_per_sequence,
+        "seconds_of_batches": drawn.seconds_of_batches,
+        "denoiser_passes": drawn.denoiser_passes,
+        "energy_passes": drawn.energy_passes,
+    }
+    if judged:
+        samples = drawn.tokens[: how.judged]
+        entropy = mean_of(unigram_entropy(samples))
+        fields |= {"num_samples": len(samples), "entropy_nats": entropy.value, "entropy_stderr": entropy.stderr}
+        fields["distinct_2"] = distinct_n(samples, 2)
+        if judge is not None:
+            loss = judge.score([decode(denoiser, tokens) for tokens in samples]).nats_per_token
+            fields |= {"judge_nats_per_token": loss.value, "judge_stderr": loss.stderr}
+    return fields

@@ -1,4 +1,4 @@
-"""``edlm export``: put a trained denoiser, its energy and held-out blocks where a package can ship them."""
+"""``edlm export``: put a trained denoiser, its energies and held-out blocks where a package can ship them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class ExportConfig:
 
     Args:
         denoiser: Folder of the trained denoiser.
-        energy: Folder of the energy that was trained against it.
+        energies: Folders of energies that fit it, by the names that they get; ``head`` is the one loaded by default.
         corpus: Folder made by ``edlm prepare corpus``; its first held-out blocks go along.
-        output_dir: Gets ``denoiser/``, ``head/`` and ``valid.safetensors``; weights as float16.
+        output_dir: Gets ``denoiser/``, a folder for each energy and ``valid.safetensors``; weights as float16.
         num_rows: Held-out blocks.
     """
 
     denoiser: str
-    energy: str
+    energies: dict[str, str]
     corpus: str
     output_dir: str
     num_rows: int = 256
@@ -35,9 +35,11 @@ class ExportConfig:
 def run(config: ExportConfig) -> None:
     """Write float16 copies; they load as float32 and still recognise each other."""
     target = Path(config.output_dir)
-    denoiser, energy = load_denoiser(config.denoiser), load_energy(config.energy)
-    energy.check_denoiser(denoiser)
-    energy.save_pretrained(target / "head", dtype=torch.float16)
+    denoiser = load_denoiser(config.denoiser)
+    for name, path in config.energies.items():
+        energy = load_energy(path)
+        energy.check_denoiser(denoiser)
+        energy.save_pretrained(target / name, dtype=torch.float16)
     denoiser.network.half()
     denoiser.save_pretrained(target / "denoiser")
     corpus = PreparedCorpus.load(config.corpus)
@@ -53,5 +55,6 @@ def run(config: ExportConfig) -> None:
         num_characters=sum(map(len, text)),
     )
     save_blocks(blocks, target / "valid.safetensors")
-    load_energy(target / "head").check_denoiser(load_denoiser(target / "denoiser"))
+    for name in config.energies:
+        load_energy(target / name).check_denoiser(load_denoiser(target / "denoiser"))
     print(f"{sum(f.stat().st_size for f in target.rglob('*') if f.is_file()) / 2**20:.1f} MiB in {target}")

@@ -10,6 +10,8 @@ from accelerate import PartialState
 
 from edlm.corpus.prepared import PreparedCorpus
 from edlm.denoisers.loading import load_denoiser
+from edlm.denoisers.masked_lm import MaskedLMDenoiser, weights_fingerprint
+from edlm.energies.pretrained import PretrainedEnergy, load_energy
 from edlm.energies.residual_head import ResidualHead
 from edlm.energies.sequence import SequenceEnergy
 from edlm.training.objectives import EnergyObjective, EnergyObjectiveConfig
@@ -50,6 +52,7 @@ class TrainEnergyConfig:
         kind: "residual_head", or "sequence" for the paper's network of a denoiser's size.
         head: Shape of a residual head.
         objective: Loss and kinds of decisions.
+        start_from: Folder of an energy of this kind and shape to train further.
     """
 
     corpus: str
@@ -58,6 +61,7 @@ class TrainEnergyConfig:
     kind: Literal["residual_head", "sequence"] = "residual_head"
     head: HeadConfig = field(default_factory=HeadConfig)
     objective: EnergyObjectiveConfig = field(default_factory=EnergyObjectiveConfig)
+    start_from: str | None = None
 
 
 def run(config: TrainEnergyConfig) -> None:
@@ -71,6 +75,15 @@ def run(config: TrainEnergyConfig) -> None:
         energy = SequenceEnergy.from_denoiser(denoiser)
     else:
         energy = ResidualHead.from_denoiser(denoiser, **vars(config.head))
+    identity = {
+        "denoiser": asdict(denoiser.identity),
+        "kind": config.kind,
+        "head": asdict(config.head),
+        "objective": asdict(config.objective),
+    }
+    if config.start_from is not None:
+        _start_from(energy, denoiser, config.start_from)
+        identity["start_from"] = weights_fingerprint(energy)
     path = train(
         energy,
         EnergyObjective(denoiser, config.objective, reads_hidden=energy.reads_hidden),
@@ -78,15 +91,22 @@ def run(config: TrainEnergyConfig) -> None:
         corpus.valid.tokens,
         config.trainer,
         save=lambda trained, folder: trained.save_pretrained(folder),
-        identity={
-            "denoiser": asdict(denoiser.identity),
-            "kind": config.kind,
-            "head": asdict(config.head),
-            "objective": asdict(config.objective),
-        },
+        identity=identity,
     )
     size, reference = (sum(p.numel() for p in module.parameters()) for module in (energy, denoiser))
     PartialState().print(f"energy of {size:,} parameters, {size / reference:.0%} of the denoiser's, in {path}")
+
+
+def _start_from(energy: PretrainedEnergy, denoiser: MaskedLMDenoiser, path: str) -> None:
+    """Give ``energy`` the weights saved at ``path``."""
+    found = load_energy(path)
+    found.check_denoiser(denoiser)
+    if (type(found), found.settings()) != (type(energy), energy.settings()):
+        raise ValueError(
+            f"start_from must hold a {type(energy).__name__} of settings {energy.settings()}, "
+            f"got a {type(found).__name__} of {found.settings()}"
+        )
+    energy.load_state_dict(found.state_dict())
 
 
 def _check(config: TrainEnergyConfig) -> None:

@@ -67,6 +67,10 @@ class Encoding:
         return self.features[self.place[slots.rows], slots.positions]
 
 
+def _all_rows_equal(*tables: Tensor | None) -> bool:
+    return all(bool((table == table[:1]).all()) for table in tables if table is not None)
+
+
 def check_mass(largest: Tensor) -> None:
     """Refuse rows whose largest logit is not finite: they have no mass, or hold NaN or +inf.
 
@@ -132,7 +136,7 @@ class Denoiser(nn.Module, ABC):
         rows: Tensor | None = None,
         keep_hidden: bool = False,
     ) -> Encoding:
-        """Run the network.
+        """Run the network; once for all rows if they are the same.
 
         Args:
             x_t: Tokens, shape ``[batch, length]``.
@@ -143,13 +147,15 @@ class Denoiser(nn.Module, ABC):
         """
         if t is None:
             t = (x_t == self.mask_token_id).float().mean(1)
-        batch_size = len(x_t)
-        if rows is None or len(rows) == batch_size:
-            place = torch.arange(batch_size, device=x_t.device)
-        else:
-            place = places_of(rows, batch_size)
-            x_t, t = x_t[rows], t[rows]
-            attention_mask = attention_mask[rows] if attention_mask is not None else None
+        if rows is None:
+            rows = torch.arange(len(x_t), device=x_t.device)
+        place = places_of(rows, len(x_t))
+        x_t, t = x_t[rows], t[rows]
+        attention_mask = attention_mask[rows] if attention_mask is not None else None
+        if _all_rows_equal(x_t, t, attention_mask):  # as before the first step
+            place = place.clamp(max=0)
+            x_t, t = x_t[:1], t[:1]
+            attention_mask = attention_mask[:1] if attention_mask is not None else None
         return Encoding(*self.encode_tokens(x_t, t, attention_mask, keep_hidden), place)
 
     def possible(self, logits: Tensor) -> Tensor:

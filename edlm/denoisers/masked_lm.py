@@ -104,7 +104,7 @@ class MaskedLMDenoiser(Denoiser):
         if self.tokenizer is not None:
             vocabulary = _digest(repr(sorted(self.tokenizer.get_vocab().items())).encode())
         return DenoiserIdentity(
-            self.name, _weights_fingerprint(self.network), self.vocab_size, self.mask_token_id, vocabulary
+            self.name, weights_fingerprint(self.network), self.vocab_size, self.mask_token_id, vocabulary
         )
 
 
@@ -184,7 +184,7 @@ def _with_modules(model: PreTrainedModel, /, **modules: nn.Module) -> PreTrained
     return other
 
 
-def _weights_fingerprint(model: nn.Module, samples: int = 256) -> str:
+def weights_fingerprint(model: nn.Module, samples: int = 256) -> str:
     """Digest of evenly spaced weights, in float16 so that shipped float16 files and their source agree."""
     picked = []
     for _, weight in sorted(model.named_parameters()):

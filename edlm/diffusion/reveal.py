@@ -11,7 +11,7 @@ from edlm.diffusion.schedule import Schedule
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowGenerators
 
-ORDERS = ("ancestral", "random", "dilated", "left_to_right", "confidence")
+ORDERS = ("ancestral", "random", "dilated", "bisecting", "left_to_right", "confidence")
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,14 @@ def plan_reveal(
     ``ancestral`` reveals each masked position alone with the posterior's probability, as the
     reverse process does; the other orders give step ``i`` the positions
     ``floor(n i / T) .. floor(n (i + 1) / T) - 1`` of a ranking of the row's ``n`` masked positions:
-    ``random``; ``left_to_right``; ``dilated`` (step ``i`` takes one residue class modulo ``T`` of
+    ``random``; ``left_to_right``; ``confidence`` (highest marginal maximum first, ranked anew at each step);
+    ``dilated`` (step ``i`` takes one residue class modulo ``T`` of
     the masked positions, classes in bit-reversed sequence, so that tokens of a step are far apart; left to right
-    inside a step, also where ``T`` does not divide ``n`` and a step spans two classes);
-    ``confidence`` (highest marginal maximum first, ranked anew at each step).
+    inside a step, also where ``T`` does not divide ``n`` and a step spans two classes).
+
+    ``bisecting`` equals ``dilated`` where ``T`` is a power of two that divides ``n``. It takes residue classes modulo
+    the least power of two ``P >= T``, in bit-reversed sequence: a class at each of the first ``2 T - P`` steps and two
+    at each later one, since tokens whose near neighbours are known depend less on each other.
 
     Args:
         masked: Initially masked positions, bool, shape ``[batch, length]``.
@@ -127,6 +131,10 @@ def plan_reveal(
     elif order in ("ancestral", "random"):
         key = torch.zeros_like(key)
         key[masked] = generators.uniform(counts.cpu())[:, 0].to(key)
+    elif order == "bisecting":
+        step = torch.tensor(_steps_of_classes(num_steps), device=masked.device)
+        step = step[nth % len(step)]
+        key = step * masked.shape[1] + key
     ranking = key.masked_fill(~masked, torch.inf).argsort(dim=1, stable=True)
 
     if order == "ancestral":
@@ -135,6 +143,9 @@ def plan_reveal(
         clean = schedule.reveal_probability(torch.ones_like(s), s)
         bounds = ((key[:, None, :] < clean[None, :, None]) & masked[:, None, :]).sum(2)
         bounds[:, -1] = counts  # whatever rounding does to alpha(0)
+    elif order == "bisecting":
+        before = step[:, None] < torch.arange(num_steps + 1, device=masked.device)[:, None]
+        bounds = (before & masked[:, None]).sum(2)
     else:
         bounds = equal
     return RevealPlan(ranking, bounds, by_confidence=order == "confidence")
@@ -148,3 +159,16 @@ def _bit_reversed_places(num_classes: int) -> list[float]:
     for place, c in enumerate(sorted(range(num_classes), key=reversed_bits.__getitem__)):
         places[c] = float(place)
     return places
+
+
+def _steps_of_classes(num_steps: int) -> list[int]:
+    """Step of each residue class modulo the least power of two that is no less than ``num_steps``.
+
+    Example:
+        >>> _steps_of_classes(4), _steps_of_classes(3)  # classes in the sequence 0, 2, 1, 3
+        ([0, 2, 1, 3], [0, 2, 1, 2])
+    """
+    bits = (num_steps - 1).bit_length()
+    single = 2 * num_steps - 2**bits  # steps of one class
+    places = [int(f"0{c:0{bits}b}"[:0:-1], 2) if bits else 0 for c in range(2**bits)]  # bit-reversed
+    return [place if place < single else single + (place - single) // 2 for place in places]

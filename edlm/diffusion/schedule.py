@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -36,6 +37,7 @@ class Schedule(ABC):
         return (self.alpha(s) - self.alpha(t)) / (1 - self.alpha(t))
 
 
+@dataclass(frozen=True)
 class LogLinear(Schedule):
     """``alpha(t) = 1 - t``, so that ``t`` is the expected fraction of masked tokens.
 
@@ -51,6 +53,7 @@ class LogLinear(Schedule):
         return -torch.ones_like(t)
 
 
+@dataclass(frozen=True)
 class Cosine(Schedule):
     """``alpha(t) = 1 - cos(pi (1 - t) / 2)``: few tokens are revealed by the first steps.
 
@@ -65,6 +68,7 @@ class Cosine(Schedule):
         return -math.pi / 2 * torch.sin(math.pi / 2 * (1 - t))
 
 
+@dataclass(frozen=True)
 class Polynomial(Schedule):
     """``alpha(t) = 1 - t ** power``.
 
@@ -72,10 +76,11 @@ class Polynomial(Schedule):
         ValueError: ``power`` is not positive.
     """
 
-    def __init__(self, power: float = 2.0):
-        if not power > 0:
-            raise ValueError(f"power must be > 0, got {power}")
-        self.power = power
+    power: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.power > 0:
+            raise ValueError(f"power must be > 0, got {self.power}")
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t**self.power

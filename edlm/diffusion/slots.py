@@ -53,7 +53,7 @@ class Slots:
         return Slots(rows, self.positions[keep], ranks, self.batch_size)
 
     def part(self, index: Tensor) -> Slots:
-        """Some of the slots, their ranks as they are; for work in chunks."""
+        """Some of the slots, their ranks as they are; for work in chunks or rounds."""
         return Slots(self.rows[index], self.positions[index], self.ranks[index], self.batch_size)
 
     def followed_by(self, others: Slots) -> Slots:
@@ -65,17 +65,25 @@ class Slots:
         return Slots(rows[by_row], positions[by_row], ranks[by_row], self.batch_size)
 
     def groups(self, group_size: int | None) -> list[Slots]:
-        """Consecutive chunks of at most ``group_size`` ranks; everything at once if None."""
+        """Consecutive chunks of at most ``group_size`` ranks, ranked anew; everything at once if None."""
         largest = int(self.ranks.max()) + 1 if len(self) else 0
         if group_size is None or group_size >= largest:
             return [self] if largest else []
-        group = self.ranks // group_size
-        order = group.argsort(stable=True)  # group by group, and in each row by row
-        parts = order.split(torch.bincount(group).tolist())
+        ranks = self.ranks % group_size
         return [
-            Slots(self.rows[part], self.positions[part], self.ranks[part] % group_size, self.batch_size)
-            for part in parts
+            Slots(self.rows[index], self.positions[index], ranks[index], self.batch_size)
+            for index in _indices_of(self.ranks // group_size)
         ]
+
+    def rounds(self, size: int) -> list[Tensor]:
+        """Rounds of at most ``size`` slots of a row whose ranks are far apart: ``r, r + R, r + 2 R, ..``.
+
+        A row of ``n`` slots has ``R = ceil(n / size)`` rounds.
+
+        Returns:
+            For each round the indices of its slots, row by row and in rank order; see `part`.
+        """
+        return _indices_of(self.ranks % num_rounds(self.counts, size)[self.rows])
 
     def gather(self, x: Tensor) -> Tensor:
         """Entries of ``x[batch, length, ...]`` at the slots, shape ``[num_slots, ...]``."""
@@ -105,6 +113,16 @@ class Slots:
         return DenseSlots(active, positions, valid)
 
 
+def _indices_of(part: Tensor) -> list[Tensor]:
+    """The indices of each value of ``part[n]`` (0, 1, ...), ascending."""
+    return list(part.argsort(stable=True).split(torch.bincount(part).tolist())) if len(part) else []
+
+
+def num_rounds(counts: Tensor, size: int) -> Tensor:
+    """Rounds that rows of ``counts`` slots need, ``size`` at a time; at least 1."""
+    return (-(-counts // size)).clamp(min=1)
+
+
 def places_of(rows: Tensor, batch_size: int) -> Tensor:
     """Where each row of a batch stands in ``rows``, shape ``[batch_size]``; -1 where it does not.
 
@@ -131,8 +149,19 @@ class DenseSlots:
     positions: Tensor
     valid: Tensor
 
-    def rank_at(self, length: int) -> Tensor:
-        """Rank of the slot at each position, the largest integer where there is none, ``[num_active, length]``."""
-        rank_at = torch.full((len(self.active), length), torch.iinfo(torch.int64).max, device=self.active.device)
+    @property
+    def counts(self) -> Tensor:
+        """Number of slots of each row, ``[num_active]``."""
+        return self.valid.sum(1)
+
+    def rounds(self, size: int) -> Tensor:
+        """Round of each slot, as `Slots.rounds` has them; ``width`` where there is none, ``[num_active, width]``."""
+        width = self.positions.shape[1]
+        ranks = torch.arange(width, device=self.positions.device)
+        return torch.where(self.valid, ranks % num_rounds(self.counts, size)[:, None], width)
+
+    def at_positions(self, values: Tensor, length: int) -> Tensor:
+        """``values[num_active, width]`` by position, the largest integer elsewhere, ``[num_active, length]``."""
+        laid_out = torch.full((len(self.active), length), torch.iinfo(torch.int64).max, device=self.active.device)
         rows, ranks = self.valid.nonzero(as_tuple=True)
-        return rank_at.index_put((rows, self.positions[rows, ranks]), ranks)
+        return laid_out.index_put((rows, self.positions[rows, ranks]), values[rows, ranks])

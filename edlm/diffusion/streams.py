@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_ORDER, _VALUES = 0, 1
+_ORDER, _VALUES, _STEPS = 0, 1, 2
 
 
 class RowStreams:
@@ -34,18 +34,23 @@ class RowStreams:
 
     def order(self) -> RowGenerators:
         """The streams that the reveal order is drawn from."""
-        return RowGenerators(self.seeds, _ORDER)
+        return RowGenerators([(seed, _ORDER) for seed in self.seeds])
 
-    def values(self, step: int) -> RowGenerators:
-        """The streams that tokens and choices of step ``step`` are drawn from."""
-        return RowGenerators(self.seeds, _VALUES, step)
+    def values(self, step: int | Tensor) -> RowGenerators:
+        """The streams that tokens and choices of a step (one for all rows, or ``step[row]``) are drawn from."""
+        steps = step.tolist() if isinstance(step, Tensor) else [step] * len(self)
+        return RowGenerators([(seed, _VALUES, at) for seed, at in zip(self.seeds, steps, strict=True)])
+
+    def steps(self) -> RowGenerators:
+        """The streams that steps are sampled from, where a bound is estimated from some of them."""
+        return RowGenerators([(seed, _STEPS) for seed in self.seeds])
 
 
 class RowGenerators:
-    """A generator for each row, on the CPU, so that all devices draw the same numbers."""
+    """A generator for each row's key, on the CPU, so that all devices draw the same numbers."""
 
-    def __init__(self, seeds: Sequence[int], *purpose: int):
-        self._generators = [generator_of(seed, *purpose) for seed in seeds]
+    def __init__(self, keys: Sequence[tuple[int, ...]]):
+        self._generators = [generator_of(*key) for key in keys]
 
     def uniform(self, counts: Tensor, repeats: int = 1, repeating: Tensor | None = None) -> Tensor:
         """Uniforms in [0, 1): ``repeats`` for each of ``counts[row]`` items, row by row.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from edlm.denoisers.base import Denoiser, DenoiserIdentity, Encoding
 from edlm.diffusion.slots import Slots
+from edlm.numerics import precise
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Decision:
         x_partial: ``x_t`` with the step's earlier groups written, shape ``[batch, length]``.
         candidates: ``x_partial`` with the slots filled, masks elsewhere kept; ``[batch, k, length]``.
         log_proposal: Sum over the slots of the proposal's log-probabilities, nats; ``[batch, k]``.
+        round_size: What a `TokenwiseEnergy` takes for ``q``: rounds of so many tokens that do not see each other.
     """
 
     step: Step
@@ -52,6 +54,7 @@ class Decision:
     x_partial: Tensor
     candidates: Tensor
     log_proposal: Tensor
+    round_size: int = 1
 
     @property
     def num_candidates(self) -> int:
@@ -108,7 +111,8 @@ class Energy(nn.Module, ABC):
 class TokenwiseEnergy(Energy):
     """An energy that is normalised token by token: ``E = log p_theta(x_R | x_t) - log q(x_R | x_t)``, ``Z = 1``.
 
-    ``q`` is a product, in decision order, of conditionals that can be drawn from: exact decisions.
+    ``q`` is a product of conditionals that can be drawn from: exact decisions, one token after the other in
+    decision order, or a round of far-apart tokens after the other.
 
     Attributes:
         is_normalized: False where one form of a class is not.
@@ -117,21 +121,48 @@ class TokenwiseEnergy(Energy):
     is_normalized: bool = True
 
     @abstractmethod
-    def start(self, step: Step) -> Any:
-        """State of a step in which nothing is decided yet."""
+    def start(self, step: Step, round_size: int = 1) -> Any:
+        """State of a step in which nothing is decided yet.
+
+        Args:
+            step: The step; its slots will be decided in `Slots.rounds` of ``round_size``.
+            round_size: Tokens of a row that are drawn at once: independently, given the rounds before.
+        """
 
     @abstractmethod
     def next_logits(self, state: Any, x_partial: Tensor, slots: Slots) -> Tensor:
-        """``log q(. | x_t, tokens of the step decided so far)``, nats, but for a constant of each slot.
+        """``log q(. | x_t, tokens of the rounds so far)``, nats, but for a constant of each slot.
 
         Args:
-            state: From `start`; the calls of a step go through its slots rank by rank.
-            x_partial: ``x_t`` with all earlier ranks written, shape ``[batch, length]``.
-            slots: The next rank: one slot of each row that still has one.
+            state: From `start`; the calls of a step go through its slots round by round.
+            x_partial: ``x_t`` with all earlier rounds written, shape ``[batch, length]``.
+            slots: The next round.
 
         Returns:
             Logits as `Denoiser.decode` gives them (impossible columns included), shape ``[num_slots, vocab_size]``.
         """
+
+    def log_prob(self, step: Step, tokens: Tensor, round_size: int = 1) -> Tensor:
+        """``log q`` of tokens at all slots of the step, decided round by round, nats.
+
+        Args:
+            step: The step.
+            tokens: At its slots, shape ``[num_slots]``.
+            round_size: As for `start`.
+
+        Returns:
+            Sums over the slots of each row, shape ``[batch]``, float64.
+        """
+        state, x_partial = self.start(step, round_size), step.x_t
+        everything = step.slots.write(step.x_t, tokens)
+        total = precise(torch.zeros(len(step.x_t), device=tokens.device))
+        for index in step.slots.rounds(round_size):
+            slots = step.slots.part(index)
+            log_q = step.denoiser.normalize(self.next_logits(state, x_partial, slots))
+            drawn = slots.gather(everything)
+            total = total + slots.sum_rows(precise(log_q.gather(1, drawn[:, None])[:, 0]))
+            x_partial = slots.write(x_partial, drawn)
+        return total
 
 
 class WeightedSum(Energy):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from edlm.corpus.languages import HiddenMarkov, MarkovChain
@@ -28,8 +29,9 @@ class OracleEnergy(TokenwiseEnergy):
         log_given = self.language.log_prob(decision.x_partial)
         return decision.log_proposal - (log_joint - log_given[:, None])
 
-    def start(self, step: Step) -> Any:
-        return None
+    def start(self, step: Step, round_size: int = 1) -> int:
+        return step.denoiser.vocab_size
 
-    def next_logits(self, state: Any, x_partial: Tensor, slots: Slots) -> Tensor:
-        return self.language.log_marginals(x_partial)[slots.rows, slots.positions]
+    def next_logits(self, state: int, x_partial: Tensor, slots: Slots) -> Tensor:
+        logits = self.language.log_marginals(x_partial)[slots.rows, slots.positions]
+        return F.pad(logits, (0, state - logits.shape[-1]), value=-math.inf)  # the denoiser's mask column

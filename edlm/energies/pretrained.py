@@ -95,10 +95,16 @@ class PretrainedEnergy(Energy):
 
 
 def load_energy(path_or_name: str | Path) -> PretrainedEnergy:
-    """Load any saved energy from a folder, or the shipped ``"tinystories"`` head.
+    """Load any saved energy from a folder, or a shipped one.
+
+    Args:
+        path_or_name: Folder; ``"tinystories"`` for the shipped head, or the name of another energy beside it
+            (``"tinystories/autoregressive"``).
 
     Raises:
         FileNotFoundError: no energy is saved there.
     """
-    shipped = SHIPPED / str(path_or_name) / "head"
-    return PretrainedEnergy.from_pretrained(shipped if shipped.is_dir() else path_or_name)
+    for shipped in (SHIPPED / path_or_name / "head", SHIPPED / path_or_name):
+        if not Path(path_or_name).is_absolute() and (shipped / SETTINGS).is_file():
+            return PretrainedEnergy.from_pretrained(shipped)
+    return PretrainedEnergy.from_pretrained(path_or_name)

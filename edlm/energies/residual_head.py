@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from edlm.denoisers.masked_lm import MaskedLMDenoiser
-from edlm.diffusion.slots import DenseSlots, Slots, places_of
+from edlm.diffusion.slots import DenseSlots, Slots, num_rounds
 from edlm.energies.base import Decision, Step, TokenwiseEnergy
 from edlm.energies.head_settings import HeadSettings, copy_blocks, fitting_settings
 from edlm.energies.pretrained import PretrainedEnergy
@@ -127,42 +128,56 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
         index = own.positions[:, None].expand(-1, decision.num_candidates, -1)
         tokens = decision.candidates[own.active].gather(2, index)
         if self.is_normalized:
-            log_q = self._log_q(step, own, states, memory, tokens).to(energy)
+            log_q = self._log_q(step, own, states, memory, tokens, decision.round_size).to(energy)
             return energy.index_add(0, own.active, decision.log_proposal[own.active] - log_q)
         return energy.index_add(0, own.active, self._scalar(step, own, states, memory, tokens).to(energy))
 
-    def start(self, step: Step) -> HeadState:
+    def log_prob(self, step: Step, tokens: Tensor, round_size: int = 1) -> Tensor:
+        log_q = precise(torch.zeros(len(step.x_t), device=tokens.device))
+        if not len(step.slots):
+            return log_q
+        own = step.slots.dense()
+        states, memory = self._read_step(step, own.active)
+        table = step.slots.write(step.x_t, tokens)[own.active].gather(1, own.positions)[:, None]
+        return log_q.index_add(0, own.active, self._log_q(step, own, states, memory, table, round_size)[:, 0])
+
+    def start(self, step: Step, round_size: int = 1) -> HeadState:
         own = step.slots.dense()
         states, memory = self._read_step(step, own.active)
         angles = tuple(part[:, 0, 0, :, None] for part in self.rotary(own.positions))
         entering = _take(states, own.positions)
         queries = self.blocks[0].next_query(entering, angles)
-        return HeadState(step, places_of(own.active, len(step.x_t)), entering, queries, angles, memory)
+        numbers = num_rounds(own.counts, round_size)
+        return HeadState(step, own, numbers, entering, queries, angles, memory)
 
     def next_logits(self, state: HeadState, x_partial: Tensor, slots: Slots) -> Tensor:
-        if state.rank and not self.shape.blind:
-            self._remember(state, state.last.gather(x_partial))
-        rows, n = state.rows_of(slots), state.rank
-        angles = tuple(part[rows, n] for part in state.angles)
-        seen = _seen(state.step, slots.rows)
-        x, query = state.entering[rows, n], state.queries[rows, n]
+        if state.round and not self.shape.blind:
+            self._remember(state, x_partial)
+        index, valid = state.slots_of(state.round)
+        angles = tuple(part[index] for part in state.angles)
+        seen = _seen(state.step, state.own.active)
+        x, query = state.entering[index], state.queries[index]
         for i, (block, memory) in enumerate(zip(self.blocks, state.memory, strict=True)):
             if i:
                 query = block.next_query(x, angles)
-            x = block.next_state(x, query, memory.rows(rows), seen)
-        state.rank, state.last = n + 1, slots
-        return self._logits(x, state.step, slots)
+            x = block.next_state(x, query, memory, seen)
+        state.round += 1
+        return self._logits(x.flatten(0, 1) if valid is None else x[valid], state.step, slots)
 
-    def _remember(self, state: HeadState, tokens: Tensor) -> None:
-        """Put the tokens decided last in the place of the stale states at their positions (key-value cache)."""
-        rows, n, slots = state.rows_of(state.last), state.rank - 1, state.last
-        angles = tuple(part[rows, n] for part in state.angles)
-        content = state.entering[rows, n] + self._token(state.step, tokens)
+    def _remember(self, state: HeadState, x_partial: Tensor) -> None:
+        """Put the tokens of the last round in the place of the stale states at their positions (key-value cache)."""
+        index, valid = state.slots_of(state.round - 1)
+        positions, angles = state.own.positions[index], tuple(part[index] for part in state.angles)
+        tokens = x_partial[state.own.active[:, None], positions]
+        rows = torch.arange(len(positions), device=positions.device)[:, None].expand_as(positions)
+        at = (rows, positions) if valid is None else (rows[valid], positions[valid])
+        seen = _seen(state.step, state.own.active)
+        content = state.entering[index] + self._token(state.step, tokens)
         for i, (block, memory) in enumerate(zip(self.blocks, state.memory, strict=True)):
-            memory.write(state.place[slots.rows], slots.positions, *block.next_key_value(content, angles))
+            keys, values = block.next_key_value(content, angles)
+            memory.write(*at, *(x if valid is None else x[valid] for x in (keys, values)))
             if i + 1 < len(self.blocks):
-                query = block.next_query(content, angles)
-                content = block.next_state(content, query, memory.rows(rows), _seen(state.step, slots.rows))
+                content = block.next_state(content, block.next_query(content, angles), memory, seen)
 
     def _read_step(self, step: Step, active: Tensor) -> tuple[Tensor, list[Memory]]:
         """The states that enter the first block, and each block's memory of the denoiser's states."""
@@ -182,7 +197,8 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
         if not earlier.valid.any():
             return memory
         tokens = decision.x_partial[active].gather(1, earlier.positions)[:, None]
-        own, _ = self._contents(step, earlier, states, memory, tokens, *_causal(earlier, states.shape[1], step))
+        causal = _causal(earlier, earlier.rounds(1), states.shape[1], step)
+        own, _ = self._contents(step, earlier, states, memory, tokens, *causal)
         return [m.with_tokens(earlier.positions, earlier.valid, o) for m, o in zip(memory, own, strict=True)]
 
     def _contents(
@@ -206,8 +222,16 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
                 content = block(content, angles, m, memory_visible, own, own_visible)
         return keys_values, content
 
-    def _log_q(self, step: Step, dense: DenseSlots, states: Tensor, memory: list[Memory], tokens: Tensor) -> Tensor:
-        """Two streams: ``sum_i log q(x_i | x_t, earlier)``, nats, ``[rows, k]``."""
+    def _log_q(
+        self,
+        step: Step,
+        dense: DenseSlots,
+        states: Tensor,
+        memory: list[Memory],
+        tokens: Tensor,
+        round_size: int,
+    ) -> Tensor:
+        """Two streams: ``sum_i log q(x_i | x_t, earlier rounds)``, nats, ``[rows, k]``."""
         rows, k, n = tokens.shape
         query = _take(states, dense.positions)[:, None].expand(-1, k, -1, -1)
         angles = self.rotary(dense.positions)
@@ -215,9 +239,10 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
             for block, m in zip(self.blocks, memory, strict=True):
                 query = block(query, angles, m, _seen(step, dense.active))
         else:
-            causal = _causal(dense, states.shape[1], step)
+            rounds, length = dense.rounds(round_size), states.shape[1]
+            causal = _causal(dense, rounds, length, step)
             own, _ = self._contents(step, dense, states, memory, tokens, *causal)
-            before = _causal(dense, states.shape[1], step, strictly=True)
+            before = _causal(dense, rounds, length, step, strictly=True)
             for block, m, o in zip(self.blocks, memory, own, strict=True):
                 query = block(query, angles, m, before[0], o, before[1])
 
@@ -238,7 +263,8 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
     def _scalar(self, step: Step, dense: DenseSlots, states: Tensor, memory: list[Memory], tokens: Tensor) -> Tensor:
         """Energies ``[rows, k]`` of the unnormalized form: a sum over the group's tokens."""
         length = states.shape[1]
-        outside = (dense.rank_at(length) == torch.iinfo(torch.int64).max)[:, None].expand(-1, tokens.shape[2], -1)
+        taken = dense.at_positions(dense.rounds(1), length) < length
+        outside = ~taken[:, None].expand(-1, tokens.shape[2], -1)
         seen = _seen(step, dense.active)
         together = dense.valid[:, None].expand(-1, tokens.shape[2], -1)
         # A padded slot sees everything, so that no softmax is empty; it does not count below.
@@ -266,27 +292,38 @@ class HeadState:
 
     Attributes:
         step: The step.
-        place: Place of each row of the batch among those that decide something, ``[batch]``.
+        own: Its slots.
+        num_rounds: Of each row, ``[rows]``.
         entering: States that enter the first block at the slots, by rank, ``[rows, n, width]``.
         queries: The first block's queries there, ``[rows, n, heads, head_size]``.
         angles: Of the slots' positions, each ``[rows, n, 1, head_size]``.
         memory: One a block; decided tokens replace stale states in place.
-        rank: How many ranks were asked for so far.
-        last: Slots of the last of them.
+        round: How many rounds were asked for so far.
     """
 
     step: Step
-    place: Tensor
+    own: DenseSlots
+    num_rounds: Tensor
     entering: Tensor
     queries: Tensor
     angles: tuple[Tensor, ...]
     memory: list[Memory]
-    rank: int = 0
-    last: Slots | None = None
+    round: int = 0
 
-    def rows_of(self, slots: Slots) -> Tensor | slice:
-        """Where the rows of the slots (one each) stand in the tables."""
-        return slice(None) if len(slots) == len(self.entering) else self.place[slots.rows]
+    @cached_property
+    def _alike(self) -> int | None:
+        """Number of rounds, where all rows have equally many slots: their tables are sliced, not gathered."""
+        return int(self.num_rounds[0]) if bool(self.own.valid.all()) else None
+
+    def slots_of(self, round: int) -> tuple[tuple, Tensor | None]:
+        """Index of the slots of a round in the tables, and which of them there are (None: all)."""
+        if self._alike is not None:
+            return (slice(None), slice(round, None, self._alike)), None
+        most = int((-(-self.own.counts // self.num_rounds)).max())
+        ranks = round + self.num_rounds[:, None] * torch.arange(most, device=self.num_rounds.device)
+        valid = (ranks < self.own.counts[:, None]) & (round < self.num_rounds[:, None])
+        rows = torch.arange(len(ranks), device=ranks.device)[:, None]
+        return (rows, ranks.clamp(max=self.entering.shape[1] - 1)), valid
 
 
 def _take(states: Tensor, positions: Tensor) -> Tensor:
@@ -299,11 +336,12 @@ def _seen(step: Step, rows: Tensor) -> Tensor | None:
     return step.attention_mask[rows][:, None] if step.attention_mask is not None else None
 
 
-def _causal(dense: DenseSlots, length: int, step: Step, strictly: bool = False) -> tuple[Tensor, Tensor]:
-    """What the i-th token sees: memory not decided up to it, and tokens up to it (``strictly``: before it)."""
-    rank = torch.arange(dense.positions.shape[1], device=dense.positions.device)
-    limit = rank[None, :, None] if strictly else rank[None, :, None] + 1
-    memory_visible = dense.rank_at(length)[:, None] >= limit
-    own_visible = (rank[None, None] < limit).expand(len(dense.active), -1, -1)
+def _causal(
+    dense: DenseSlots, rounds: Tensor, length: int, step: Step, strictly: bool = False
+) -> tuple[Tensor, Tensor]:
+    """What a token sees: memory not decided up to its round, and tokens up to its round (``strictly``: before it)."""
+    limit = rounds[:, :, None] + (not strictly)
+    memory_visible = dense.at_positions(rounds, length)[:, None] >= limit
+    own_visible = rounds[:, None] < limit
     seen = _seen(step, dense.active)
     return (memory_visible if seen is None else memory_visible & seen), own_visible

@@ -22,7 +22,7 @@ class Memory:
     values: Tensor
 
     def write(self, rows: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Replace stale entries in place by ``keys``, ``values[n, heads, head_size]`` at ``rows[n]``, ``positions[n]``."""
+        """Replace stale entries in place by ``[..., heads, head_size]`` at ``rows[...]``, ``positions[...]``."""
         self.keys[rows, :, positions] = keys
         self.values[rows, :, positions] = values
 
@@ -34,10 +34,6 @@ class Memory:
         keys[rows, :, at] = own.keys[rows, :, 0, places]
         values[rows, :, at] = own.values[rows, :, 0, places]
         return Memory(keys, values)
-
-    def rows(self, index: Tensor | slice) -> Memory:
-        """The memory of some rows; a view for a slice."""
-        return Memory(self.keys[index], self.values[index])
 
 
 @dataclass
@@ -129,19 +125,20 @@ class Block(nn.Module):
         return self._finish(x, mixed.permute(0, 2, 3, 1, 4).flatten(-2))
 
     def next_query(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-        """Queries of tokens ``x[..., width]``, shape ``[..., heads, head_size]``."""
+        """Queries of tokens ``x[rows, n, width]``, shape ``[rows, n, heads, head_size]``."""
         return _rotate(self.query(self.attention_norm(x)).unflatten(-1, (self.num_heads, -1)), angles)
 
     def next_key_value(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Keys and values of one token a row, ``x[rows, width]``, each ``[rows, heads, head_size]``."""
-        keys, values = self.key_value(self.attention_norm(x)).unflatten(-1, (2, self.num_heads, -1)).unbind(1)
+        """Keys and values of tokens ``x[rows, n, width]``, each ``[rows, n, heads, head_size]``."""
+        keys, values = self.key_value(self.attention_norm(x)).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
         return _rotate(keys, angles), values
 
     def next_state(self, x: Tensor, query: Tensor, memory: Memory, seen: Tensor | None) -> Tensor:
-        """Update one token a row, ``x[rows, width]``, that attends to the memory of its row and to nothing else."""
+        """Update tokens ``x[rows, n, width]`` that attend to the memory of their row and to nothing else."""
         seen = seen[:, None] if seen is not None else None
-        mixed = F.scaled_dot_product_attention(query[:, :, None], memory.keys, memory.values, attn_mask=seen)
-        return self._finish(x, mixed.flatten(1))
+        query = query.transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(query, memory.keys, memory.values, attn_mask=seen)
+        return self._finish(x, mixed.transpose(1, 2).flatten(-2))
 
     def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
         x = x + self.attention_out(mixed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Energy
 from edlm.evaluation.statistics import Mean, mean_of
+from edlm.sampler.bounds import likelihood_bounds
 from edlm.sampler.sampler import EnergySampler
 
 
@@ -58,6 +59,10 @@ class BoundEstimate:
     nats_per_row: Tensor
     length: int
     characters_per_token: float | None = None
+
+    def shifted(self, nats_per_row: Tensor) -> BoundEstimate:
+        """The bound with ``nats_per_row[n]`` added."""
+        return replace(self, nats_per_row=self.nats_per_row + nats_per_row)
 
     @property
     def nats_per_token(self) -> Mean:
@@ -105,28 +110,36 @@ def paired_gain(base: BoundEstimate, other: BoundEstimate) -> Gain:
     return Gain(mean_of((base.nats_per_row - other.nats_per_row) / base.length))
 
 
-def estimate_bound(
-    sampler: EnergySampler,
+def estimate_bound(sampler: EnergySampler, x_0: Tensor, **how: Any) -> BoundEstimate:
+    """The sampler's bound on rows ``x_0[n, length]``; for the rest see `estimate_bounds`."""
+    return estimate_bounds([sampler], x_0, **how)[0]
+
+
+def estimate_bounds(
+    samplers: Sequence[EnergySampler],
     x_0: Tensor,
     *,
     seed: int = 0,
     batch_size: int = 32,
     characters_per_token: float | None = None,
+    sampled_steps: int | None = None,
     progress: str | None = None,
-) -> BoundEstimate:
-    """The sampler's bound on rows ``x_0[n, length]``, in batches.
+) -> list[BoundEstimate]:
+    """Bounds of samplers of one order and number of steps, in batches, on shared denoiser passes.
 
     Args:
-        sampler: What is judged: these steps, this k, this order.
+        samplers: What is judged: these steps, this k, this order.
         x_0: Held-out tokens.
         seed: Row ``i`` has the seed ``seed + i``: equal seeds pair samplers, whatever the batch size.
         batch_size: Rows at a time.
         characters_per_token: Of this text.
+        sampled_steps: Steps of each row that the sum is estimated from; all if None.
         progress: Title of a progress bar; none without.
     """
     starts = range(0, len(x_0), batch_size)
     parts = []
     for start in tqdm(starts, desc=progress, disable=None if progress else True, leave=False):
         rows = x_0[start : start + batch_size]
-        parts.append(sampler.likelihood_bound(rows, seeds=range(seed + start, seed + start + len(rows))).cpu())
-    return BoundEstimate(torch.cat(parts), x_0.shape[1], characters_per_token)
+        seeds = range(seed + start, seed + start + len(rows))
+        parts.append(torch.stack(likelihood_bounds(samplers, rows, seeds, sampled_steps=sampled_steps)).cpu())
+    return [BoundEstimate(nats, x_0.shape[1], characters_per_token) for nats in torch.cat(parts, 1)]

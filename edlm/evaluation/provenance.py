@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -35,10 +36,24 @@ def provenance() -> dict[str, Any]:
 
 
 def write_result(path: str | Path, config: Any, **content: Any) -> None:
-    """Write a JSON file: the config dataclass, where the result came from, and its content."""
-    result = {"config": asdict(config), **provenance(), **content}
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(result, indent=1) + "\n")
+    """Write a JSON file: the config dataclass, where the result came from, and its content.
+
+    Numbers that are not finite become null. The file is replaced as a whole, so an interrupt leaves the old one.
+    """
+    result = _plain({"config": asdict(config), **provenance(), **content})
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    new.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _git_revision() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,7 +42,8 @@ def decide_step(
         ``x_s[batch, length]``, and diagnostics of each decision.
     """
     if sampler.exact and bool(uses.any()):
-        return _decide_exactly(sampler, step, uses, streams), [no_energy_asked(uses, num_candidates=1)]
+        info = replace(no_energy_asked(uses, num_candidates=1), judged=step.slots.counts * uses)
+        return _decide_exactly(sampler, step, uses, streams), [info]
     x_partial, infos = step.x_t, []
     going = torch.ones_like(uses)  # rows that were not stopped by the policy "keep"
     for group in step.slots.groups(sampler.group_size):
@@ -59,37 +61,45 @@ def bound_of_step(
     sampler: EnergySampler, step: Step, revealed: Slots, uses: Tensor, streams: RowGenerators, x_0: Tensor
 ) -> Tensor:
     """``log P(x_0 at the revealed slots | x_t)`` from below, one draw of (*), nats, ``[batch]``."""
+    if sampler.exact and bool(uses.any()):
+        return _log_prob_exactly(sampler, step, uses, x_0)
     x_partial, total = step.x_t, precise(step.x_t.new_zeros(len(uses)))
-    exact = sampler.exact and bool(uses.any())
     k = sampler.num_candidates if uses.any() else 1
-    for group in step.slots.groups(None if exact else sampler.group_size):
+    for group in step.slots.groups(sampler.group_size):
         log_probs = step.denoiser.slot_log_probs(step.encoding, group)
         data = group.gather(x_0)
         ours = group.ranks < revealed.counts[group.rows]  # at sequence scope, draws complete the data
         log_p = precise(log_probs.gather(1, data[:, None])[:, 0])
         total = total + group.sum_rows(torch.where(ours, log_p, 0.0))
-        if exact or k > 1:
-            tokens = data[:, None]
-            if not exact:
-                tokens = draw_categorical(log_probs, streams.uniform(group.counts.cpu(), k, uses))
-                tokens[:, 0] = torch.where(ours, data, tokens[:, 0])
+        if k > 1:
+            tokens = draw_categorical(log_probs, streams.uniform(group.counts.cpu(), k, uses))
+            tokens[:, 0] = torch.where(ours, data, tokens[:, 0])
             decision = make_decision(step, group, x_partial, log_probs, tokens)
             # Data that the denoiser rules out has an infinite bound, whatever its residual energy.
             judged = uses & (group.counts > 0) & torch.isfinite(decision.log_proposal[:, 0])
             energies = torch.where(judged[:, None], sampler.energy(decision), 0.0)
-            weights = log_weights(energies, sampler.weight_temperature)
-            # Exact decisions: Z = 1, so the gain of the data is its own weight.
-            total = total + (weights[:, 0] if exact else log_share_of_first(weights))
+            total = total + log_share_of_first(log_weights(energies, sampler.weight_temperature))
         x_partial = group.write(x_partial, data)
     return total
 
 
+def _log_prob_exactly(sampler: EnergySampler, step: Step, uses: Tensor, x_0: Tensor) -> Tensor:
+    """``log q(x_0 at the step's slots | x_t)``, and ``log p_theta`` in rows without the energy; exact, ``[batch]``."""
+    data = step.slots.gather(x_0)
+    log_q = sampler.energy.log_prob(step, data, sampler.round_size)
+    if bool(uses[step.slots.rows].all()):
+        return log_q
+    log_p = precise(step.denoiser.slot_log_probs(step.encoding, step.slots).gather(1, data[:, None])[:, 0])
+    return torch.where(uses, log_q, step.slots.sum_rows(log_p))
+
+
 def _decide_exactly(sampler: EnergySampler, step: Step, uses: Tensor, streams: RowGenerators) -> Tensor:
-    """All tokens of the step, one rank after the other, from the normalised energy; ``x_s[batch, length]``."""
-    state, x_partial = sampler.energy.start(step), step.x_t
-    groups, all_use = step.slots.groups(1), bool(uses[step.slots.rows].all())
-    uniforms = streams.uniform(step.slots.counts.cpu())[step.slots.ranks.cpu().argsort(stable=True)]
-    for group, uniform in zip(groups, uniforms.split([len(group) for group in groups]), strict=True):
+    """All tokens of the step, one round after the other, from the normalised energy; ``x_s[batch, length]``."""
+    state, x_partial = sampler.energy.start(step, sampler.round_size), step.x_t
+    all_use, rounds = bool(uses[step.slots.rows].all()), step.slots.rounds(sampler.round_size)
+    uniforms = streams.uniform(step.slots.counts.cpu())[torch.cat(rounds).cpu()]
+    for index, uniform in zip(rounds, uniforms.split([len(index) for index in rounds]), strict=True):
+        group = step.slots.part(index)
         logits = sampler.energy.next_logits(state, x_partial, group)
         if not all_use:
             base = step.denoiser.decode(step.encoding.at(group))
@@ -133,7 +143,7 @@ def _choose_candidate(
     if k > 1:
         drawing = uses.nonzero()[:, 0]
         chosen[drawing] = choose(weights[drawing], streams.uniform(uses.long().cpu())[:, 0])
-    info = DecisionInfo(energies, effective_sample_size(weights), redraws, impossible)
+    info = DecisionInfo(energies, effective_sample_size(weights), redraws, impossible, k * uses * (1 + redraws))
     return tokens.gather(1, chosen[group.rows, None])[:, 0], info
 
 
@@ -141,4 +151,4 @@ def no_energy_asked(uses: Tensor, num_candidates: int) -> DecisionInfo:
     """What is said of a decision that no energy judged: equal weights."""
     none = torch.zeros_like(uses, dtype=torch.long)
     energies = precise(none[:, None].expand(-1, num_candidates))
-    return DecisionInfo(energies, energies[:, 0] + num_candidates, none, torch.zeros_like(uses))
+    return DecisionInfo(energies, energies[:, 0] + num_candidates, none, torch.zeros_like(uses), none)

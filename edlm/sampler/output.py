@@ -18,12 +18,14 @@ class DecisionInfo:
         ess: Effective sample size of the weights, 1..k, ``[batch]``; k where no energy was asked for.
         redraws: How often the candidates were drawn anew because all were impossible, ``[batch]``.
         kept: Rows that were left masked because all candidates were impossible, bool, ``[batch]``.
+        judged: Candidates that the energy judged, redrawn ones too; for exact decisions, tokens; ``[batch]``.
     """
 
     energies: Tensor
     ess: Tensor
     redraws: Tensor
     kept: Tensor
+    judged: Tensor
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class StepInfo:
         ess: Effective sample size, ``[batch]`` or ``[batch, groups]``.
         redraws: How often candidates were drawn anew, ``[batch]``.
         kept: Rows that the policy "keep" left masked, bool, ``[batch]``.
+        judged: Candidates that the energy judged; for exact decisions, tokens; ``[batch]``.
     """
 
     step: int
@@ -50,6 +53,7 @@ class StepInfo:
     ess: Tensor
     redraws: Tensor
     kept: Tensor
+    judged: Tensor
 
 
 def summarize(
@@ -72,6 +76,7 @@ def summarize(
         ess if grouped else ess[:, 0],
         sum(decision.redraws for decision in decisions),
         torch.stack([decision.kept for decision in decisions]).any(0),
+        sum(decision.judged for decision in decisions),
     )
 
 
@@ -97,7 +102,7 @@ def concatenate(outputs: Sequence[SampleOutput]) -> SampleOutput:
     steps = []
     for infos in zip(*(output.steps for output in outputs), strict=True):
         num_candidates = infos[0].energies.shape[-1]
-        padding = {"num_revealed": 0, "energies": 0, "ess": num_candidates, "redraws": 0, "kept": 0}
+        padding = {"num_revealed": 0, "energies": 0, "ess": num_candidates, "redraws": 0, "kept": 0, "judged": 0}
         rows = {
             name: torch.cat(_equal_width([getattr(info, name) for info in infos], value))
             for name, value in padding.items()

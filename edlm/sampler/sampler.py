@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
-from edlm.diffusion.reveal import RevealPlan, plan_reveal
+from edlm.diffusion.reveal import plan_reveal
 from edlm.diffusion.schedule import Schedule, get_schedule
-from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowStreams, draw_seeds
-from edlm.energies.base import Energy, Step
+from edlm.energies.base import Energy
 from edlm.sampler import checks
-from edlm.sampler.decisions import bound_of_step, decide_step, no_energy_asked
+from edlm.sampler.begin import begin_step
+from edlm.sampler.bounds import likelihood_bounds
+from edlm.sampler.decisions import decide_step, no_energy_asked
 from edlm.sampler.output import SampleOutput, concatenate, summarize
 from edlm.sampler.window import Window, get_window
 
@@ -32,12 +33,14 @@ class EnergySampler:
         energy: Judges candidates; None for the base sampler.
         num_steps: Denoiser passes ``T``, >= 1.
         num_candidates: ``k``; 1 is the base sampler. None decides token by token, exactly, from an energy
-            that is normalised token by token (`TokenwiseEnergy`).
+            that is normalised token by token (`TokenwiseEnergy`), or in rounds of ``group_size`` far-apart tokens.
         scope: What a candidate fills: the positions that the ``"step"`` writes, or every masked one
             (``"sequence"``, the paper), of which the step then writes its own.
         group_size: Step scope: the reveal set is decided in groups of at most this many tokens, one after
-            the other, from one denoiser pass. None: all at once.
-        order: ``"ancestral"``, ``"random"``, ``"dilated"``, ``"left_to_right"`` or ``"confidence"``.
+            the other, from one denoiser pass. None: all at once. Exact decisions: tokens that are drawn at once, far
+            apart in the decision order and independently, given the rounds before (None: one).
+        order: ``"ancestral"``, ``"random"``, ``"dilated"``, ``"bisecting"``, ``"left_to_right"`` or
+            ``"confidence"``; see `plan_reveal`.
         schedule: Masking schedule (for the ancestral order).
         window: Steps that use the energy: times ``low < t <= high``, or a `Window`.
         weight_temperature: Weights are ``exp(-E / weight_temperature)``.
@@ -90,6 +93,11 @@ class EnergySampler:
     def exact(self) -> bool:
         """Whether tokens are decided one by one from a normalised energy."""
         return self.energy is not None and self.num_candidates is None
+
+    @property
+    def round_size(self) -> int:
+        """Tokens of a row that exact decisions draw at once."""
+        return self.group_size or 1
 
     @property
     def candidates_weighed(self) -> int:
@@ -153,17 +161,17 @@ class EnergySampler:
         infos = []
         for i in range(self.num_steps):
             masked = x_t == self.denoiser.mask_token_id
-            step, revealed, uses = self._begin(plan, i, x_t)
+            revealed, [(step, uses)] = begin_step([self], plan, torch.full_like(x_t[:, 0], i), x_t)
             x_t, decisions = decide_step(self, step, revealed, uses, streams.values(i))
             decisions = decisions or [no_energy_asked(uses, self.candidates_weighed)]
             infos.append(
                 summarize(
                     i,
-                    self._time(i),
+                    1 - i / self.num_steps,
                     num_revealed=(masked & (x_t != self.denoiser.mask_token_id)).sum(1),
                     denoiser_calls=int(len(step.slots) > 0),
                     decisions=decisions,
-                    grouped=self.group_size is not None,
+                    grouped=self.group_size is not None and not self.exact,
                 )
             )
         return SampleOutput(x_t, tuple(infos), tuple(seeds))
@@ -198,50 +206,8 @@ class EnergySampler:
         References:
             Equation (*) of the project's method page; Jensen over candidates and orders.
         """
-        target = checks.check_target(self, x_0, given)
-        streams = RowStreams(self._seeds(len(x_0), generator, seeds))
-        plan = plan_reveal(target, self.order, self.num_steps, self.schedule, streams.order())
-        x_t = x_0.masked_fill(target, self.denoiser.mask_token_id)
-        total = 0.0
-        for i in range(self.num_steps):
-            step, revealed, uses = self._begin(plan, i, x_t)
-            total = total - bound_of_step(self, step, revealed, uses, streams.values(i), x_0)
-            x_t = revealed.write(x_t, revealed.gather(x_0))
-        return total
-
-    def _begin(self, plan: RevealPlan, i: int, x_t: Tensor) -> tuple[Step, Slots, Tensor]:
-        """The denoiser pass of step ``i``, its reveal set, and the rows whose tokens the energy has a say in.
-
-        Only rows that are due are run. What is not revealed is filled only where the energy judges whole sequences.
-        """
-        masked = x_t == self.denoiser.mask_token_id
-        due = plan.num_due(i, masked) > 0
-        uses = torch.zeros_like(due) if self.energy is None else due & self.window.covers(i, self._time(i), masked)
-        asked = bool(uses.any())
-        fills_sequences = asked and self.scope == "sequence"
-        if fills_sequences and self.energy.needs_every_row:
-            due = masked.any(1)
-        t = torch.full((len(x_t),), self._time(i), device=x_t.device)
-        reads_hidden = asked and self.energy.reads_hidden
-        rows = due.nonzero()[:, 0]
-        encoding = self.denoiser.encode(x_t, t, rows=rows, keep_hidden=reads_hidden) if len(rows) else None
-        confidence = None
-        if plan.by_confidence:
-            confidence = torch.full(x_t.shape, -torch.inf, device=x_t.device)
-            everywhere = Slots.where(masked & due[:, None])
-            if len(everywhere):
-                largest = self.denoiser.slot_log_probs(encoding, everywhere).amax(-1)
-                confidence = everywhere.write(confidence.to(largest), largest)
-        revealed = plan.slots(i, masked, confidence)
-        slots = revealed
-        if fills_sequences:
-            others = masked & due[:, None]
-            others[revealed.rows, revealed.positions] = False
-            slots = revealed.followed_by(Slots.where(others))
-        return Step(self.denoiser, x_t, t, encoding, slots), revealed, uses
-
-    def _time(self, i: int) -> float:
-        return (self.num_steps - i) / self.num_steps
+        seeds = self._seeds(len(x_0), generator, seeds)
+        return likelihood_bounds([self], x_0, seeds, given=given)[0]
 
     def _seeds(self, count: int, generator: Any, seeds: Sequence[int] | None) -> list[int]:
         if seeds is None:

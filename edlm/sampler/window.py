@@ -14,12 +14,12 @@ class Window(ABC):
     """Says, for each row, whether a step uses the energy."""
 
     @abstractmethod
-    def covers(self, step: int, t: float, masked: Tensor) -> Tensor:
+    def covers(self, step: Tensor, t: Tensor, masked: Tensor) -> Tensor:
         """Bool, shape ``[batch]``.
 
         Args:
-            step: Index of the step, from 0.
-            t: Its time; the first step has ``t = 1``.
+            step: Index of each row's step, from 0, shape ``[batch]``.
+            t: Its time, shape ``[batch]``; the first step has ``t = 1``.
             masked: What is masked when it begins, bool, shape ``[batch, length]``.
         """
 
@@ -34,8 +34,8 @@ class Times(Window):
     def __post_init__(self) -> None:
         _check_interval(self.low, self.high)
 
-    def covers(self, step: int, t: float, masked: Tensor) -> Tensor:
-        return torch.full((len(masked),), self.low < t <= self.high, device=masked.device)
+    def covers(self, step: Tensor, t: Tensor, masked: Tensor) -> Tensor:
+        return (self.low < t) & (t <= self.high)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class FractionMasked(Window):
     def __post_init__(self) -> None:
         _check_interval(self.low, self.high)
 
-    def covers(self, step: int, t: float, masked: Tensor) -> Tensor:
+    def covers(self, step: Tensor, t: Tensor, masked: Tensor) -> Tensor:
         fraction = masked.float().mean(1)
         return (self.low < fraction) & (fraction <= self.high)
 
@@ -59,8 +59,8 @@ class Steps(Window):
 
     steps: tuple[int, ...]
 
-    def covers(self, step: int, t: float, masked: Tensor) -> Tensor:
-        return torch.full((len(masked),), step in self.steps, device=masked.device)
+    def covers(self, step: Tensor, t: Tensor, masked: Tensor) -> Tensor:
+        return torch.isin(step, torch.tensor(self.steps, dtype=step.dtype, device=step.device))
 
 
 def get_window(window: Window | Sequence[float]) -> Window:

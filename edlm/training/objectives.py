@@ -73,8 +73,8 @@ class EnergyObjectiveConfig:
         scope: "step" (tokens of one group of one step) or "sequence" (every masked token).
         num_steps: Mixture of step counts.
         orders: Mixture of reveal orders.
-        group_sizes: Mixture of group sizes; null for the whole step. Not used by "likelihood": there a step is
-            always decided token by token.
+        group_sizes: Mixture of group sizes; null for the whole step. For "likelihood": of the tokens that are drawn
+            at once in exact decisions; null for one.
         num_candidates: Data and ``num_candidates - 1`` draws of the frozen denoiser.
         decisions_per_pass: Reveal sets that are decided on one denoiser pass: that of the row's step, and of the steps
             after it as if they came next. The pass costs most of an update ("step" scope only).
@@ -179,7 +179,8 @@ class EnergyObjective:
             negatives = RowStreams(draw_seeds(len(x_0), generator)).values(0)
             uniforms = negatives.uniform(group.counts.cpu(), num_candidates - 1)
             tokens = torch.cat([tokens, draw_categorical(log_probs, uniforms)], 1)
-        return make_decision(step, group, x_partial, log_probs, tokens)
+        decision = make_decision(step, group, x_partial, log_probs, tokens)
+        return replace(decision, round_size=group_size or 1) if num_candidates == 1 else decision
 
 
 def _one_group(step: Step, x_0: Tensor, group_size: int, generator: torch.Generator) -> tuple[Slots, Tensor]:

@@ -15,11 +15,11 @@ LOGITS = torch.randn(3, 3, V, generator=torch.Generator().manual_seed(0), dtype=
 
 
 def outside(logits=LOGITS):
-    return FunctionDenoiser(lambda x_t, t: logits, mask_token_id=V, vocab_size=V)
+    return FunctionDenoiser(lambda x_t, t: logits[: len(x_t)], mask_token_id=V, vocab_size=V)
 
 
 def inside(logits=LOGITS):
-    return FunctionDenoiser(lambda x_t, t: logits, mask_token_id=1, vocab_size=V)
+    return FunctionDenoiser(lambda x_t, t: logits[: len(x_t)], mask_token_id=1, vocab_size=V)
 
 
 def test_masked_rows_are_renormalised():
@@ -191,3 +191,37 @@ def test_identity_differences_in_words():
         "mask_token_id 4 != 5",
         "vocabulary 'voc' != ''",
     ]
+
+
+@pytest.mark.parametrize("masked_too", [False, True])
+def test_equal_rows_share_one_pass(masked_too):
+    ran = []
+
+    def f(x_t, t):
+        ran.append(len(x_t))
+        return x_t[..., None] * torch.arange(V) * 0.1 + t[:, None, None]
+
+    denoiser = FunctionDenoiser(f, mask_token_id=V, vocab_size=V)
+    x_t, t = X_T[:1].repeat(3, 1), torch.tensor([0.5, 0.5, 0.5])
+    everywhere = Slots.where(torch.ones_like(x_t, dtype=torch.bool))
+    mask = torch.ones_like(x_t) if masked_too else None
+    shared = denoiser.encode(x_t, t, mask)
+    assert ran == [1] and shared.place.tolist() == [0, 0, 0]
+    some = denoiser.encode(x_t, t, mask, rows=torch.tensor([0, 2]))
+    assert ran == [1, 1] and some.place.tolist() == [0, -1, 0]
+    one_by_one = torch.cat(
+        [
+            denoiser.slot_log_probs(denoiser.encode(x, s[None]), Slots.where(x >= 0))
+            for x, s in zip(x_t.split(1), t, strict=True)
+        ]
+    )
+    torch.testing.assert_close(denoiser.slot_log_probs(shared, everywhere), one_by_one)
+    ran.clear()
+    denoiser.encode(x_t, torch.tensor([0.5, 0.5, 0.4]), mask)
+    x_t[1, 0] = (x_t[1, 0] + 1) % V
+    denoiser.encode(x_t, t, mask)
+    assert ran == [3, 3]
+    if masked_too:
+        mask[2, -1] = 0
+        denoiser.encode(X_T[:1].repeat(3, 1), t, mask)
+        assert ran == [3, 3, 3]

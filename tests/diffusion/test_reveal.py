@@ -86,6 +86,33 @@ def test_dilated_steps_are_residue_classes_in_bit_reversed_sequence(num_steps, c
     assert reveal_sets(all_masked(length), "dilated", num_steps) == [expected]
 
 
+@pytest.mark.parametrize("num_steps", [1, 2, 4, 8])
+def test_bisecting_is_dilated_for_powers_of_two(num_steps):
+    masked = all_masked(16)
+    assert reveal_sets(masked, "bisecting", num_steps) == reveal_sets(masked, "dilated", num_steps)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "classes"),
+    [
+        (3, [[0], [2], [1, 3]]),
+        (5, [[0], [4], [2, 6], [1, 5], [3, 7]]),
+        (6, [[0], [4], [2], [6], [1, 5], [3, 7]]),
+        (7, [[0], [4], [2], [6], [1], [5], [3, 7]]),
+    ],
+)
+@pytest.mark.parametrize("length", [8, 24, 13])
+def test_bisecting_takes_single_classes_first_and_pairs_of_them_later(num_steps, classes, length):
+    modulus = 4 if num_steps == 3 else 8
+    expected = [[i for i in range(length) if i % modulus in some] for some in classes]
+    assert reveal_sets(all_masked(length), "bisecting", num_steps) == [expected]
+
+
+def test_bisecting_counts_masked_positions_of_the_row_and_reveals_all_of_them():
+    masked = torch.tensor([[0, 1, 1, 0, 1, 1, 0, 1, 1], [1, 0, 0, 0, 0, 0, 0, 0, 1]]).bool()
+    assert reveal_sets(masked, "bisecting", 3) == [[[1, 7], [4], [2, 5, 8]], [[0], [], [8]]]
+
+
 def test_dilated_counts_masked_positions_of_the_row():
     masked = torch.tensor([[0, 1, 1, 0, 1, 1, 0, 1, 1]]).bool()
     assert reveal_sets(masked, "dilated", 2) == [[[1, 4, 7], [2, 5, 8]]]
@@ -234,6 +261,6 @@ def test_equal_seeds_give_equal_orders():
 
 
 def test_orders_by_name():
-    assert ORDERS == ("ancestral", "random", "dilated", "left_to_right", "confidence")
+    assert ORDERS == ("ancestral", "random", "dilated", "bisecting", "left_to_right", "confidence")
     with pytest.raises(ValueError, match="order must be one of .*'dilated'.*, got 'rightmost'"):
         plan(all_masked(2), "rightmost", 2)

@@ -97,7 +97,9 @@ def test_dense_pads_rows():
     assert dense.valid.tolist() == [[True] * 4, [True, True, False, False]]
     assert dense.positions.tolist() == [[4, 1, 0, 2], [2, 0, 0, 0]]
     far = torch.iinfo(torch.int64).max
-    assert dense.rank_at(5).tolist() == [[2, 1, 3, far, 0], [1, far, 0, far, far]]
+    assert dense.counts.tolist() == [4, 2]
+    ranks = torch.tensor([[0, 1, 2, 3], [0, 1, 7, 7]])
+    assert dense.at_positions(ranks, 5).tolist() == [[2, 1, 3, far, 0], [1, far, 0, far, far]]
 
 
 def test_dense_of_given_rows():
@@ -111,3 +113,23 @@ def test_dense_of_fewer_rows_than_have_slots():
     dense = slots().dense(torch.tensor([0]))
     assert dense.valid.tolist() == [[True] * 4]
     assert dense.positions.tolist() == [[4, 1, 0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (1, [[[4], [], [2]], [[1], [], [0]], [[0], [], []], [[2], [], []]]),
+        (2, [[[4, 0], [], [2, 0]], [[1, 2], [], []]]),
+        (3, [[[4, 0], [], [2, 0]], [[1, 2], [], []]]),
+        (4, [[[4, 1, 0, 2], [], [2, 0]]]),
+    ],
+)
+def test_rounds_take_ranks_that_are_far_apart(size, expected):
+    everything = slots()
+    parts = [everything.part(index) for index in everything.rounds(size)]
+    assert [[part.positions[part.rows == row].tolist() for row in range(3)] for part in parts] == expected
+    table = everything.dense().rounds(size)
+    for r, part in enumerate(parts):
+        slots_of_round = zip(part.rows.tolist(), part.ranks.tolist(), strict=True)
+        assert (table == r).nonzero().tolist() == [[[0, 2].index(row), rank] for row, rank in slots_of_round]
+    assert (table == 4).equal(~everything.dense().valid)  # no round is as large as the width

@@ -6,15 +6,20 @@ import torch
 from edlm.diffusion.streams import RowStreams, draw_seeds
 from tests.chance import SIGMAS, assert_law
 
-STREAMS = {"order": lambda s: s.order(), "values": lambda s: s.values(2)}
-both = pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
+STREAMS = {
+    "order": lambda s: s.order(),
+    "values": lambda s: s.values(2),
+    "values of each row's step": lambda s: s.values(torch.tensor([seed % 5 for seed in s.seeds])),
+    "steps": lambda s: s.steps(),
+}
+each = pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
 
 
 def counts(*numbers):
     return torch.tensor(numbers)
 
 
-@both
+@each
 def test_a_row_depends_on_its_seed_only(stream):
     together = stream(RowStreams([7, 3, 2**61])).uniform(counts(2, 4, 3), 2)
     for seed, rows in ((7, slice(0, 2)), (3, slice(2, 6)), (2**61, slice(6, 9))):
@@ -23,14 +28,14 @@ def test_a_row_depends_on_its_seed_only(stream):
         assert torch.equal(stream(RowStreams([1, seed, seed])).uniform(counts(9, n, 0), 2)[9:], together[rows])
 
 
-@both
+@each
 def test_the_first_repeat_does_not_depend_on_how_many_follow(stream):
     one, many = (stream(RowStreams([5, 6])).uniform(counts(3, 20), repeats) for repeats in (1, 7))
     assert torch.equal(one[:, 0], many[:, 0])
     assert torch.equal(many[:, :3], stream(RowStreams([5, 6])).uniform(counts(3, 20), 3))
 
 
-@both
+@each
 @pytest.mark.parametrize("chunks", [[[5], [4], [12]], [[1]] * 21, [[16], [5]]])
 def test_chunked_draws_equal_whole_draws(stream, chunks):
     whole = stream(RowStreams([11])).uniform(counts(21))
@@ -61,7 +66,8 @@ def test_purposes_steps_and_seeds_are_different_streams():
     streams = [RowStreams([seed]) for seed in range(20)]
     draws = [s.order().uniform(counts(1)).item() for s in streams]
     draws += [s.values(step).uniform(counts(1)).item() for s in streams for step in range(20)]
-    assert len(set(draws)) == len(draws) == 420
+    draws += [s.steps().uniform(counts(1)).item() for s in streams]
+    assert len(set(draws)) == len(draws) == 440
 
 
 def test_values_start_anew_at_each_step():
@@ -71,16 +77,31 @@ def test_values_start_anew_at_each_step():
     assert torch.equal(streams.values(1).uniform(counts(3)), first)
 
 
+def test_values_are_of_one_step_or_of_each_rows_own():
+    streams, n = RowStreams([7, 3, 7, 7]), counts(2, 1, 3, 2)
+    mixed = streams.values(torch.tensor([4, 0, 1, 4])).uniform(n, 5)
+    of_step = {step: streams.values(step).uniform(n, 5).split(n.tolist()) for step in (0, 1, 4)}
+    for part, row, step in zip(mixed.split(n.tolist()), range(4), (4, 0, 1, 4), strict=True):
+        assert torch.equal(part, of_step[step][row])
+    assert torch.equal(streams.values(torch.full((4,), 4)).uniform(n, 5), torch.cat(of_step[4]))
+    assert not torch.equal(of_step[1][2], of_step[4][2])
+
+
+def test_values_need_a_step_for_every_row():
+    with pytest.raises(ValueError, match="zip"):
+        RowStreams([7, 3]).values(torch.tensor([1]))
+
+
 def test_consecutive_seeds_are_uniform_and_uncorrelated():
     streams = RowStreams(range(4000))
     ones = torch.ones(4000, dtype=torch.long)
     columns = [streams.order().uniform(ones, 2), streams.values(0).uniform(ones, 2), streams.values(1).uniform(ones)]
-    u = torch.cat(columns, 1)
+    u = torch.cat([*columns, streams.steps().uniform(ones, 2)], 1)
     assert u.dtype == torch.float64 and u.min() >= 0 and u.max() < 1
     for column in u.T:
         assert_law(torch.bincount((column * 25).long(), minlength=25), torch.full((25,), 1 / 25, dtype=torch.float64))
     lagged = torch.cat([u[:-1], u[1:, :1]], 1)  # and the neighbouring row's order
-    correlation = torch.corrcoef(lagged.T) - torch.eye(6, dtype=torch.float64)
+    correlation = torch.corrcoef(lagged.T) - torch.eye(8, dtype=torch.float64)
     assert correlation.abs().max() < SIGMAS / 4000**0.5
 
 

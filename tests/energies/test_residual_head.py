@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from edlm.energies import PretrainedEnergy, ResidualHead, Step, load_energy
-from edlm.sampler import EnergySampler
+from edlm.sampler import EnergySampler, FractionMasked
 from tests.energies.heads import (
     MASK,
     NUM_LAYERS,
@@ -379,3 +379,89 @@ def test_only_the_head_learns(denoiser):
         head(decision_of(step, tokens)).square().sum().backward()
         assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in head.parameters())
     assert all(weight.grad is None for weight in frozen.parameters())
+
+
+# The denoiser's last block, whose work a warm head that replaces it saves
+
+
+def runs_of_blocks(denoiser) -> list[int]:
+    """Index of each block of the denoiser that is run, from now on."""
+    runs = []
+    for index, block in enumerate(denoiser.network.model.layers):
+        block.register_forward_hook(lambda *_, index=index: runs.append(index))
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "times"),
+    [
+        ({}, {}, 0),
+        ({"num_blocks": 3}, {}, 0),
+        ({}, {"order": "left_to_right"}, 0),
+        (COLD, {}, 2),  # it corrects the features
+        ({}, {"order": "confidence"}, 2),  # asks for the marginals
+        ({}, {"window": (0.0, 0.5)}, 1),  # the first step is the base's
+        ({}, {"num_candidates": 3}, 2),
+        ({}, {"num_candidates": 3, "group_size": 2}, 2),
+        ({"form": "unnormalized"}, {"num_candidates": 3}, 2),
+    ],
+    ids=str,
+)
+def test_exact_decisions_of_a_warm_head_never_run_the_denoisers_last_block(shape, options, times):
+    """Two steps of three tokens each; where the block is run it is run once a step, whatever is asked."""
+    denoiser = modernbert()
+    options = {"num_steps": 2, "num_candidates": None, "order": "random"} | options
+    sampler = EnergySampler(denoiser, disturbed_head(denoiser, **shape), **options)
+    runs = runs_of_blocks(denoiser)
+    output = sampler.sample(4, 6, seeds=range(4))
+    assert not (output.tokens == MASK).any()
+    assert [runs.count(index) for index in range(NUM_LAYERS)] == [2] * (NUM_LAYERS - 1) + [times]
+    runs.clear()
+    sampler.likelihood_bound(output.tokens, seeds=range(4))
+    assert [runs.count(index) for index in range(NUM_LAYERS)] == [2] * (NUM_LAYERS - 1) + [times]
+
+
+@pytest.mark.parametrize("options", [{}, {"num_candidates": 3}, {"num_candidates": 3, "group_size": 2}], ids=str)
+@pytest.mark.parametrize("order", ["random", "dilated"])
+def test_rows_that_do_not_use_the_energy_get_the_bases_tokens_beside_rows_that_do(options, order):
+    denoiser = modernbert()
+    x_t = torch.full((24, 6), MASK)
+    x_t[::3, [0, 4]], x_t[1::3, 2] = 1, 3
+    outside = (x_t == MASK).sum(1) < 6  # 4 of 6, or 5 of 6
+    common = {"num_steps": 2, "order": order}
+    head = disturbed_head(denoiser)
+    sampler = EnergySampler(
+        denoiser, head, window=FractionMasked(0.9, 1.0), **{"num_candidates": None, **common, **options}
+    )
+    base = EnergySampler(denoiser, **common).fill(x_t, seeds=range(24)).tokens
+    runs = runs_of_blocks(denoiser)
+    found = sampler.fill(x_t, seeds=range(24)).tokens
+    assert torch.equal(found[outside], base[outside])
+    assert (found[~outside] != base[~outside]).any(1).float().mean() > 0.5
+    # Once for the step that mixes them, once for the base's second step.
+    assert [runs.count(index) for index in range(NUM_LAYERS)] == [2] * NUM_LAYERS
+
+
+def test_states_are_kept_where_an_energy_reads_them_only(monkeypatch):
+    denoiser, kept = modernbert(), []
+    encode = denoiser.encode_tokens
+
+    def spy(x_t, t, attention_mask, keep_hidden):
+        kept.append(keep_hidden)
+        return encode(x_t, t, attention_mask, keep_hidden)
+
+    monkeypatch.setattr(denoiser, "encode_tokens", spy)
+    head, tokens = disturbed_head(denoiser), torch.randint(VOCAB_SIZE, (3, 6))
+    for energy, window, expected in (
+        (None, (0.0, 1.0), [False, False]),
+        (head, (0.0, 0.0), [False, False]),
+        (head, (0.5, 1.0), [True, False]),
+        (head, (0.0, 0.5), [False, True]),
+    ):
+        sampler = EnergySampler(denoiser, energy, num_steps=2, num_candidates=None, order="random", window=window)
+        kept.clear()
+        sampler.sample(3, 6, seeds=range(3))
+        assert kept == expected
+    kept.clear()
+    EnergySampler(denoiser, num_steps=2, order="random").likelihood_bound(tokens, seeds=range(3))
+    assert kept == [False, False]

@@ -89,7 +89,7 @@ class TableHead(TokenwiseEnergy):
         super().__init__()
         self.world = world
 
-    def start(self, step: Step):
+    def start(self, step: Step, round_size: int = 1):
         return step
 
     def next_logits(self, state, x_partial, slots):

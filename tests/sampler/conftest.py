@@ -1,5 +1,6 @@
 import pytest
 
+import edlm.sampler.bounds
 import edlm.sampler.sampler
 from tests.chance import BulkStreams
 
@@ -7,4 +8,5 @@ from tests.chance import BulkStreams
 @pytest.fixture
 def bulk_streams(monkeypatch):
     """Draws for 200,000 rows at once; the rows' own streams are tested in ``test_streams.py``."""
-    monkeypatch.setattr(edlm.sampler.sampler, "RowStreams", BulkStreams)
+    for module in (edlm.sampler.sampler, edlm.sampler.bounds):
+        monkeypatch.setattr(module, "RowStreams", BulkStreams)

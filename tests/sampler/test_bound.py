@@ -106,6 +106,13 @@ def test_exact_decisions_with_the_oracle_have_the_true_likelihood(language, orde
             torch.testing.assert_close(draws(oracle, 2, given=given), -rest.expand(2, 27), rtol=0, atol=1e-9)
 
 
+def test_the_oracle_decides_for_a_denoiser_whose_mask_has_a_column_too():
+    wide = FunctionDenoiser(lambda x_t, t: torch.randn(*x_t.shape, 4), mask_token_id=MASK, vocab_size=4)
+    oracle = EnergySampler(wide, OracleEnergy(CHAIN), num_steps=2, num_candidates=None, order="random")
+    torch.testing.assert_close(draws(oracle, 3), -CHAIN.log_prob(X_0).expand(3, 27), rtol=0, atol=1e-9)
+    assert oracle.sample(200, 3, seeds=range(200)).tokens.unique().tolist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize("order", ["random", *DETERMINISTIC])
 def test_item_6_the_exact_posterior_gives_the_entropy_of_the_source_at_one_token_a_step(order):
     law = CHAIN.log_prob(X_0).exp()

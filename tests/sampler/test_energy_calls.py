@@ -9,7 +9,7 @@ from tests.sampler.brute_force import MASK
 L = 5
 TABLE = torch.randn(4, L, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 X_T = torch.tensor([[3, 3, 3, 3, 3], [0, 3, 1, 3, 2], [2, 2, 2, 2, 2], [3, 1, 3, 3, 3]])
-ORDERS = ("ancestral", "random", "dilated", "left_to_right", "confidence")
+ORDERS = ("ancestral", "random", "dilated", "bisecting", "left_to_right", "confidence")
 
 
 def log_p_of(x_t):

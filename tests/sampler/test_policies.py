@@ -50,6 +50,8 @@ def test_redraw_has_the_law_given_that_one_candidate_is_possible(options, bulk_s
     assert_law(count(output.tokens), brute.law())
     redraws = output.steps[0].redraws
     assert redraws.dtype == torch.int64 and redraws.min() == 0 and not any(step.kept.any() for step in output.steps)
+    for step in output.steps:  # candidates drawn anew are judged anew
+        assert torch.equal(step.judged, options.num_candidates * (1 + step.redraws))
     if options.num_steps == 1:  # geometric
         _, impossible = brute._chosen_law(NOTHING, 0, NOTHING, (0, 1, 2))
         law = torch.tensor([(1 - impossible) * impossible**r for r in range(6)], dtype=torch.float64)
@@ -146,6 +148,7 @@ def test_policies_are_per_row(policy, k, scope):
         assert torch.equal(alone.tokens[0], output.tokens[b])
         for mine, theirs in zip(alone.steps, output.steps, strict=True):
             assert torch.equal(mine.kept[0], theirs.kept[b]) and torch.equal(mine.redraws[0], theirs.redraws[b])
+            assert torch.equal(mine.judged[0], theirs.judged[b])
             assert torch.equal(mine.energies[0], theirs.energies[b])
 
 
@@ -156,6 +159,7 @@ def test_keep_with_groups_writes_the_groups_before():
     assert (output.tokens[:, 0] != MASK).all() and (output.tokens[:, 1:] == MASK).all()
     assert output.steps[0].num_revealed.tolist() == [1] * 4 and output.steps[0].kept.all()
     assert torch.isinf(output.steps[0].energies[:, 1]).all() and torch.isfinite(output.steps[0].energies[:, 0]).all()
+    assert output.steps[0].judged.tolist() == [4] * 4  # two of each of two groups: the third is not come to
 
 
 def test_keep_makes_up_at_the_next_step():

@@ -5,7 +5,7 @@ import torch
 
 from edlm import CallableEnergy, EnergySampler, FunctionDenoiser
 from edlm.sampler import FractionMasked
-from tests.sampler.brute_force import MASK
+from tests.sampler.brute_force import MASK, World
 
 LENGTH = 4
 POWERS = torch.tensor([64, 16, 4, 1])
@@ -15,7 +15,7 @@ X_T = torch.tensor(
     [[3, 3, 3, 3], [0, 3, 2, 3], [3, 1, 3, 3], [2, 2, 1, 0], [3, 3, 3, 3], [1, 3, 3, 0], [3, 0, 0, 2], [3, 3, 3, 3]]
 )
 SEEDS = [3, 1, 4, 15, 92, 65, 35, 3]
-ORDERS = ("ancestral", "random", "dilated", "left_to_right", "confidence")
+ORDERS = ("ancestral", "random", "dilated", "bisecting", "left_to_right", "confidence")
 FORMS = [{}, {"scope": "sequence"}, {"group_size": 1}, {"group_size": 2}]
 
 
@@ -44,7 +44,7 @@ def make(energy_=None, calls=None, **options):
 def same_steps(left, right, rows=slice(None)):
     for a, b in zip(left.steps, right.steps, strict=True):
         assert a.step == b.step and a.t == b.t
-        for name in ("num_revealed", "redraws", "kept"):
+        for name in ("num_revealed", "redraws", "kept", "judged"):
             assert torch.equal(getattr(a, name), getattr(b, name)[rows])
 
 
@@ -210,12 +210,13 @@ def test_the_denoiser_sees_the_rows_that_are_due_only(order):
     x_t = torch.full((6, 4), MASK)
     x_t[1] = 0
     x_t[2, :3] = torch.tensor([0, 1, 2])  # one token, due at the last step of an equal-size order
+    x_t[3:, 0] = torch.arange(3)  # no two rows alike, which would be run once
     output = make(energy(), seen, order=order, num_steps=4, num_candidates=2).fill(x_t, seeds=range(6))
     due = [int((step.num_revealed > 0).sum()) for step in output.steps]
     assert [len(call) for call in seen] == [n for n in due if n]
     assert [step.denoiser_calls for step in output.steps] == [int(n > 0) for n in due]
     if order != "ancestral":
-        assert due == [4, 4, 4, 5]
+        assert due == [1, 4, 4, 5]
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -284,6 +285,51 @@ def test_diagnostics_of_a_step():
     )
     assert grouped.energies.shape == (8, 2, 3) and grouped.ess.shape == (8, 2)
     assert (grouped.energies[grouped.num_revealed < 2, 1] == 0).all()
+
+
+@pytest.mark.parametrize("order", ["random", "dilated", "left_to_right", "confidence"])
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_judged_counts_the_candidates_of_the_rows_and_steps_that_the_energy_decides(order, batch_size):
+    """Of rows of 4 masks each step writes one of 1, 1, 2; of the rows of 3, 2, 1 and no masks others."""
+    revealed = torch.tensor([[1, 1, 2], [0, 1, 1], [1, 1, 1], [0, 0, 0], [1, 1, 2], [0, 1, 1], [0, 0, 1], [1, 1, 2]])
+
+    def judged(energy_, **options):
+        s, size = make(energy_, order=order, **options), batch_size or len(X_T)
+        starts = range(0, len(X_T), size)
+        parts = [s.fill(X_T[i : i + size], seeds=SEEDS[i : i + size]).steps for i in starts]
+        steps = [torch.cat([step.judged for step in column]) for column in zip(*parts, strict=True)]
+        assert all(step.dtype == torch.int64 for step in steps)
+        return torch.stack(steps, 1)
+
+    due = (revealed > 0).long()
+    assert torch.equal(judged(energy(), num_candidates=5), 5 * due)
+    assert torch.equal(judged(energy(), num_candidates=1), due)
+    assert torch.equal(judged(energy(), num_candidates=5, scope="sequence"), 5 * due)
+    assert torch.equal(judged(energy(), num_candidates=5, group_size=1), 5 * revealed)
+    assert torch.equal(judged(energy(), num_candidates=5, group_size=2), 5 * due)
+    late = torch.tensor([0, 1, 1])  # t = 1, 2/3, 1/3
+    assert torch.equal(judged(energy(), num_candidates=5, group_size=1, window=(0.0, 0.7)), 5 * revealed * late)
+    full = torch.tensor([1, 0, 0]) * (X_T == MASK).all(1)[:, None]  # rows of which nothing is known yet
+    assert torch.equal(judged(energy(), num_candidates=5, window=FractionMasked(0.8, 1.0)), 5 * due * full)
+    for options in ({}, {"num_candidates": 5}, {"num_candidates": None}, {"num_candidates": 5, "group_size": 1}):
+        assert not judged(None, **options).any()
+
+
+def test_judged_counts_the_tokens_of_exact_decisions():
+    world = World()
+    x_t = torch.tensor([[3, 3, 3], [3, 1, 3], [0, 3, 2], [1, 2, 0]])
+    options = {"num_steps": 2, "num_candidates": None, "order": "random"}
+    for window, expected in (
+        ((0.0, 1.0), [[1, 2], [1, 1], [0, 1], [0, 0]]),
+        ((0.0, 0.5), [[0, 2], [0, 1], [0, 1], [0, 0]]),
+        (FractionMasked(0.5, 1.0), [[1, 2], [1, 0], [0, 0], [0, 0]]),
+    ):
+        sampler = EnergySampler(world.denoiser(), world.head(), window=window, **options)
+        found = [step.judged for step in sampler.fill(x_t, seeds=range(4)).steps]
+        assert torch.stack(found, 1).tolist() == expected
+    whole = EnergySampler(world.denoiser(), world.head(), **options)
+    for batch_size in (None, 2):
+        assert [step.judged.tolist() for step in whole.sample(5, 3, batch_size=batch_size).steps] == [[1] * 5, [2] * 5]
 
 
 def test_a_mask_inside_the_vocabulary():

@@ -47,16 +47,17 @@ def test_fraction_masked_is_each_rows_own():
     masked = torch.zeros(4, 8, dtype=torch.bool)
     for row, n in enumerate((0, 2, 4, 8)):
         masked[row, :n] = True
-    assert FractionMasked(0.25, 0.5).covers(0, 1.0, masked).tolist() == [False, False, True, False]
-    assert FractionMasked(0.0, 1.0).covers(5, 0.1, masked).tolist() == [False, True, True, True]
+    at, t = torch.tensor([0, 5, 0, 5]), torch.tensor([1.0, 0.1, 1.0, 0.1])
+    assert FractionMasked(0.25, 0.5).covers(at, t, masked).tolist() == [False, False, True, False]
+    assert FractionMasked(0.0, 1.0).covers(at, t, masked).tolist() == [False, True, True, True]
     assert asked(FractionMasked(0.0, 0.5), 4) == [2, 3]
 
 
-def test_times_and_steps_are_all_rows():
-    masked = torch.ones(3, 2, dtype=torch.bool)
-    assert Times(0.2, 0.6).covers(9, 0.6, masked).tolist() == [True] * 3
-    assert Times(0.2, 0.6).covers(0, 0.2, masked).tolist() == [False] * 3
-    assert Steps((4,)).covers(4, 0.0, masked).tolist() == [True] * 3
+def test_times_and_steps_are_each_rows_own():
+    masked, at = torch.ones(3, 2, dtype=torch.bool), torch.tensor([9, 4, 0])
+    t = torch.tensor([0.6, 0.4, 0.2], dtype=torch.float64)
+    assert Times(0.2, 0.6).covers(at, t, masked).tolist() == [True, True, False]
+    assert Steps((4, 0)).covers(at, t, masked).tolist() == [False, True, True]
 
 
 def test_pairs_become_times():

@@ -1,0 +1,138 @@
+"""Results on disk: what was measured of each setting, so that a long table goes on where it was cut off."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from edlm.denoisers.masked_lm import weights_fingerprint
+from edlm.evaluation.provenance import write_result
+from edlm.evaluation.speedup import Curve
+from edlm.evaluation.table import Measurement, Setting
+
+_ERRORS = {
+    "bound_nats_per_token": "bound_stderr",
+    "gain_nats_per_token": "gain_stderr",
+    "entropy_nats": "entropy_stderr",
+    "judge_nats_per_token": "judge_stderr",
+}
+
+
+class Results:
+    """Measurements by setting, and the nats per token of each row, written anew whenever one is added.
+
+    The JSON file holds ``settings``, a list in the order in which they were measured; the rows lie beside it.
+
+    Args:
+        path: JSON file; None to keep all in memory.
+        config: Dataclass that says what was asked for.
+        identity: JSON values of what all settings share (denoiser, data, seed).
+
+    Raises:
+        ValueError: the file is there, and of another identity.
+    """
+
+    def __init__(self, path: str | Path | None, config: Any, identity: dict[str, Any]):
+        self.path = Path(path) if path is not None else None
+        self.config = config
+        self.identity = identity
+        self._measured: dict[str, Measurement] = {}
+        self._energies: dict[str, str | None] = {}
+        self._rows: dict[str, Tensor] = {}
+        self._conclusions: dict[str, Any] = {}
+        if self.path is not None and self.path.exists():
+            self._load()
+
+    def of(self, setting: Setting) -> Measurement | None:
+        """What is known of a setting; None where nothing is, or of other decisions or weights of its energy."""
+        known = self._measured.get(setting.key)
+        if known is None or self._energies[setting.key] != _revision(setting):
+            return None
+        return known if all(getattr(known, name) == value for name, value in setting.described.items()) else None
+
+    def rows_of(self, setting: Setting) -> Tensor:
+        """Nats per token of each row, ``[n]``."""
+        return self._rows[setting.key]
+
+    def add(self, setting: Setting, measurement: Measurement, rows: Tensor | None = None) -> None:
+        """Keep a measurement, and the nats per token of its rows if they are new, ``[n]``."""
+        self._measured[setting.key] = measurement
+        self._energies[setting.key] = _revision(setting)
+        if rows is not None:
+            self._rows[setting.key] = rows.float().cpu()
+        if self.path is not None:
+            self._write()
+
+    def conclude(self, **conclusions: Any) -> None:
+        """Write what follows from the settings beside them, as JSON values."""
+        self._conclusions = conclusions
+        if self.path is not None:
+            self._write()
+
+    def _write(self) -> None:
+        settings = [{**asdict(m), "energy": self._energies[key]} for key, m in self._measured.items()]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # The rows first: after an interrupt there are none missing.
+        rows = self.path.with_suffix(".rows.safetensors")
+        save_file(self._rows, rows.with_suffix(".new"))
+        rows.with_suffix(".new").replace(rows)
+        write_result(self.path, self.config, identity=self.identity, settings=settings, **self._conclusions)
+
+    def _load(self) -> None:
+        found = json.loads(self.path.read_text())
+        if found.get("identity") != self.identity:
+            raise ValueError(
+                f"{self.path} must hold results of the same denoiser, data and seed ({self.identity}), "
+                f"got {found.get('identity')}: remove it, or write elsewhere"
+            )
+        self._rows = load_file(self.path.with_suffix(".rows.safetensors"))
+        for fields in found["settings"]:
+            energy = fields.pop("energy")
+            measurement = _measurement_of(fields)
+            self._measured[measurement.key], self._energies[measurement.key] = measurement, energy
+
+
+def _measurement_of(fields: dict[str, Any]) -> Measurement:
+    """From JSON, which has no tuples, infinities and NaN."""
+    if fields["seconds_of_batches"] is not None:
+        fields["seconds_of_batches"] = tuple(fields["seconds_of_batches"])
+    if fields["bound_nats_per_token"] is None:
+        fields |= {"bound_nats_per_token": math.inf, "perplexity": math.inf}
+    for value, error in _ERRORS.items():
+        if fields[value] is not None and fields[error] is None:
+            fields[error] = math.nan
+    return Measurement(**fields)
+
+
+def curves_of(results: Results, settings: Iterable[Setting]) -> list[Curve]:
+    """A curve for each method and order that was timed: bound against seconds over numbers of steps."""
+    groups: dict[tuple[str, str], list[Setting]] = {}
+    for setting in settings:
+        if results.of(setting).seconds_of_batches is not None:
+            groups.setdefault((setting.name, setting.sampler.order), []).append(setting)
+    return [_curve(results, name, order, group) for (name, order), group in groups.items()]
+
+
+def _curve(results: Results, name: str, order: str, settings: list[Setting]) -> Curve:
+    settings = sorted(settings, key=lambda setting: setting.sampler.num_steps)
+    seconds = [torch.tensor(results.of(setting).seconds_of_batches, dtype=torch.float64) for setting in settings]
+    fewest = min(map(len, seconds))
+    return Curve(
+        name=name,
+        order=order,
+        num_steps=tuple(setting.sampler.num_steps for setting in settings),
+        nats=torch.stack([results.rows_of(setting).double() for setting in settings]),
+        seconds=torch.stack([of_setting[:fewest] for of_setting in seconds]),
+    )
+
+
+def _revision(setting: Setting) -> str | None:
+    return weights_fingerprint(setting.energy) if setting.energy is not None else None

@@ -1,0 +1,392 @@
+"""Bounds of several samplers on shared denoiser passes, and what is estimated of them from some of the steps."""
+
+import itertools
+
+import pytest
+import torch
+
+from edlm import CallableEnergy, EnergySampler, FunctionDenoiser
+from edlm.diffusion.schedule import Cosine, Polynomial
+from edlm.sampler import FractionMasked, Steps
+from edlm.sampler.begin import begin_step
+from edlm.sampler.bounds import likelihood_bounds
+from tests.chance import assert_law, assert_mean
+from tests.energies.heads import VOCAB_SIZE, disturbed_head, modernbert
+from tests.sampler.brute_force import MASK, NOTHING, SEQUENCES, BruteForce, Options, World, write
+
+WORLD = World()
+X_0 = torch.tensor(SEQUENCES)
+ORDERS = ("ancestral", "random", "dilated", "bisecting", "left_to_right", "confidence")
+FIXED = ORDERS[:-1]  # those that do not wait for the marginals
+GIVEN = torch.rand(27, 3, generator=torch.Generator().manual_seed(4)) < 0.35  # everything in two rows
+
+
+class OwnRows(CallableEnergy):
+    """Judges the rows that decide something; writes down what it is asked."""
+
+    needs_every_row = False
+
+    def __init__(self, f):
+        super().__init__(f)
+        self.asked = []
+
+    def forward(self, decision):
+        own = decision.slots.counts > 0
+        self.asked.append((decision.candidates[own], decision.x_partial[own], decision.log_proposal[own]))
+        return super().forward(decision)
+
+
+def own_rows() -> OwnRows:
+    return OwnRows(lambda c, x, log_p: 0.9 * (c == 1).sum(-1) - 0.7 * ((x == MASK).sum(-1)[:, None] * (c[..., 0] == 2)))
+
+
+def different(denoiser, **common) -> list[EnergySampler]:
+    """Samplers that differ in all that samplers of shared passes may differ in; the first is the base."""
+    energy, head = WORLD.energy(), WORLD.head()
+    choices = [
+        (None, {}),
+        (energy, {"num_candidates": 3}),
+        (energy, {"num_candidates": 5, "group_size": 1}),
+        (energy, {"num_candidates": 2, "scope": "sequence"}),
+        (own_rows(), {"num_candidates": 3, "scope": "sequence"}),
+        (energy, {"num_candidates": 3, "window": (0.4, 0.8)}),
+        (energy, {"num_candidates": 4, "window": FractionMasked(0.5, 0.9)}),
+        (energy, {"num_candidates": 2, "window": Steps((0, 2))}),
+        (energy, {"num_candidates": 2, "weight_temperature": 0.5}),
+        (own_rows(), {"num_candidates": 3}),
+        (head, {"num_candidates": None}),
+        (head, {"num_candidates": None, "window": FractionMasked(0.7, 1.0)}),
+        (head, {"num_candidates": None, "group_size": 2}),
+        (head, {"num_candidates": 3, "group_size": 2}),
+    ]
+    return [EnergySampler(denoiser, energy, **common, **how) for energy, how in choices]
+
+
+# Shared passes
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("num_steps", [1, 2, 3])
+@pytest.mark.parametrize("given", [None, GIVEN], ids=["nothing given", "given"])
+def test_a_samplers_bound_is_its_own_whoever_shares_its_passes(order, num_steps, given):
+    samplers = different(WORLD.denoiser(), order=order, num_steps=num_steps)
+    how = {"given": given, "seeds": [7 * row % 20 for row in range(27)]}
+    shared = likelihood_bounds(samplers, X_0, **how)
+    for sampler, bound in zip(samplers, shared, strict=True):
+        assert bound.dtype == torch.float64 and bound.shape == (27,)
+        torch.testing.assert_close(bound, sampler.likelihood_bound(X_0, **how), rtol=0, atol=1e-10)
+    if num_steps == 2:  # or the above says little
+        apart = [(a - b).abs().max().item() for a, b in itertools.combinations(shared, 2)]
+        assert min(apart) > 1e-3
+    if given is not None:
+        assert all((bound[given.all(1)] == 0).all() for bound in shared) and given.all(1).sum() == 2
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_samplers_order_and_number_change_nothing(order):
+    samplers = different(WORLD.denoiser(), order=order, num_steps=2)
+    shared = likelihood_bounds(samplers, X_0, range(27))
+    for index in ([0], [10, 4, 4, 0], [12, 11, 3], range(13, -1, -1)):
+        for i, bound in zip(index, likelihood_bounds([samplers[i] for i in index], X_0, range(27)), strict=True):
+            torch.testing.assert_close(bound, shared[i], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("num_steps", [1, 3])
+def test_the_denoiser_is_run_once_a_step_whatever_the_number_of_samplers(order, num_steps):
+    calls = []
+    function = WORLD.denoiser().f
+    denoiser = FunctionDenoiser(lambda x_t, t: calls.append((x_t, t)) or function(x_t, t), MASK, 3)
+    samplers = different(denoiser, order=order, num_steps=num_steps)
+    for some in (samplers[:1], samplers[:4], samplers):
+        calls.clear()
+        likelihood_bounds(some, X_0, range(27))
+        assert [t.unique().tolist() for _, t in calls] == [[pytest.approx(1 - i / num_steps)] for i in range(num_steps)]
+    calls.clear()
+    likelihood_bounds(samplers, X_0, range(27), given=torch.ones(27, 3, dtype=torch.bool))
+    assert not calls
+
+
+def test_an_energy_is_asked_what_it_is_asked_alone_beside_one_that_needs_every_row():
+    """Rows of two tokens wait while rows of three decide; for one energy they are filled meanwhile."""
+    given = torch.zeros(27, 3, dtype=torch.bool)
+    given[::2, 1] = True
+    denoiser, common = WORLD.denoiser(), {"order": "left_to_right", "num_steps": 3, "scope": "sequence"}
+    modest = own_rows()
+    alone = EnergySampler(denoiser, modest, num_candidates=3, **common)
+    greedy = EnergySampler(denoiser, WORLD.energy(), num_candidates=2, **common)
+    assert greedy.energy.needs_every_row
+    expected = [sampler.likelihood_bound(X_0, given=given, seeds=range(27)) for sampler in (alone, greedy)]
+    asked_alone = [*modest.asked]
+    modest.asked.clear()
+    shared = likelihood_bounds([alone, greedy], X_0, range(27), given=given)
+    assert [len(candidates) for candidates, *_ in modest.asked] == [13, 27, 27]
+    for mine, theirs in zip(modest.asked, asked_alone, strict=True):
+        for a, b in zip(mine, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    torch.testing.assert_close(shared, expected, rtol=0, atol=1e-12)
+
+
+def test_a_network_runs_once_a_step_for_those_that_read_its_states_and_those_that_do_not():
+    denoiser = modernbert()
+    head, choice = disturbed_head(denoiser), disturbed_head(denoiser, form="unnormalized")
+    common = {"order": "random", "num_steps": 2}
+    samplers = [
+        EnergySampler(denoiser, energy, **common, **how)
+        for energy, how in [
+            (None, {}),
+            (head, {"num_candidates": None}),
+            (head, {"num_candidates": None, "window": (0.0, 0.5)}),
+            (choice, {"num_candidates": 3, "group_size": 2}),
+        ]
+    ]
+    x_0 = torch.randint(VOCAB_SIZE, (5, 6), generator=torch.Generator().manual_seed(2))
+    runs = []
+    for layer in denoiser.network.model.layers:
+        layer.register_forward_hook(lambda layer, *_: runs.append(layer))
+    shared = likelihood_bounds(samplers, x_0, range(5))
+    assert sorted(runs, key=[*denoiser.network.model.layers].index) == [
+        layer for layer in denoiser.network.model.layers for _ in range(2)
+    ]
+    for sampler, bound in zip(samplers, shared, strict=True):
+        torch.testing.assert_close(bound, sampler.likelihood_bound(x_0, seeds=range(5)), rtol=0, atol=1e-5)
+    assert min((a - b).abs().max() for a, b in itertools.combinations(shared, 2)) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"order": "dilated"}, r"must have one order, got \['random', 'random', 'dilated'\]"),
+        ({"schedule": "cosine"}, r"must have one schedule, got \[LogLinear\(\), LogLinear\(\), Cosine\(\)\]"),
+        ({"denoiser": WORLD.denoiser()}, "must have one denoiser, got several"),
+    ],
+)
+def test_samplers_that_can_not_share_their_passes_are_refused(changed, said):
+    common = {"denoiser": WORLD.denoiser(), "order": "random", "num_steps": 2}
+    samplers = [EnergySampler(**{**common, **more}) for more in ({}, {}, changed)]
+    with pytest.raises(ValueError, match=said):
+        likelihood_bounds(samplers, X_0, range(27))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("given", [False, True])
+def test_numbers_of_steps_share_the_passes_that_start_from_the_same_tokens(order, given):
+    """Of 1, 2, 3 and 4 steps: time 1 is common to all, time 1/2 to two and four steps, in fixed orders."""
+    ran = []
+    function = WORLD.denoiser().f
+    denoiser = FunctionDenoiser(lambda x_t, t: ran.append(x_t) or function(x_t, t), MASK, 3)
+    samplers = [s for n in (4, 1, 3, 2) for s in different(denoiser, order=order, num_steps=n)[:6]]
+    known = torch.zeros(27, 3, dtype=torch.bool)
+    known[:, 1] = given
+    shared = likelihood_bounds(samplers, X_0, range(27), given=known)
+    together = len(ran)
+    ran.clear()
+    for sampler, bound in zip(samplers, shared, strict=True):
+        own = sampler.likelihood_bound(X_0, seeds=range(27), given=known)
+        torch.testing.assert_close(bound, own, rtol=0, atol=1e-10)
+    if order in ("random", "left_to_right", "dilated"):
+        assert together < len(ran) // 6
+
+
+def test_equal_schedules_are_equal_however_they_are_given():
+    denoiser, common = WORLD.denoiser(), {"order": "ancestral", "num_steps": 2}
+    for schedules in (("polynomial", "polynomial", Polynomial(2.0)), ("cosine", Cosine())):
+        bounds = likelihood_bounds(
+            [EnergySampler(denoiser, schedule=schedule, **common) for schedule in schedules], X_0, range(27)
+        )
+        assert all(torch.equal(bound, bounds[0]) for bound in bounds)
+    unequal = [EnergySampler(denoiser, schedule=Polynomial(power), **common) for power in (2.0, 3.0)]
+    with pytest.raises(ValueError, match=r"one schedule, got \[Polynomial\(power=2.0\), Polynomial\(power=3.0\)\]"):
+        likelihood_bounds(unequal, X_0, range(27))
+
+
+def test_every_step_draws_its_own_candidates():
+    """One token a step, all alike to the denoiser: only the streams tell the steps apart."""
+    uniform, judge = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 3), MASK, 3), own_rows()
+    sampler = EnergySampler(uniform, judge, order="left_to_right", num_steps=3, num_candidates=4)
+    likelihood_bounds([sampler], X_0, range(27))
+    drawn = [candidates[:, 1:, step] for step, (candidates, *_) in enumerate(judge.asked)]
+    assert len(drawn) == 3
+    for a, b in itertools.combinations(drawn, 2):
+        assert 0.2 < (a == b).double().mean() < 0.5  # 1/3 of 81: farther out with chance 0.01, for these seeds not
+
+
+def test_data_that_any_of_the_samplers_can_not_score_is_refused():
+    denoiser, common = WORLD.denoiser(), {"order": "left_to_right", "num_steps": 2, "num_candidates": 2}
+    prefix = WORLD.energy()
+    prefix.needs_complete = prefix.prefix_suffices = True
+    samplers = [EnergySampler(denoiser, energy, **common) for energy in (None, prefix)]
+    given = torch.tensor([[False, False, True]])
+    likelihood_bounds(samplers[:1], X_0[:1], [0], given=given)
+    with pytest.raises(ValueError, match="sees a clean prefix only"):
+        likelihood_bounds(samplers, X_0[:1], [0], given=given)
+
+
+# Some of the steps
+
+
+@pytest.fixture
+def visited(monkeypatch) -> list[torch.Tensor]:
+    """Steps of the rows at each pass."""
+    steps = []
+
+    def spy(samplers, plan, at, x_t, passes):
+        steps.append(at.clone())
+        return begin_step(samplers, plan, at, x_t, passes)
+
+    monkeypatch.setattr("edlm.sampler.bounds.begin_step", spy)
+    return steps
+
+
+def strata(num_steps: int, sampled: int) -> list[range]:
+    edges = [num_steps * j // sampled for j in range(sampled + 1)]
+    return [range(a, b) for a, b in itertools.pairwise(edges)]
+
+
+def cost_of_step(brute: BruteForce, x_0: tuple[int, ...], step: int) -> float:
+    """``-log p`` of what a step reveals, after the steps before it revealed the data; deterministic orders."""
+    x_t = NOTHING
+    for at in range(step + 1):
+        ((_, revealed),) = brute._reveal_sets(x_t, at)
+        x_partial, cost = x_t, 0.0
+        for group in brute._groups(x_t, at, revealed):
+            cost -= brute._term(x_0, x_t, at, x_partial, group)
+            x_partial = write(x_partial, group, tuple(x_0[position] for position in group))
+        x_t = x_partial
+    return cost
+
+
+@pytest.mark.parametrize(
+    ("options", "sampled"),
+    [
+        (Options(order="left_to_right", num_steps=3), 1),
+        (Options(order="left_to_right", num_steps=5), 2),
+        (Options(order="dilated", num_steps=4), 3),
+        (Options(order="left_to_right", num_steps=3, num_candidates=None), 2),
+        (Options(order="left_to_right", num_steps=4, num_candidates=None, window=(0.5, 0.8)), 2),
+        (Options(order="dilated", num_steps=2, num_candidates=None), 1),
+    ],
+    ids=str,
+)
+def test_each_step_counts_for_its_stratum_and_is_the_samplers_own(options, sampled, visited):
+    """``sum over strata of width * cost``: nothing is latent but the steps, and these are written down."""
+    brute = BruteForce(WORLD, options, base=options.num_candidates == 1)
+    energy = WORLD.head() if options.num_candidates is None else None
+    sampler = EnergySampler(WORLD.denoiser(), energy, **options.sampler_options())
+    rows = X_0.repeat(3, 1)
+    (bound,) = likelihood_bounds([sampler], rows, range(81), sampled_steps=sampled)
+    widths = [len(stratum) for stratum in strata(options.num_steps, sampled)]
+    cost = torch.tensor(
+        [[cost_of_step(brute, x_0, step) for step in range(options.num_steps)] for x_0 in SEQUENCES],
+        dtype=torch.float64,
+    ).repeat(3, 1)
+    assert len(visited) == sampled
+    expected = sum(width * cost.gather(1, at[:, None])[:, 0] for width, at in zip(widths, visited, strict=True))
+    torch.testing.assert_close(bound, expected, rtol=0, atol=1e-6)  # t is a float32
+
+
+@pytest.mark.parametrize(("num_steps", "sampled"), [(7, 3), (4, 2), (5, 1), (6, 6), (11, 4)])
+def test_each_row_visits_a_step_of_each_stratum_all_equally_often(num_steps, sampled, visited):
+    sampler = EnergySampler(WORLD.denoiser(), order="left_to_right", num_steps=num_steps)
+    rows = torch.zeros(3000, 3, dtype=torch.long)
+    likelihood_bounds([sampler], rows, range(3000), sampled_steps=sampled)
+    steps, among = torch.stack(visited, 1), strata(num_steps, sampled)
+    assert steps.shape == (3000, sampled)
+    cell, cells = torch.zeros(3000, dtype=torch.long), 1
+    for j, stratum in enumerate(among):
+        assert set(steps[:, j].tolist()) == set(stratum)
+        cell = cell * len(stratum) + steps[:, j] - stratum.start
+        cells *= len(stratum)
+    # Together too: a row's steps in different strata know nothing of each other.
+    assert_law(torch.bincount(cell, minlength=cells), torch.full((cells,), 1 / cells, dtype=torch.float64))
+
+
+OF_EVERY_KIND = [
+    Options(num_candidates=1, num_steps=3),
+    Options(num_candidates=3, num_steps=2),
+    Options(num_candidates=2, num_steps=3, group_size=1, order="ancestral"),
+    Options(num_candidates=2, num_steps=3, order="ancestral", schedule="cosine", scope="sequence"),
+    Options(num_candidates=3, num_steps=4, order="dilated", window=(0.2, 0.6)),
+    Options(num_candidates=3, num_steps=3, order="left_to_right", weight_temperature=0.5),
+    Options(num_candidates=None, num_steps=3),
+]
+
+
+@pytest.mark.parametrize("options", OF_EVERY_KIND, ids=str)
+@pytest.mark.parametrize("sampled", [1, 2, None], ids=["1", "2", "all"])
+def test_the_mean_over_seeds_is_the_enumerated_bound_and_the_full_bounds(options, sampled):
+    energy = WORLD.head() if options.num_candidates is None else WORLD.energy()
+    sampler = EnergySampler(WORLD.denoiser(), energy, **options.sampler_options())
+    some, count = [(0, 1, 2), (2, 2, 0), (1, 0, 0)], 400
+    rows = torch.tensor(some).repeat(count, 1)
+    how = {"seeds": range(len(rows)), "sampled_steps": options.num_steps if sampled is None else sampled}
+    (estimate,) = likelihood_bounds([sampler], rows, **how)
+    full = sampler.likelihood_bound(rows, seeds=range(len(rows)))
+    brute = BruteForce(WORLD, options)
+    expected = torch.tensor([brute.bound(x_0) for x_0 in some], dtype=torch.float64)
+    assert_mean(estimate.view(count, 3), expected)
+    assert_mean((estimate - full).view(count, 3), torch.zeros(3))
+    if sampled is None or sampled == options.num_steps:
+        torch.testing.assert_close(estimate, full, rtol=0, atol=1e-10)
+    else:
+        assert (estimate - full).std() > 0.3
+
+
+@pytest.mark.parametrize("order", FIXED)
+@pytest.mark.parametrize("given", [None, GIVEN], ids=["nothing given", "given"])
+def test_all_steps_sampled_are_all_steps(order, given, visited):
+    samplers = different(WORLD.denoiser(), order=order, num_steps=3)
+    how = {"given": given, "seeds": range(5, 32)}
+    every = likelihood_bounds(samplers, X_0, sampled_steps=3, **how)
+    assert [at.unique().tolist() for at in visited] == [[0], [1], [2]]
+    torch.testing.assert_close(every, likelihood_bounds(samplers, X_0, **how), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("order", FIXED)
+def test_a_rows_estimate_is_the_same_in_any_batch(order):
+    samplers = different(WORLD.denoiser(), order=order, num_steps=4)
+    seeds = [row * row for row in range(27)]
+    together = torch.stack(likelihood_bounds(samplers, X_0, seeds, given=GIVEN, sampled_steps=2))
+    for rows in ([3], [20, 4, 11, 0, 25], [*range(14, 27)]):
+        apart = likelihood_bounds(samplers, X_0[rows], [seeds[row] for row in rows], given=GIVEN[rows], sampled_steps=2)
+        torch.testing.assert_close(torch.stack(apart), together[:, rows], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", FIXED)
+@pytest.mark.parametrize("sampled", [1, 2])
+def test_samplers_visit_the_same_steps_so_that_differences_cancel(order, sampled):
+    nothing = CallableEnergy(lambda candidates, x, log_p: torch.zeros_like(log_p))
+    denoiser, common = WORLD.denoiser(), {"order": order, "num_steps": 3}
+    base, one, several, groups, ours, twin = (
+        EnergySampler(denoiser, energy, **common, **how)
+        for energy, how in [
+            (None, {}),
+            (nothing, {"num_candidates": 1}),
+            (nothing, {"num_candidates": 4}),
+            (nothing, {"num_candidates": 3, "group_size": 1}),
+            (WORLD.energy(), {"num_candidates": 3}),
+            (WORLD.energy(), {"num_candidates": 3}),
+        ]
+    )
+    how = {"seeds": range(27), "sampled_steps": sampled}
+    bounds = likelihood_bounds([base, one, several, groups, ours, twin], X_0, **how)
+    assert torch.equal(bounds[1], bounds[0]) and torch.equal(bounds[4], bounds[5])
+    for bound in bounds[2:4]:
+        torch.testing.assert_close(bound, bounds[0], rtol=0, atol=1e-12)
+    assert (bounds[4] - bounds[0]).abs().max() > 0.1
+    # And so do samplers that are asked one after the other.
+    assert torch.equal(likelihood_bounds([ours], X_0, **how)[0], bounds[4])
+
+
+@pytest.mark.parametrize("sampled", [0, -1, 4])
+def test_as_many_steps_as_there_are_not_can_not_be_sampled(sampled):
+    sampler = EnergySampler(WORLD.denoiser(), order="random", num_steps=3)
+    with pytest.raises(ValueError, match=rf"sampled_steps must lie in 1\.\.num_steps \(3\), got {sampled}"):
+        likelihood_bounds([sampler], X_0, range(27), sampled_steps=sampled)
+
+
+@pytest.mark.parametrize("sampled", [1, 3])
+def test_steps_that_depend_on_the_marginals_can_not_be_sampled(sampled):
+    sampler = EnergySampler(WORLD.denoiser(), order="confidence", num_steps=3)
+    with pytest.raises(ValueError, match="the confidence order depends on the marginals: its steps must be run one by"):
+        likelihood_bounds([sampler], X_0, range(27), sampled_steps=sampled)
