@@ -338,9 +338,9 @@ def test_evaluate_draws_samples_to_time_and_to_judge(runs, denoiser, tmp_path):
     assert len(found) == 12
     for (name, order, steps), row in found.items():
         judged = name == "exact" and steps == 2
-        assert row["timed_batch_size"] == 2 and len(row["seconds_of_batches"]) == (2 if judged else 1)
+        assert row["timed_batch_size"] == 2 and len(row["seconds_of_batches"]) == 1
         assert min(row["seconds_of_batches"]) > 0
-        assert row["seconds_per_sequence"] == pytest.approx(sum(row["seconds_of_batches"]) / (1 + judged))
+        assert row["seconds_per_sequence"] == row["seconds_of_batches"][0]
         assert row["denoiser_passes"] == steps
         # Exact: 16 tokens; three candidates for each pair of them; the base asks nothing.
         assert row["energy_passes"] == {"base": 0, "exact": 16, "groups": 24}[name]
@@ -397,6 +397,20 @@ def test_evaluate_has_judged_what_is_to_be_judged_however_many_are_timed(runs, d
             **{**few, **more},
         )
         assert len(found) == 2 and all(row[key] is None for row in found.values() for key in JUDGED)
+
+
+def test_evaluate_can_judge_what_was_timed_before(runs, tmp_path, monkeypatch):
+    output = tmp_path / "result.json"
+    _, before = evaluate(runs, output, exact_and_groups(runs), **SAMPLED)
+    monkeypatch.setattr("edlm.commands.evaluate.Judge.from_pretrained", lambda name: OddJudge())
+    monkeypatch.setattr("edlm.commands.evaluate.draw_timed", _again)
+    more = SAMPLED | {"samples__judge": "wise", "samples__judged_methods": None, "samples__judged_orders": ["random"]}
+    _, found = evaluate(runs, output, exact_and_groups(runs), **more)
+    for (name, order, steps), row in found.items():
+        judged = order == "random" and steps == 2
+        assert (row["judge_nats_per_token"] is not None) == judged
+        same = {key: value for key, value in before[name, order, steps].items() if value is not None}
+        assert {key: row[key] for key in same} == same
 
 
 def _again(*args, **more):

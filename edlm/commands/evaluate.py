@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -24,7 +24,7 @@ from edlm.evaluation.results import Results, curves_of
 from edlm.evaluation.samples import draw_timed
 from edlm.evaluation.speedup import Curve, time_ratio
 from edlm.evaluation.statistics import mean_of
-from edlm.evaluation.table import Setting, as_table, measure_bounds
+from edlm.evaluation.table import Setting, as_markdown, as_table, measure_bounds
 from edlm.training.checkpoints import fingerprint
 
 Order = Literal["ancestral", "random", "dilated", "bisecting", "left_to_right", "confidence"]
@@ -67,10 +67,11 @@ class SamplesConfig:
 
     Args:
         timed_batches: Batches that are sampled and timed for each setting, on an idle machine; 0 for none.
-        max_seconds: But none starts after so many seconds of a setting, where nothing is judged.
+        max_seconds: But none starts after so many seconds of a setting.
         batch_size: Sequences of a batch.
-        judged: Samples whose diversity (and loss under the judge) is measured; a multiple of ``batch_size``.
+        judged: Samples whose diversity (and loss under the judge) is measured; 0 for none.
         judged_steps: Numbers of steps at which they are drawn.
+        judged_orders: Reveal orders in which they are drawn; null for all.
         judged_methods: Methods that they are drawn from; null for all.
         judge: A causal LM: folder, hub id, a .gguf file, or "package:NAME" of an installed package that holds one.
     """
@@ -80,12 +81,23 @@ class SamplesConfig:
     batch_size: int = 16
     judged: int = 256
     judged_steps: tuple[int, ...] = ()
+    judged_orders: tuple[Order, ...] | None = None
     judged_methods: tuple[str, ...] | None = None
     judge: str | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.judged % self.batch_size:
-            raise ValueError(f"judged must be a multiple of batch_size >= 1, got {self.judged} and {self.batch_size}")
+        if self.batch_size < 1 or self.judged < 0:
+            raise ValueError(f"batch_size must be >= 1 and judged >= 0, got {self.batch_size} and {self.judged}")
+
+    def asks_for(self, setting: Setting) -> bool:
+        """Whether samples of the setting are judged."""
+        name, sampler = setting.name, setting.sampler
+        return (
+            self.judged > 0
+            and sampler.num_steps in self.judged_steps
+            and (self.judged_orders is None or sampler.order in self.judged_orders)
+            and (self.judged_methods is None or name in self.judged_methods)
+        )
 
 
 @dataclass(frozen=True)
@@ -118,12 +130,14 @@ class EvaluateConfig:
         methods: Ways of deciding.
         num_steps: Denoiser passes.
         orders: Reveal orders.
+        num_steps_of: Denoiser passes in some of these orders, in place of ``num_steps``.
         seed: Of orders, candidates and samples.
         batch_size: Rows at a time, for the bounds.
         samples: What is drawn to be timed and judged.
         output: JSON file to write. The nats of each row go beside it (.rows.safetensors); what is there already, of
             the same denoiser, data, seed and energies, is not measured again. None by default.
         time_ratios: Comparisons of time at equal bound; their methods must be timed.
+        markdown: File to write the whole table to.
         plot: Picture of bounds against seconds to draw (.svg or .png).
         plotted: Methods in it; null for all that were timed.
     """
@@ -134,17 +148,21 @@ class EvaluateConfig:
     methods: tuple[MethodConfig, ...] = (MethodConfig(),)
     num_steps: tuple[int, ...] = (4, 8, 16)
     orders: tuple[Order, ...] = field(default=("random", "dilated"))
+    num_steps_of: dict[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
     batch_size: int = 32
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     output: str | None = None
     time_ratios: tuple[RatioConfig, ...] = ()
+    markdown: str | None = None
     plot: str | None = None
     plotted: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.num_rows < 1:
             raise ValueError(f"num_rows must be >= 1, got {self.num_rows}")
+        if unknown := set(self.num_steps_of) - set(self.orders):
+            raise ValueError(f"num_steps_of must name some of the orders {list(self.orders)}, got {sorted(unknown)}")
 
 
 def run(config: EvaluateConfig) -> None:
@@ -156,22 +174,21 @@ def run(config: EvaluateConfig) -> None:
     identity = {"denoiser": asdict(denoiser.identity), "data": fingerprint(x_0), "seed": config.seed}
     results = Results(config.output, config, identity)
     _measure_bounds(config, denoiser, x_0, blocks.characters_per_token, settings, results)
-    judge = None
-    for setting in tqdm(settings, desc="samples", disable=None):
-        if config.samples.timed_batches and results.of(setting).seconds_per_sequence is None:
-            if config.samples.judge and judge is None:
-                judge = Judge.from_pretrained(config.samples.judge)
-            fields = _measure_samples(denoiser, setting, x_0.shape[1], config, judge)
-            results.add(setting, replace(results.of(setting), **fields))
+    _measure_times(config, denoiser, x_0.shape[1], settings, results)
+    _measure_samples(config, denoiser, x_0.shape[1], settings, results)
     console().print(as_table(results.of(setting) for setting in settings))
     curves = {(curve.name, curve.order): curve for curve in curves_of(results, settings)}
     ratios = [_time_ratio(curves, ratio, config.seed) for ratio in config.time_ratios]
     results.conclude(time_ratios=ratios)
-    for ratio in ratios:  # inf: never
-        print(
-            "{name} ({order}) reaches the bound of {than} ({than_order}, {than_steps} steps) in {value:.3f} "
-            "[{low:.3f}, {high:.3f}] of its time".format(**ratio)
-        )
+    said = [
+        "{name} ({order}) reaches the bound of {than} ({than_order}, {than_steps} steps) in {value:.3f} "
+        "[{low:.3f}, {high:.3f}] of its time".format(**ratio)
+        for ratio in ratios  # inf: never
+    ]
+    print("\n".join(said))
+    if config.markdown:
+        table = as_markdown(results.of(setting) for setting in settings)
+        Path(config.markdown).write_text("\n".join([table, *(f"- {line}" for line in said)]) + "\n")
     if config.plot:
         shown = [curve for curve in curves.values() if config.plotted is None or curve.name in config.plotted]
         plot_curves(shown, config.plot, title=f"{len(x_0)} held-out blocks of {x_0.shape[1]} tokens")
@@ -216,11 +233,11 @@ def _energy_of(method: MethodConfig) -> PretrainedEnergy:
 def _settings(config: EvaluateConfig) -> list[Setting]:
     settings, energies = [], {method: _energy_of(method) for method in config.methods}
     for order in config.orders:
-        for num_steps in config.num_steps:
+        for num_steps in config.num_steps_of.get(order, config.num_steps):
             common = {"order": order, "num_steps": num_steps}
             settings.append(Setting("base", None, SamplerConfig(**common)))
             for m in config.methods:
-                if order in (m.orders or config.orders) and num_steps in (m.num_steps or config.num_steps):
+                if order in (m.orders or config.orders) and num_steps in (m.num_steps or (num_steps,)):
                     how = {name: getattr(m, name) for name in ("num_candidates", "scope", "group_size")}
                     sampled = m.sampled_steps if m.sampled_steps and m.sampled_steps < num_steps else None
                     settings.append(Setting(m.name, energies[m], SamplerConfig(**common, **how), sampled))
@@ -231,34 +248,46 @@ def _settings(config: EvaluateConfig) -> list[Setting]:
     return settings
 
 
-def _measure_samples(
-    denoiser: Denoiser, setting: Setting, length: int, config: EvaluateConfig, judge: Judge | None
-) -> dict[str, Any]:
-    """Fields of a `Measurement` that need samples."""
+def _measure_times(
+    config: EvaluateConfig, denoiser: Denoiser, length: int, settings: list[Setting], results: Results
+) -> None:
     how = config.samples
-    judged = how.judged > 0 and setting.sampler.num_steps in how.judged_steps
-    judged = judged and (how.judged_methods is None or setting.name in how.judged_methods)
-    drawn = draw_timed(
-        setting.sampler.build(denoiser, setting.energy),
-        length,
-        batch_size=how.batch_size,
-        num_batches=max(how.timed_batches, how.judged // how.batch_size if judged else 0),
-        seed=config.seed,
-        max_seconds=math.inf if judged else how.max_seconds,
-    )
-    fields = {
-        "timed_batch_size": how.batch_size,
-        "seconds_per_sequence": drawn.seconds_per_sequence,
-        "seconds_of_batches": drawn.seconds_of_batches,
-        "denoiser_passes": drawn.denoiser_passes,
-        "energy_passes": drawn.energy_passes,
-    }
-    if judged:
-        samples = drawn.tokens[: how.judged]
-        entropy = mean_of(unigram_entropy(samples))
-        fields |= {"num_samples": len(samples), "entropy_nats": entropy.value, "entropy_stderr": entropy.stderr}
-        fields["distinct_2"] = distinct_n(samples, 2)
-        if judge is not None:
-            loss = judge.score([decode(denoiser, tokens) for tokens in samples]).nats_per_token
+    missing = [setting for setting in settings if results.of(setting).seconds_per_sequence is None]
+    for setting in tqdm(missing if how.timed_batches else [], desc="times", disable=None):
+        drawn = draw_timed(
+            setting.sampler.build(denoiser, setting.energy),
+            length,
+            batch_size=how.batch_size,
+            num_batches=how.timed_batches,
+            seed=config.seed,
+            max_seconds=how.max_seconds,
+        )
+        measured = replace(
+            results.of(setting),
+            timed_batch_size=how.batch_size,
+            seconds_per_sequence=drawn.seconds_per_sequence,
+            seconds_of_batches=drawn.seconds_of_batches,
+            denoiser_passes=drawn.denoiser_passes,
+            energy_passes=drawn.energy_passes,
+        )
+        results.add(setting, measured)
+
+
+def _measure_samples(
+    config: EvaluateConfig, denoiser: Denoiser, length: int, settings: list[Setting], results: Results
+) -> None:
+    how, judge = config.samples, None
+    wanted = "judge_nats_per_token" if how.judge else "entropy_nats"
+    missing = [s for s in settings if how.asks_for(s) and getattr(results.of(s), wanted) is None]
+    for setting in tqdm(missing, desc="samples", disable=None):
+        sampler = setting.sampler.build(denoiser, setting.energy)
+        seeds = range(config.seed, config.seed + how.judged)
+        tokens = sampler.sample(how.judged, length, batch_size=how.batch_size, seeds=seeds).tokens.cpu()
+        entropy = mean_of(unigram_entropy(tokens))
+        fields = {"num_samples": len(tokens), "entropy_nats": entropy.value, "entropy_stderr": entropy.stderr}
+        fields["distinct_2"] = distinct_n(tokens, 2)
+        if how.judge:
+            judge = judge or Judge.from_pretrained(how.judge)
+            loss = judge.score([decode(denoiser, row) for row in tokens]).nats_per_token
             fields |= {"judge_nats_per_token": loss.value, "judge_stderr": loss.stderr}
-    return fields
+        results.add(setting, replace(results.of(setting), **fields))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -13,6 +12,7 @@ from edlm.denoisers.masked_lm import MaskedLMDenoiser
 from edlm.diffusion.slots import DenseSlots, Slots, num_rounds
 from edlm.energies.base import Decision, Step, TokenwiseEnergy
 from edlm.energies.head_settings import HeadSettings, copy_blocks, fitting_settings
+from edlm.energies.head_state import HeadState, causal_masks, seen_positions, take
 from edlm.energies.pretrained import PretrainedEnergy
 from edlm.energies.two_stream import Block, Memory, Own, Rotary
 from edlm.numerics import precise
@@ -145,7 +145,7 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
         own = step.slots.dense()
         states, memory = self._read_step(step, own.active)
         angles = tuple(part[:, 0, 0, :, None] for part in self.rotary(own.positions))
-        entering = _take(states, own.positions)
+        entering = take(states, own.positions)
         queries = self.blocks[0].next_query(entering, angles)
         numbers = num_rounds(own.counts, round_size)
         return HeadState(step, own, numbers, entering, queries, angles, memory)
@@ -155,7 +155,7 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
             self._remember(state, x_partial)
         index, valid = state.slots_of(state.round)
         angles = tuple(part[index] for part in state.angles)
-        seen = _seen(state.step, state.own.active)
+        seen = seen_positions(state.step, state.own.active)
         x, query = state.entering[index], state.queries[index]
         for i, (block, memory) in enumerate(zip(self.blocks, state.memory, strict=True)):
             if i:
@@ -171,7 +171,7 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
         tokens = x_partial[state.own.active[:, None], positions]
         rows = torch.arange(len(positions), device=positions.device)[:, None].expand_as(positions)
         at = (rows, positions) if valid is None else (rows[valid], positions[valid])
-        seen = _seen(state.step, state.own.active)
+        seen = seen_positions(state.step, state.own.active)
         content = state.entering[index] + self._token(state.step, tokens)
         for i, (block, memory) in enumerate(zip(self.blocks, state.memory, strict=True)):
             keys, values = block.next_key_value(content, angles)
@@ -197,7 +197,7 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
         if not earlier.valid.any():
             return memory
         tokens = decision.x_partial[active].gather(1, earlier.positions)[:, None]
-        causal = _causal(earlier, earlier.rounds(1), states.shape[1], step)
+        causal = causal_masks(earlier, earlier.rounds(1), states.shape[1], step)
         own, _ = self._contents(step, earlier, states, memory, tokens, *causal)
         return [m.with_tokens(earlier.positions, earlier.valid, o) for m, o in zip(memory, own, strict=True)]
 
@@ -213,7 +213,7 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
     ) -> tuple[list[Own], Tensor]:
         """The content stream: keys and values of tokens ``[rows, k, n]`` at each block, and what leaves the last."""
         angles = self.rotary(dense.positions)
-        content = _take(states, dense.positions)[:, None] + self._token(step, tokens)
+        content = take(states, dense.positions)[:, None] + self._token(step, tokens)
         keys_values = []
         for i, (block, m) in enumerate(zip(self.blocks, memory, strict=True)):
             own = block.own(content, angles)
@@ -233,16 +233,16 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
     ) -> Tensor:
         """Two streams: ``sum_i log q(x_i | x_t, earlier rounds)``, nats, ``[rows, k]``."""
         rows, k, n = tokens.shape
-        query = _take(states, dense.positions)[:, None].expand(-1, k, -1, -1)
+        query = take(states, dense.positions)[:, None].expand(-1, k, -1, -1)
         angles = self.rotary(dense.positions)
         if self.shape.blind:
             for block, m in zip(self.blocks, memory, strict=True):
-                query = block(query, angles, m, _seen(step, dense.active))
+                query = block(query, angles, m, seen_positions(step, dense.active))
         else:
             rounds, length = dense.rounds(round_size), states.shape[1]
-            causal = _causal(dense, rounds, length, step)
+            causal = causal_masks(dense, rounds, length, step)
             own, _ = self._contents(step, dense, states, memory, tokens, *causal)
-            before = _causal(dense, rounds, length, step, strictly=True)
+            before = causal_masks(dense, rounds, length, step, strictly=True)
             for block, m, o in zip(self.blocks, memory, own, strict=True):
                 query = block(query, angles, m, before[0], o, before[1])
 
@@ -265,7 +265,7 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
         length = states.shape[1]
         taken = dense.at_positions(dense.rounds(1), length) < length
         outside = ~taken[:, None].expand(-1, tokens.shape[2], -1)
-        seen = _seen(step, dense.active)
+        seen = seen_positions(step, dense.active)
         together = dense.valid[:, None].expand(-1, tokens.shape[2], -1)
         # A padded slot sees everything, so that no softmax is empty; it does not count below.
         visible = (outside if seen is None else outside & seen) | ~dense.valid[:, :, None]
@@ -284,64 +284,3 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
         if self.shape.start == "cold":
             features = step.encoding.at(slots) + self.write(features)
         return step.denoiser.decode(features)
-
-
-@dataclass
-class HeadState:
-    """A step of exact decisions under way.
-
-    Attributes:
-        step: The step.
-        own: Its slots.
-        num_rounds: Of each row, ``[rows]``.
-        entering: States that enter the first block at the slots, by rank, ``[rows, n, width]``.
-        queries: The first block's queries there, ``[rows, n, heads, head_size]``.
-        angles: Of the slots' positions, each ``[rows, n, 1, head_size]``.
-        memory: One a block; decided tokens replace stale states in place.
-        round: How many rounds were asked for so far.
-    """
-
-    step: Step
-    own: DenseSlots
-    num_rounds: Tensor
-    entering: Tensor
-    queries: Tensor
-    angles: tuple[Tensor, ...]
-    memory: list[Memory]
-    round: int = 0
-
-    @cached_property
-    def _alike(self) -> int | None:
-        """Number of rounds, where all rows have equally many slots: their tables are sliced, not gathered."""
-        return int(self.num_rounds[0]) if bool(self.own.valid.all()) else None
-
-    def slots_of(self, round: int) -> tuple[tuple, Tensor | None]:
-        """Index of the slots of a round in the tables, and which of them there are (None: all)."""
-        if self._alike is not None:
-            return (slice(None), slice(round, None, self._alike)), None
-        most = int((-(-self.own.counts // self.num_rounds)).max())
-        ranks = round + self.num_rounds[:, None] * torch.arange(most, device=self.num_rounds.device)
-        valid = (ranks < self.own.counts[:, None]) & (round < self.num_rounds[:, None])
-        rows = torch.arange(len(ranks), device=ranks.device)[:, None]
-        return (rows, ranks.clamp(max=self.entering.shape[1] - 1)), valid
-
-
-def _take(states: Tensor, positions: Tensor) -> Tensor:
-    """States ``[rows, n, width]`` at ``positions[rows, n]``."""
-    return states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
-
-
-def _seen(step: Step, rows: Tensor) -> Tensor | None:
-    """Positions of the rows that are no padding, bool ``[rows, 1, length]``; None if all are not."""
-    return step.attention_mask[rows][:, None] if step.attention_mask is not None else None
-
-
-def _causal(
-    dense: DenseSlots, rounds: Tensor, length: int, step: Step, strictly: bool = False
-) -> tuple[Tensor, Tensor]:
-    """What a token sees: memory not decided up to its round, and tokens up to its round (``strictly``: before it)."""
-    limit = rounds[:, :, None] + (not strictly)
-    memory_visible = dense.at_positions(rounds, length)[:, None] >= limit
-    own_visible = rounds[:, None] < limit
-    seen = _seen(step, dense.active)
-    return (memory_visible if seen is None else memory_visible & seen), own_visible

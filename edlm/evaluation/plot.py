@@ -46,7 +46,7 @@ def plot_curves(curves: Sequence[Curve], path: str | Path, *, title: str) -> Non
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
-        ValueError: no curves, two of one name and order, more methods (7) or orders (5) than there are styles, or
+        ValueError: no curves, two of one name and order, more methods (7) or orders (6) than there are styles, or
             another suffix.
 
     Note:

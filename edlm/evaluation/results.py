@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from edlm.denoisers.masked_lm import weights_fingerprint
+from edlm.energies.pretrained import PretrainedEnergy
 from edlm.evaluation.provenance import write_result
 from edlm.evaluation.speedup import Curve
 from edlm.evaluation.table import Measurement, Setting
@@ -135,4 +136,8 @@ def _curve(results: Results, name: str, order: str, settings: list[Setting]) -> 
 
 
 def _revision(setting: Setting) -> str | None:
-    return weights_fingerprint(setting.energy) if setting.energy is not None else None
+    """Which energy: its weights and its settings."""
+    if setting.energy is None:
+        return None
+    settings = setting.energy.settings() if isinstance(setting.energy, PretrainedEnergy) else {}
+    return f"{weights_fingerprint(setting.energy)} {json.dumps(settings, sort_keys=True)}"

@@ -1,6 +1,7 @@
 """The picture: written, the same for the same curves, complete, and without a trace in matplotlib's state."""
 
 import importlib.util
+import json
 import re
 import sys
 from dataclasses import replace
@@ -8,7 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from edlm.evaluation.plot import plot_curves
+from edlm.cli import main
+from edlm.evaluation.plot import plot_curves, plot_logs
 from edlm.evaluation.speedup import Curve
 
 needs_matplotlib = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is an extra")
@@ -105,7 +107,7 @@ def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
         (curves(), "a", r"must end in .png or .svg, got 'a'"),
         ([], "a.svg", "1 to 7 methods to tell them apart, got 0"),
         ([replace(curves()[0], name=str(i)) for i in range(8)], "a.svg", "1 to 7 methods to tell them apart, got 8"),
-        ([replace(curves()[0], order=str(i)) for i in range(6)], "a.svg", "1 to 5 orders to tell them apart, got 6"),
+        ([replace(curves()[0], order=str(i)) for i in range(7)], "a.svg", "1 to 6 orders to tell them apart, got 7"),
         (curves()[:1] * 2, "a.svg", "a name and an order of its own, got .*'base', 'random'"),
     ],
 )
@@ -113,3 +115,37 @@ def test_a_plot_says_what_it_needs(tmp_path, of, name, message):
     with pytest.raises(ValueError, match=message):
         plot_curves(of, tmp_path / name, title="t")
     assert not list(tmp_path.iterdir())
+
+
+def logs(folder, **losses: list[float]) -> list[str]:
+    """Files as training leaves them: a line a train step, and one each second step for validation."""
+    for name, values in losses.items():
+        lines = []
+        for i, loss in enumerate(values, 1):
+            lines.append({"step": 2 * i - 1, "split": "train", "loss": 100.0})
+            lines.append({"step": 2 * i, "split": "valid", "loss": loss})
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return [str(folder / f"{name}.jsonl") for name in losses]
+
+
+@needs_matplotlib
+def test_the_command_draws_the_validation_losses_of_each_log(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    drawn_lines, plot = {}, Axes.plot
+    monkeypatch.setattr(
+        Axes, "plot", lambda self, x, y, **how: drawn_lines.update({how["label"]: (x, y)}) or plot(self, x, y, **how)
+    )
+    files = logs(tmp_path, head=[3.0, 2.5, 2.25], head_blind=[3.0, 2.9])
+    output = tmp_path / "runs.svg"
+    assert main(["plot", "logs", "--logs", json.dumps(files), "--output", str(output)]) == 0
+    assert drawn_lines == {"head": ((2, 4, 6), (3.0, 2.5, 2.25)), "head_blind": ((2, 4), (3.0, 2.9))}
+    texts = re.findall(r">([^<>\n]+)</text>", output.read_text())
+    assert texts.count("head") == texts.count("head_blind") == 1
+
+
+@needs_matplotlib
+def test_a_log_without_validation_is_named(tmp_path):
+    (tmp_path / "empty.jsonl").write_text('{"step": 1, "split": "train", "loss": 1.0}\n')
+    with pytest.raises(ValueError, match="must hold validation losses, got none in .*empty.jsonl"):
+        plot_logs([tmp_path / "empty.jsonl"], tmp_path / "a.svg")

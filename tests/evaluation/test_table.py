@@ -10,7 +10,7 @@ from edlm.config import SamplerConfig
 from edlm.denoisers import FunctionDenoiser
 from edlm.energies import CallableEnergy
 from edlm.evaluation.likelihood import estimate_bound, paired_gain
-from edlm.evaluation.table import Setting, as_table, measure_bounds
+from edlm.evaluation.table import Setting, as_markdown, as_table, measure_bounds
 from edlm.sampler.bounds import likelihood_bounds
 from tests.enumerable import SEQUENCES, random_denoiser
 
@@ -193,3 +193,17 @@ def test_the_terminal_shows_all_rows():
     assert cells["s/sequence"] == ["", "0.123", ""]
     exact = as_table([replace(found[1], num_candidates=None, group_size=size) for size in (None, 4)])
     assert [[*column.cells] for column in exact.columns][3:5] == [["exact", "exact"], ["1", "4"]]
+
+
+def test_the_markdown_has_a_line_a_setting_and_a_dash_for_what_was_not_measured():
+    found = [m for m, _ in measured([base("random", 2), ours("random", 2)]).values()]
+    found[1] = replace(
+        found[1], seconds_per_sequence=0.12345, energy_passes=10.0, judge_nats_per_token=2.5, judge_stderr=0.1
+    )
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in as_markdown(found).splitlines()]
+    assert len(lines) == 4 and {len(line) for line in lines} == {12} and set(lines[1]) == {"---"}
+    first, second = (dict(zip(lines[0], line, strict=True)) for line in lines[2:])
+    assert first["method"] == "base" and first["gain"] == first["judge"] == first["s/sequence"] == "–"
+    assert second["s/sequence"] == "0.1235" and second["judge"] == "2.500 ± 0.100" and second["energy passes"] == "10"
+    assert second["bound"] == f"{found[1].bound_nats_per_token:.3f} ± {found[1].bound_stderr:.3f}"
+    assert (second["k"], second["groups"]) == ("5", "1")
