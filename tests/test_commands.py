@@ -815,10 +815,15 @@ def mistakes(runs: Path) -> dict[str, tuple[list[str], dict, str]]:
             "blind",
         ),
         "no rows": (["evaluate"], {**evaluate, "num_rows": 0, "methods": [{"name": "a", "energy": head}]}, "num_rows"),
-        "odd samples": (
+        "fewer samples than none": (
             ["evaluate"],
-            {**evaluate, "samples__judged": 24, "samples__batch_size": 16},
-            "judged must be a multiple of batch_size >= 1, got 24 and 16",
+            {**evaluate, "samples__judged": -1, "samples__batch_size": 16},
+            "batch_size must be >= 1 and judged >= 0, got 16 and -1",
+        ),
+        "steps of no order": (
+            ["evaluate"],
+            {**evaluate, "orders": ["random"], "num_steps_of": {"dilated": [2]}},
+            "num_steps_of must name some of the orders ['random'], got ['dilated']",
         ),
         "steps of confidence": (
             ["evaluate"],
@@ -857,7 +862,7 @@ def test_a_run_that_diverges_says_at_which_step(runs, tmp_path):
 
 
 def test_every_command_is_run_above():
-    source = Path(__file__).read_text()
+    source = Path(__file__).read_text() + (Path(__file__).parent / "evaluation" / "test_plot.py").read_text()
     for name in COMMANDS:
         words = name.split()
         called = ['"' + '", "'.join(words) + '"', f'train("{words[-1]}"', f'["{words[0]}"']

@@ -33,6 +33,10 @@ def _same(found, written, where: str) -> None:
     if is_dataclass(found):
         for key, value in written.items():
             _same(getattr(found, key), value, f"{where}.{key}")
+    elif isinstance(written, dict):
+        assert set(found) == set(written), where
+        for key, value in written.items():
+            _same(found[key], value, f"{where}.{key}")
     elif isinstance(written, list):
         assert len(found) == len(written), where
         for i, (one, other) in enumerate(zip(found, written, strict=True)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -140,6 +141,7 @@ class EvaluateConfig:
         markdown: File to write the whole table to.
         plot: Picture of bounds against seconds to draw (.svg or .png).
         plotted: Methods in it; null for all that were timed.
+        plotted_orders: Reveal orders in it; null for all.
     """
 
     denoiser: str = "tinystories"
@@ -157,6 +159,7 @@ class EvaluateConfig:
     markdown: str | None = None
     plot: str | None = None
     plotted: tuple[str, ...] | None = None
+    plotted_orders: tuple[Order, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.num_rows < 1:
@@ -190,7 +193,11 @@ def run(config: EvaluateConfig) -> None:
         table = as_markdown(results.of(setting) for setting in settings)
         Path(config.markdown).write_text("\n".join([table, *(f"- {line}" for line in said)]) + "\n")
     if config.plot:
-        shown = [curve for curve in curves.values() if config.plotted is None or curve.name in config.plotted]
+        shown = [
+            curve
+            for (name, order), curve in curves.items()
+            if name in (config.plotted or [name]) and order in (config.plotted_orders or [order])
+        ]
         plot_curves(shown, config.plot, title=f"{len(x_0)} held-out blocks of {x_0.shape[1]} tokens")
 
 
@@ -251,26 +258,26 @@ def _settings(config: EvaluateConfig) -> list[Setting]:
 def _measure_times(
     config: EvaluateConfig, denoiser: Denoiser, length: int, settings: list[Setting], results: Results
 ) -> None:
+    """Time a batch of each setting, then another of each: a machine that slows down does so for all of them."""
     how = config.samples
-    missing = [setting for setting in settings if results.of(setting).seconds_per_sequence is None]
-    for setting in tqdm(missing if how.timed_batches else [], desc="times", disable=None):
-        drawn = draw_timed(
-            setting.sampler.build(denoiser, setting.energy),
-            length,
-            batch_size=how.batch_size,
-            num_batches=how.timed_batches,
-            seed=config.seed,
-            max_seconds=how.max_seconds,
-        )
-        measured = replace(
-            results.of(setting),
-            timed_batch_size=how.batch_size,
-            seconds_per_sequence=drawn.seconds_per_sequence,
-            seconds_of_batches=drawn.seconds_of_batches,
-            denoiser_passes=drawn.denoiser_passes,
-            energy_passes=drawn.energy_passes,
-        )
-        results.add(setting, measured)
+    for n in range(how.timed_batches):
+        for setting in tqdm(settings, desc=f"times, batch {n + 1} of {how.timed_batches}", disable=None, leave=False):
+            before = results.of(setting).seconds_of_batches or ()
+            if len(before) > n or how.batch_size * sum(before) > how.max_seconds:
+                continue
+            sampler = setting.sampler.build(denoiser, setting.energy)
+            seed = config.seed + n * how.batch_size
+            drawn = draw_timed(sampler, length, batch_size=how.batch_size, num_batches=1, seed=seed)
+            seconds = (*before, *drawn.seconds_of_batches)
+            measured = replace(
+                results.of(setting),
+                timed_batch_size=how.batch_size,
+                seconds_per_sequence=statistics.median(seconds),
+                seconds_of_batches=seconds,
+                denoiser_passes=drawn.denoiser_passes,
+                energy_passes=drawn.energy_passes,
+            )
+            results.add(setting, measured)
 
 
 def _measure_samples(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from dataclasses import dataclass
@@ -42,7 +41,6 @@ def draw_timed(
     batch_size: int,
     num_batches: int,
     seed: int,
-    max_seconds: float = math.inf,
 ) -> TimedSamples:
     """Sample batches from nothing, after a single row that warms up.
 
@@ -52,7 +50,6 @@ def draw_timed(
         batch_size: Samples of a batch.
         num_batches: Batches, >= 1.
         seed: Sample ``i`` has seed ``seed + i``.
-        max_seconds: No batch starts after so many seconds, but for the first.
 
     Raises:
         ValueError: ``num_batches`` is not positive.
@@ -66,8 +63,6 @@ def draw_timed(
         output = sampler.sample(batch_size, length, seeds=range(first, first + batch_size))
         tokens.append(output.tokens.cpu())
         seconds.append((time.perf_counter() - started) / batch_size)
-        if batch_size * sum(seconds) > max_seconds:
-            break
         judged.append(sum(step.judged for step in output.steps))
     denoiser_passes = sum(step.denoiser_calls for step in output.steps)
     energy_passes = torch.cat(judged).double().mean().item()

@@ -54,7 +54,7 @@ def test_item_3_a_row_is_the_same_in_any_batch(order, form):
     s = make(energy(), order=order, **{"num_candidates": 3, **form})
     together = s.fill(X_T, seeds=SEEDS)
     assert torch.equal(together.tokens[0] == together.tokens[-1], torch.ones(LENGTH, dtype=torch.bool))
-    assert not torch.equal(together.tokens[0], together.tokens[4])
+    assert len(together.tokens.unique(dim=0)) > 2
     for b, seed in enumerate(SEEDS):
         alone = s.fill(X_T[b : b + 1], seeds=[seed])
         assert torch.equal(alone.tokens, together.tokens[b : b + 1])
@@ -216,7 +216,7 @@ def test_the_denoiser_sees_the_rows_that_are_due_only(order):
     assert [len(call) for call in seen] == [n for n in due if n]
     assert [step.denoiser_calls for step in output.steps] == [int(n > 0) for n in due]
     if order != "ancestral":
-        assert due == [1, 4, 4, 5]
+        assert due == ([5, 4, 4, 1] if order == "bisecting" else [1, 4, 4, 5])  # a single token is of the first class
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -75,7 +75,7 @@ def test_a_samplers_bound_is_its_own_whoever_shares_its_passes(order, num_steps,
     for sampler, bound in zip(samplers, shared, strict=True):
         assert bound.dtype == torch.float64 and bound.shape == (27,)
         torch.testing.assert_close(bound, sampler.likelihood_bound(X_0, **how), rtol=0, atol=1e-10)
-    if num_steps == 2:  # or the above says little
+    if num_steps == 2 and order != "bisecting":  # or the above says little; there groups of two are whole steps
         apart = [(a - b).abs().max().item() for a, b in itertools.combinations(shared, 2)]
         assert min(apart) > 1e-3
     if given is not None:
