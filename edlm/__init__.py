@@ -11,6 +11,7 @@ _EXPORTS = {
     "FunctionDenoiser": "edlm.denoisers",
     "MaskedLMDenoiser": "edlm.denoisers",
     "load_denoiser": "edlm.denoisers",
+    "wrap_denoiser": "edlm.denoisers",
     "Energy": "edlm.energies",
     "AutoregressiveEnergy": "edlm.energies",
     "CallableEnergy": "edlm.energies",

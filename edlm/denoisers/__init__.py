@@ -1,7 +1,7 @@
 """Denoisers: any network that gives ``log p_theta(x_0^i | x_t)``, behind one protocol."""
 
 from edlm.denoisers.base import Denoiser, DenoiserIdentity, Encoding, FunctionDenoiser
-from edlm.denoisers.loading import load_denoiser
+from edlm.denoisers.loading import load_denoiser, wrap_denoiser
 from edlm.denoisers.masked_lm import MaskedLMDenoiser
 
 __all__ = [
@@ -11,4 +11,5 @@ __all__ = [
     "FunctionDenoiser",
     "MaskedLMDenoiser",
     "load_denoiser",
+    "wrap_denoiser",
 ]

@@ -1,32 +1,107 @@
-"""Load a denoiser by path or name."""
+"""Load or wrap a denoiser of any family."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from edlm.denoisers.masked_lm import MaskedLMDenoiser
+import torch
+from torch import nn
+
+from edlm.denoisers import masked_lm
+from edlm.denoisers.base import Denoiser
+from edlm.denoisers.checkpoint import Checkpoint
+from edlm.denoisers.family import Family, LoadOptions, check_module
 
 SHIPPED = Path(__file__).parent.parent / "models"
+FAMILIES: tuple[Family, ...] = (masked_lm.FAMILY,)  # the first that recognises a checkpoint takes it
 
 
-def load_denoiser(path_or_name: str | Path, **model_options: Any) -> MaskedLMDenoiser:
-    """Load a denoiser from a folder, a hub id, or the shipped ``"tinystories"``.
+def load_denoiser(
+    path_or_hub_id: str | Path,
+    family: str | None = None,
+    revision: str | None = None,
+    *,
+    tokenizer: Any = None,
+    mask_token_id: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    trust_remote_code: bool = False,
+) -> Denoiser:
+    """Load a denoiser from a folder, a file, a hub id, or the shipped ``"tinystories"``.
+
+    Nothing of the checkpoint is run: weights are read from safetensors, or by an unpickler that refuses code.
 
     Args:
-        path_or_name: Folder or hub id of a masked LM with its tokenizer, or a shipped name.
-        model_options: Handed on to transformers, ``dtype`` for one (float32 by default).
+        path_or_hub_id: Where the checkpoint is.
+        family: Name of one of ``FAMILIES``; by default recognised from the files.
+        revision: Of a hub's repository.
+        tokenizer: A tokenizer or its name; by default the checkpoint's own, where it has one.
+        mask_token_id: By default the family's, or the tokenizer's.
+        dtype: Of the weights.
+        device: Where it runs.
+        trust_remote_code: Run the Python code that comes with the checkpoint.
 
     Returns:
         The denoiser, in evaluation mode.
 
     Raises:
-        FileNotFoundError: it is no folder, and cannot be a hub id.
+        FileNotFoundError: it is not there, and cannot be a hub id.
         OSError: the hub has no such model, or cannot be reached.
+        ValueError: no family recognises it, or what it holds is not what its family needs.
     """
-    shipped = SHIPPED / str(path_or_name) / "denoiser"
-    path = Path(path_or_name)
-    is_hub_id = len(path.parts) <= 2 and not path.is_absolute() and not (len(path.parts) == 2 and path.parent.exists())
-    if not (shipped.is_dir() or path.is_dir() or is_hub_id):
-        raise FileNotFoundError(f"a denoiser must be a folder, a hub id or a shipped name, got {path_or_name}")
-    return MaskedLMDenoiser.from_pretrained(shipped if shipped.is_dir() else path_or_name, **model_options)
+    shipped = SHIPPED / str(path_or_hub_id) / "denoiser"
+    checkpoint = Checkpoint.open(
+        shipped if shipped.is_dir() else path_or_hub_id, revision, code=trust_remote_code
+    )
+    options = LoadOptions(tokenizer, mask_token_id, dtype, trust_remote_code)
+    return recognize(checkpoint, family).load(checkpoint, options).to(device).eval()
+
+
+def wrap_denoiser(
+    module: nn.Module, tokenizer: Any = None, *, family: str, mask_token_id: int | None = None, **options: Any
+) -> Denoiser:
+    """A denoiser of a module that is already built; it is called as its family's own code calls it.
+
+    Args:
+        module: The network, on its device.
+        tokenizer: Its tokenizer, or None.
+        family: Name of one of ``FAMILIES``.
+        mask_token_id: By default the family's, or the tokenizer's.
+        options: Of the family; see its ``wrap``.
+
+    Raises:
+        TypeError: it is no module.
+        ValueError: there is no such family, or the mask token is not known.
+    """
+    check_module(module)
+    return find_family(family).wrap(module, tokenizer, mask_token_id=mask_token_id, **options).eval()
+
+
+def recognize(checkpoint: Checkpoint, family: str | None = None) -> Family:
+    """The family of a checkpoint.
+
+    Raises:
+        ValueError: none recognises it; says what was found.
+    """
+    if family is not None:
+        return find_family(family)
+    for candidate in FAMILIES:
+        if candidate.recognizes(checkpoint):
+            return candidate
+    raise ValueError(
+        f"{checkpoint.path} must be a checkpoint of one of the families {[f.name for f in FAMILIES]}, "
+        f"got {checkpoint.describe()}"
+    )
+
+
+def find_family(name: str) -> Family:
+    """A family by name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for family in FAMILIES:
+        if family.name == name:
+            return family
+    raise ValueError(f"family must be one of {[f.name for f in FAMILIES]}, got {name!r}")

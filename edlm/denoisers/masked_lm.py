@@ -10,9 +10,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from edlm.denoisers.base import Denoiser, DenoiserIdentity
+from edlm.denoisers.checkpoint import Checkpoint
+from edlm.denoisers.family import Family, LoadOptions
 
 
 class MaskedLMDenoiser(Denoiser):
@@ -54,13 +57,6 @@ class MaskedLMDenoiser(Denoiser):
         # In a tuple, so that the parameters of the shared output layer are registered once.
         is_modernbert = model.config.model_type == "modernbert"
         self._output_layer = (nn.Sequential(model.head, model.decoder) if is_modernbert else _OutputLayer(model),)
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path, **model_options: Any) -> MaskedLMDenoiser:
-        """Load a folder or hub id that holds a masked LM and its tokenizer; float32 unless told otherwise."""
-        model = AutoModelForMaskedLM.from_pretrained(path, **{"dtype": torch.float32, **model_options})
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        return cls(model, tokenizer, name=Path(path).name).eval()
 
     @classmethod
     def from_config(cls, tokenizer: Any, **config: Any) -> MaskedLMDenoiser:
@@ -191,6 +187,22 @@ def weights_fingerprint(model: nn.Module, samples: int = 256) -> str:
         flat = weight.detach().flatten()
         picked.append(flat[:: max(1, len(flat) // samples)].to(torch.float16).cpu())
     return _digest(torch.cat(picked).numpy().tobytes())
+
+
+def _recognizes(checkpoint: Checkpoint) -> bool:
+    return checkpoint.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def _load(checkpoint: Checkpoint, options: LoadOptions) -> MaskedLMDenoiser:
+    model = AutoModelForMaskedLM.from_pretrained(
+        checkpoint.path, dtype=options.dtype, trust_remote_code=options.trust_remote_code
+    )
+    return MaskedLMDenoiser(
+        model, checkpoint.tokenizer(options.tokenizer), mask_token_id=options.mask_token_id, name=checkpoint.name
+    )
+
+
+FAMILY = Family("masked_lm", _recognizes, _load, MaskedLMDenoiser)
 
 
 def _digest(content: bytes) -> str:

@@ -1,0 +1,189 @@
+"""The files of a published model, looked at before anything of it is built or run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from edlm.denoisers.unpickling import load_pickle
+
+SAFETENSORS, PICKLES = (".safetensors",), (".ckpt", ".pth", ".th", ".bin", ".pt")
+_NOT_MODELS = ("optimizer.bin", "training_args.bin", "scheduler.pt", "optimizer.pt", "rng_state.pth")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder or a single file that holds a model.
+
+    Attributes:
+        path: Where it is.
+        name: What people call it.
+    """
+
+    path: Path
+    name: str
+
+    @classmethod
+    def open(cls, path_or_hub_id: str | Path, revision: str | None = None, *, code: bool = False) -> Checkpoint:
+        """Find a folder or file, or fetch a repository of the hub.
+
+        Args:
+            path_or_hub_id: Folder, file or ``org/name``.
+            revision: Of the hub's repository.
+            code: Fetch its Python files too; they are run only where the caller says so.
+
+        Raises:
+            FileNotFoundError: it is neither there, nor can it be a hub id.
+            OSError: the hub has no such repository, or cannot be reached.
+        """
+        path = Path(path_or_hub_id)
+        if path.exists():
+            return cls(path, path.name)
+        parts = path.parts
+        if path.is_absolute() or len(parts) > 2 or (len(parts) == 2 and path.parent.exists()):
+            raise FileNotFoundError(f"a checkpoint must be a folder, a file, a hub id or a shipped name, got {path}")
+        ignored = ["*.msgpack", "*.h5", "*.onnx", "onnx/*", "original/*", *([] if code else ["*.py"])]
+        try:
+            found = snapshot_download(str(path_or_hub_id), revision=revision, ignore_patterns=ignored)
+        except HFValidationError as error:
+            raise FileNotFoundError(
+                f"a checkpoint must be a folder, a file, a hub id or a shipped name, got {path}"
+            ) from error
+        return cls(Path(found), path.name)
+
+    @property
+    def folder(self) -> Path:
+        return self.path if self.path.is_dir() else self.path.parent
+
+    @cached_property
+    def files(self) -> tuple[str, ...]:
+        """Names of the files, without those of subfolders; of a single file, its own."""
+        if not self.path.is_dir():
+            return (self.path.name,)
+        return tuple(sorted(file.name for file in self.path.iterdir() if file.is_file()))
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """``config.json``, or nothing.
+
+        Raises:
+            ValueError: it holds no JSON object.
+        """
+        if not self.path.is_dir() or "config.json" not in self.files:
+            return {}
+        try:
+            config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self.path / 'config.json'} must hold JSON: {error}") from error
+        if not isinstance(config, dict):
+            raise ValueError(f"{self.path / 'config.json'} must hold a JSON object, got {type(config).__name__}")
+        return config
+
+    @property
+    def model_type(self) -> str | None:
+        return self.config.get("model_type")
+
+    @cached_property
+    def weight_files(self) -> tuple[Path, ...]:
+        """Files with weights: safetensors if there are any, else pickles."""
+        files = [self.folder / name for name in self.files]
+        safe = [file for file in files if file.suffix in SAFETENSORS]
+        pickles = [file for file in files if file.suffix in PICKLES and file.name not in _NOT_MODELS]
+        return tuple(safe or pickles)
+
+    @cached_property
+    def weight_names(self) -> frozenset[str]:
+        """Names of the tensors in safetensors files; of pickles, the top-level keys of their content."""
+        names = set()
+        for file in self.weight_files:
+            if file.suffix in SAFETENSORS:
+                with safe_open(file, framework="pt") as opened:
+                    names |= set(opened.keys())
+            else:
+                names |= {str(key) for key in self.unpickled(file)}
+        return frozenset(names)
+
+    def unpickled(self, file: Path | None = None) -> dict[str, Any]:
+        """Content of the (only) pickle, read without running any code in it.
+
+        Raises:
+            ValueError: it holds something else than tensors and plain containers; or there is not just one.
+        """
+        if file is None:
+            if len(self.weight_files) != 1 or self.weight_files[0].suffix not in PICKLES:
+                raise ValueError(f"{self.path} must hold one pickled checkpoint, got {list(self.files)}")
+            file = self.weight_files[0]
+        if file not in self._unpickled:
+            self._unpickled[file] = load_pickle(file)
+        return self._unpickled[file]
+
+    @cached_property
+    def _unpickled(self) -> dict[Path, dict[str, Any]]:
+        return {}
+
+    def weights(self) -> dict[str, Tensor]:
+        """All tensors by name, from safetensors or from pickled state dicts, on the CPU.
+
+        Raises:
+            ValueError: there are none, or a pickle holds something else.
+        """
+        if not self.weight_files:
+            raise ValueError(f"{self.path} must hold weights ({', '.join(SAFETENSORS + PICKLES)}), got {list(self.files)}")
+        weights: dict[str, Tensor] = {}
+        for file in self.weight_files:
+            if file.suffix in SAFETENSORS:
+                with safe_open(file, framework="pt") as opened:
+                    weights |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            else:
+                weights |= {name: value for name, value in self.unpickled(file).items() if isinstance(value, Tensor)}
+        return weights
+
+    @property
+    def has_tokenizer(self) -> bool:
+        return self.path.is_dir() and bool({"tokenizer.json", "tokenizer_config.json", "vocab.txt"} & set(self.files))
+
+    def tokenizer(self, given: Any = None, *, trust_remote_code: bool = False) -> Any:
+        """The tokenizer that was given (or its name), else the one in the folder, else None."""
+        if given is not None and not isinstance(given, (str, Path)):
+            return given
+        if given is None and not self.has_tokenizer:
+            return None
+        return AutoTokenizer.from_pretrained(given or self.path, trust_remote_code=trust_remote_code)
+
+    def describe(self) -> str:
+        """What was found, for an error message."""
+        found = [f"files {list(self.files)}"]
+        if self.config:
+            found.append(f"model_type {self.model_type!r}, architectures {self.config.get('architectures')}")
+        if self.weight_files:
+            some = sorted(self.weight_names)
+            found.append(f"weights {some[:4]}{'...' if len(some) > 4 else ''}")
+        return ", ".join(found)
+
+
+def load_strictly(module: torch.nn.Module, weights: dict[str, Tensor], source: object) -> None:
+    """Load all weights of a module; nothing may be missing or left over.
+
+    Raises:
+        ValueError: names what is missing, unexpected, or of another shape.
+    """
+    own = module.state_dict()
+    missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    if missing or unexpected:
+        raise ValueError(f"{source}: weights missing {missing[:5]}, unexpected {unexpected[:5]}")
+    for name, weight in weights.items():
+        if weight.shape != own[name].shape:
+            raise ValueError(
+                f"{source}: weight {name} must have shape {list(own[name].shape)}, got {list(weight.shape)}"
+            )
+    module.load_state_dict(weights)
