@@ -138,7 +138,8 @@ class Checkpoint:
             ValueError: there are none, or a pickle holds something else.
         """
         if not self.weight_files:
-            raise ValueError(f"{self.path} must hold weights ({', '.join(SAFETENSORS + PICKLES)}), got {list(self.files)}")
+            wanted = ", ".join(SAFETENSORS + PICKLES)
+            raise ValueError(f"{self.path} must hold weights ({wanted}), got {list(self.files)}")
         weights: dict[str, Tensor] = {}
         for file in self.weight_files:
             if file.suffix in SAFETENSORS:
