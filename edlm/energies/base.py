@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -45,7 +46,8 @@ class Decision:
         slots: Positions that are filled: those of one group of the step, or all of them.
         x_partial: ``x_t`` with the step's earlier groups written, shape ``[batch, length]``.
         candidates: ``x_partial`` with the slots filled, masks elsewhere kept; ``[batch, k, length]``.
-        log_proposal: Sum over the slots of the proposal's log-probabilities, nats; ``[batch, k]``.
+        slot_log_proposal: The proposal's log-probability of each drawn token, nats; ``[num_slots, k]``.
+        slot_log_p: The denoiser's own, which the proposal may temper or truncate; ``[num_slots, k]``.
         round_size: What a `TokenwiseEnergy` takes for ``q``: rounds of so many tokens that do not see each other.
     """
 
@@ -53,12 +55,23 @@ class Decision:
     slots: Slots
     x_partial: Tensor
     candidates: Tensor
-    log_proposal: Tensor
+    slot_log_proposal: Tensor
+    slot_log_p: Tensor
     round_size: int = 1
 
     @property
     def num_candidates(self) -> int:
         return self.candidates.shape[1]
+
+    @cached_property
+    def log_proposal(self) -> Tensor:
+        """``log q'``: sum over the slots of the proposal's log-probabilities, nats; float64, ``[batch, k]``."""
+        return self.slots.sum_rows(precise(self.slot_log_proposal))
+
+    @cached_property
+    def log_p(self) -> Tensor:
+        """``log p_theta``: the same of the denoiser's own log-probabilities."""
+        return self.slots.sum_rows(precise(self.slot_log_p))
 
 
 class Energy(nn.Module, ABC):

@@ -129,7 +129,7 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
         tokens = decision.candidates[own.active].gather(2, index)
         if self.is_normalized:
             log_q = self._log_q(step, own, states, memory, tokens, decision.round_size).to(energy)
-            return energy.index_add(0, own.active, decision.log_proposal[own.active] - log_q)
+            return energy.index_add(0, own.active, decision.log_p[own.active] - log_q)
         return energy.index_add(0, own.active, self._scalar(step, own, states, memory, tokens).to(energy))
 
     def log_prob(self, step: Step, tokens: Tensor, round_size: int = 1) -> Tensor:

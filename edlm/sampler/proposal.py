@@ -8,7 +8,6 @@ from torch import Tensor
 from edlm.denoisers.base import check_mass
 from edlm.diffusion.slots import Slots
 from edlm.energies.base import Decision, Step
-from edlm.numerics import precise
 
 
 def draw_categorical(log_probs: Tensor, uniforms: Tensor) -> Tensor:
@@ -50,5 +49,5 @@ def make_decision(step: Step, slots: Slots, x_partial: Tensor, log_probs: Tensor
     """
     candidates = x_partial[:, None].repeat(1, tokens.shape[1], 1)
     candidates[slots.rows, :, slots.positions] = tokens
-    log_proposal = slots.sum_rows(precise(log_probs.gather(1, tokens)))
-    return Decision(step, slots, x_partial, candidates, log_proposal)
+    log_p = log_probs.gather(1, tokens)
+    return Decision(step, slots, x_partial, candidates, log_p, log_p)

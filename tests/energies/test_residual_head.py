@@ -203,7 +203,7 @@ def test_it_matters_where_the_other_token_stands(denoiser, form):
         equal = [states[:, :1].expand_as(states) for states in step.encoding.hidden]
         step = replace(step, encoding=replace(step.encoding, hidden=tuple(equal)))
         decision = decision_of(step, torch.tensor([[0, 1, 2], [3, 3, 1]]))
-        energies.append(head(replace(decision, log_proposal=torch.zeros(1, 3).double())))
+        energies.append(head(replace(decision, slot_log_p=torch.zeros(2, 3))))
     assert (energies[0] - energies[1]).abs().min() > 1e-3
 
 
