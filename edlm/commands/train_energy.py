@@ -9,8 +9,9 @@ import torch
 from accelerate import PartialState
 
 from edlm.corpus.prepared import PreparedCorpus
+from edlm.denoisers.identity import weights_fingerprint
 from edlm.denoisers.loading import load_denoiser
-from edlm.denoisers.masked_lm import MaskedLMDenoiser, weights_fingerprint
+from edlm.denoisers.masked_lm import MaskedLMDenoiser
 from edlm.energies.pretrained import PretrainedEnergy, load_energy
 from edlm.energies.residual_head import ResidualHead
 from edlm.energies.sequence import SequenceEnergy

@@ -4,67 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from edlm.denoisers.encoding import Encoding
+from edlm.denoisers.identity import DenoiserIdentity
 from edlm.diffusion.slots import Slots, places_of
-
-
-@dataclass(frozen=True)
-class DenoiserIdentity:
-    """Which denoiser an energy belongs to.
-
-    Attributes:
-        name: Name of the checkpoint, for people.
-        revision: Fingerprint of its weights.
-        vocab_size: Width of its logits.
-        mask_token_id: Id of its mask token.
-        vocabulary: Fingerprint of its tokenizer's vocabulary ("" without one).
-    """
-
-    name: str
-    revision: str
-    vocab_size: int
-    mask_token_id: int
-    vocabulary: str
-
-    def differences(self, other: DenoiserIdentity) -> list[str]:
-        """What differs, in words; the name alone may differ, since folders are renamed."""
-        theirs = asdict(other)
-        return [
-            f"{field} {mine!r} != {theirs[field]!r}"
-            for field, mine in asdict(self).items()
-            if field != "name" and mine != theirs[field]
-        ]
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """One denoiser pass: what the output layer needs at each position, before it is applied.
-
-    Attributes:
-        finish: Gives the features; what it leaves for later (the last block) is run only if they are asked for.
-        hidden: States that enter each block, each ``[encoded_rows, length, hidden_size]``; None unless asked for.
-        place: Row of ``features`` that holds each row of the batch, shape ``[batch]``; rows that
-            need no pass have none (-1).
-    """
-
-    finish: Callable[[], Tensor]
-    hidden: tuple[Tensor, ...] | None
-    place: Tensor
-
-    @cached_property
-    def features(self) -> Tensor:
-        """Input of the output layer, shape ``[encoded_rows, length, width]``."""
-        return self.finish()
-
-    def at(self, slots: Slots) -> Tensor:
-        """Features at the slots, shape ``[num_slots, width]``."""
-        return self.features[self.place[slots.rows], slots.positions]
 
 
 def _all_rows_equal(*tables: Tensor | None) -> bool:
@@ -92,11 +39,29 @@ class Denoiser(nn.Module, ABC):
     Attributes:
         mask_token_id: The mask token; may lie outside the logits (``= vocab_size``).
         vocab_size: Width of the logits.
+        family: Name of the family it was loaded or wrapped as, or None.
         time_conditioned: Whether the output depends on ``t``.
+        shift: Whether the network's output at position i - 1 predicts token i; then nothing predicts the
+            first token, which must be given.
+        max_length: Longest sequence it takes, framing tokens included; None if not known.
+        block_size: Tokens that are written together, left to right block by block; None without blocks.
+        prefix_ids: Tokens before the text: ``[CLS]``, a begin-of-sequence token, a separator of documents.
+        suffix_ids: Tokens after the text, such as ``[SEP]``.
+        is_framed: Whether every sequence stands between prefix and suffix, so that they are always given;
+            else a prefix just says that a text starts here, and need not be there.
+        eos_token_id: The token that ends a text, or None.
         tokenizer: The matching tokenizer, or None.
     """
 
+    family: str | None = None
     time_conditioned: bool = False
+    shift: bool = False
+    max_length: int | None = None
+    block_size: int | None = None
+    prefix_ids: tuple[int, ...] = ()
+    suffix_ids: tuple[int, ...] = ()
+    is_framed: bool = False
+    eos_token_id: int | None = None
     tokenizer: Any = None
 
     def __init__(self, mask_token_id: int, vocab_size: int, impossible_token_ids: tuple[int, ...] = ()):
@@ -123,6 +88,16 @@ class Denoiser(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no token embeddings")
 
     @property
+    def hidden_size(self) -> int:
+        """Size of the states that enter the blocks."""
+        raise NotImplementedError(f"{type(self).__name__} keeps no hidden states")
+
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks there are, which is how many hidden states `encode` keeps."""
+        raise NotImplementedError(f"{type(self).__name__} keeps no hidden states")
+
+    @property
     def identity(self) -> DenoiserIdentity | None:
         """Which checkpoint this is; None for a function."""
         return None
@@ -144,6 +119,9 @@ class Denoiser(nn.Module, ABC):
             attention_mask: False at padding, shape ``[batch, length]``.
             rows: Rows to run (all by default), shape ``[encoded_rows]``.
             keep_hidden: Keep the states that enter the blocks.
+
+        Raises:
+            ValueError: ``x_t`` is longer than `max_length`, or `shift` and the first token of a row is masked.
         """
         if t is None:
             t = (x_t == self.mask_token_id).float().mean(1)
@@ -152,11 +130,22 @@ class Denoiser(nn.Module, ABC):
         place = places_of(rows, len(x_t))
         x_t, t = x_t[rows], t[rows]
         attention_mask = attention_mask[rows] if attention_mask is not None else None
+        self._check_sequences(x_t)
         if _all_rows_equal(x_t, t, attention_mask):  # as before the first step
             place = place.clamp(max=0)
             x_t, t = x_t[:1], t[:1]
             attention_mask = attention_mask[:1] if attention_mask is not None else None
         return Encoding(*self.encode_tokens(x_t, t, attention_mask, keep_hidden), place)
+
+    def _check_sequences(self, x_t: Tensor) -> None:
+        if self.max_length is not None and x_t.shape[1] > self.max_length:
+            raise ValueError(f"x_t must hold at most max_length = {self.max_length} tokens, got {x_t.shape[1]}")
+        if self.shift and x_t.shape[1] and (x_t[:, 0] == self.mask_token_id).any():
+            begin = f" such as prefix_ids = {list(self.prefix_ids)}" if self.prefix_ids else ""
+            raise ValueError(
+                f"x_t must begin with a given token{begin}, since nothing predicts the first one (shift), "
+                f"got the mask {self.mask_token_id} there"
+            )
 
     def possible(self, logits: Tensor) -> Tensor:
         """Logits ``[n, vocab_size]`` as they are drawn from: impossible columns are ``-inf``; a new tensor.

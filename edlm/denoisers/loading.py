@@ -55,7 +55,8 @@ def load_denoiser(
         shipped if shipped.is_dir() else path_or_hub_id, revision, code=trust_remote_code
     )
     options = LoadOptions(tokenizer, mask_token_id, dtype, trust_remote_code)
-    return recognize(checkpoint, family).load(checkpoint, options).to(device).eval()
+    found = recognize(checkpoint, family)
+    return _as_of(found, found.load(checkpoint, options).to(device))
 
 
 def wrap_denoiser(
@@ -75,7 +76,8 @@ def wrap_denoiser(
         ValueError: there is no such family, or the mask token is not known.
     """
     check_module(module)
-    return find_family(family).wrap(module, tokenizer, mask_token_id=mask_token_id, **options).eval()
+    found = find_family(family)
+    return _as_of(found, found.wrap(module, tokenizer, mask_token_id=mask_token_id, **options))
 
 
 def recognize(checkpoint: Checkpoint, family: str | None = None) -> Family:
@@ -105,3 +107,8 @@ def find_family(name: str) -> Family:
         if family.name == name:
             return family
     raise ValueError(f"family must be one of {[f.name for f in FAMILIES]}, got {name!r}")
+
+
+def _as_of(family: Family, denoiser: Denoiser) -> Denoiser:
+    denoiser.family = family.name
+    return denoiser.eval()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +12,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from edlm.denoisers.base import Denoiser, DenoiserIdentity
+from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.family import Family, LoadOptions
+from edlm.denoisers.identity import DenoiserIdentity, identity_of
 
 
 class MaskedLMDenoiser(Denoiser):
@@ -77,6 +77,10 @@ class MaskedLMDenoiser(Denoiser):
     def hidden_size(self) -> int:
         return self.network.config.hidden_size
 
+    @property
+    def num_blocks(self) -> int:
+        return self.network.config.num_hidden_layers
+
     def encode_tokens(
         self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool
     ) -> tuple[Callable[[], Tensor], tuple[Tensor, ...] | None]:
@@ -96,12 +100,7 @@ class MaskedLMDenoiser(Denoiser):
 
     @property
     def identity(self) -> DenoiserIdentity:
-        vocabulary = ""
-        if self.tokenizer is not None:
-            vocabulary = _digest(repr(sorted(self.tokenizer.get_vocab().items())).encode())
-        return DenoiserIdentity(
-            self.name, weights_fingerprint(self.network), self.vocab_size, self.mask_token_id, vocabulary
-        )
+        return identity_of(self, self.network, self.name)
 
 
 class _OutputLayer:
@@ -180,15 +179,6 @@ def _with_modules(model: PreTrainedModel, /, **modules: nn.Module) -> PreTrained
     return other
 
 
-def weights_fingerprint(model: nn.Module, samples: int = 256) -> str:
-    """Digest of evenly spaced weights, in float16 so that shipped float16 files and their source agree."""
-    picked = []
-    for _, weight in sorted(model.named_parameters()):
-        flat = weight.detach().flatten()
-        picked.append(flat[:: max(1, len(flat) // samples)].to(torch.float16).cpu())
-    return _digest(torch.cat(picked).numpy().tobytes())
-
-
 def _recognizes(checkpoint: Checkpoint) -> bool:
     return checkpoint.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -203,7 +193,3 @@ def _load(checkpoint: Checkpoint, options: LoadOptions) -> MaskedLMDenoiser:
 
 
 FAMILY = Family("masked_lm", _recognizes, _load, MaskedLMDenoiser)
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]

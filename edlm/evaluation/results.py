@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from edlm.denoisers.masked_lm import weights_fingerprint
+from edlm.denoisers.identity import weights_fingerprint
 from edlm.energies.pretrained import PretrainedEnergy
 from edlm.evaluation.provenance import write_result
 from edlm.evaluation.speedup import Curve

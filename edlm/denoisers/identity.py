@@ -1,0 +1,63 @@
+"""Which denoiser an energy belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from edlm.denoisers.base import Denoiser
+
+
+@dataclass(frozen=True)
+class DenoiserIdentity:
+    """Which denoiser an energy belongs to.
+
+    Attributes:
+        name: Name of the checkpoint, for people.
+        revision: Fingerprint of its weights.
+        vocab_size: Width of its logits.
+        mask_token_id: Id of its mask token.
+        vocabulary: Fingerprint of its tokenizer's vocabulary ("" without one).
+    """
+
+    name: str
+    revision: str
+    vocab_size: int
+    mask_token_id: int
+    vocabulary: str
+
+    def differences(self, other: DenoiserIdentity) -> list[str]:
+        """What differs, in words; the name alone may differ, since folders are renamed."""
+        theirs = asdict(other)
+        return [
+            f"{field} {mine!r} != {theirs[field]!r}"
+            for field, mine in asdict(self).items()
+            if field != "name" and mine != theirs[field]
+        ]
+
+
+def identity_of(denoiser: Denoiser, network: nn.Module, name: str) -> DenoiserIdentity:
+    """The identity of a denoiser that runs this network."""
+    vocabulary = ""
+    if denoiser.tokenizer is not None:
+        vocabulary = _digest(repr(sorted(denoiser.tokenizer.get_vocab().items())).encode())
+    revision = weights_fingerprint(network)
+    return DenoiserIdentity(name, revision, denoiser.vocab_size, denoiser.mask_token_id, vocabulary)
+
+
+def weights_fingerprint(model: nn.Module, samples: int = 256) -> str:
+    """Digest of evenly spaced weights, in float16 so that shipped float16 files and their source agree."""
+    picked = []
+    for _, weight in sorted(model.named_parameters()):
+        flat = weight.detach().flatten()
+        picked.append(flat[:: max(1, len(flat) // samples)].to(torch.float16).cpu())
+    return _digest(torch.cat(picked).numpy().tobytes())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
