@@ -82,11 +82,11 @@ class EnergyObjectiveConfig:
 
     loss: Literal["likelihood", "ranking", "binary"] = "likelihood"
     scope: Literal["step", "sequence"] = "step"
-    num_steps: tuple[int, ...] = (4, 8, 16)
-    orders: tuple[str, ...] = ("random", "dilated")
-    group_sizes: tuple[int | None, ...] = (None,)
+    num_steps: tuple[int, ...] = (2, 3, 4, 5, 6, 8)
+    orders: tuple[str, ...] = ("bisecting",)
+    group_sizes: tuple[int | None, ...] = (None, 2, 4)
     num_candidates: int = 8
-    decisions_per_pass: int = 4
+    decisions_per_pass: int = 1
 
     def __post_init__(self) -> None:
         if self.loss != "likelihood" and self.num_candidates < 2:

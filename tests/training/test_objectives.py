@@ -147,9 +147,8 @@ def uniform_denoiser() -> FunctionDenoiser:
 def decisions(batch_size: int = 12, num_candidates: int = 4, denoiser=None, seed: int = 0, **config):
     x_0 = torch.randint(5, (batch_size, LONG), generator=generator(4))
     x_0[:, 0] = torch.arange(batch_size) % 5
-    objective = EnergyObjective(
-        denoiser or uniform_denoiser(), EnergyObjectiveConfig(loss="ranking", **config), reads_hidden=False
-    )
+    config = EnergyObjectiveConfig(loss="ranking", **{"group_sizes": (None,), **config})
+    objective = EnergyObjective(denoiser or uniform_denoiser(), config, reads_hidden=False)
     return x_0, objective.draw_decision(x_0, num_candidates, generator(seed))
 
 
