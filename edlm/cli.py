@@ -20,10 +20,11 @@ ConfigT = TypeVar("ConfigT")
 
 
 class Command(NamedTuple):
-    """Where a command's config class lives, as `module:class` (`run` is beside it); its help."""
+    """Where a command's config class lives, as `module:class` (`run` is beside it); its help; keys without `--`."""
 
     config: str
     help: str
+    positional: tuple[str, ...] = ()
 
 
 _AT = "edlm.commands."
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Command] = {
     "sample": Command(_AT + "sample:SampleConfig", "write text with a denoiser and an energy"),
     "evaluate": Command(_AT + "evaluate:EvaluateConfig", "measure likelihood and text quality"),
     "benchmark": Command(_AT + "benchmark:BenchmarkConfig", "compare samplers: quality and cost"),
+    "info": Command(_AT + "info:InfoConfig", "say what a checkpoint is: family, ids, shift, time", ("path",)),
     "export": Command(_AT + "export:ExportConfig", "copy trained models to where a package ships them"),
     "plot logs": Command(_AT + "plot_logs:PlotLogsConfig", "draw the curves of training runs"),
     "prepare corpus": Command(_AT + "prepare_corpus:PrepareCorpusConfig", "turn text into tokens"),
@@ -55,8 +57,10 @@ def main(argv: list[str] | None = None) -> int:
         name = find_command(words)
         module, _, class_name = COMMANDS[name].config.partition(":")
         command = importlib.import_module(module)
+        values = words[len(name.split()) :]
+        given = [f"--{key}={value}" for key, value in zip(COMMANDS[name].positional, values, strict=False)]
         try:
-            config = parse_config(options, getattr(command, class_name), f"edlm {name}")
+            config = parse_config([*given, *options], getattr(command, class_name), f"edlm {name}")
         except SystemExit as stop:  # after --help or --print_config
             return int(stop.code or 0)
         command.run(config)
@@ -72,9 +76,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def find_command(words: Sequence[str]) -> str:
-    """Name in `COMMANDS` of a command's words; ValueError if there is none."""
-    if (name := " ".join(words)) in COMMANDS:
-        return name
+    """Name in `COMMANDS` of a command's words, of which the last may be values; ValueError if there is none."""
+    for count in range(len(words), 0, -1):
+        command = COMMANDS.get(name := " ".join(words[:count]))
+        if command is not None and len(words) - count <= len(command.positional):
+            return name
+    name = " ".join(words)
     raise ValueError(_unknown("command", name, _commands_under(words) or COMMANDS))
 
 
@@ -169,7 +176,8 @@ def _commands_under(words: Sequence[str]) -> list[str]:
 
 
 def _overview(words: Sequence[str]) -> str:
-    lines = [f"  {name:<22}{COMMANDS[name].help}" for name in _commands_under(words)]
+    shown = {name: " ".join([name, *map(str.upper, COMMANDS[name].positional)]) for name in _commands_under(words)}
+    lines = [f"  {usage:<22}{COMMANDS[name].help}" for name, usage in shown.items()]
     usage = "usage: edlm COMMAND [--config FILE.yaml] [--KEY VALUE ...]"
     more = "'edlm COMMAND --help' lists a command's keys; EDLM_DEBUG=1 shows where an error arose."
     return "\n".join([usage, "", *lines, "", more])

@@ -94,6 +94,7 @@ def test_every_documented_command_has_its_own_module_and_class():
         "sample": "edlm.commands.sample:SampleConfig",
         "evaluate": "edlm.commands.evaluate:EvaluateConfig",
         "benchmark": "edlm.commands.benchmark:BenchmarkConfig",
+        "info": "edlm.commands.info:InfoConfig",
         "export": "edlm.commands.export:ExportConfig",
         "plot logs": "edlm.commands.plot_logs:PlotLogsConfig",
         "prepare corpus": "edlm.commands.prepare_corpus:PrepareCorpusConfig",
@@ -117,6 +118,18 @@ def test_files_beat_defaults_and_overrides_beat_files_wherever_they_stand(ran, w
     assert cli.main(["fake", "--config", first, f"--config={second}", *override]) == 0
     assert cli.main(["fake", *override, "--config", first, "--config", second]) == 0
     assert ran == [expected, expected]
+
+
+def test_values_may_stand_without_their_keys(ran, monkeypatch, capsys):
+    monkeypatch.setitem(cli.COMMANDS, "fake", cli.Command("fake_command:Config", "does nothing", ("output",)))
+    assert cli.main(["fake", "here"]) == 0
+    assert cli.main(["fake", "here", "--trainer.num_steps", "2"]) == 0
+    assert cli.main(["fake", "--output", "there"]) == 0
+    assert [(config.output, config.trainer.num_steps) for config in ran] == [("here", 7), ("here", 2), ("there", 7)]
+    assert cli.main(["fake", "here", "too"]) == 2
+    assert "unknown command 'fake here too'; did you mean 'fake'?" in capsys.readouterr().err
+    assert cli.main(["--help"]) == 0
+    assert "fake OUTPUT " in capsys.readouterr().out
 
 
 def test_optional_groups_lists_dicts_and_group_files(ran, write):

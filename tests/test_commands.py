@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -867,3 +868,20 @@ def test_every_command_is_run_above():
         words = name.split()
         called = ['"' + '", "'.join(words) + '"', f'train("{words[-1]}"', f'["{words[0]}"']
         assert name == "demo" or any(call in source for call in called), name
+
+
+def test_info_says_what_a_denoiser_is(capsys):
+    assert main(["info", "tinystories"]) == 0
+    said = capsys.readouterr().out
+    for line in ("family +masked_lm", r"mask id +1 \(<\|mask\|>\)", "vocabulary +2048 columns, 1 of them", "shift +no"):
+        assert re.search(line, said), line
+    assert re.search("time input +no", said) and "confirmed" in said
+
+
+def test_info_says_what_an_energy_is_and_refuses_what_is_neither(capsys, tmp_path):
+    assert main(["info", "tinystories/autoregressive"]) == 0
+    said = capsys.readouterr().out
+    assert "AutoregressiveEnergy" in said and "sequence, or step from left to right" in said
+    (tmp_path / "config.json").write_text('{"model_type": "strange"}')
+    assert main(["info", str(tmp_path)]) == 2
+    assert "model_type 'strange'" in capsys.readouterr().err

@@ -1,0 +1,113 @@
+"""``edlm info``: what a checkpoint is, and whether its outputs stand where its family says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from edlm.commands.terminal import console
+from edlm.denoisers.base import Denoiser
+from edlm.denoisers.loading import SHIPPED, load_denoiser
+from edlm.energies.pretrained import SETTINGS, PretrainedEnergy, load_energy
+from edlm.evaluation.shift_probe import probe_shift
+
+TEXT = (
+    "Once upon a time, there was a little girl who lived in a small house near the forest. Every day she walked "
+    "to the river with her mother and her dog. One morning the dog found a red ball under a tree. The girl was very "
+    "happy, and they played with the ball all day long. When the sun went down, they went home and had dinner."
+)
+
+
+@dataclass(frozen=True)
+class InfoConfig:
+    """What is looked at.
+
+    Args:
+        path: Folder, file, hub id or shipped name of a denoiser, or of an energy.
+        family: Of a denoiser; recognised from its files by default.
+        tokenizer: Name of a tokenizer, for checkpoints that come without.
+        text: Text that the shift is probed on, in the language of the model.
+        trust_remote_code: Run the Python code that comes with the checkpoint.
+    """
+
+    path: str
+    family: str | None = None
+    tokenizer: str | None = None
+    text: str = TEXT
+    trust_remote_code: bool = False
+
+
+def run(config: InfoConfig) -> None:
+    """Print what is known; the shift is probed where there is a tokenizer."""
+    if any((folder / SETTINGS).is_file() for folder in (Path(config.path), SHIPPED / config.path)):
+        _print(_of_energy(load_energy(config.path)))
+        return
+    denoiser = load_denoiser(
+        config.path, config.family, tokenizer=config.tokenizer, trust_remote_code=config.trust_remote_code
+    )
+    _print(_of_denoiser(denoiser) | {"shift probe": _probed(denoiser, config.text)})
+
+
+def _of_denoiser(denoiser: Denoiser) -> dict[str, object]:
+    impossible = int(denoiser.possible(torch.zeros(1, denoiser.vocab_size)).isneginf().sum())
+    identity = denoiser.identity
+    return {
+        "kind": "denoiser",
+        "family": denoiser.family,
+        "parameters": f"{sum(p.numel() for p in denoiser.parameters()):,}",
+        "vocabulary": f"{denoiser.vocab_size} columns, {impossible} of them impossible",
+        "tokenizer": "none" if denoiser.tokenizer is None else f"{len(denoiser.tokenizer)} tokens",
+        "mask id": _token(denoiser, denoiser.mask_token_id),
+        "eos id": _token(denoiser, denoiser.eos_token_id),
+        "prefix": [_token(denoiser, token) for token in denoiser.prefix_ids],
+        "suffix": [_token(denoiser, token) for token in denoiser.suffix_ids],
+        "shift": "yes: the output at i - 1 predicts token i" if denoiser.shift else "no",
+        "time input": "yes" if denoiser.time_conditioned else "no",
+        "longest sequence": denoiser.max_length or "not known",
+        "block size": denoiser.block_size or "none",
+        "weights": "none" if identity is None else identity.revision,
+    }
+
+
+def _of_energy(energy: PretrainedEnergy) -> dict[str, object]:
+    identity = energy.denoiser_identity
+    scope = "sequence" + (", or step from left to right" if energy.prefix_suffices else "")
+    return {
+        "kind": "energy",
+        "class": type(energy).__name__,
+        "parameters": f"{sum(p.numel() for p in energy.parameters()):,}",
+        "scope": scope if energy.needs_complete else "any",
+        "denoiser": "any" if identity is None else f"{identity.name}, weights {identity.revision}",
+        **({} if identity is None else {"mask id": identity.mask_token_id, "vocabulary": identity.vocab_size}),
+        "settings": json.dumps(energy.settings()),
+    }
+
+
+def _token(denoiser: Denoiser, token: int | None) -> str:
+    if token is None:
+        return "none"
+    if denoiser.tokenizer is None or token >= len(denoiser.tokenizer):
+        return str(token)
+    return f"{token} ({denoiser.tokenizer.convert_ids_to_tokens(token)})"
+
+
+def _probed(denoiser: Denoiser, text: str) -> str:
+    """One line: where the outputs predict tokens best."""
+    if denoiser.tokenizer is None:
+        return "not run: no tokenizer"
+    tokens = denoiser.tokenizer(text, add_special_tokens=False)["input_ids"]
+    tokens = [*denoiser.prefix_ids, *tokens, *denoiser.suffix_ids][: denoiser.max_length]
+    found = probe_shift(denoiser, torch.tensor(tokens, device=next(denoiser.parameters()).device))
+    said = ", ".join(f"{offset:+d}: {mean.value:.2f} ± {mean.stderr:.2f}" for offset, mean in found.nats.items())
+    return f"{found.verdict} (-log p of masked tokens in nats, read at offset {said})"
+
+
+def _print(found: dict[str, object]) -> None:
+    table = Table(show_header=False, box=None)
+    for name, value in found.items():
+        table.add_row(name, str(value))
+    console().print(table)
