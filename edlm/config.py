@@ -25,6 +25,10 @@ class SamplerConfig:
         window: Times (low, high] at which the energy is used.
         weight_temperature: Weights are exp(-E / weight_temperature).
         on_impossible: What to do where all candidates are impossible.
+        temperature: Tokens are drawn from the marginals at this temperature.
+        top_p: Tokens are drawn from the likeliest that hold so much mass.
+        top_k: Tokens are drawn from so many likeliest; null for all.
+        correct_proposal: Weigh candidates as if they were drawn from the denoiser's own marginals.
     """
 
     num_steps: int = 8
@@ -36,6 +40,10 @@ class SamplerConfig:
     window: tuple[float, float] = (0.0, 1.0)
     weight_temperature: float = 1.0
     on_impossible: Literal["raise", "redraw", "keep"] = "raise"
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    correct_proposal: bool = False
 
     def build(self, denoiser: Denoiser, energy: Energy | None) -> EnergySampler:
         """The sampler of these settings; without an energy there is nothing to decide by: k = 1."""

@@ -22,16 +22,22 @@ class RevealPlan:
         ranking: Positions in the order of revelation, initially masked ones first; ``[batch, length]``.
         bounds: ``bounds[b, i]`` positions of row ``b`` are revealed before step ``i``;
             ``[batch, num_steps + 1]``.
+        target: The positions that are revealed, bool, ``[batch, length]``; what else is masked stays so.
         by_confidence: The ranking of a step is made from its marginals instead.
     """
 
     ranking: Tensor
     bounds: Tensor
+    target: Tensor
     by_confidence: bool = False
 
     @property
     def num_steps(self) -> int:
         return self.bounds.shape[1] - 1
+
+    def still_masked(self, x_t: Tensor, mask_token_id: int) -> Tensor:
+        """Which target positions of ``x_t[batch, length]`` are masked, bool."""
+        return (x_t == mask_token_id) & self.target
 
     def num_due(self, step: int | Tensor, masked: Tensor) -> Tensor:
         """How many positions step ``step`` decides, given what is still masked.
@@ -40,7 +46,7 @@ class RevealPlan:
 
         Args:
             step: Step index, one for all rows or one a row, shape ``[batch]``.
-            masked: What is masked when the step begins, bool, shape ``[batch, length]``.
+            masked: What of the target is masked when the step begins, bool, shape ``[batch, length]``.
 
         Returns:
             Shape ``[batch]``.
@@ -105,7 +111,7 @@ def plan_reveal(
     at each later one, since tokens whose near neighbours are known depend less on each other.
 
     Args:
-        masked: Initially masked positions, bool, shape ``[batch, length]``.
+        masked: Initially masked positions that are to be revealed, bool, shape ``[batch, length]``.
         order: One of ``ORDERS``.
         num_steps: Number of denoising steps ``T``.
         schedule: Used by the ancestral order.
@@ -148,7 +154,7 @@ def plan_reveal(
         bounds = (before & masked[:, None]).sum(2)
     else:
         bounds = equal
-    return RevealPlan(ranking, bounds, by_confidence=order == "confidence")
+    return RevealPlan(ranking, bounds, masked, by_confidence=order == "confidence")
 
 
 def _bit_reversed_places(num_classes: int) -> list[float]:

@@ -19,27 +19,29 @@ class RowStreams:
 
     Args:
         seeds: One non-negative integer a row.
+        block: Of text that is written block by block: each has streams of its own.
 
     Raises:
         ValueError: a seed is negative.
     """
 
-    def __init__(self, seeds: Sequence[int] | Tensor):
+    def __init__(self, seeds: Sequence[int] | Tensor, block: int = 0):
         self.seeds = [int(seed) for seed in seeds]
         if any(seed < 0 for seed in self.seeds):
             raise ValueError(f"seeds must be >= 0, got {min(self.seeds)}")
+        self._block = (block,) if block else ()
 
     def __len__(self) -> int:
         return len(self.seeds)
 
     def order(self) -> RowGenerators:
         """The streams that the reveal order is drawn from."""
-        return RowGenerators([(seed, _ORDER) for seed in self.seeds])
+        return RowGenerators([(seed, _ORDER, *self._block) for seed in self.seeds])
 
     def values(self, step: int | Tensor) -> RowGenerators:
         """The streams that tokens and choices of a step (one for all rows, or ``step[row]``) are drawn from."""
         steps = step.tolist() if isinstance(step, Tensor) else [step] * len(self)
-        return RowGenerators([(seed, _VALUES, at) for seed, at in zip(self.seeds, steps, strict=True)])
+        return RowGenerators([(seed, _VALUES, at, *self._block) for seed, at in zip(self.seeds, steps, strict=True)])
 
     def steps(self) -> RowGenerators:
         """The streams that steps are sampled from, where a bound is estimated from some of them."""

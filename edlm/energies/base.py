@@ -82,6 +82,8 @@ class Energy(nn.Module, ABC):
         prefix_suffices: With ``needs_complete``: a clean prefix is enough (left-to-right order).
         needs_every_row: At sequence scope, rows that decide nothing in a step are filled and judged too.
         reads_hidden: The denoiser's states must be kept in ``Step.encoding``.
+        proposal_share: The weight with which the energy itself holds ``Decision.log_proposal``: 1 for
+            ``log q' - log p_AR``, 0 where it holds ``log_p`` or neither.
         denoiser_identity: The denoiser that it was trained against, or None if any will do.
 
     References:
@@ -92,6 +94,7 @@ class Energy(nn.Module, ABC):
     prefix_suffices: bool = False
     needs_every_row: bool = False
     reads_hidden: bool = False
+    proposal_share: float = 0.0
     denoiser_identity: DenoiserIdentity | None = None
 
     @abstractmethod
@@ -204,6 +207,7 @@ class WeightedSum(Energy):
         self.prefix_suffices = all(e.prefix_suffices for e in self.energies if e.needs_complete)
         self.needs_every_row = any(energy.needs_every_row for energy in self.energies)
         self.reads_hidden = any(energy.reads_hidden for energy in self.energies)
+        self.proposal_share = sum(w * e.proposal_share for w, e in zip(self.weights, self.energies, strict=True))
 
     def check_denoiser(self, denoiser: Denoiser) -> None:
         for energy in self.energies:

@@ -19,6 +19,8 @@ class OracleEnergy(TokenwiseEnergy):
         language: Gives exact probabilities; its mask token must be the denoiser's.
     """
 
+    proposal_share = 1.0
+
     def __init__(self, language: MarkovChain | HiddenMarkov):
         super().__init__()
         self.language = language

@@ -19,28 +19,34 @@ if TYPE_CHECKING:
 
 
 class Passes:
-    """Denoiser passes; one serves all calls in a row that start from the same tokens.
+    """Denoiser passes on a batch; one serves all calls in a row that start from the same tokens.
 
     Args:
         denoiser: What is run.
         keep_hidden: Whether an energy may read its states.
+        attention_mask: Of the batch: False at padding, bool, shape ``[batch, length]``; None without padding.
     """
 
-    def __init__(self, denoiser: Denoiser, keep_hidden: bool):
+    def __init__(self, denoiser: Denoiser, keep_hidden: bool, attention_mask: Tensor | None = None):
         self.denoiser = denoiser
         self.keep_hidden = keep_hidden
+        self.attention_mask = attention_mask
         self._last: tuple[tuple[Tensor, ...], Encoding] | None = None
 
     def encode(self, x_t: Tensor, t: Tensor, rows: Tensor) -> Encoding:
         """The pass on some rows of ``x_t[batch, length]`` at times ``t[batch]``."""
         asked = (x_t, t, rows)
         if self._last is None or not all(map(torch.equal, asked, self._last[0])):
-            self._last = asked, self.denoiser.encode(x_t, t, rows=rows, keep_hidden=self.keep_hidden)
+            self._last = None  # so that two are never kept
+            self._last = (
+                asked,
+                self.denoiser.encode(x_t, t, self.attention_mask, rows=rows, keep_hidden=self.keep_hidden),
+            )
         return self._last[1]
 
 
 def begin_step(
-    samplers: Sequence[EnergySampler], plan: RevealPlan, at: Tensor, x_t: Tensor, passes: Passes | None = None
+    samplers: Sequence[EnergySampler], plan: RevealPlan, at: Tensor, x_t: Tensor, passes: Passes
 ) -> tuple[Slots, list[tuple[Step, Tensor]]]:
     """Run the denoiser once for samplers that differ in their energies and decisions only.
 
@@ -51,26 +57,25 @@ def begin_step(
         plan: Reveal orders of the rows.
         at: Index of each row's step, shape ``[batch]``.
         x_t: Tokens, shape ``[batch, length]``.
-        passes: Of the denoiser, to share them with other steps.
+        passes: Of the denoiser on this batch; shared with other steps.
 
     Returns:
         The reveal set; and for each sampler the step, and the rows in whose tokens its energy has a say.
     """
     denoiser = samplers[0].denoiser
-    masked = x_t == denoiser.mask_token_id
+    masked = plan.still_masked(x_t, denoiser.mask_token_id)
     t = time_of(at, samplers[0].num_steps)
     due = plan.num_due(at, masked) > 0
     uses = [
-        torch.zeros_like(due) if sampler.energy is None else due & sampler.window.covers(at, t, masked)
+        torch.zeros_like(due)
+        if sampler.energy is None
+        else due & sampler.window.covers(at, t, masked, passes.attention_mask)
         for sampler in samplers
     ]
-    asked = [s.energy for s, of_rows in zip(samplers, uses, strict=True) if of_rows.any()]
     fills = [_positions_to_fill(s, of_rows, masked, due) for s, of_rows in zip(samplers, uses, strict=True)]
     rows = torch.stack([due, *(fill.any(1) for fill in fills if fill is not None)]).any(0).nonzero()[:, 0]
-    t, encoding = t.float(), None
-    if len(rows):
-        passes = passes or Passes(denoiser, keep_hidden=any(energy.reads_hidden for energy in asked))
-        encoding = passes.encode(x_t, t, rows)
+    t = t.float()
+    encoding = passes.encode(x_t, t, rows) if len(rows) else None
     confidence = _confidence(denoiser, encoding, masked & due[:, None]) if plan.by_confidence else None
     revealed = plan.slots(at, masked, confidence)
     steps = []
@@ -79,7 +84,7 @@ def begin_step(
         if fill is not None:
             fill[revealed.rows, revealed.positions] = False
             slots = revealed.followed_by(Slots.where(fill))
-        steps.append((Step(denoiser, x_t, t, encoding, slots), of_rows))
+        steps.append((Step(denoiser, x_t, t, encoding, slots, passes.attention_mask), of_rows))
     return revealed, steps
 
 

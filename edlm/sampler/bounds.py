@@ -26,6 +26,7 @@ def likelihood_bounds(
     seeds: Sequence[int],
     *,
     given: Tensor | None = None,
+    attention_mask: Tensor | None = None,
     sampled_steps: int | None = None,
 ) -> list[Tensor]:
     """One draw of each sampler's upper bound of ``-log P(x_0)``, in nats of the row, on shared denoiser passes.
@@ -38,6 +39,7 @@ def likelihood_bounds(
         x_0: Tokens without masks, shape ``[batch, length]``.
         seeds: One a row.
         given: True where a token is given and not to be predicted, shape ``[batch, length]``.
+        attention_mask: False at padding, on the right of the rows, shape ``[batch, length]``.
         sampled_steps: Estimate the sum over steps from so many of them, at most ``num_steps``: each row draws one of
             each of as many equal strata. Unbiased; for differences between samplers, whose noise cancels. All if None.
 
@@ -49,9 +51,10 @@ def likelihood_bounds(
             out of range, or given for an order that depends on the marginals.
     """
     _check_alike(samplers)
-    target = [checks.check_target(sampler, x_0, given) for sampler in samplers][0]
+    real = checks.check_padding(x_0, attention_mask)
+    target = [checks.check_data(sampler, x_0, given, real) for sampler in samplers][0]
     streams, denoiser = RowStreams(seeds), samplers[0].denoiser
-    passes = Passes(denoiser, keep_hidden=any(s.energy is not None and s.energy.reads_hidden for s in samplers))
+    passes = Passes(denoiser, any(s.energy is not None and s.energy.reads_hidden for s in samplers), real)
     totals = [0.0] * len(samplers)
     plans, x_ts = {}, {}
     for num_steps in {sampler.num_steps for sampler in samplers}:

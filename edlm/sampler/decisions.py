@@ -10,8 +10,9 @@ from torch import Tensor
 
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowGenerators
-from edlm.energies.base import Step
+from edlm.energies.base import Decision, Step
 from edlm.numerics import precise
+from edlm.sampler import exact
 from edlm.sampler.output import DecisionInfo
 from edlm.sampler.proposal import draw_categorical, make_decision
 from edlm.sampler.reweighting import choose, effective_sample_size, log_share_of_first, log_weights
@@ -43,7 +44,7 @@ def decide_step(
     """
     if sampler.exact and bool(uses.any()):
         info = replace(no_energy_asked(uses, num_candidates=1), judged=step.slots.counts * uses)
-        return _decide_exactly(sampler, step, uses, streams), [info]
+        return exact.decide(sampler, step, uses, streams), [info]
     x_partial, infos = step.x_t, []
     going = torch.ones_like(uses)  # rows that were not stopped by the policy "keep"
     for group in step.slots.groups(sampler.group_size):
@@ -62,50 +63,36 @@ def bound_of_step(
 ) -> Tensor:
     """``log P(x_0 at the revealed slots | x_t)`` from below, one draw of (*), nats, ``[batch]``."""
     if sampler.exact and bool(uses.any()):
-        return _log_prob_exactly(sampler, step, uses, x_0)
+        return exact.log_prob(sampler, step, uses, x_0)
     x_partial, total = step.x_t, precise(step.x_t.new_zeros(len(uses)))
     k = sampler.num_candidates if uses.any() else 1
     for group in step.slots.groups(sampler.group_size):
         log_probs = step.denoiser.slot_log_probs(step.encoding, group)
+        log_q = sampler.proposal(log_probs)
         data = group.gather(x_0)
         ours = group.ranks < revealed.counts[group.rows]  # at sequence scope, draws complete the data
-        log_p = precise(log_probs.gather(1, data[:, None])[:, 0])
-        total = total + group.sum_rows(torch.where(ours, log_p, 0.0))
+        of_data = precise(log_q.gather(1, data[:, None])[:, 0])
+        total = total + group.sum_rows(torch.where(ours, of_data, 0.0))
         if k > 1:
-            tokens = draw_categorical(log_probs, streams.uniform(group.counts.cpu(), k, uses))
+            tokens = draw_categorical(log_q, streams.uniform(group.counts.cpu(), k, uses))
             tokens[:, 0] = torch.where(ours, data, tokens[:, 0])
-            decision = make_decision(step, group, x_partial, log_probs, tokens)
-            # Data that the denoiser rules out has an infinite bound, whatever its residual energy.
+            decision = make_decision(step, group, x_partial, log_probs, tokens, log_q)
+            # Data that the proposal rules out has an infinite bound, whatever its residual energy.
             judged = uses & (group.counts > 0) & torch.isfinite(decision.log_proposal[:, 0])
-            energies = torch.where(judged[:, None], sampler.energy(decision), 0.0)
+            energies = _energies(sampler, decision, judged)
             total = total + log_share_of_first(log_weights(energies, sampler.weight_temperature))
         x_partial = group.write(x_partial, data)
     return total
 
 
-def _log_prob_exactly(sampler: EnergySampler, step: Step, uses: Tensor, x_0: Tensor) -> Tensor:
-    """``log q(x_0 at the step's slots | x_t)``, and ``log p_theta`` in rows without the energy; exact, ``[batch]``."""
-    data = step.slots.gather(x_0)
-    log_q = sampler.energy.log_prob(step, data, sampler.round_size)
-    if bool(uses[step.slots.rows].all()):
-        return log_q
-    log_p = precise(step.denoiser.slot_log_probs(step.encoding, step.slots).gather(1, data[:, None])[:, 0])
-    return torch.where(uses, log_q, step.slots.sum_rows(log_p))
-
-
-def _decide_exactly(sampler: EnergySampler, step: Step, uses: Tensor, streams: RowGenerators) -> Tensor:
-    """All tokens of the step, one round after the other, from the normalised energy; ``x_s[batch, length]``."""
-    state, x_partial = sampler.energy.start(step, sampler.round_size), step.x_t
-    all_use, rounds = bool(uses[step.slots.rows].all()), step.slots.rounds(sampler.round_size)
-    uniforms = streams.uniform(step.slots.counts.cpu())[torch.cat(rounds).cpu()]
-    for index, uniform in zip(rounds, uniforms.split([len(index) for index in rounds]), strict=True):
-        group = step.slots.part(index)
-        logits = sampler.energy.next_logits(state, x_partial, group)
-        if not all_use:
-            base = step.denoiser.decode(step.encoding.at(group))
-            logits = torch.where(uses[group.rows, None], logits, base)
-        x_partial = group.write(x_partial, draw_categorical(step.denoiser.possible(logits), uniform)[:, 0])
-    return x_partial
+def _energies(sampler: EnergySampler, decision: Decision, judged: Tensor) -> Tensor:
+    """Energies ``[batch, k]``, 0 in rows that are not judged; with ``log q' - log p_theta`` put right if asked."""
+    energies = sampler.energy(decision)
+    if sampler.correct_proposal:
+        # exp(-E / temperature) p_theta / q', where E holds log p_theta instead of log q'.
+        share = sampler.weight_temperature - sampler.energy.proposal_share
+        energies = energies + share * (decision.log_proposal - decision.log_p)
+    return torch.where(judged[:, None], energies, 0.0)
 
 
 def _choose_candidate(
@@ -113,17 +100,18 @@ def _choose_candidate(
 ) -> tuple[Tensor, DecisionInfo]:
     """Draw k candidates a row, weigh them, choose one; its tokens at the slots, shape ``[num_slots]``."""
     log_probs = step.denoiser.slot_log_probs(step.encoding, group)
+    log_q = sampler.proposal(log_probs)
     if not uses.any():
-        tokens = draw_categorical(log_probs, streams.uniform(group.counts.cpu()))
+        tokens = draw_categorical(log_q, streams.uniform(group.counts.cpu()))
         return tokens[:, 0], no_energy_asked(uses, sampler.candidates_weighed)
     k = sampler.num_candidates
-    tokens = draw_categorical(log_probs, streams.uniform(group.counts.cpu(), k, uses))
+    tokens = draw_categorical(log_q, streams.uniform(group.counts.cpu(), k, uses))
 
     uses = uses & (group.counts > 0)
     redraws = torch.zeros_like(group.counts)
     while True:
-        decision = make_decision(step, group, x_partial, log_probs, tokens)
-        energies = torch.where(uses[:, None], sampler.energy(decision), 0.0)
+        decision = make_decision(step, group, x_partial, log_probs, tokens, log_q)
+        energies = _energies(sampler, decision, uses)
         weights = log_weights(energies, sampler.weight_temperature)
         impossible = torch.isneginf(weights).all(1)
         if sampler.on_impossible != "redraw" or not impossible.any() or redraws.max() >= MAX_REDRAWS:
@@ -131,7 +119,7 @@ def _choose_candidate(
         redraws = redraws + impossible
         again = impossible[group.rows]
         fresh = streams.uniform((group.counts * impossible).cpu(), k)
-        tokens[again] = draw_categorical(log_probs[again], fresh)
+        tokens[again] = draw_categorical(log_q[again], fresh)
     if impossible.any() and sampler.on_impossible != "keep":
         raise ImpossibleCandidates(
             f"all {k} candidates have infinite energy at t = {step.t[0].item():.4g} in rows "

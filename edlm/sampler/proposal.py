@@ -1,6 +1,9 @@
-"""The proposal: candidates drawn from the product of the denoiser's marginals."""
+"""The proposal: candidates drawn from the product of the denoiser's marginals, tempered or truncated if asked."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,6 +11,65 @@ from torch import Tensor
 from edlm.denoisers.base import check_mass
 from edlm.diffusion.slots import Slots
 from edlm.energies.base import Decision, Step
+from edlm.numerics import precise
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What tokens are drawn from: ``log q'`` made of log-probabilities of each slot.
+
+    Tempered first, then cut to the ``top_k`` likeliest tokens, then to the nucleus of what is left: the fewest
+    likeliest tokens that hold ``top_p`` of the mass. Ties go to the lowest token.
+
+    Args:
+        temperature: > 0; below 1 sharpens.
+        top_p: In (0, 1].
+        top_k: >= 1, or None for all tokens; 1 takes the likeliest token.
+
+    Raises:
+        ValueError: an option breaks its rule.
+
+    References:
+        Holtzman et al. 2020, arXiv:1904.09751 (nucleus).
+
+    Example:
+        >>> log_probs = torch.tensor([[0.5, 0.3, 0.2]]).log()
+        >>> Proposal(top_k=2)(log_probs).exp()
+        tensor([[0.6250, 0.3750, 0.0000]])
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            likeliest = "; top_k=1 takes the likeliest token" if self.temperature == 0 else ""
+            raise ValueError(f"temperature must be > 0 and finite, got {self.temperature}{likeliest}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be >= 1 or None, got {self.top_k}")
+
+    @property
+    def is_default(self) -> bool:
+        """Whether log-probabilities stay as they are."""
+        return self == Proposal()
+
+    def __call__(self, log_probs: Tensor) -> Tensor:
+        """``log q'`` of log-probabilities ``[n, vocab_size]``, nats, normalised; by default the very input."""
+        if self.is_default:
+            return log_probs
+        log_q = log_probs / self.temperature
+        if self.top_k is not None or self.top_p < 1:
+            ranked, tokens = log_q.sort(-1, descending=True, stable=True)
+            if self.top_k is not None:
+                ranked[:, self.top_k :] = -torch.inf
+            if self.top_p < 1:
+                mass = precise(ranked).softmax(-1)
+                ranked = ranked.masked_fill(mass.cumsum(-1) - mass >= self.top_p, -torch.inf)
+            log_q = torch.empty_like(ranked).scatter(-1, tokens, ranked)
+        return log_q.log_softmax(-1)
 
 
 def draw_categorical(log_probs: Tensor, uniforms: Tensor) -> Tensor:
@@ -37,7 +99,9 @@ def draw_categorical(log_probs: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(cdf, target, right=True).to(device)
 
 
-def make_decision(step: Step, slots: Slots, x_partial: Tensor, log_probs: Tensor, tokens: Tensor) -> Decision:
+def make_decision(
+    step: Step, slots: Slots, x_partial: Tensor, log_probs: Tensor, tokens: Tensor, log_q: Tensor | None = None
+) -> Decision:
     """Candidates from token draws.
 
     Args:
@@ -46,8 +110,10 @@ def make_decision(step: Step, slots: Slots, x_partial: Tensor, log_probs: Tensor
         x_partial: ``[batch, length]``.
         log_probs: Marginals at the slots, nats, ``[num_slots, vocab_size]``.
         tokens: Draws at the slots, ``[num_slots, k]``.
+        log_q: What they were drawn from, like ``log_probs``, which is the default.
     """
     candidates = x_partial[:, None].repeat(1, tokens.shape[1], 1)
     candidates[slots.rows, :, slots.positions] = tokens
     log_p = log_probs.gather(1, tokens)
-    return Decision(step, slots, x_partial, candidates, log_p, log_p)
+    drawn_from = log_p if log_q is None or log_q is log_probs else log_q.gather(1, tokens)
+    return Decision(step, slots, x_partial, candidates, drawn_from, log_p)

@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
-from edlm.diffusion.reveal import plan_reveal
 from edlm.diffusion.schedule import Schedule, get_schedule
 from edlm.diffusion.streams import RowStreams, draw_seeds
 from edlm.energies.base import Energy
 from edlm.sampler import checks
-from edlm.sampler.begin import begin_step
 from edlm.sampler.bounds import likelihood_bounds
-from edlm.sampler.decisions import decide_step, no_energy_asked
-from edlm.sampler.output import SampleOutput, concatenate, summarize
+from edlm.sampler.loop import denoise
+from edlm.sampler.output import SampleOutput, concatenate
+from edlm.sampler.proposal import Proposal
 from edlm.sampler.window import Window, get_window
 
 
@@ -46,9 +45,28 @@ class EnergySampler:
         weight_temperature: Weights are ``exp(-E / weight_temperature)``.
         on_impossible: When all candidates of a row have infinite energy: ``"raise"``; ``"redraw"`` (up to 100
             times, then raise); ``"keep"`` the row's positions masked, due again at the next step.
+        temperature: Tokens are drawn from the proposal ``q'``: the marginals at this temperature,
+        top_p: cut to their nucleus of this mass,
+        top_k: and before that to so many likeliest tokens; see `Proposal`.
+        correct_proposal: Weigh candidates as if they came from ``p_theta`` (see the note).
 
     Raises:
         ValueError: an option breaks its rule, or the energy does not fit the denoiser or the scope.
+
+    Note:
+        With many candidates and ``weight_temperature = 1`` a decision follows, but for its ``Z``,
+
+        =================================  ==================================  ================================
+        energy                             as it is                            ``correct_proposal``
+        =================================  ==================================  ================================
+        none, or one candidate             ``q'``                              ``q'``
+        ``E`` without ``log q'``           ``q' exp(-E)``                      ``p_theta exp(-E)``
+        ``log q' - log p_AR``              ``p_AR``                            ``p_AR``
+        normalised, with candidates        ``q' q / p_theta``                  ``q``
+        normalised, exact decisions        ``q``, tempered and cut like q'     (not with a proposal of its own)
+        =================================  ==================================  ================================
+
+        where ``q'`` has mass: ``top_k`` and ``top_p`` cut off the rest for good.
 
     References:
         Xu et al. 2025, arXiv:2410.21357, Alg. 1.
@@ -75,6 +93,10 @@ class EnergySampler:
         window: Window | Sequence[float] = (0.0, 1.0),
         weight_temperature: float = 1.0,
         on_impossible: str = "raise",
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int | None = None,
+        correct_proposal: bool = False,
     ):
         self.denoiser = denoiser.eval()
         self.energy = energy.eval() if energy is not None else None
@@ -87,6 +109,8 @@ class EnergySampler:
         self.window = get_window(window)
         self.weight_temperature = weight_temperature
         self.on_impossible = on_impossible
+        self.proposal = Proposal(temperature, top_p, top_k)
+        self.correct_proposal = correct_proposal
         checks.check_options(self)
 
     @property
@@ -140,13 +164,19 @@ class EnergySampler:
         self,
         x_t: Tensor,
         *,
+        attention_mask: Tensor | None = None,
+        target: Tensor | None = None,
         generator: torch.Generator | None = None,
         seeds: Sequence[int] | None = None,
     ) -> SampleOutput:
         """Fill in the masked positions: a prompt or a text with gaps is just an ``x_t``.
 
+        A row's tokens do not depend on the other rows, nor on padding.
+
         Args:
             x_t: Tokens, ``mask_token_id`` where unknown, shape ``[batch, length]``; not changed.
+            attention_mask: False at padding, which is on the right of the rows and holds any tokens; same shape.
+            target: Only these of the masked positions are filled, bool, same shape; the others stay masked.
             generator: Draws one seed a row (torch's global generator by default).
             seeds: The rows' seeds themselves.
 
@@ -154,27 +184,10 @@ class EnergySampler:
             ValueError: tokens out of range, a wrong number of seeds, or masks where the energy needs none.
             ImpossibleCandidates: under ``on_impossible="raise"``, or when redraws run out.
         """
-        masked = checks.check_tokens(self, x_t)
         seeds = self._seeds(len(x_t), generator, seeds)
-        streams = RowStreams(seeds)
-        plan = plan_reveal(masked, self.order, self.num_steps, self.schedule, streams.order())
-        infos = []
-        for i in range(self.num_steps):
-            masked = x_t == self.denoiser.mask_token_id
-            revealed, [(step, uses)] = begin_step([self], plan, torch.full_like(x_t[:, 0], i), x_t)
-            x_t, decisions = decide_step(self, step, revealed, uses, streams.values(i))
-            decisions = decisions or [no_energy_asked(uses, self.candidates_weighed)]
-            infos.append(
-                summarize(
-                    i,
-                    1 - i / self.num_steps,
-                    num_revealed=(masked & (x_t != self.denoiser.mask_token_id)).sum(1),
-                    denoiser_calls=int(len(step.slots) > 0),
-                    decisions=decisions,
-                    grouped=self.group_size is not None and not self.exact,
-                )
-            )
-        return SampleOutput(x_t, tuple(infos), tuple(seeds))
+        steps = denoise(self, x_t, RowStreams(seeds), target=target, attention_mask=attention_mask)
+        tokens, infos = zip(*steps, strict=True)
+        return SampleOutput(tokens[-1], infos, tuple(seeds))
 
     @torch.no_grad()
     def likelihood_bound(
@@ -182,23 +195,27 @@ class EnergySampler:
         x_0: Tensor,
         *,
         given: Tensor | None = None,
+        attention_mask: Tensor | None = None,
         generator: torch.Generator | None = None,
         seeds: Sequence[int] | None = None,
     ) -> Tensor:
         """One draw of an upper bound of ``-log P(x_0)`` under this very sampler, in nats of the row, low = good.
 
-        ``-log P <= E [ sum over decisions of -log p_theta(x_R | x_t) - log k - log softmax_j(-E_j)[data] ]``
+        ``-log P <= E [ sum over decisions of -log q'(x_R | x_t) - log k - log softmax_j(-E_j)[data] ]``,
+        where ``q'`` is the proposal: ``p_theta``, or what is made of it.
 
         Args:
             x_0: Tokens without masks, shape ``[batch, length]``.
             given: True where a token is given and not to be predicted, shape ``[batch, length]``.
+            attention_mask: False at padding, on the right of the rows, shape ``[batch, length]``.
             generator: Draws one seed a row (torch's global generator by default).
             seeds: The rows' seeds; equal seeds give equal orders whatever k, energy and groups are.
 
         Returns:
             Shape ``[batch]``, float64; its mean over seeds is the bound. Exact, and the same for all seeds,
             where the order is deterministic (all but ancestral and random) and k = 1 or decisions are exact;
-            but only a bound where energies are infinite, and ``inf`` where the denoiser rules the data out.
+            but only a bound where energies are infinite, and ``inf`` where the denoiser rules the data out, or
+            ``top_k`` or ``top_p`` cut it off.
 
         Raises:
             ValueError: ``x_0`` holds a mask, or ``given`` is no bool table of its shape.
@@ -207,7 +224,7 @@ class EnergySampler:
             Equation (*) of the project's method page; Jensen over candidates and orders.
         """
         seeds = self._seeds(len(x_0), generator, seeds)
-        return likelihood_bounds([self], x_0, seeds, given=given)[0]
+        return likelihood_bounds([self], x_0, seeds, given=given, attention_mask=attention_mask)[0]
 
     def _seeds(self, count: int, generator: Any, seeds: Sequence[int] | None) -> list[int]:
         if seeds is None:

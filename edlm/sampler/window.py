@@ -14,13 +14,14 @@ class Window(ABC):
     """Says, for each row, whether a step uses the energy."""
 
     @abstractmethod
-    def covers(self, step: Tensor, t: Tensor, masked: Tensor) -> Tensor:
+    def covers(self, step: Tensor, t: Tensor, masked: Tensor, real: Tensor | None = None) -> Tensor:
         """Bool, shape ``[batch]``.
 
         Args:
             step: Index of each row's step, from 0, shape ``[batch]``.
             t: Its time, shape ``[batch]``; the first step has ``t = 1``.
             masked: What is masked when it begins, bool, shape ``[batch, length]``.
+            real: False at padding, bool, shape ``[batch, length]``; None without padding.
         """
 
 
@@ -34,13 +35,13 @@ class Times(Window):
     def __post_init__(self) -> None:
         _check_interval(self.low, self.high)
 
-    def covers(self, step: Tensor, t: Tensor, masked: Tensor) -> Tensor:
+    def covers(self, step: Tensor, t: Tensor, masked: Tensor, real: Tensor | None = None) -> Tensor:
         return (self.low < t) & (t <= self.high)
 
 
 @dataclass(frozen=True)
 class FractionMasked(Window):
-    """Rows with ``low < fraction of masked positions <= high``."""
+    """Rows with ``low < fraction of masked positions <= high``; padding does not count."""
 
     low: float
     high: float
@@ -48,8 +49,9 @@ class FractionMasked(Window):
     def __post_init__(self) -> None:
         _check_interval(self.low, self.high)
 
-    def covers(self, step: Tensor, t: Tensor, masked: Tensor) -> Tensor:
-        fraction = masked.float().mean(1)
+    def covers(self, step: Tensor, t: Tensor, masked: Tensor, real: Tensor | None = None) -> Tensor:
+        count = masked.shape[1] if real is None else real.sum(1).clamp(min=1)
+        fraction = masked.float().sum(1) / count
         return (self.low < fraction) & (fraction <= self.high)
 
 
@@ -59,7 +61,7 @@ class Steps(Window):
 
     steps: tuple[int, ...]
 
-    def covers(self, step: Tensor, t: Tensor, masked: Tensor) -> Tensor:
+    def covers(self, step: Tensor, t: Tensor, masked: Tensor, real: Tensor | None = None) -> Tensor:
         return torch.isin(step, torch.tensor(self.steps, dtype=step.dtype, device=step.device))
 
 
