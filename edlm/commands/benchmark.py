@@ -1,10 +1,10 @@
-"""``edlm benchmark``: oracle tables, trained energies against the oracle, and speed."""
+"""``edlm benchmark``: oracle tables, trained energies against the oracle, infilling, and speed."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rich.table import Table
@@ -13,8 +13,10 @@ from edlm.commands.terminal import console
 from edlm.config import SamplerConfig
 from edlm.corpus.prepared import PreparedCorpus
 from edlm.corpus.synthetic import LanguageConfig, build_language
-from edlm.denoisers.loading import load_denoiser
+from edlm.corpus.text import load_blocks
+from edlm.denoisers.loading import SHIPPED, load_denoiser
 from edlm.energies.pretrained import load_energy
+from edlm.evaluation.infilling import measure_infilling
 from edlm.evaluation.known_truth import share_of_the_way
 from edlm.evaluation.oracle_tables import data_nats_per_token, measure_cells
 from edlm.evaluation.provenance import write_result
@@ -22,8 +24,8 @@ from edlm.evaluation.samples import draw_timed
 
 
 @dataclass(frozen=True)
-class HeadOnTruth:
-    """A trained energy that is held against the oracle.
+class EnergyConfig:
+    """A trained energy that is held against the base, or the oracle.
 
     Args:
         name: What the table calls it.
@@ -44,22 +46,23 @@ class BenchmarkConfig:
 
     Args:
         what: "oracle": the tables of the method page, on the reference language. "truth": how much of the way to the
-            oracle trained energies go. "speed": seconds per sequence, as ratios to the base of the same passes.
+            oracle trained energies go. "infilling": the middle third of held-out rows. "speed": seconds per sequence,
+            as ratios to the base of the same passes.
         output: JSON file to write; none by default.
         seed: Of samples, orders and candidates.
-        num_samples: Samples per cell ("oracle"), or held-out rows ("truth").
-        denoiser: The trained denoiser ("truth", "speed").
+        num_samples: Samples per cell ("oracle"), or held-out rows ("truth", "infilling").
+        denoiser: The trained denoiser (all but "oracle").
         energy: Its normalised head ("speed").
-        corpus: Prepared corpus of held-out rows ("truth").
+        corpus: Prepared corpus of held-out rows ("truth"; "infilling", by default the shipped rows).
         language: Its language ("truth").
-        energies: What is held against the oracle ("truth").
-        num_steps: Denoiser passes ("truth" takes each of them; so does "speed").
-        orders: Reveal orders ("truth").
+        energies: What is held against the oracle ("truth") or the base ("infilling").
+        num_steps: Denoiser passes (all but "oracle" take each of them).
+        orders: Reveal orders ("truth", "infilling").
         batch_sizes: Sequences at a time ("speed").
         repeats: Timed batches of each setting ("speed").
     """
 
-    what: Literal["oracle", "truth", "speed"]
+    what: Literal["oracle", "truth", "infilling", "speed"]
     output: str | None = None
     seed: int = 0
     num_samples: int = 1000
@@ -67,7 +70,7 @@ class BenchmarkConfig:
     energy: str = "tinystories"
     corpus: str | None = None
     language: LanguageConfig = field(default_factory=LanguageConfig)
-    energies: tuple[HeadOnTruth, ...] = ()
+    energies: tuple[EnergyConfig, ...] = ()
     num_steps: tuple[int, ...] = (4, 8, 16)
     orders: tuple[str, ...] = ("random",)
     batch_sizes: tuple[int, ...] = (1, 16)
@@ -77,7 +80,8 @@ class BenchmarkConfig:
 def run(config: BenchmarkConfig) -> None:
     """Measure, print a table, write JSON."""
     started = time.perf_counter()
-    rows = {"oracle": _oracle, "truth": _truth, "speed": _speed}[config.what](config)
+    measure = {"oracle": _oracle, "truth": _truth, "infilling": _infilling, "speed": _speed}[config.what]
+    rows = measure(config)
     if config.output:
         write_result(config.output, config, seconds=time.perf_counter() - started, rows=rows)
 
@@ -130,9 +134,40 @@ def _truth(config: BenchmarkConfig) -> list[dict[str, Any]]:
     return rows
 
 
+def _infilling(config: BenchmarkConfig) -> list[dict[str, Any]]:
+    denoiser = load_denoiser(config.denoiser)
+    blocks = load_blocks(SHIPPED / "tinystories" / "valid.safetensors")
+    if config.corpus is not None:
+        blocks = PreparedCorpus.load(config.corpus).valid
+    deciding = {e.name: (load_energy(e.energy), e.num_candidates, e.group_size) for e in config.energies}
+    rows = []
+    for order in config.orders:
+        for steps in config.num_steps:
+            common = SamplerConfig(order=order, num_steps=steps)
+            samplers = {"base": common.build(denoiser, None)}
+            for name, (energy, k, size) in deciding.items():
+                samplers[name] = replace(common, num_candidates=k, group_size=size).build(denoiser, energy)
+            found = measure_infilling(samplers, blocks.tokens[: config.num_samples], seed=config.seed)
+            rows += [{"order": order, "num_steps": steps, **infilling.as_record()} for infilling in found]
+    _print_table(
+        "middle thirds of held-out rows: bound of the truth, and what draws recover of it",
+        rows,
+        {
+            "order": lambda r: r["order"],
+            "passes": lambda r: str(r["num_steps"]),
+            "decided by": lambda r: r["name"],
+            "nats/token": lambda r: f"{r['bound_nats_per_token']:.3f} ± {r['bound_stderr']:.3f}",
+            "gain": lambda r: f"{r['gain_nats_per_token']:.3f} ± {r['gain_stderr']:.3f}" if r["gain_stderr"] else "",
+            "spans": lambda r: f"{r['spans_recovered']:.1%}",
+            "tokens": lambda r: f"{r['tokens_recovered']:.1%} ± {r['tokens_recovered_stderr']:.1%}",
+        },
+    )
+    return rows
+
+
 def _speed(config: BenchmarkConfig) -> list[dict[str, Any]]:
     denoiser, head = load_denoiser(config.denoiser), load_energy(config.energy)
-    length = denoiser.network.config.max_position_embeddings
+    length = denoiser.max_length
     deciding = {
         "base": (None, {"num_candidates": 1}),
         "head, exact": (head, {"num_candidates": None}),

@@ -119,6 +119,7 @@ def estimate_bounds(
     samplers: Sequence[EnergySampler],
     x_0: Tensor,
     *,
+    given: Tensor | None = None,
     seed: int = 0,
     batch_size: int = 32,
     characters_per_token: float | None = None,
@@ -129,17 +130,29 @@ def estimate_bounds(
 
     Args:
         samplers: What is judged: these steps, this k, this order.
-        x_0: Held-out tokens.
+        x_0: Held-out tokens, shape ``[n, length]``.
+        given: True where a token is given and not predicted, as many in each row, shape ``[n, length]``; the
+            estimates' ``length`` is then the number of the others.
         seed: Row ``i`` has the seed ``seed + i``: equal seeds pair samplers, whatever the batch size.
         batch_size: Rows at a time.
         characters_per_token: Of this text.
         sampled_steps: Steps of each row that the sum is estimated from; all if None.
         progress: Title of a progress bar; none without.
+
+    Raises:
+        ValueError: rows have different numbers of given tokens.
     """
     starts = range(0, len(x_0), batch_size)
+    predicted = x_0.shape[1]
+    if given is not None:
+        counts = (~given).sum(1).unique().tolist()
+        if len(counts) != 1:
+            raise ValueError(f"given must leave as many tokens to predict in each row, got {counts}")
+        predicted = counts[0]
     parts = []
     for start in tqdm(starts, desc=progress, disable=None if progress else True, leave=False):
         rows = x_0[start : start + batch_size]
         seeds = range(seed + start, seed + start + len(rows))
-        parts.append(torch.stack(likelihood_bounds(samplers, rows, seeds, sampled_steps=sampled_steps)).cpu())
-    return [BoundEstimate(nats, x_0.shape[1], characters_per_token) for nats in torch.cat(parts, 1)]
+        how = {"given": given[start : start + batch_size] if given is not None else None}
+        parts.append(torch.stack(likelihood_bounds(samplers, rows, seeds, sampled_steps=sampled_steps, **how)).cpu())
+    return [BoundEstimate(nats, predicted, characters_per_token) for nats in torch.cat(parts, 1)]

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from edlm.evaluation import judge as module
+from edlm.energies import causal_lms as module
 from edlm.evaluation.judge import Judge, JudgedTexts
 from edlm.evaluation.statistics import mean_of, ratio_of
 
@@ -120,7 +120,7 @@ def test_the_tokenizers_own_special_tokens_are_left_out():
 @pytest.mark.parametrize(("bos", "eos", "expected"), [("<bos>", "<eos>", 0), ("a", "<eos>", 4), (None, "<eos>", 1)])
 def test_bos_goes_first_or_else_eos(bos, eos, expected):
     model = Judge(random_model(), tokenizer(bos, eos))
-    assert model.bos_token_id == expected
+    assert model.scorer.bos_token_id == expected
     hand = by_hand(random_model(), bos=expected)
     torch.testing.assert_close(model.score(TEXTS).nats, hand, rtol=0, atol=1e-5)
     others = [by_hand(random_model(), bos=other) for other in {0, 1, 2, 4} - {expected}]
@@ -137,7 +137,7 @@ def test_a_judge_needs_a_first_token_and_whole_batches():
 def test_a_text_may_fill_the_context_but_not_exceed_it():
     model = Judge(random_model(), tokenizer())
     assert model.score(["a " * LIMIT]).num_tokens.tolist() == [LIMIT]
-    with pytest.raises(ValueError, match="at most 12 of the judge's tokens .* got 13 tokens in text 2, 'b b b"):
+    with pytest.raises(ValueError, match="at most 12 of the LM's tokens .* got 13 tokens in text 2, 'b b b"):
         model.score(["a", "c d", "b " * (LIMIT + 1), "d " * 40])
 
 
@@ -198,7 +198,7 @@ def test_a_folder_is_loaded_as_it_was_saved(tmp_path):
     expected = Judge(random_model(), tokenizer()).score(TEXTS)
     for path in (folder, str(folder)):
         loaded = Judge.from_pretrained(path, batch_size=3, device="cpu")
-        assert loaded.name == "tiny-lm" and loaded.batch_size == 3
+        assert loaded.name == "tiny-lm" and loaded.scorer.batch_size == 3
         torch.testing.assert_close(loaded.score(TEXTS).nats, expected.nats, rtol=0, atol=1e-5)
     assert Judge(random_model(), tokenizer()).name == "GPT2LMHeadModel"
     assert Judge(random_model(), tokenizer(), name="gpt2-large").name == "gpt2-large"
