@@ -1,14 +1,20 @@
 """Denoisers: any network that gives ``log p_theta(x_0^i | x_t)``, behind one protocol."""
 
-from edlm.denoisers.base import Denoiser, DenoiserIdentity, Encoding, FunctionDenoiser
+from edlm.denoisers.base import Denoiser, FunctionDenoiser
+from edlm.denoisers.decoder import DecoderDenoiser
+from edlm.denoisers.encoding import Encoding
+from edlm.denoisers.identity import DenoiserIdentity
 from edlm.denoisers.loading import load_denoiser, wrap_denoiser
+from edlm.denoisers.logits import LogitsDenoiser
 from edlm.denoisers.masked_lm import MaskedLMDenoiser
 
 __all__ = [
+    "DecoderDenoiser",
     "Denoiser",
     "DenoiserIdentity",
     "Encoding",
     "FunctionDenoiser",
+    "LogitsDenoiser",
     "MaskedLMDenoiser",
     "load_denoiser",
     "wrap_denoiser",

@@ -172,8 +172,16 @@ class Checkpoint:
         return ", ".join(found)
 
 
-def load_strictly(module: torch.nn.Module, weights: dict[str, Tensor], source: object) -> None:
+def load_strictly(
+    module: torch.nn.Module, weights: dict[str, Tensor], source: object, *, assign: bool = False
+) -> None:
     """Load all weights of a module; nothing may be missing or left over.
+
+    Args:
+        module: Takes the weights.
+        weights: By name.
+        source: Where they come from, for errors.
+        assign: Take the tensors over instead of copying what they hold; for a module on the meta device.
 
     Raises:
         ValueError: names what is missing, unexpected, or of another shape.
@@ -187,4 +195,4 @@ def load_strictly(module: torch.nn.Module, weights: dict[str, Tensor], source: o
             raise ValueError(
                 f"{source}: weight {name} must have shape {list(own[name].shape)}, got {list(weight.shape)}"
             )
-    module.load_state_dict(weights)
+    module.load_state_dict(weights, assign=assign)

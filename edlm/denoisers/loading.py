@@ -8,13 +8,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from edlm.denoisers import masked_lm
+from edlm.denoisers import diffullama, dream, llada, masked_lm, smdm, x0_prediction
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.family import Family, LoadOptions, check_module
 
 SHIPPED = Path(__file__).parent.parent / "models"
-FAMILIES: tuple[Family, ...] = (masked_lm.FAMILY,)  # the first that recognises a checkpoint takes it
+FAMILIES: tuple[Family, ...] = (  # the first that recognises a checkpoint takes it
+    llada.FAMILY,
+    dream.FAMILY,
+    diffullama.DIFFULLAMA,
+    diffullama.DIFFUGPT,
+    masked_lm.FAMILY,
+    smdm.FAMILY,
+    x0_prediction.FAMILY,
+)
 
 
 def load_denoiser(

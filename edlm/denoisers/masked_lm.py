@@ -16,6 +16,7 @@ from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.family import Family, LoadOptions
 from edlm.denoisers.identity import DenoiserIdentity, identity_of
+from edlm.denoisers.logits import name_of, unused_columns
 
 
 class MaskedLMDenoiser(Denoiser):
@@ -25,7 +26,8 @@ class MaskedLMDenoiser(Denoiser):
 
     Args:
         model: A model with a masked-LM head.
-        tokenizer: Its tokenizer; gives the mask token. Columns beyond its vocabulary get no mass.
+        tokenizer: Its tokenizer; gives the mask token. Columns beyond its vocabulary get no mass, and, if it has a
+            ``[CLS]`` token, neither do ``[CLS]``, ``[SEP]``, padding, unknown and what else frames a text.
         mask_token_id: Needed without a tokenizer.
         impossible_token_ids: Further tokens that text never holds.
         name: What the identity calls it.
@@ -33,6 +35,8 @@ class MaskedLMDenoiser(Denoiser):
     Raises:
         ValueError: no mask token is known.
     """
+
+    family = "masked_lm"
 
     def __init__(
         self,
@@ -48,12 +52,15 @@ class MaskedLMDenoiser(Denoiser):
         if mask_token_id is None:
             raise ValueError("a denoiser needs a mask token: give mask_token_id, or a tokenizer that has one")
         vocab_size = model.config.vocab_size
-        if tokenizer is not None:  # rows that pad the vocabulary to a round number
-            impossible_token_ids += tuple(range(len(tokenizer), vocab_size))
+        framing = _Framing.of(tokenizer)
+        impossible_token_ids += unused_columns(tokenizer, vocab_size) + framing.impossible
         super().__init__(mask_token_id, vocab_size, impossible_token_ids)
         self.network = model
         self.tokenizer = tokenizer
-        self.name = name or model.config.name_or_path or type(model).__name__
+        self.name = name or name_of(model)
+        self.prefix_ids, self.suffix_ids, self.is_framed = framing.prefix, framing.suffix, framing.is_always
+        self.eos_token_id = getattr(tokenizer, "eos_token_id", None)
+        self.max_length = _max_length(model)
         # In a tuple, so that the parameters of the shared output layer are registered once.
         is_modernbert = model.config.model_type == "modernbert"
         self._output_layer = (nn.Sequential(model.head, model.decoder) if is_modernbert else _OutputLayer(model),)
@@ -101,6 +108,39 @@ class MaskedLMDenoiser(Denoiser):
     @property
     def identity(self) -> DenoiserIdentity:
         return identity_of(self, self.network, self.name)
+
+
+class _Framing(NamedTuple):
+    """What stands around a text, and which tokens it never holds.
+
+    BERT and its like are told by their ``[CLS]`` token: ``[CLS] text [SEP]``. Of others only the mask is never text:
+    their end-of-sequence token may separate documents, as in what ``edlm prepare corpus`` writes; it stands before a
+    prompt.
+    """
+
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
+    is_always: bool = False
+    impossible: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> _Framing:
+        names = ("cls", "sep", "bos", "eos", "pad", "unk")
+        ids = {name: getattr(tokenizer, f"{name}_token_id", None) for name in names}
+        if ids["cls"] is None:
+            return cls(prefix=() if ids["eos"] is None else (ids["eos"],))
+        end = ids["eos"] if ids["sep"] is None else ids["sep"]
+        never = {ids["cls"], ids["pad"], ids["unk"], end, ids["bos"]} - {None}
+        return cls((ids["cls"],), () if end is None else (end,), True, tuple(sorted(never)))
+
+
+def _max_length(model: PreTrainedModel) -> int | None:
+    """Positions that there are; in RoBERTa and its like, they are counted from after the padding token's."""
+    for name, table in model.base_model.named_modules():
+        if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None:
+            return table.num_embeddings - table.padding_idx - 1
+    most = getattr(model.config, "max_position_embeddings", None)
+    return most if most is not None and most > 0 else None
 
 
 class _OutputLayer:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from edlm.denoisers.masked_lm import MaskedLMDenoiser
+from edlm.denoisers.base import Denoiser
 from edlm.energies.two_stream import Block
 
 
@@ -46,7 +46,7 @@ class HeadSettings:
 
 
 def fitting_settings(
-    denoiser: MaskedLMDenoiser,
+    denoiser: Denoiser,
     *,
     form: str,
     num_blocks: int,
@@ -61,21 +61,21 @@ def fitting_settings(
     Raises:
         ValueError: a warm start is not possible, or was given sizes of its own.
     """
-    config = denoiser.network.config
+    config = getattr(getattr(denoiser, "network", None), "config", None)
     if form not in ("normalized", "unnormalized"):
         raise ValueError(f"form must be 'normalized' or 'unnormalized', got {form!r}")
     if start == "warm":
         if (width, num_heads, intermediate_size) != (None, None, None):
             raise ValueError("a warm start takes the sizes of the denoiser's blocks: give none, or start='cold'")
-        _check_warm(config, num_blocks)
+        _check_warm(config, denoiser, num_blocks)
         width, num_heads = config.hidden_size, config.num_attention_heads
         intermediate_size = config.intermediate_size
-    most = config.num_hidden_layers - (start == "warm")  # the first block differs from the others
+    most = denoiser.num_blocks - (start == "warm")  # the first block differs from the others
     if not 1 <= num_blocks <= most:
         raise ValueError(f"num_blocks must lie in 1..{most}, got {num_blocks}")
     if blind and form != "normalized":
         raise ValueError(f"blind must be False for form {form!r}: a scalar that sees no tokens says nothing")
-    width = width or config.hidden_size
+    width = width or denoiser.hidden_size
     num_heads = num_heads or max(1, width // 32)
     if width % (2 * num_heads):
         raise ValueError(f"width must be a multiple of 2 * num_heads = {2 * num_heads}, got {width}")
@@ -85,7 +85,7 @@ def fitting_settings(
         width=width,
         num_heads=num_heads,
         intermediate_size=intermediate_size or 2 * width,
-        hidden_size=config.hidden_size,
+        hidden_size=denoiser.hidden_size,
         rope_theta=config.rope_parameters["full_attention"]["rope_theta"] if start == "warm" else 10000.0,
         norm_eps=getattr(config, "norm_eps", 1e-5),
         start=start,
@@ -93,7 +93,7 @@ def fitting_settings(
     )
 
 
-def copy_blocks(denoiser: MaskedLMDenoiser, blocks: Sequence[Block], final_norm: nn.LayerNorm) -> None:
+def copy_blocks(denoiser: Denoiser, blocks: Sequence[Block], final_norm: nn.LayerNorm) -> None:
     """Make blocks and norm copies of the denoiser's last ones: then ``q = p_theta``."""
     encoder = denoiser.network.base_model
     for block, layer in zip(blocks, encoder.layers[-len(blocks) :], strict=True):
@@ -112,11 +112,12 @@ def copy_blocks(denoiser: MaskedLMDenoiser, blocks: Sequence[Block], final_norm:
     final_norm.weight.data.copy_(encoder.final_norm.weight)
 
 
-def _check_warm(config: Any, num_blocks: int) -> None:
-    kinds = list(getattr(config, "layer_types", []))[-num_blocks:]
-    plain = config.model_type == "modernbert" and not (config.attention_bias or config.mlp_bias or config.norm_bias)
+def _check_warm(config: Any, denoiser: Denoiser, num_blocks: int) -> None:
+    model_type = getattr(config, "model_type", None) or type(denoiser).__name__
+    kinds = list(getattr(config, "layer_types", None) or [])[-num_blocks:]
+    plain = model_type == "modernbert" and not (config.attention_bias or config.mlp_bias or config.norm_bias)
     if not plain or config.hidden_activation != "gelu" or set(kinds) != {"full_attention"}:
         raise ValueError(
             "a warm start copies ModernBERT blocks with global attention, gelu and no biases "
-            f"(global_attn_every_n_layers=1); got {config.model_type} with {kinds}: use start='cold'"
+            f"(global_attn_every_n_layers=1); got {model_type} with {kinds}: use start='cold'"
         )

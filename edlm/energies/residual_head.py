@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from edlm.denoisers.masked_lm import MaskedLMDenoiser
+from edlm.denoisers.base import Denoiser
 from edlm.diffusion.slots import DenseSlots, Slots, num_rounds
 from edlm.energies.base import Decision, Step, TokenwiseEnergy
 from edlm.energies.head_settings import HeadSettings, copy_blocks, fitting_settings
@@ -67,7 +67,7 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
     @classmethod
     def from_denoiser(
         cls,
-        denoiser: MaskedLMDenoiser,
+        denoiser: Denoiser,
         *,
         form: Literal["normalized", "unnormalized"] = "normalized",
         num_blocks: int = 1,
@@ -84,7 +84,7 @@ class ResidualHead(TokenwiseEnergy, PretrainedEnergy):
             form: See `HeadSettings`.
             num_blocks: Number of blocks.
             start: ``"warm"`` copies the denoiser's last blocks (ModernBERT with global attention);
-                ``"cold"`` suits any masked LM.
+                ``"cold"`` suits any denoiser that keeps hidden states.
             blind: Make the control that does not see the step's other tokens.
             width: Cold start only: size of a token's state (the denoiser's by default).
             num_heads: Cold start only (one for each 32 of width by default).

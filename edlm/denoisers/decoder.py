@@ -1,0 +1,154 @@
+"""Decoder architectures of transformers (Llama, Qwen2, GPT-2), run without a causal mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+from edlm.denoisers.base import Denoiser
+from edlm.denoisers.checkpoint import load_strictly
+from edlm.denoisers.identity import DenoiserIdentity, identity_of
+from edlm.denoisers.logits import name_of, set_attributes, shifted, unused_columns
+
+# What old versions of transformers saved though it is computed.
+_COMPUTED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+
+
+class DecoderDenoiser(Denoiser):
+    """A causal language model of transformers that was trained to denoise, and sees both sides.
+
+    Attention gets a mask of four dimensions, which every version and every implementation of attention in
+    transformers takes as it is; ``is_causal`` of its layers then has no effect. The output layer is applied only
+    at the positions asked for.
+
+    Args:
+        network: A model with a language-modelling head.
+        mask_token_id: The mask token.
+        network_mask_token_id: The token that the network takes for a mask, where it is an ordinary one that text
+            may hold; ``mask_token_id`` then lies outside the logits (``= vocab_size``) and stands for it.
+        tokenizer: Its tokenizer, or None. Columns beyond its vocabulary get no mass.
+        name: What the identity calls it.
+        attributes: Those of `Denoiser` that differ from their defaults, such as ``shift`` or ``max_length``.
+
+    Raises:
+        ValueError: a mask token lies outside the vocabulary.
+    """
+
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        *,
+        mask_token_id: int,
+        network_mask_token_id: int | None = None,
+        tokenizer: Any = None,
+        name: str | None = None,
+        **attributes: Any,
+    ):
+        vocab_size, rows = (len(x.weight) for x in (network.get_output_embeddings(), network.get_input_embeddings()))
+        super().__init__(mask_token_id, vocab_size, unused_columns(tokenizer, vocab_size))
+        fed = mask_token_id if network_mask_token_id is None else network_mask_token_id
+        if not 0 <= fed < rows:
+            raise ValueError(f"the mask token must be one of the network's {rows} embeddings, got {fed}")
+        self.network = network
+        self.network_mask_token_id = fed
+        self.tokenizer = tokenizer
+        self.name = name or name_of(network)
+        set_attributes(self, attributes)
+
+    @property
+    def hidden_size(self) -> int:
+        return self.network.config.hidden_size
+
+    @property
+    def num_blocks(self) -> int:
+        return self.network.config.num_hidden_layers
+
+    def encode_tokens(
+        self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool
+    ) -> tuple[Callable[[], Tensor], tuple[Tensor, ...] | None]:
+        tokens = self._as_fed(x_t)
+        output = self.network.base_model(
+            input_ids=tokens,
+            attention_mask=see_both_sides(tokens, attention_mask, self.network.dtype),
+            use_cache=False,
+            output_hidden_states=keep_hidden,
+            return_dict=True,
+        )
+        states = output.last_hidden_state
+        features = shifted(states) if self.shift else states
+        return lambda: features, output.hidden_states[:-1] if keep_hidden else None
+
+    def decode(self, features: Tensor) -> Tensor:
+        return self.network.get_output_embeddings()(features)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        return self.network.get_input_embeddings()(self._as_fed(tokens))
+
+    @property
+    def identity(self) -> DenoiserIdentity:
+        return identity_of(self, self.network, self.name)
+
+    def _as_fed(self, tokens: Tensor) -> Tensor:
+        if self.network_mask_token_id == self.mask_token_id:
+            return tokens
+        return tokens.masked_fill(tokens == self.mask_token_id, self.network_mask_token_id)
+
+
+def see_both_sides(x_t: Tensor, attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """What is added to attention scores: 0, and the lowest number at padding; ``[1 or n, 1, length, length]``.
+
+    Padding sees the others too, so that no softmax is empty.
+    """
+    length = x_t.shape[1]
+    if attention_mask is None:
+        return torch.zeros(1, 1, 1, length, dtype=dtype, device=x_t.device).expand(1, 1, length, length)
+    added = torch.zeros(x_t.shape, dtype=dtype, device=x_t.device)
+    added = added.masked_fill(~attention_mask.bool(), torch.finfo(dtype).min)
+    return added[:, None, None].expand(-1, 1, length, length)
+
+
+def build_network(
+    architecture: type[PreTrainedModel],
+    config: PretrainedConfig,
+    weights: dict[str, Tensor],
+    dtype: torch.dtype,
+    source: object,
+) -> PreTrainedModel:
+    """A network that takes over these weights: nothing is initialised, and nothing copied but for another dtype.
+
+    Args:
+        architecture: Its class.
+        config: Its shape.
+        weights: By the names of ``architecture``; of tied ones, one is enough.
+        dtype: Of the weights.
+        source: Where they come from, for errors.
+
+    Raises:
+        ValueError: names what is missing, unexpected, or of another shape.
+    """
+    with torch.device("meta"):
+        network = architecture(config)
+    weights = {name: weight.to(dtype) for name, weight in weights.items() if not name.endswith(_COMPUTED)}
+    if config.tie_word_embeddings:
+        tied = [name for name in network.state_dict() if name.endswith(("embed_tokens.weight", "wte.weight"))]
+        pair = {*tied, "lm_head.weight"}
+        given = [weights[name] for name in sorted(pair - {"lm_head.weight"}) + ["lm_head.weight"] if name in weights]
+        weights |= dict.fromkeys(pair, given[0]) if given else {}
+    load_strictly(network, weights, source, assign=True)
+    network.tie_weights()
+    if hasattr(network.base_model, "rotary_emb"):  # its frequencies are computed, not loaded
+        network.base_model.rotary_emb = type(network.base_model.rotary_emb)(config)
+    return network.requires_grad_(True)
+
+
+def rename(weights: dict[str, Tensor], prefixes: dict[str, str]) -> dict[str, Tensor]:
+    """Weights with the first prefix that fits replaced; other names stay as they are, to be named in errors."""
+
+    def new(name: str) -> str:
+        return next((to + name.removeprefix(old) for old, to in prefixes.items() if name.startswith(old)), name)
+
+    return {new(name): weight for name, weight in weights.items()}

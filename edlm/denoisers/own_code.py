@@ -1,0 +1,19 @@
+"""Models built by the Python code that comes with their checkpoint."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import AutoModel
+
+from edlm.denoisers.checkpoint import Checkpoint
+from edlm.denoisers.family import LoadOptions
+
+
+def wants_own_code(checkpoint: Checkpoint, options: LoadOptions) -> bool:
+    """Whether a checkpoint brings code, and the caller said that it may be run."""
+    return options.trust_remote_code and "AutoModel" in checkpoint.config.get("auto_map", {})
+
+
+def run_own_code(checkpoint: Checkpoint, options: LoadOptions) -> nn.Module:
+    """The module that a checkpoint's own code builds; called only where `wants_own_code`."""
+    return AutoModel.from_pretrained(checkpoint.path, dtype=options.dtype, trust_remote_code=True)
