@@ -8,13 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from edlm.denoisers import diffullama, dream, llada, masked_lm, smdm, x0_prediction
+from edlm.denoisers import bd3lm, diffullama, dream, llada, masked_lm, mdlm, sedd, smdm, x0_prediction
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.family import Family, LoadOptions, check_module
 
 SHIPPED = Path(__file__).parent.parent / "models"
 FAMILIES: tuple[Family, ...] = (  # the first that recognises a checkpoint takes it
+    mdlm.FAMILY,
+    mdlm.D3PM,
+    sedd.FAMILY,
+    bd3lm.FAMILY,
     llada.FAMILY,
     dream.FAMILY,
     diffullama.DIFFULLAMA,

@@ -21,7 +21,7 @@ _KEPT_AS_NAMES = frozenset(
 _TYPES = {
     f"builtins.{kind.__name__}": kind
     for kind in (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, slice, range)
-} | {"builtins.long": int, "builtins.unicode": str, "builtins.object": object}
+} | {"builtins.long": int, "builtins.unicode": str, "builtins.xrange": range, "builtins.object": object}
 _TORCH_FUNCTIONS = {
     "torch._utils._rebuild_tensor": torch._utils._rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
