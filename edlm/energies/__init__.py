@@ -3,6 +3,7 @@
 from edlm.energies.autoregressive import AutoregressiveEnergy
 from edlm.energies.base import Decision, Energy, Step, TokenwiseEnergy, WeightedSum
 from edlm.energies.callable import CallableEnergy
+from edlm.energies.mdlm_causal_lm import MDLMCausalLM
 from edlm.energies.oracle import OracleEnergy
 from edlm.energies.pretrained import PretrainedEnergy, load_energy
 from edlm.energies.residual_head import ResidualHead
@@ -13,6 +14,7 @@ __all__ = [
     "CallableEnergy",
     "Decision",
     "Energy",
+    "MDLMCausalLM",
     "OracleEnergy",
     "PretrainedEnergy",
     "ResidualHead",
