@@ -12,36 +12,48 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from typing_extensions import Self
 
+from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Decision
-from edlm.energies.causal_scoring import CausalScorer
+from edlm.energies.causal_lms import load_causal_lm
+from edlm.energies.causal_scoring import CausalScorer, distinct_rows
 from edlm.energies.pretrained import PretrainedEnergy
+from edlm.energies.reading import at_slots, ends_of_text, log_proposal_until, readable
+from edlm.energies.vocabularies import check_same_tokens
 
 
 class AutoregressiveEnergy(PretrainedEnergy):
-    """``E = log p_theta(slots | x_t) - log p_AR(x_0 | clean prefix)``, nats, from any causal LM.
+    """``E = log q'(slots) - log p_AR(x_0 | clean prefix)``, nats, from any causal LM over the denoiser's tokens.
 
-    ``log p_AR`` sums the terms ``log p_AR(x^i | x^0 .. x^{i-1})`` of a row from its first slot to
-    the first position that is still masked (the end, at sequence scope). Terms before the first
-    slot are equal for all candidates of a row and are left out. With every step reranked and many
-    candidates the samples follow ``p_AR``, whatever the number of steps.
+    ``log q'`` is the proposal's, ``log p_theta(slots | x_t)`` unless it is tempered. ``log p_AR`` sums the terms
+    ``log p_AR(x^i | x^0 .. x^{i-1})`` of a row from its first slot to the first position that is still masked (the
+    end, at sequence scope). Terms before the first slot are equal for all candidates of a row and are left out. With
+    every step reranked and many candidates the samples follow ``p_AR``, whatever the number of steps.
 
     Args:
         model: A causal LM over the denoiser's token ids; put into evaluation mode.
-        bos_token_id: Token that goes before each row, so that its first token has a term. None: the
-            LM scores from the second token on, and the first one must be given.
+        bos_token_id: Token that goes before each row, so that its first token has a term; not for rows that hold
+            one themselves. None: a row's own first token, which must be given, serves as one.
         carry_over: "coAR": only the terms at the slots, so ``Z = 1``; right for one step, but blind
             to what is revealed on the right of a slot.
+        eos_token_id: Token that ends a text: what follows it in a candidate is left out of both sums, so that it
+            keeps the proposal's law (`ends_of_text` says which EOS is an end). None: all tokens are text.
+        tokenizer: Of the LM; `check_denoiser` compares it with the denoiser's. None: not compared.
         max_tokens_per_pass: Bounds the tokens of a pass, cached ones included (a longer row alone
             is still one pass); changes memory and speed only.
+        max_positions: Most tokens that the LM reads of a row, BOS included; its configuration's by default.
 
     Raises:
         ValueError: an option breaks its rule, or the model takes no ``logits_to_keep``.
 
     Note:
-        Ids must mean the same text in both models; that is not checked. ``p_AR`` keeps its own
-        normalisation: mass on tokens that the denoiser cannot produce (its mask, padded columns)
-        is lost to all candidates alike at sequence scope, where it cancels; with
-        ``carry_over`` or at step scope it makes ``Z < 1``. No gradient is kept.
+        Vocabularies may differ in size. ``p_AR`` keeps its own normalisation: mass on tokens that the denoiser cannot
+        produce (its mask, padded columns) is lost to all candidates alike at sequence scope, where it cancels; with
+        ``carry_over`` or at step scope it makes ``Z < 1``. A token beyond the LM's vocabulary has no mass: a candidate
+        with one in a slot is impossible (``+inf``), a prompt with one is an error.
+
+        With ``eos_token_id`` the law of the text up to its end is ``p_AR``'s in one step, and left to right in any
+        number of them. In other orders tokens behind an end are revealed before it is known, and are text from then
+        on: nearly, but not exactly ``p_AR``; without ``eos_token_id`` it is exact there too. No gradient is kept.
 
     References:
         Xu et al. 2025, arXiv:2410.21357 (EDLM-AR and EDLM-coAR).
@@ -56,6 +68,7 @@ class AutoregressiveEnergy(PretrainedEnergy):
 
     needs_complete = True
     prefix_suffices = True
+    proposal_share = 1.0
 
     def __init__(
         self,
@@ -63,63 +76,81 @@ class AutoregressiveEnergy(PretrainedEnergy):
         *,
         bos_token_id: int | None,
         carry_over: bool = False,
+        eos_token_id: int | None = None,
+        tokenizer: Any = None,
         max_tokens_per_pass: int = 16384,
+        max_positions: int | None = None,
     ):
         super().__init__()
         vocab_size = model.config.get_text_config().vocab_size
-        if bos_token_id is not None and not 0 <= bos_token_id < vocab_size:
-            raise ValueError(f"bos_token_id must lie in 0..{vocab_size - 1} or be None, got {bos_token_id}")
-        if max_tokens_per_pass < 1:
-            raise ValueError(f"max_tokens_per_pass must be >= 1, got {max_tokens_per_pass}")
+        for name, token_id in (("bos_token_id", bos_token_id), ("eos_token_id", eos_token_id)):
+            if token_id is not None and not 0 <= token_id < vocab_size:
+                raise ValueError(f"{name} must lie in 0..{vocab_size - 1} or be None, got {token_id}")
+        for name, number in (("max_tokens_per_pass", max_tokens_per_pass), ("max_positions", max_positions)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be >= 1, got {number}")
         self.model = model.eval()
         self.bos_token_id = bos_token_id
         self.carry_over = carry_over
+        self.eos_token_id = eos_token_id
+        self.tokenizer = tokenizer
         self.max_tokens_per_pass = max_tokens_per_pass
-        self._scorer = CausalScorer(model, bos_token_id, max_tokens_per_pass)
+        self.max_positions = max_positions
+        self._scorer = CausalScorer(model, bos_token_id, max_tokens_per_pass, max_positions)
 
     @classmethod
     def from_causal_lm(
         cls,
         path: str | Path,
         *,
+        gguf_file: str | None = None,
         bos_token_id: int | None | str = "auto",
         carry_over: bool = False,
+        eos_token_id: int | None = None,
         max_tokens_per_pass: int = 16384,
+        max_positions: int | None = None,
         **model_options: Any,
     ) -> Self:
         """Load a transformers causal LM as an energy.
 
         Args:
-            path: Folder or hub id.
+            path: Folder, hub id, ``.gguf`` file or ``"package:NAME"``, see `load_causal_lm`.
+            gguf_file: Name of a file in the folder ``path``.
             bos_token_id: As for the class; ``"auto"`` takes it from the model's configuration, or
                 else from its tokenizer, and is None if neither has one.
             carry_over: As for the class.
+            eos_token_id: As for the class.
             max_tokens_per_pass: As for the class.
+            max_positions: As for the class.
             model_options: Handed on to transformers, ``dtype`` for one (float32 by default).
 
         Raises:
             OSError: no model is found there.
             ValueError: the token found lies outside of the model's vocabulary.
         """
-        options = {"dtype": torch.float32, **model_options}
-        model = AutoModelForCausalLM.from_pretrained(path, **options)
+        model, tokenizer, _ = load_causal_lm(path, gguf_file=gguf_file, needs_tokenizer=False, **model_options)
         if bos_token_id == "auto":
             bos_token_id = model.config.get_text_config().bos_token_id
-            if bos_token_id is None:
-                bos_token_id = _bos_of_tokenizer(path)
+            if bos_token_id is None and tokenizer is not None:
+                bos_token_id = tokenizer.bos_token_id
         return cls(
             model,
             bos_token_id=bos_token_id,
             carry_over=carry_over,
+            eos_token_id=eos_token_id,
+            tokenizer=tokenizer,
             max_tokens_per_pass=max_tokens_per_pass,
+            max_positions=max_positions,
         )
 
     def settings(self) -> dict[str, Any]:
+        newer = {"eos_token_id": self.eos_token_id, "max_positions": self.max_positions}
         return {
             "config": json.loads(self.model.config.to_json_string(use_diff=False)),
             "bos_token_id": self.bos_token_id,
             "carry_over": self.carry_over,
             "max_tokens_per_pass": self.max_tokens_per_pass,
+            **{name: value for name, value in newer.items() if value is not None},  # so that old folders compare equal
         }
 
     @classmethod
@@ -128,30 +159,47 @@ class AutoregressiveEnergy(PretrainedEnergy):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         return cls(model, **{name: v for name, v in settings.items() if name != "config"})
 
+    def check_denoiser(self, denoiser: Denoiser) -> None:
+        """Refuse a denoiser whose tokens are not the LM's, where both tokenizers are known.
+
+        Raises:
+            ValueError: names the first ids that differ.
+        """
+        super().check_denoiser(denoiser)
+        advice = "score its text instead: TextEnergy.from_causal_lm"
+        check_same_tokens(self.tokenizer, denoiser, "the causal LM", advice)
+
     @torch.no_grad()
     def forward(self, decision: Decision) -> Tensor:
-        """Energies ``[batch, k]``; 0 in rows without slots.
+        """Energies ``[batch, k]``; 0 in rows without slots, ``+inf`` with a slot's token beyond the LM's vocabulary.
 
         Raises:
             ValueError: something before a slot is masked; position 0 is a slot and there is no BOS;
-                a row is too long for the model; a token lies outside of its vocabulary.
+                a row is too long for the model; a given token lies outside of its vocabulary.
         """
-        terms = self._terms(decision)
-        energy = torch.zeros_like(decision.log_proposal)
+        chosen = at_slots(decision)
+        terms = self._terms(decision, chosen)
+        ends = ends_of_text(decision, self.eos_token_id)
+        energy = log_proposal_until(decision, ends)
         active = decision.slots.counts.nonzero()[:, 0]
-        if len(active):
-            k = decision.num_candidates
-            rows = active.repeat_interleave(k)
-            tokens = decision.candidates[active].flatten(0, 1)
-            # Identical candidates of a row are scored once.
-            some, kind = _distinct(torch.cat([rows[:, None], tokens], 1))
-            log_p_ar = self._scorer.sum_terms(tokens[some], terms[rows[some]], rows[some])[kind]
-            energy[active] = decision.log_proposal[active] - log_p_ar.view(-1, k).to(energy)
+        if not len(active):
+            return energy
+        k = decision.num_candidates
+        rows = active.repeat_interleave(k)
+        tokens, ends = decision.candidates[active].flatten(0, 1), ends[active].flatten(0, 1)
+        is_text = torch.arange(tokens.shape[1], device=tokens.device) <= ends[:, None]
+        unknown = (tokens >= self._scorer.vocab_size) & chosen[rows] & is_text
+        tokens = tokens.masked_fill(unknown | ~is_text, 0)
+        # Identical candidates of a row are scored once.
+        some, kind = distinct_rows(torch.cat([rows[:, None], ends[:, None], tokens], 1))
+        log_p_ar = self._scorer.sum_terms(tokens[some], terms[rows[some]] & is_text[some], rows[some])[kind]
+        log_p_ar = torch.where(unknown.any(1), -torch.inf, log_p_ar)
+        energy[active] = energy[active] - log_p_ar.view(-1, k).to(energy)
         return energy
 
     @torch.no_grad()
     def log_prob(self, tokens: Tensor) -> Tensor:
-        """``log p_AR`` of whole sequences, nats; without BOS: given their first token.
+        """``log p_AR`` of whole sequences (up to their first EOS), nats; without BOS: given their first token.
 
         Args:
             tokens: Shape ``[n, length]``.
@@ -165,50 +213,25 @@ class AutoregressiveEnergy(PretrainedEnergy):
         terms = torch.ones_like(tokens, dtype=torch.bool)
         if self.bos_token_id is None:
             terms[:, :1] = False
+        if self.eos_token_id is not None:
+            is_eos = (tokens == self.eos_token_id) & terms
+            terms = terms & (is_eos.cumsum(1) - is_eos.long() == 0)
         return self._scorer.sum_terms(tokens, terms, torch.arange(len(tokens), device=tokens.device))
 
-    def _terms(self, decision: Decision) -> Tensor:
-        """Positions whose tokens are scored, bool ``[batch, length]``."""
-        step, slots = decision.step, decision.slots
-        at_slot = torch.zeros_like(decision.x_partial, dtype=torch.bool)
-        at_slot[slots.rows, slots.positions] = True
-        unknown = (decision.x_partial == step.denoiser.mask_token_id) & ~at_slot
-        if step.attention_mask is not None:
-            unknown = unknown | ~step.attention_mask.bool()
-        readable = unknown.cumsum(1) == 0
-        if (at_slot & ~readable).any():
-            rows = (at_slot & ~readable).any(1).nonzero()[:, 0].tolist()
-            raise ValueError(
-                f"a causal LM reads from the left: nothing before a slot may be masked, got masks "
-                f"(or padding) in rows {rows}; use scope='sequence' or order='left_to_right'"
-            )
-        if self.bos_token_id is None and at_slot[:, :1].any():
+    def _terms(self, decision: Decision, chosen: Tensor) -> Tensor:
+        """Positions whose tokens are scored in a candidate without end, bool ``[batch, length]``."""
+        seen = readable(decision)
+        if self.bos_token_id is None and chosen[:, :1].any():
             raise ValueError(
                 "without bos_token_id the LM has no term for position 0, which is a slot: "
                 "give a bos_token_id, or let the first token of every row be given"
             )
-        return at_slot if self.carry_over else readable & (at_slot.cumsum(1) > 0)
+        return chosen if self.carry_over else seen & (chosen.cumsum(1) > 0)
 
+    def _save_files(self, path: Path) -> None:
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(path)
 
-def _distinct(sequences: Tensor) -> tuple[Tensor, Tensor]:
-    """One index of each distinct sequence, and for each sequence which of these equals it.
-
-    Sorting 64-bit keys is much faster than sorting sequences; should two keys collide, all count
-    as distinct.
-    """
-    count = len(sequences)
-    everyone = torch.arange(count, device=sequences.device)
-    draw = torch.Generator().manual_seed(0)
-    odd = torch.randint(-(2**62), 2**62, (sequences.shape[1],), generator=draw) * 2 + 1
-    kind = (sequences * odd.to(sequences.device)).sum(1).unique(return_inverse=True)[1]
-    some = torch.full((int(kind.max()) + 1,), count, device=sequences.device)
-    some.scatter_reduce_(0, kind, everyone, "amin")
-    if not torch.equal(sequences[some[kind]], sequences):
-        return everyone, everyone
-    return some, kind
-
-
-def _bos_of_tokenizer(path: str | Path) -> int | None:
-    if not get_tokenizer_config(path):  # AutoTokenizer would make one up
-        return None
-    return AutoTokenizer.from_pretrained(path).bos_token_id
+    def _load_files(self, path: Path) -> None:
+        if get_tokenizer_config(path):
+            self.tokenizer = AutoTokenizer.from_pretrained(path)

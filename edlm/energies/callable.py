@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Decision, Energy
+from edlm.energies.decoding import TextDecoder
 
 
 class CallableEnergy(Energy):
-    """An energy from a function of token candidates.
+    """An energy from a function of token candidates; `on_text` makes one from a function of text.
 
     Args:
         f: ``f(candidates[batch, k, length], x_partial[batch, length], log_proposal[batch, k])
@@ -34,6 +37,18 @@ class CallableEnergy(Energy):
         self.f = f
         self.needs_complete = complete
 
+    @staticmethod
+    def on_text(
+        f: Callable[[list[str]], Sequence[float]],
+        tokenizer: Any = None,
+        *,
+        eos_token_id: int | None = None,
+        decode: Callable[[Sequence[int]], str] | None = None,
+        of_prefixes: bool = False,
+    ) -> TextFunctionEnergy:
+        """An energy from a function of text; see `TextFunctionEnergy`."""
+        return TextFunctionEnergy(f, tokenizer, eos_token_id=eos_token_id, decode=decode, of_prefixes=of_prefixes)
+
     def forward(self, decision: Decision) -> Tensor:
         """Energies ``[batch, k]``.
 
@@ -46,3 +61,82 @@ class CallableEnergy(Energy):
             expected = tuple(decision.log_proposal.shape)
             raise ValueError(f"f must return energies of shape {expected}, got {tuple(energy.shape)}")
         return energy.to(decision.log_proposal.dtype)
+
+
+class TextFunctionEnergy(Energy):
+    """``E = f(text(candidate))``: reward model, regular expression, verifier; candidates keep ``p_theta`` as base law.
+
+    Args:
+        f: ``f(texts) -> energies``, one number a text, nats, low = plausible, ``+inf`` = impossible (what happens to a
+            row whose candidates all are is the sampler's ``on_impossible``). It gets each distinct text of a decision
+            once, of rows that decide something, in no order to rely on.
+        tokenizer: Decodes candidates (see `TextDecoder`); by default the denoiser's own.
+        eos_token_id: The denoiser's token that ends a text; None: text has no end.
+        decode: ``decode(ids) -> text`` in place of the tokenizer's own.
+        of_prefixes: The function takes unfinished texts too: what stands before the first mask. Then step scope will
+            do, left to right; else only sequence scope.
+
+    Note:
+        The prompt is part of the text. A reward ``r`` at temperature ``beta`` is ``f = -r / beta``.
+
+    Example:
+        Only JSON, of the 64 strings of ``1``, ``,``, ``[`` and ``]`` that a denoiser of independent characters writes:
+
+        >>> import json
+        >>> from edlm import CallableEnergy, EnergySampler, FunctionDenoiser
+        >>> def is_json(texts):
+        ...     def energy(text):
+        ...         try:
+        ...             json.loads(text)
+        ...         except ValueError:
+        ...             return float("inf")
+        ...         return 0.0
+        ...     return [energy(text) for text in texts]
+        >>> characters = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 4), mask_token_id=4, vocab_size=4)
+        >>> spell = lambda ids: "".join("1,[]"[i] for i in ids)
+        >>> energy = CallableEnergy.on_text(is_json, decode=spell)
+        >>> options = {"num_candidates": 8, "scope": "sequence", "on_impossible": "redraw"}
+        >>> tokens = EnergySampler(characters, energy, num_steps=1, **options).sample(20, 3, seeds=range(20)).tokens
+        >>> sorted({spell(row) for row in tokens.tolist()})
+        ['111', '[1]']
+    """
+
+    def __init__(
+        self,
+        f: Callable[[list[str]], Sequence[float]],
+        tokenizer: Any = None,
+        *,
+        eos_token_id: int | None = None,
+        decode: Callable[[Sequence[int]], str] | None = None,
+        of_prefixes: bool = False,
+    ):
+        super().__init__()
+        self.f = f
+        self.needs_complete = True
+        self.prefix_suffices = of_prefixes
+        self._decoder = TextDecoder(tokenizer, eos_token_id, decode)
+
+    def check_denoiser(self, denoiser: Denoiser) -> None:
+        """Refuse a denoiser whose tokens cannot be decoded, or are others than the tokenizer's that was given.
+
+        Raises:
+            ValueError: there is no tokenizer, or the first ids that differ.
+        """
+        super().check_denoiser(denoiser)
+        self._decoder.check_denoiser(denoiser)
+
+    def forward(self, decision: Decision) -> Tensor:
+        """Energies ``[batch, k]``; 0 in rows without slots.
+
+        Raises:
+            ValueError: the function returned another number of energies.
+        """
+        energy = torch.zeros_like(decision.log_proposal)
+        found = self._decoder(decision)
+        if not len(found.active):
+            return energy
+        values = torch.as_tensor(self.f(found.texts), dtype=energy.dtype, device=energy.device)
+        if values.shape != (len(found.texts),):
+            raise ValueError(f"f must return one energy a text, shape ({len(found.texts)},), got {tuple(values.shape)}")
+        energy[found.active] = values[found.kind]
+        return energy

@@ -23,12 +23,19 @@ class CausalScorer:
         model: Any transformers causal LM that takes ``logits_to_keep``.
         bos_token_id: Token that goes before each sequence, or None.
         max_tokens_per_pass: Bounds the tokens of a pass, cached ones included.
+        max_positions: Most tokens that it reads of a sequence, BOS included; its configuration's by default.
 
     Raises:
         ValueError: the model takes no ``logits_to_keep``.
     """
 
-    def __init__(self, model: PreTrainedModel, bos_token_id: int | None, max_tokens_per_pass: int):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        bos_token_id: int | None,
+        max_tokens_per_pass: int,
+        max_positions: int | None = None,
+    ):
         arguments = inspect.signature(model.forward).parameters
         if "logits_to_keep" not in arguments:
             raise ValueError(f"a causal LM must accept logits_to_keep, {type(model).__name__} does not")
@@ -37,7 +44,7 @@ class CausalScorer:
         self.bos_token_id = bos_token_id
         self.max_tokens_per_pass = max_tokens_per_pass
         self.vocab_size = config.vocab_size
-        self._max_positions = getattr(config, "max_position_embeddings", None)
+        self.max_positions = max_positions or getattr(config, "max_position_embeddings", None)
         # Recurrent layers may not continue from a cache with several tokens at once.
         layers = {type(layer) for layer in DynamicCache(config=model.config).layers}
         plain = layers <= {DynamicLayer, DynamicSlidingWindowLayer}
@@ -49,8 +56,7 @@ class CausalScorer:
         Args:
             tokens: Shape ``[n, length]``.
             terms: Which tokens are scored, bool, shape ``[n, length]``.
-            rows: Sequences of the same row have the same terms, and agree before the first of them;
-                shape ``[n]``.
+            rows: Sequences of the same row have the same first term, and agree before it; shape ``[n]``.
 
         Returns:
             float64, shape ``[n]``, on the device of ``tokens``.
@@ -82,12 +88,12 @@ class CausalScorer:
         if self.bos_token_id is not None:
             tokens = torch.cat([tokens.new_full((len(tokens), 1), self.bos_token_id), tokens], 1)
             terms = torch.cat([terms.new_zeros(len(terms), 1), terms], 1)
-        limit, num_read = self._max_positions, tokens.shape[1] - 1  # the last token is only scored
+        limit, num_read = self.max_positions, tokens.shape[1] - 1  # the last token is only scored
         if limit is not None and num_read > limit:
             bos = ", BOS included" if self.bos_token_id is not None else ""
             raise ValueError(
-                f"a row must be at most {limit + 1} tokens long{bos}, since the LM has {limit} "
-                f"positions (and the last token is not read), got {num_read + 1}"
+                f"a row must be at most {limit + 1} tokens long{bos}, since the LM's max_positions is {limit} "
+                f"(and the last token is not read), got {num_read + 1}"
             )
         read = terms.flip(1).cumsum(1).flip(1) > 0
         tokens = tokens.masked_fill(~read, 0)
@@ -159,3 +165,21 @@ def _selected(cache: DynamicCache, rows: Tensor) -> DynamicCache:
 
 def _at_least_float32(logits: Tensor) -> torch.dtype:
     return torch.promote_types(logits.dtype, torch.float32)
+
+
+def distinct_rows(sequences: Tensor) -> tuple[Tensor, Tensor]:
+    """One index of each distinct sequence, and for each sequence which of these equals it.
+
+    Sorting 64-bit keys is much faster than sorting sequences; should two keys collide, all count
+    as distinct.
+    """
+    count = len(sequences)
+    everyone = torch.arange(count, device=sequences.device)
+    draw = torch.Generator().manual_seed(0)
+    odd = torch.randint(-(2**62), 2**62, (sequences.shape[1],), generator=draw) * 2 + 1
+    kind = (sequences * odd.to(sequences.device)).sum(1).unique(return_inverse=True)[1]
+    some = torch.full((int(kind.max()) + 1,), count, device=sequences.device)
+    some.scatter_reduce_(0, kind, everyone, "amin")
+    if not torch.equal(sequences[some[kind]], sequences):
+        return everyone, everyone
+    return some, kind

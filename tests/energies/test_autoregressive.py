@@ -360,3 +360,74 @@ def test_saved_and_loaded_gives_the_same_energies(family, tmp_path):
     assert torch.equal(loaded(decision), energy(decision))
     other = AutoregressiveEnergy(causal_lm(family, seed=1), **options)
     assert (other(decision) - energy(decision)).abs().max() > 0.1
+
+
+def words_tokenizer(words, **special):
+    vocabulary = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[0]))
+    return PreTrainedTokenizerFast(tokenizer_object=vocabulary, unk_token=words[0], **special)
+
+
+def test_an_lm_with_a_larger_vocabulary_keeps_its_own_normalisation():
+    """Mass on rows that the denoiser lacks is lost, which cancels at sequence scope."""
+    torch.manual_seed(0)
+    larger = random_causal_lm(vocab_size=7)
+    x_t, denoiser = torch.full((1, 3), MASK), random_denoiser()
+    decision = decide(denoiser, x_t, SEQUENCES[None])
+    terms = log_p_ar(larger, SEQUENCES).sum(1)
+    assert terms.logsumexp(0) < -0.1
+    law = (decision.log_proposal - AutoregressiveEnergy(larger, bos_token_id=BOS)(decision)).log_softmax(1)[0]
+    torch.testing.assert_close(law, terms.log_softmax(0), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("carry_over", [False, True])
+def test_tokens_that_a_smaller_lm_lacks_are_impossible_in_slots(carry_over):
+    model, x_t = causal_lm(), torch.tensor([[1, 8, 0, 9, 3], [8, 8, 8, 4, 7]])  # the LM has 7 columns
+    denoiser = FunctionDenoiser(lambda x, t: torch.zeros(*x.shape, 10), 8, 10)
+    drawn = torch.tensor([[0, 1, 2, 3, 4], [0, 9, 2, 3, 4], [7, 1, 2, 3, 4]])
+    x_t[0, 3], x_t[1, 4] = 2, 6
+    decision = decide(denoiser, x_t, torch.where(x_t[:, None] == 8, drawn, x_t[:, None]))
+    energies = AutoregressiveEnergy(model, bos_token_id=LM_BOS, carry_over=carry_over)(decision)
+    assert torch.isposinf(energies).tolist() == [[False, True, False], [False, True, True]]
+    terms = log_p_ar(model, decision.candidates[1, :1], LM_BOS)[0]
+    expected = decision.log_proposal[1, 0] - (terms[:3] if carry_over else terms).sum()
+    assert energies[1, 0].item() == pytest.approx(expected.item(), abs=1e-5)
+    given = decide(denoiser, torch.tensor([[9, 8]]), torch.tensor([[[9, 1]]]))
+    with pytest.raises(ValueError, match=r"LM's vocabulary 0\.\.6, got 9"):
+        AutoregressiveEnergy(model, bos_token_id=LM_BOS)(given)
+
+
+def test_fewer_positions_than_the_lm_has_may_be_asked_for():
+    energy = AutoregressiveEnergy(causal_lm(), bos_token_id=LM_BOS, max_positions=4)
+    assert torch.isfinite(energy.log_prob(torch.ones(1, 4, dtype=torch.long))).all()
+    with pytest.raises(ValueError, match="LM's max_positions is 4 .*got 6"):
+        energy.log_prob(torch.ones(1, 5, dtype=torch.long))
+    with pytest.raises(ValueError, match="max_positions must be >= 1, got 0"):
+        AutoregressiveEnergy(causal_lm(), bos_token_id=None, max_positions=0)
+
+
+def test_tokenizers_that_disagree_are_refused():
+    denoiser = random_denoiser()  # ids 0..2, mask 3
+    model = random_causal_lm(vocab_size=5)
+    gpt2 = AutoregressiveEnergy(model, bos_token_id=BOS, tokenizer=words_tokenizer(["<|end|>", "the", "cat", "x", "y"]))
+    gpt2.check_denoiser(denoiser)  # it has no tokenizer
+    denoiser.tokenizer = words_tokenizer(["<|end|>", "the", "cat", "[MASK]"])
+    EnergySampler(denoiser, gpt2, num_steps=1, scope="sequence")  # but for the mask, which is never written
+    AutoregressiveEnergy(model, bos_token_id=BOS).check_denoiser(denoiser)
+    denoiser.tokenizer = words_tokenizer(["[PAD]", "the", "[CLS]", "[MASK]"])
+    message = r"must give .* got 2 ids that differ, the first: 0 \('\[PAD\]', the causal LM: '<\|end\|>'\), 2 "
+    with pytest.raises(ValueError, match=message + r".*score its text instead: TextEnergy.from_causal_lm"):
+        EnergySampler(denoiser, 0.5 * gpt2, num_steps=1, scope="sequence")
+
+
+def test_from_causal_lm_keeps_the_tokenizer_and_so_does_the_folder(tmp_path):
+    model, words = causal_lm(), ["<unk>", "a", "b", "c", "d", "e", "<s>"]
+    model.save_pretrained(tmp_path / "lm")
+    assert AutoregressiveEnergy.from_causal_lm(tmp_path / "lm").tokenizer is None
+    words_tokenizer(words, bos_token="<s>").save_pretrained(tmp_path / "lm")
+    energy = AutoregressiveEnergy.from_causal_lm(tmp_path / "lm", eos_token_id=2, max_positions=9)
+    energy.save_pretrained(tmp_path / "energy")
+    loaded = load_energy(tmp_path / "energy")
+    assert (loaded.eos_token_id, loaded.max_positions, loaded.bos_token_id) == (2, 9, LM_BOS)
+    for found in (energy, loaded):
+        assert found.tokenizer.convert_tokens_to_ids(words) == list(range(7))
+    assert "eos_token_id" not in AutoregressiveEnergy(model, bos_token_id=0).settings()  # as in older folders

