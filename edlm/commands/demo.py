@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from rich.table import Table
 
-from edlm.commands.sample import decode, initial_tokens
+from edlm.commands.sample import decode, num_new_tokens
 from edlm.commands.terminal import console
 from edlm.config import SamplerConfig
 from edlm.corpus.text import load_blocks
@@ -44,7 +44,7 @@ def run(config: DemoConfig) -> None:
     """Write stories with both samplers, then measure both."""
     screen = console()
     denoiser, energy = load_denoiser("tinystories"), load_energy("tinystories")
-    length = denoiser.network.config.max_position_embeddings
+    length = denoiser.max_length
     size, head_size = (sum(p.numel() for p in module.parameters()) for module in (denoiser, energy))
     screen.print(
         f"A masked diffusion model of {size / 1e6:.1f}M parameters writes {length} tokens in {config.num_steps} "
@@ -52,12 +52,13 @@ def run(config: DemoConfig) -> None:
         "independently. Right: far-apart tokens at each pass, and an energy head of "
         f"{head_size / 1e6:.2f}M parameters decides them jointly."
     )
-    seeds = range(config.seed, config.seed + config.num_stories)
-    x_t = initial_tokens(denoiser, length, prompt=config.prompt).repeat(len(seeds), 1)
+    options = {"num_return_sequences": config.num_stories, "seed": config.seed, "eos_token_id": None}
+    new = num_new_tokens(denoiser, config.prompt, length)
     base = SamplerConfig(num_steps=config.num_steps, order=AS_PUBLISHED).build(denoiser, None)
     reranked = SamplerConfig(num_steps=config.num_steps, order=BEST, num_candidates=None).build(denoiser, energy)
     table = Table(f"base, {AS_PUBLISHED} order, as published", f"reranked, {BEST} order", show_lines=True)
-    for left, right in zip(base.fill(x_t, seeds=seeds).tokens, reranked.fill(x_t, seeds=seeds).tokens, strict=True):
+    columns = [sampler.generate(config.prompt, new, **options).tokens for sampler in (base, reranked)]
+    for left, right in zip(*columns, strict=True):
         table.add_row(decode(denoiser, left), decode(denoiser, right))
     screen.print(table)
 

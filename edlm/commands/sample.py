@@ -1,20 +1,22 @@
-"""``edlm sample``: text from nothing, from a prompt, or into masks."""
+"""``edlm sample``: text from nothing, from a prompt, or into gaps."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TextIO
 
-import torch
 from torch import Tensor
 
 from edlm.config import SamplerConfig
+from edlm.denoisers.base import Denoiser
 from edlm.denoisers.loading import load_denoiser
-from edlm.denoisers.masked_lm import MaskedLMDenoiser
 from edlm.energies.pretrained import load_energy
-from edlm.sampler.output import SampleOutput
+from edlm.sampler.rows import rows_of_prompts, rows_of_texts
+from edlm.sampler.sampler import EnergySampler
+from edlm.sampler.writing import GenerationOutput, Partial
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,15 @@ class SampleConfig:
         energy: Folder of an energy, or a shipped name; null for the base sampler.
         sampler: How to sample.
         prompt: Text that each sample continues, after a document separator.
-        fill: Text with the tokenizer's mask token wherever one token is to be written; instead of a prompt.
+        fill: Text with <mask>, <mask:12> for 12 tokens, or the tokenizer's mask token where text is to be written;
+            instead of a prompt.
         num_samples: How many.
         length: Tokens of each, prompt included.
+        block_length: Tokens written together, block after block, each in all steps; null for all at once.
         batch_size: Sequences at a time.
         seed: Sample i has the seed ``seed + i``.
         format: "text", or "jsonl" with diagnostics of each step.
+        stream: Show the first sample of each batch after each step, on the standard error.
         output: File to write; the terminal by default.
     """
 
@@ -42,9 +47,11 @@ class SampleConfig:
     fill: str | None = None
     num_samples: int = 4
     length: int = 128
+    block_length: int | None = None
     batch_size: int = 16
     seed: int = 0
     format: Literal["text", "jsonl"] = "text"
+    stream: bool = False
     output: str | None = None
 
 
@@ -53,56 +60,56 @@ def run(config: SampleConfig) -> None:
     denoiser = load_denoiser(config.denoiser)
     energy = load_energy(config.energy) if config.energy is not None else None
     sampler = config.sampler.build(denoiser, energy)
-    x_t = initial_tokens(denoiser, config.length, prompt=config.prompt, fill=config.fill)
+    if config.prompt is not None and config.fill is not None:
+        raise ValueError("give a prompt or a text to fill, not both")
     target = open(config.output, "w", encoding="utf-8") if config.output else sys.stdout
     try:
         for start in range(0, config.num_samples, config.batch_size):
             seeds = range(config.seed + start, config.seed + min(start + config.batch_size, config.num_samples))
-            output = sampler.fill(x_t.repeat(len(seeds), 1), seeds=seeds)
-            _write(target, output, denoiser, config.format)
+            _write(target, _draw(sampler, config, seeds), denoiser, config.format)
     finally:
         if config.output:
             target.close()
 
 
-def initial_tokens(
-    denoiser: MaskedLMDenoiser, length: int, *, prompt: str | None = None, fill: str | None = None
-) -> Tensor:
-    """The sequence to start from: ``x_t`` of shape ``[1, length]``.
+def _draw(sampler: EnergySampler, config: SampleConfig, seeds: Sequence[int]) -> GenerationOutput:
+    """One batch."""
 
-    Args:
-        denoiser: Its tokenizer reads the text.
-        length: Tokens of a sequence (not used by ``fill``).
-        prompt: Text at the start, after a separator; masks follow.
-        fill: Text with mask tokens in it.
+    def show(partial: Partial) -> None:
+        print(f"--- seed {seeds[0]}, step {partial.step}\n{partial.text[0]}\n", file=sys.stderr)
+
+    options = {"num_return_sequences": len(seeds), "seed": seeds, "callback": show if config.stream else None}
+    if config.fill is None:
+        new = num_new_tokens(sampler.denoiser, config.prompt, config.length)
+        return sampler.generate(config.prompt, new, eos_token_id=None, block_length=config.block_length, **options)
+    if not rows_of_texts(sampler.denoiser, config.fill, "<mask>", 1)[0].gaps:
+        own = getattr(sampler.denoiser.tokenizer, "mask_token", None) or "<mask>"
+        raise ValueError(f"fill must hold {own} where text is to be written, got {config.fill!r}")
+    return sampler.infill(config.fill, **options)
+
+
+def num_new_tokens(denoiser: Denoiser, prompt: str | None, length: int) -> int:
+    """How many tokens a prompt and its frame leave of ``length``.
 
     Raises:
-        ValueError: both are given, the prompt leaves no room, or there is nothing to fill.
+        ValueError: none.
     """
-    tokenizer, mask = denoiser.tokenizer, denoiser.mask_token_id
-    if prompt is not None and fill is not None:
-        raise ValueError("give a prompt or a text to fill, not both")
-    if fill is not None:
-        x_t = torch.tensor([tokenizer(fill, add_special_tokens=False)["input_ids"]])
-        if not (x_t == mask).any():
-            raise ValueError(f"fill must hold {tokenizer.mask_token} where text is to be written, got {fill!r}")
-        return x_t
-    start = tokenizer(prompt, add_special_tokens=False)["input_ids"] if prompt else []
-    if prompt is not None and tokenizer.eos_token_id is not None:
-        start = [tokenizer.eos_token_id, *start]
-    if len(start) >= length:
-        raise ValueError(f"length must be above the prompt's {len(start)} tokens, got {length}")
-    return torch.tensor([start + [mask] * (length - len(start))])
+    given = len(rows_of_prompts(denoiser, prompt, 1)[0].tokens) - 1
+    if given >= length:
+        raise ValueError(f"length must be above the prompt's {given} tokens, got {length}")
+    return length - given
 
 
-def decode(denoiser: MaskedLMDenoiser, tokens: Tensor) -> str:
-    """Text of one sequence; a document separator becomes an empty line."""
+def decode(denoiser: Denoiser, tokens: Tensor) -> str:
+    """Text of one sequence without its frame; a document separator becomes an empty line."""
+    if denoiser.is_framed:
+        tokens = tokens[len(denoiser.prefix_ids) : len(tokens) - len(denoiser.suffix_ids)]
     text = denoiser.tokenizer.decode(tokens)
     separator = denoiser.tokenizer.eos_token
     return (text.replace(separator, "\n\n") if separator else text).strip()
 
 
-def _write(target: TextIO, output: SampleOutput, denoiser: MaskedLMDenoiser, format: str) -> None:
+def _write(target: TextIO, output: GenerationOutput, denoiser: Denoiser, format: str) -> None:
     for row, tokens in enumerate(output.tokens):
         text = decode(denoiser, tokens)
         if format == "text":

@@ -62,7 +62,7 @@ class Proposal:
             return log_probs
         log_q = log_probs / self.temperature
         if self.top_k is not None or self.top_p < 1:
-            ranked, tokens = log_q.sort(-1, descending=True, stable=True)
+            ranked, tokens = log_q.sort(dim=-1, descending=True, stable=True)
             if self.top_k is not None:
                 ranked[:, self.top_k :] = -torch.inf
             if self.top_p < 1:

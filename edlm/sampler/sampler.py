@@ -14,13 +14,14 @@ from edlm.diffusion.streams import RowStreams, draw_seeds
 from edlm.energies.base import Energy
 from edlm.sampler import checks
 from edlm.sampler.bounds import likelihood_bounds
+from edlm.sampler.generation import TextGeneration
 from edlm.sampler.loop import denoise
 from edlm.sampler.output import SampleOutput, concatenate
 from edlm.sampler.proposal import Proposal
 from edlm.sampler.window import Window, get_window
 
 
-class EnergySampler:
+class EnergySampler(TextGeneration):
     """Denoise step by step; at each step draw candidates, score them jointly, keep one by importance weight.
 
     ``p(x_0 | x_t) = p_theta(x_0 | x_t) exp(-E) / Z``, sampled with ``k`` candidates.
