@@ -185,8 +185,9 @@ class WeightedSum(Energy):
     """``sum_i weight_i * energy_i``; written ``0.5 * a + 0.5 * b``. A weight of 0 leaves its term out.
 
     Note:
-        Each residual energy holds ``log p_theta`` once, so weights should add to 1: ``1 + 1``
-        targets ``p_1 p_2 / p_theta``.
+        Each residual energy (of an LM, a head) holds ``log p_theta`` once, so the weights of these should add to 1:
+        ``0.5 + 0.5`` targets ``sqrt(p_1 p_2)``, but ``1 + 1`` targets ``p_1 p_2 / p_theta``. A function (a reward, a
+        constraint) holds none: its weight is free. This is not checked.
 
     Raises:
         ValueError: no term, or a weight that is not finite.

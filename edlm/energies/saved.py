@@ -26,7 +26,7 @@ denoising step is about to write, low = plausible, and the sampler keeps one of 
 ```python
 import edlm
 
-energy = edlm.load_energy("{name}")
+energy = edlm.load_energy("{place}")
 ```
 
 ## Denoiser
@@ -70,7 +70,7 @@ def find_energy(path_or_hub_id: str | Path, revision: str | None = None) -> Path
 
 def _no_energy(found: str, is_model: bool) -> str:
     hint = (
-        "; a causal LM is made an energy by AutoregressiveEnergy.from_causal_lm (over the denoiser's tokens) "
+        "; if it is a causal LM, make it an energy by AutoregressiveEnergy.from_causal_lm (over the denoiser's tokens) "
         "or TextEnergy.from_causal_lm (any tokenizer)"
     )
     return f"an energy folder must hold {SETTINGS}, got {found}{hint if is_model else ''}"
@@ -82,7 +82,7 @@ def generated_card(kind: type, described: dict[str, Any], name: str, base_model:
     Args:
         kind: Class of the energy.
         described: What ``energy.json`` says.
-        name: What to load it by.
+        name: Hub id, or name of the folder.
         base_model: Hub id of what the energy was made from; by default the denoiser's name where that looks like one.
     """
     denoiser = described["denoiser"]
@@ -98,6 +98,7 @@ def generated_card(kind: type, described: dict[str, Any], name: str, base_model:
     return _CARD.format(
         front_matter=f"---\n{front_matter.to_yaml()}\n---\n",
         name=name,
+        place=name if "/" in name else f"path/to/{name}",
         kind=kind.__name__,
         summary=(inspect.getdoc(kind) or "").partition("\n")[0],
         denoiser=identity,
