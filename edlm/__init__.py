@@ -7,6 +7,8 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "EnergySampler": "edlm.sampler",
+    "DreamLogitsHook": "edlm.sampler",
+    "RerankLogits": "edlm.sampler",
     "Denoiser": "edlm.denoisers",
     "FunctionDenoiser": "edlm.denoisers",
     "MaskedLMDenoiser": "edlm.denoisers",
@@ -18,6 +20,7 @@ _EXPORTS = {
     "OracleEnergy": "edlm.energies",
     "ResidualHead": "edlm.energies",
     "SequenceEnergy": "edlm.energies",
+    "TextEnergy": "edlm.energies",
     "WeightedSum": "edlm.energies",
     "load_energy": "edlm.energies",
 }

@@ -1,29 +1,100 @@
-"""The README's Python blocks run as they stand, and its shell blocks name commands that exist."""
+"""The README's Python blocks run as they stand, on tiny models where they name published ones; its shell blocks exist."""
 
 import re
 from pathlib import Path
 
 import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+import edlm
 from edlm.cli import COMMANDS
+from edlm.denoisers import checkpoint
+from edlm.energies import causal_lms
+from tests.denoisers import published, published_decoders
+from tests.denoisers.test_framing import bert_tokenizer, modernbert
 
 README = Path(__file__).parent.parent / "README.md"
+WORDS = "the cat a dog sat on and ran".split()
 
 
 def python_blocks() -> list[str]:
     return re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 
-def test_there_are_python_blocks_to_run():
-    assert len(python_blocks()) >= 2
+def tokenizer_of(size: int, special: dict[str, int]) -> PreTrainedTokenizerFast:
+    """``size`` words, some of them special ones at given ids."""
+    words = [*WORDS, *(f"word{i}" for i in range(size))][:size]
+    for name, index in special.items():
+        words[index] = f"<{name}>"
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[1]))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **{f"{name}_token": f"<{name}>" for name in special})
+
+
+def save_causal_lm(path: Path, tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> None:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ids = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    LlamaForCausalLM(LlamaConfig(vocab_size=vocab_size, **shape, **ids)).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Tiny models in the formats of the published ones, under their names."""
+    monkeypatch.chdir(tmp_path)
+    gpt2 = tokenizer_of(published.ROWS - 1, {"eos": published.ROWS - 2})
+    save_causal_lm(tmp_path / "gpt2", gpt2, published.ROWS - 1)
+    size = published_decoders.VOCAB
+    qwen = tokenizer_of(size, {"eos": 35, "bos": 34})
+    save_causal_lm(tmp_path / "qwen", qwen, size)
+    modernbert().save_pretrained(tmp_path / "bert")
+    bert_tokenizer().save_pretrained(tmp_path / "bert")
+    published.write_lightning(tmp_path / "mdlm")
+    published.write_ar_ckpt(tmp_path / "ar.ckpt")
+    smdm = published_decoders.write("smdm", tmp_path)
+    smdm.rename(tmp_path / smdm.name)
+    places = {
+        "answerdotai/ModernBERT-base": tmp_path / "bert",
+        "kuleshov-group/mdlm-owt": published.write_mdlm_hub(tmp_path / "mdlm-owt"),
+        "louaaron/sedd-small": published.write_sedd(tmp_path / "sedd"),
+        "kuleshov-group/bd3lm-owt-block_size16": published.write_bd3lm(tmp_path / "bd3lm", block_size=4),
+        "GSAI-ML/LLaDA-8B-Instruct": published_decoders.write("llada", tmp_path),
+        "Dream-org/Dream-v0-Instruct-7B": published_decoders.write("dream", tmp_path),
+        "diffusionfamily/diffullama": published_decoders.write("diffullama", tmp_path),
+        "diffusionfamily/diffugpt-m": published_decoders.write("diffugpt", tmp_path),
+        "TinyLlama/TinyLlama_v1.1": tmp_path / "qwen",
+        "Qwen/Qwen2.5-0.5B": tmp_path / "qwen",
+        "gpt2": tmp_path / "gpt2",
+    }
+    for family, name in {"llada": "GSAI-ML/LLaDA-8B-Instruct", "dream": "Dream-org/Dream-v0-Instruct-7B"}.items():
+        special = {"eos": 35, "bos": 34, "mask": published_decoders.MASK[family]}
+        tokenizer_of(size, special).save_pretrained(places[name])
+    for name, mask in {"diffusionfamily/diffullama": 31, "diffusionfamily/diffugpt-m": 39}.items():
+        tokenizer_of(size, {"eos": 35, "bos": 34, "mask": mask}).save_pretrained(places[name])
+    monkeypatch.setattr(checkpoint, "snapshot_download", lambda name, **options: str(places[name]))
+    load, locate = AutoTokenizer.from_pretrained, causal_lms.locate
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda name, **o: load(places.get(str(name), name), **o))
+    monkeypatch.setattr(causal_lms, "locate", lambda name, *rest: locate(places.get(str(name), name), *rest))
+
+
+def test_there_is_a_block_for_every_family():
+    named = " ".join(python_blocks()).lower()
+    families = [family.name for family in edlm.denoisers.loading.FAMILIES]
+    for family in {*families, "modernbert"} - {"masked_lm", "d3pm", "smdm"} | {"mdm-170m", "mdlm.ckpt", "ar.ckpt"}:
+        assert family in named, family
 
 
 @pytest.mark.parametrize("block", python_blocks(), ids=lambda block: block.strip().splitlines()[0])
-def test_python_block_runs(block):
-    names = {}
+def test_python_block_runs(block, hub):
+    names = {"edlm": edlm, "torch": torch}
     exec(block, names)  # noqa: S102
-    tokens = names["output"].tokens if "output" in names else names["tokens"]
-    assert tokens.ndim == 2 and len(tokens) == 2
+    written = names["output"].tokens if "output" in names else names["tokens"]
+    assert len(written) == 2
+    for row in written:
+        assert (row != names["denoiser"].mask_token_id).all()
 
 
 def test_shell_commands_exist():
