@@ -17,6 +17,8 @@ from edlm.numerics import widest_float
 if TYPE_CHECKING:
     from edlm.sampler.sampler import EnergySampler
 
+_TIE = 2.0**-10  # nats
+
 
 class Passes:
     """Denoiser passes on a batch; one serves all calls in a row that start from the same tokens.
@@ -101,10 +103,14 @@ def time_of(at: Tensor, num_steps: int) -> Tensor:
 
 
 def _confidence(denoiser: Denoiser, encoding: Encoding | None, wanted: Tensor) -> Tensor:
-    """The largest log-probability at the wanted positions, ``-inf`` elsewhere, ``[batch, length]``."""
+    """The largest log-probability at the wanted positions, ``-inf`` elsewhere, ``[batch, length]``.
+
+    In steps of a thousandth of a nat: rounding depends on the batch, and must not break ties. A network without
+    absolute positions is equally sure everywhere of a sequence of which nothing is known.
+    """
     everywhere = Slots.where(wanted)
     confidence = torch.full(wanted.shape, -torch.inf, device=wanted.device)
     if not len(everywhere):
         return confidence
     largest = denoiser.slot_log_probs(encoding, everywhere).amax(-1)
-    return everywhere.write(confidence.to(largest), largest)
+    return everywhere.write(confidence.to(largest), (largest / _TIE).round() * _TIE)

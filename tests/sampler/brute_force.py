@@ -123,6 +123,10 @@ class Options:
     window: tuple[float, float] = (0.0, 1.0)
     weight_temperature: float = 1.0
     on_impossible: str = "raise"
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    correct_proposal: bool = False
 
     def sampler_options(self) -> dict:
         return dict(self.__dict__)
@@ -209,7 +213,7 @@ class BruteForce:
         """Law of the chosen candidate's tokens at ``fills``, and the probability that all are impossible."""
         if self._decides_exactly(i, x_t):
             (position,) = fills
-            q = self.world.conditional(x_t, self._time(i), x_partial, position)
+            q = self._tempered(self.world.conditional(x_t, self._time(i), x_partial, position))
             return {(token,): q[token] for token in range(V)}, 0.0
         tokens, p, w = self._candidates(x_t, i, x_partial, fills)
         k = self.options.num_candidates if self._uses_energy(i, x_t) else 1
@@ -250,9 +254,12 @@ class BruteForce:
         """Right-hand side of (*) for one decision."""
         if self._decides_exactly(i, x_t):
             (position,) = group
-            return math.log(self.world.conditional(x_t, self._time(i), x_partial, position)[x_0[position]])
-        marginals = self.world.marginals(x_t, self._time(i))
-        log_p = sum(math.log(marginals[position, x_0[position]]) for position in group)
+            q = self._tempered(self.world.conditional(x_t, self._time(i), x_partial, position))[x_0[position]]
+            return math.log(q) if q > 0 else -math.inf
+        proposals = [self._tempered(row) for row in self.world.marginals(x_t, self._time(i))]
+        if any(proposals[position][x_0[position]] == 0 for position in group):
+            return -math.inf
+        log_p = sum(math.log(proposals[position][x_0[position]]) for position in group)
         k = self.options.num_candidates if self._uses_energy(i, x_t) else 1
         if k == 1:
             return log_p
@@ -273,17 +280,36 @@ class BruteForce:
     # What both need.
 
     def _candidates(self, x_t, i, x_partial, fills) -> tuple[list, np.ndarray, np.ndarray]:
-        """All ways to fill: tokens, probability, weight."""
+        """All ways to fill that the proposal allows: tokens, probability, weight."""
         marginals = self.world.marginals(x_t, self._time(i))
+        proposals = [self._tempered(row) for row in marginals]
         uses = self._uses_energy(i, x_t)
         energy_of = self.energy_of or self.world.energy_of
-        tokens = list(itertools.product(range(V), repeat=len(fills)))
-        p = np.array([math.prod(marginals[f, c] for f, c in zip(fills, ts, strict=True)) for ts in tokens])
-        energies = [
-            energy_of(write(x_partial, fills, ts), x_partial, math.log(q)) if uses else 0.0
-            for ts, q in zip(tokens, p, strict=True)
-        ]
-        return tokens, p, np.exp(-np.array(energies) / self.options.weight_temperature)
+        tokens, probabilities, weights = [], [], []
+        for ts in itertools.product(range(V), repeat=len(fills)):
+            q = math.prod(proposals[f][c] for f, c in zip(fills, ts, strict=True))
+            if q == 0:
+                continue
+            energy = energy_of(write(x_partial, fills, ts), x_partial, math.log(q)) if uses else 0.0
+            weight = math.exp(-energy / self.options.weight_temperature)
+            if self.options.correct_proposal and uses:  # an importance weight, whatever the weight temperature
+                weight *= math.prod(marginals[f, c] for f, c in zip(fills, ts, strict=True)) / q
+            tokens.append(ts)
+            probabilities.append(q)
+            weights.append(weight)
+        return tokens, np.array(probabilities), np.array(weights)
+
+    def _tempered(self, p: np.ndarray) -> np.ndarray:
+        """What is drawn from: tempered, the likeliest ``top_k``, of these the fewest that hold ``top_p``."""
+        o = self.options
+        q = p ** (1 / o.temperature)
+        ranked = sorted(range(V), key=lambda v: (-q[v], v))[: o.top_k]
+        whole, kept, held = sum(q[v] for v in ranked), [], 0.0
+        for v in ranked:
+            if held < o.top_p:
+                kept.append(v)
+            held += q[v] / whole
+        return np.array([q[v] if v in kept else 0.0 for v in range(V)]) / sum(q[v] for v in kept)
 
     def _groups(self, x_t, i, revealed) -> list[tuple[int, ...]]:
         size = 1 if self._decides_exactly(i, x_t) else self.options.group_size or max(len(revealed), 1)
