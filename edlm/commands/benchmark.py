@@ -16,11 +16,14 @@ from edlm.corpus.synthetic import LanguageConfig, build_language
 from edlm.corpus.text import load_blocks
 from edlm.denoisers.loading import SHIPPED, load_denoiser
 from edlm.energies.pretrained import load_energy
+from edlm.energies.text import TextEnergy
 from edlm.evaluation.infilling import measure_infilling
+from edlm.evaluation.judge import Judge
 from edlm.evaluation.known_truth import share_of_the_way
 from edlm.evaluation.oracle_tables import data_nats_per_token, measure_cells
 from edlm.evaluation.provenance import write_result
-from edlm.evaluation.samples import draw_timed
+from edlm.evaluation.reranked_text import cost_of_disorder, judge_samplers
+from edlm.evaluation.speed import measure_speed
 
 
 @dataclass(frozen=True)
@@ -46,23 +49,26 @@ class BenchmarkConfig:
 
     Args:
         what: "oracle": the tables of the method page, on the reference language. "truth": how much of the way to the
-            oracle trained energies go. "infilling": the middle third of held-out rows. "speed": seconds per sequence,
-            as ratios to the base of the same passes.
+            oracle trained energies go. "infilling": the middle third of held-out rows. "text": a causal LM
+            with other tokens as energy, under a judge. "speed": seconds per sequence, as ratios to the base of the same
+            passes.
         output: JSON file to write; none by default.
         seed: Of samples, orders and candidates.
         num_samples: Samples per cell ("oracle"), or held-out rows ("truth", "infilling").
         denoiser: The trained denoiser (all but "oracle").
-        energy: Its normalised head ("speed").
+        energy: Its normalised head ("speed"); a causal LM that reads text ("text").
         corpus: Prepared corpus of held-out rows ("truth"; "infilling", by default the shipped rows).
         language: Its language ("truth").
         energies: What is held against the oracle ("truth") or the base ("infilling").
         num_steps: Denoiser passes (all but "oracle" take each of them).
-        orders: Reveal orders ("truth", "infilling").
-        batch_sizes: Sequences at a time ("speed").
+        orders: Reveal orders ("truth", "infilling", "text").
+        sampler: How samples are reranked ("text").
+        judge: An `AutoregressiveEnergy` over the denoiser's tokens ("text").
+        batch_sizes: Sequences at a time ("speed"; the last of them, "text").
         repeats: Timed batches of each setting ("speed").
     """
 
-    what: Literal["oracle", "truth", "infilling", "speed"]
+    what: Literal["oracle", "truth", "infilling", "text", "speed"]
     output: str | None = None
     seed: int = 0
     num_samples: int = 1000
@@ -73,6 +79,8 @@ class BenchmarkConfig:
     energies: tuple[EnergyConfig, ...] = ()
     num_steps: tuple[int, ...] = (4, 8, 16)
     orders: tuple[str, ...] = ("random",)
+    sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(num_candidates=8, scope="sequence"))
+    judge: str = "tinystories/autoregressive"
     batch_sizes: tuple[int, ...] = (1, 16)
     repeats: int = 3
 
@@ -80,8 +88,8 @@ class BenchmarkConfig:
 def run(config: BenchmarkConfig) -> None:
     """Measure, print a table, write JSON."""
     started = time.perf_counter()
-    measure = {"oracle": _oracle, "truth": _truth, "infilling": _infilling, "speed": _speed}[config.what]
-    rows = measure(config)
+    measures = {"oracle": _oracle, "truth": _truth, "infilling": _infilling, "text": _text, "speed": _speed}
+    rows = measures[config.what](config)
     if config.output:
         write_result(config.output, config, seconds=time.perf_counter() - started, rows=rows)
 
@@ -165,35 +173,48 @@ def _infilling(config: BenchmarkConfig) -> list[dict[str, Any]]:
     return rows
 
 
-def _speed(config: BenchmarkConfig) -> list[dict[str, Any]]:
-    denoiser, head = load_denoiser(config.denoiser), load_energy(config.energy)
-    length = denoiser.max_length
-    deciding = {
-        "base": (None, {"num_candidates": 1}),
-        "head, exact": (head, {"num_candidates": None}),
-        "head, k = 4, whole step": (head, {"num_candidates": 4}),
-        "head, k = 16, whole step": (head, {"num_candidates": 16}),
-        "head, k = 16, groups of 4": (head, {"num_candidates": 16, "group_size": 4}),
-    }
-    rows = []
-    for batch_size in config.batch_sizes:
+def _text(config: BenchmarkConfig) -> list[dict[str, Any]]:
+    denoiser, energy = load_denoiser(config.denoiser), TextEnergy.from_causal_lm(config.energy)
+    judge = Judge(load_energy(config.judge).model, denoiser.tokenizer, name=config.judge)
+    blocks = load_blocks(SHIPPED / "tinystories" / "valid.safetensors")
+    texts = denoiser.tokenizer.batch_decode(blocks.tokens[: config.num_samples], skip_special_tokens=True)
+    disorder = cost_of_disorder(Judge(energy.model, energy.tokenizer, name=config.energy), texts, config.seed)
+    print(f"shuffled words cost {disorder.value:.2f} ± {disorder.stderr:.2f} nats a word (n = {disorder.n})")
+    rows = [{"what": "energy of shuffled words minus energy, nats a word", **disorder._asdict()}]
+    how = {"num_samples": config.num_samples, "batch_size": config.batch_sizes[-1], "seed": config.seed}
+    for order in config.orders:
         for steps in config.num_steps:
-            base = None
-            for name, (energy, options) in deciding.items():
-                sampler = SamplerConfig(num_steps=steps, **options).build(denoiser, energy)
-                how = {"batch_size": batch_size, "num_batches": config.repeats, "seed": config.seed}
-                seconds = draw_timed(sampler, length, **how).seconds_per_sequence
-                base = base or seconds
-                rows.append(
-                    {
-                        "decided by": name,
-                        "num_steps": steps,
-                        "batch_size": batch_size,
-                        "seconds_per_sequence": seconds,
-                        "ratio_to_base": seconds / base,
-                        **options,
-                    }
-                )
+            common = replace(config.sampler, order=order, num_steps=steps)
+            base = replace(common, num_candidates=1, scope="step").build(denoiser, None)
+            samplers = {"base": base, "reranked": common.build(denoiser, energy)}
+            found = judge_samplers(samplers, judge, blocks.tokens.shape[1], **how)
+            rows += [{"order": order, "num_steps": steps, **judged.as_record(found[0])} for judged in found]
+    _print_table(
+        f"samples reranked by {config.energy} as text, judged by {config.judge}",
+        rows[1:],
+        {
+            "order": lambda r: r["order"],
+            "passes": lambda r: str(r["num_steps"]),
+            "sampler": lambda r: r["name"],
+            "judge, nats/token": lambda r: f"{r['judge_nats_per_token']:.3f} ± {r['judge_stderr']:.3f}",
+            "minus base": lambda r: f"{r['judge_minus_base']:.3f} ± {r['judge_minus_base_stderr'] or 0:.3f}",
+            "entropy": lambda r: f"{r['entropy_nats']:.3f} ({r['entropy_over_base']:.1%})",
+            "distinct-2": lambda r: f"{r['distinct_2']:.3f}",
+            "ess": lambda r: f"{r['ess']:.1f}",
+        },
+    )
+    return rows
+
+
+def _speed(config: BenchmarkConfig) -> list[dict[str, Any]]:
+    rows = measure_speed(
+        load_denoiser(config.denoiser),
+        load_energy(config.energy),
+        num_steps=config.num_steps,
+        batch_sizes=config.batch_sizes,
+        repeats=config.repeats,
+        seed=config.seed,
+    )
     _print_table(
         "seconds per sequence of sampling, and ratio to the base of the same passes",
         rows,

@@ -76,6 +76,7 @@ class TextEnergy(Energy):
         if eos_token_id is not None and tokenizer.eos_token_id is None:
             raise ValueError(f"eos_token_id needs an eos of the LM too, got a {type(tokenizer).__name__} with none")
         self.model = model
+        self.tokenizer = tokenizer
         self._scorer = TextScorer(
             model, tokenizer, batch_size=batch_size, bos_token_id=bos_token_id, max_positions=max_positions
         )
