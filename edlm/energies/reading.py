@@ -50,9 +50,9 @@ def ends_of_text(decision: Decision, eos_token_id: int | None) -> Tensor:
     given = ~chosen & (x != eos_token_id) & (x != decision.step.denoiser.mask_token_id)
     if decision.step.attention_mask is not None:
         given = given & decision.step.attention_mask.bool()
-    after_given = torch.where(given, places + 1, 0).amax(1)
+    last_given = torch.where(given, places, 0).amax(1)
     first_slot = torch.where(chosen, places, length).amin(1)
-    earliest = torch.maximum(after_given, first_slot)
+    earliest = torch.maximum(last_given, first_slot)
     may_end = (decision.candidates == eos_token_id) & (places >= earliest[:, None, None])
     return torch.where(may_end, places, length).amin(2)
 

@@ -391,6 +391,9 @@ def test_tokens_that_a_smaller_lm_lacks_are_impossible_in_slots(carry_over):
     terms = log_p_ar(model, decision.candidates[1, :1], LM_BOS)[0]
     expected = decision.log_proposal[1, 0] - (terms[:3] if carry_over else terms).sum()
     assert energies[1, 0].item() == pytest.approx(expected.item(), abs=1e-5)
+    ends = decide(denoiser, torch.tensor([[1, 8, 8]]), torch.tensor([[[1, 0, 9], [1, 9, 0], [1, 2, 9]]]))
+    text = AutoregressiveEnergy(model, bos_token_id=LM_BOS, carry_over=carry_over, eos_token_id=0)
+    assert torch.isposinf(text(ends)).tolist() == [[False, True, True]]  # what follows an end does not count
     given = decide(denoiser, torch.tensor([[9, 8]]), torch.tensor([[[9, 1]]]))
     with pytest.raises(ValueError, match=r"LM's vocabulary 0\.\.6, got 9"):
         AutoregressiveEnergy(model, bos_token_id=LM_BOS)(given)
