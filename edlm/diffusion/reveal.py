@@ -103,7 +103,8 @@ def plan_reveal(
     ``ancestral`` reveals each masked position alone with the posterior's probability, as the
     reverse process does; the other orders give step ``i`` the positions
     ``floor(n i / T) .. floor(n (i + 1) / T) - 1`` of a ranking of the row's ``n`` masked positions:
-    ``random``; ``left_to_right``; ``confidence`` (highest marginal maximum first, to a thousandth of a nat, ranked anew at each step);
+    ``random``; ``left_to_right``; ``confidence`` (highest marginal maximum first, to a thousandth
+    of a nat, ranked anew at each step);
     ``dilated`` (step ``i`` takes one residue class modulo ``T`` of
     the masked positions, classes in bit-reversed sequence, so that tokens of a step are far apart; left to right
     inside a step, also where ``T`` does not divide ``n`` and a step spans two classes).

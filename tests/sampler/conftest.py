@@ -2,11 +2,19 @@ import pytest
 
 import edlm.sampler.bounds
 import edlm.sampler.sampler
+from edlm import EnergySampler, load_denoiser, load_energy
 from tests.chance import BulkStreams
 
 
 @pytest.fixture
 def bulk_streams(monkeypatch):
     """Draws for 200,000 rows at once; the rows' own streams are tested in ``test_streams.py``."""
-    for module in (edlm.sampler.sampler, edlm.sampler.bounds):
+    for module in (edlm.sampler.sampler, edlm.sampler.bounds, edlm.sampler.shims):
         monkeypatch.setattr(module, "RowStreams", BulkStreams)
+
+
+@pytest.fixture(scope="session")
+def stories() -> EnergySampler:
+    """The shipped pair, with exact decisions."""
+    options = {"num_steps": 2, "num_candidates": None, "order": "dilated"}
+    return EnergySampler(load_denoiser("tinystories"), load_energy("tinystories"), **options)

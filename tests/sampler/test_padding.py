@@ -159,7 +159,8 @@ def test_a_given_word_that_is_the_mask_stays():
     s = EnergySampler(word, num_steps=2)
     tokens = s.fill(x_t, target=target, seeds=range(40)).tokens
     assert (tokens[:, 0] == 1).all() and (tokens[:, [1, 3]] != 1).all()
-    bound = s.likelihood_bound(torch.tensor([[1, 2, 0, 3]]), given=torch.tensor([[True, False, True, False]]), seeds=[0])
+    given = torch.tensor([[True, False, True, False]])
+    bound = s.likelihood_bound(torch.tensor([[1, 2, 0, 3]]), given=given, seeds=[0])
     assert bound.item() == pytest.approx(2 * torch.tensor(3.0).log().item())
 
 

@@ -11,7 +11,7 @@ from edlm.corpus.languages import MarkovChain
 from edlm.sampler import Proposal
 from tests.chance import assert_law, assert_mean
 from tests.enumerable import random_causal_lm
-from tests.sampler.brute_force import MASK, NOTHING, SEQUENCES, BruteForce, Options, World, count
+from tests.sampler.brute_force import MASK, NOTHING, POWERS, SEQUENCES, BruteForce, Options, World, count
 from tests.sampler.test_bound import DETERMINISTIC, draws
 from tests.sampler.test_law import PROMPT, draw, sampler
 
@@ -76,8 +76,8 @@ def test_the_bound_is_the_enumerated_one_and_infinite_where_the_nucleus_ends(opt
 def test_corrected_weights_target_p_theta_and_others_the_proposal(scope, bulk_streams):
     """One step and 64 candidates: ``p_theta exp(-E)`` against ``q' exp(-E)``, and the reverse."""
     rows, options = 40_000, {"num_steps": 1, "num_candidates": 64, "scope": scope, "temperature": 1.8}
-    of_tokens = CallableEnergy(lambda candidates, x, log_p: WORLD.scores[(candidates * torch.tensor([16, 4, 1])).sum(-1)])
-    p = torch.tensor([BruteForce(WORLD, Options(num_steps=1), base=True).law().tolist()])[0].double()
+    of_tokens = CallableEnergy(lambda candidates, x, log_p: WORLD.scores[(candidates * POWERS).sum(-1)])
+    p = BruteForce(WORLD, Options(num_steps=1), base=True).law()
     q = BruteForce(WORLD, Options(num_steps=1, temperature=1.8), base=True).law()
     w = torch.tensor([math.exp(-WORLD.scores[16 * a + 4 * b + c]) for a, b, c in SEQUENCES], dtype=torch.float64)
     targets = {True: p * w / (p * w).sum(), False: q * w / (q * w).sum()}
@@ -95,10 +95,12 @@ def test_shares_of_the_proposal():
     assert AutoregressiveEnergy(random_causal_lm(), bos_token_id=0).proposal_share == 1
     assert WeightedSum([(0.25, oracle), (0.5, oracle), (3.0, plain)]).proposal_share == 0.75
     options = {"num_steps": 2, "num_candidates": 4, "order": "random", **SOFT}
-    same, other = (
-        [draw(EnergySampler(WORLD.denoiser(), e, correct_proposal=c, **options), rows=300).tokens for c in (False, True)]
-        for e in (oracle, plain)
-    )
+
+    def drawn(energy, correct):
+        s = EnergySampler(WORLD.denoiser(), energy, correct_proposal=correct, **options)
+        return draw(s, rows=300).tokens
+
+    same, other = ([drawn(energy, correct) for correct in (False, True)] for energy in (oracle, plain))
     assert torch.equal(*same) and not torch.equal(*other)
 
 
