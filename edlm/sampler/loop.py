@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from edlm.denoisers.base import Denoiser
 from edlm.diffusion.reveal import plan_reveal
 from edlm.diffusion.streams import RowStreams
 from edlm.sampler import checks
@@ -17,6 +18,11 @@ from edlm.sampler.output import StepInfo, summarize
 
 if TYPE_CHECKING:
     from edlm.sampler.sampler import EnergySampler
+
+
+def device_of(denoiser: Denoiser) -> torch.device:
+    """Where a denoiser runs."""
+    return next(iter([*denoiser.parameters(), *denoiser.buffers()])).device
 
 
 @torch.no_grad()

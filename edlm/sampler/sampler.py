@@ -15,7 +15,7 @@ from edlm.energies.base import Energy
 from edlm.sampler import checks
 from edlm.sampler.bounds import likelihood_bounds
 from edlm.sampler.generation import TextGeneration
-from edlm.sampler.loop import denoise
+from edlm.sampler.loop import denoise, device_of
 from edlm.sampler.output import SampleOutput, concatenate
 from edlm.sampler.proposal import Proposal
 from edlm.sampler.window import Window, get_window
@@ -151,10 +151,9 @@ class EnergySampler(TextGeneration):
         Returns:
             ``tokens[num_samples, length]`` and diagnostics.
         """
-        device = next(iter([*self.denoiser.parameters(), *self.denoiser.buffers()])).device
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-        x_t = torch.full((num_samples, length), self.denoiser.mask_token_id, device=device)
+        x_t = torch.full((num_samples, length), self.denoiser.mask_token_id, device=device_of(self.denoiser))
         seeds = self._seeds(num_samples, generator, seeds)
         size = batch_size or max(1, num_samples)
         starts = range(0, max(1, num_samples), size)

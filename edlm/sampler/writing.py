@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edlm.diffusion.streams import RowStreams
 from edlm.sampler.blocks import View, gather_views, scatter_views, views_of
-from edlm.sampler.loop import denoise
+from edlm.sampler.loop import denoise, device_of
 from edlm.sampler.output import StepInfo
 from edlm.sampler.rows import Row
 from edlm.sampler.transcript import Transcript
@@ -108,7 +108,7 @@ def _write(
     seeds: tuple[int, ...],
     transcript: Transcript,
 ) -> Generator[Partial, None, GenerationOutput]:
-    device = next(iter([*sampler.denoiser.parameters(), *sampler.denoiser.buffers()])).device
+    device = device_of(sampler.denoiser)
     tokens, steps, pad = [row.tokens for row in rows], [], _padding(sampler, transcript)
     for block in range(max(map(len, views))):
         now = [own[block] if block < len(own) else None for own in views]

@@ -264,3 +264,19 @@ def test_orders_by_name():
     assert ORDERS == ("ancestral", "random", "dilated", "bisecting", "left_to_right", "confidence")
     with pytest.raises(ValueError, match="order must be one of .*'dilated'.*, got 'rightmost'"):
         plan(all_masked(2), "rightmost", 2)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_what_is_no_target_is_never_due(order):
+    """Masks beside the target, and a given token that is the mask's id, do not count."""
+    mask = 9
+    x_t = torch.tensor([[9, 9, 1, 9, 9, 9], [9, 2, 9, 9, 0, 1]])
+    target = torch.tensor([[0, 1, 0, 1, 1, 0], [1, 0, 0, 1, 0, 0]]).bool()
+    p = plan(target, order, 2)
+    assert torch.equal(p.target, target) and torch.equal(p.still_masked(x_t, mask), target)
+    confidence = torch.zeros(2, 6) if p.by_confidence else None
+    for step in range(2):
+        slots = p.slots(step, p.still_masked(x_t, mask), confidence)
+        assert target[slots.rows, slots.positions].all()
+        x_t = slots.write(x_t, torch.zeros(len(slots), dtype=torch.long))
+    assert torch.equal(x_t == mask, torch.tensor([[1, 0, 0, 0, 0, 1], [0, 0, 1, 0, 0, 0]]).bool())
