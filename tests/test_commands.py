@@ -568,7 +568,7 @@ def test_benchmark_speed_holds_every_way_against_the_base_of_the_same_passes_and
         asked.append((sampler.num_steps, sampler.num_candidates, sampler.group_size, length, how))
         return TimedSamples(torch.empty(0, length), (0.5, seconds[len(asked) - 1], 99.0), sampler.num_steps, 0.0)
 
-    monkeypatch.setattr("edlm.commands.benchmark.draw_timed", draw)
+    monkeypatch.setattr("edlm.evaluation.speed.draw_timed", draw)
     names = {"denoiser": str(runs / "text_denoiser/final"), "energy": str(runs / "text_head/final")}
     output, how = tmp_path / "speed.json", {"num_steps": [3], "batch_sizes": [1, 4], "repeats": 2, "seed": 6}
     printed = edlm("benchmark", what="speed", output=str(output), **names, **how)

@@ -50,7 +50,7 @@ def run(config: TrainAutoregressiveConfig) -> None:
     def save(trained: nn.Module, folder: Path) -> None:
         trained.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        AutoregressiveEnergy(trained, bos_token_id=bos).save_pretrained(folder / "energy")
+        AutoregressiveEnergy(trained, bos_token_id=bos, tokenizer=tokenizer).save_pretrained(folder / "energy")
 
     path = train(
         model,
