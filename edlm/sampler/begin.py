@@ -25,24 +25,25 @@ class Passes:
 
     Args:
         denoiser: What is run.
-        keep_hidden: Whether an energy may read its states.
+        keep_hidden: Whether to keep its states in all passes; None keeps them where they are asked for.
         attention_mask: Of the batch: False at padding, bool, shape ``[batch, length]``; None without padding.
     """
 
-    def __init__(self, denoiser: Denoiser, keep_hidden: bool, attention_mask: Tensor | None = None):
+    def __init__(self, denoiser: Denoiser, keep_hidden: bool | None = None, attention_mask: Tensor | None = None):
         self.denoiser = denoiser
         self.keep_hidden = keep_hidden
         self.attention_mask = attention_mask
         self._last: tuple[tuple[Tensor, ...], Encoding] | None = None
 
-    def encode(self, x_t: Tensor, t: Tensor, rows: Tensor) -> Encoding:
-        """The pass on some rows of ``x_t[batch, length]`` at times ``t[batch]``."""
-        asked = (x_t, t, rows)
+    def encode(self, x_t: Tensor, t: Tensor, rows: Tensor, reads_hidden: bool) -> Encoding:
+        """The pass on some rows of ``x_t[batch, length]`` at times ``t[batch]``; an energy may read its states."""
+        keep_hidden = reads_hidden if self.keep_hidden is None else self.keep_hidden
+        asked = (x_t, t, rows, torch.tensor(keep_hidden))
         if self._last is None or not all(map(torch.equal, asked, self._last[0])):
             self._last = None  # so that two are never kept
             self._last = (
                 asked,
-                self.denoiser.encode(x_t, t, self.attention_mask, rows=rows, keep_hidden=self.keep_hidden),
+                self.denoiser.encode(x_t, t, self.attention_mask, rows=rows, keep_hidden=keep_hidden),
             )
         return self._last[1]
 
@@ -77,7 +78,8 @@ def begin_step(
     fills = [_positions_to_fill(s, of_rows, masked, due) for s, of_rows in zip(samplers, uses, strict=True)]
     rows = torch.stack([due, *(fill.any(1) for fill in fills if fill is not None)]).any(0).nonzero()[:, 0]
     t = t.float()
-    encoding = passes.encode(x_t, t, rows) if len(rows) else None
+    reads_hidden = any(s.energy.reads_hidden for s, of_rows in zip(samplers, uses, strict=True) if of_rows.any())
+    encoding = passes.encode(x_t, t, rows, reads_hidden) if len(rows) else None
     confidence = _confidence(denoiser, encoding, masked & due[:, None]) if plan.by_confidence else None
     revealed = plan.slots(at, masked, confidence)
     steps = []

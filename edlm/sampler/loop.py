@@ -51,9 +51,9 @@ def denoise(
     """
     real = checks.check_padding(x_t, attention_mask)
     masked = checks.check_tokens(sampler, x_t, target, real)
-    denoiser, energy = sampler.denoiser, sampler.energy
+    denoiser = sampler.denoiser
     plan = plan_reveal(masked, sampler.order, sampler.num_steps, sampler.schedule, streams.order())
-    passes = Passes(denoiser, energy is not None and energy.reads_hidden, real)
+    passes = Passes(denoiser, attention_mask=real)
     for i in range(sampler.num_steps):
         masked = plan.still_masked(x_t, denoiser.mask_token_id)
         revealed, [(step, uses)] = begin_step([sampler], plan, torch.full_like(x_t[:, 0], i), x_t, passes)
