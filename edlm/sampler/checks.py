@@ -34,23 +34,7 @@ def check_options(sampler: EnergySampler) -> None:
         ),
     ]
     if s.num_candidates is None:
-        rules += [
-            (
-                energy is None or isinstance(energy, TokenwiseEnergy) and energy.is_normalized,
-                "num_candidates=None (exact decisions) needs an energy that is normalised token by token; "
-                f"got {type(energy).__name__}: give it a number of candidates",
-            ),
-            (s.scope == "step", "num_candidates=None (exact decisions) needs scope='step', got 'sequence'"),
-            (
-                s.weight_temperature == 1,
-                f"exact decisions have no weights: weight_temperature must be 1, got {s.weight_temperature}",
-            ),
-            (
-                energy is None or not s.correct_proposal or s.proposal.is_default,
-                "exact decisions have no weights to correct the proposal by: correct_proposal needs candidates, or "
-                f"temperature=1, top_p=1, top_k=None; got {s.proposal}",
-            ),
-        ]
+        rules += _rules_of_exact_decisions(s)
     if energy is not None and energy.needs_complete and s.scope == "step":
         rules.append(
             (
@@ -65,6 +49,27 @@ def check_options(sampler: EnergySampler) -> None:
             raise ValueError(message)
     if energy is not None:
         energy.check_denoiser(s.denoiser)
+
+
+def _rules_of_exact_decisions(s: EnergySampler) -> list[tuple[bool, str]]:
+    energy = s.energy
+    return [
+        (
+            energy is None or isinstance(energy, TokenwiseEnergy) and energy.is_normalized,
+            "num_candidates=None (exact decisions) needs an energy that is normalised token by token; "
+            f"got {type(energy).__name__}: give it a number of candidates",
+        ),
+        (s.scope == "step", "num_candidates=None (exact decisions) needs scope='step', got 'sequence'"),
+        (
+            s.weight_temperature == 1,
+            f"exact decisions have no weights: weight_temperature must be 1, got {s.weight_temperature}",
+        ),
+        (
+            energy is None or not s.correct_proposal or s.proposal.is_default,
+            "exact decisions have no weights to correct the proposal by: correct_proposal needs candidates, or "
+            f"temperature=1, top_p=1, top_k=None; got {s.proposal}",
+        ),
+    ]
 
 
 def check_padding(tokens: Tensor, attention_mask: Tensor | None) -> Tensor | None:
@@ -99,7 +104,7 @@ def check_tokens(sampler: EnergySampler, x_t: Tensor, target: Tensor | None, rea
     if target is not None:
         if target.shape != x_t.shape or target.dtype != torch.bool:
             raise ValueError(f"target must be bool {list(x_t.shape)}, got {target.dtype} {list(target.shape)}")
-        masked = masked & target
+        masked = masked & target.to(masked.device)
     masked = masked if real is None else masked & real
     _check_completeness(sampler, x_t, masked, real)
     return masked
