@@ -1,0 +1,5 @@
+"""Modules that need an extra are looked through for doctests only where it is installed."""
+
+from importlib.util import find_spec
+
+collect_ignore = [] if find_spec("lm_eval") else ["edlm/evaluation/harness"]

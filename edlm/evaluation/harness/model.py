@@ -1,0 +1,249 @@
+"""A sampler as a model of lm-evaluation-harness."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+import torch
+from tqdm.auto import tqdm
+
+from edlm import __version__
+from edlm.config import SamplerConfig
+from edlm.denoisers.base import Denoiser
+from edlm.denoisers.loading import load_denoiser
+from edlm.energies.base import Energy
+from edlm.energies.pretrained import load_energy
+from edlm.evaluation.harness.requests import (
+    Generation,
+    generation_request,
+    likeliest_sampler,
+    sampler_config,
+    seeds_of,
+    usable_device,
+)
+from edlm.evaluation.text_bounds import TextBounds, is_exact, row_to_score
+from edlm.sampler.rows import Reader
+
+try:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.api.registry import register_model
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f'the harness model needs lm-eval: pip install "edlm[harness]"; got {error}', name=error.name
+    ) from error
+
+_LOG = logging.getLogger(__name__)
+_BATCH_SIZE, _MAX_GEN_TOKS = 16, 256
+
+
+@register_model("edlm")
+class HarnessModel(TemplateLM):
+    """A denoiser, with or without an energy, as lm-evaluation-harness knows models.
+
+    ===========================  ==================================================================================
+    request                      answer
+    ===========================  ==================================================================================
+    ``loglikelihood``            minus the sampler's likelihood bound of the continuation, given the context and the
+                                 number of its tokens: a lower bound of ``log P``, exact where the sampler has it so
+    ``is_greedy`` of it          whether the sampler writes that continuation when each token is the likeliest at its
+                                 turn (``top_k = 1``: an energy has a say only in exact decisions)
+    ``loglikelihood_rolling``    the same for a whole text, in windows of the denoiser's ``max_length``
+    ``generate_until``           `EnergySampler.generate`
+    ===========================  ==================================================================================
+
+    Answers depend on the request, ``seed`` and the sampler; not on the batch, nor on other requests. What has one
+    context shares a seed, so that choices are compared on the same orders; of equal requests each has its own.
+
+    Args:
+        denoiser: Folder, hub id, shipped name, or a `Denoiser`.
+        energy: Folder, hub id or shipped name of a saved energy, or an `Energy`; None for the base sampler.
+        batch_size: Texts at a time; changes memory and speed only. "auto" stands for 16.
+        max_batch_size: Not used.
+        device: Where denoiser and energy run; by default the CPU, or where they are. Without CUDA, "cuda" is the CPU.
+        dtype: Of the denoiser's weights.
+        family: Of the denoiser, see `load_denoiser`.
+        revision: Of the denoiser.
+        trust_remote_code: Run code that comes with the denoiser.
+        num_orders: Draws of the bound that are averaged for a likelihood; one will do where it is exact.
+        block_length: Write and predict in blocks of so many tokens, left to right; None for the denoiser's own, else
+            all at once.
+        rolling_context: Known tokens of the windows of a text that does not fit one; half of a window by default.
+        max_gen_toks: Tokens to write where a task does not say.
+        check_greedy: Answer ``is_greedy``, which costs another run of the sampler a request; without it is False.
+        greedy: What is done where a task asks for greedy decoding, as most do: "sampler" draws as the sampler is set,
+            by fixed seeds; "likeliest" takes the likeliest tokens, whereupon candidates are all alike.
+        seed: Of everything.
+        sampler: Fields of `SamplerConfig` (``num_steps=8``, ``order="dilated"`` and so on). ``num_candidates`` is by
+            default 1 without an energy, and None, exact decisions, with one that is normalised token by token.
+
+    Raises:
+        ValueError: an option is unknown or breaks its rule, or the denoiser has no tokenizer.
+
+    Example:
+        >>> lm = HarnessModel("tinystories", "tinystories", num_steps=4)
+        >>> lm.sampler.exact, lm.get_model_info()["loglikelihood"]
+        (True, 'exact')
+    """
+
+    def __init__(
+        self,
+        denoiser: str | Denoiser = "tinystories",
+        energy: str | Energy | None = None,
+        *,
+        batch_size: int | str = _BATCH_SIZE,
+        max_batch_size: int | None = None,
+        device: str | torch.device | None = None,
+        dtype: str = "float32",
+        family: str | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        num_orders: int = 1,
+        block_length: int | None = None,
+        rolling_context: int | None = None,
+        max_gen_toks: int = _MAX_GEN_TOKS,
+        check_greedy: bool = True,
+        greedy: Literal["sampler", "likeliest"] = "sampler",
+        seed: int = 0,
+        **sampler: Any,
+    ):
+        super().__init__()
+        if not isinstance(denoiser, Denoiser):
+            options = {"dtype": getattr(torch, dtype), "trust_remote_code": trust_remote_code}
+            denoiser = load_denoiser(denoiser, family, revision, **options)
+        energy = load_energy(energy) if isinstance(energy, str) else energy
+        if denoiser.tokenizer is None:
+            raise ValueError("the harness needs a denoiser with a tokenizer, got one without: tasks are text")
+        if greedy not in ("sampler", "likeliest"):
+            raise ValueError(f"greedy must be 'sampler' or 'likeliest', got {greedy!r}")
+        if device is not None:
+            device = usable_device(device)
+            denoiser, energy = denoiser.to(device), energy.to(device) if energy is not None else None
+        self.config: SamplerConfig = sampler_config(energy, sampler)
+        self.sampler = self.config.build(denoiser, energy)
+        self.tokenizer = denoiser.tokenizer
+        self.batch_size = _BATCH_SIZE if str(batch_size).startswith("auto") else int(batch_size)
+        self.max_gen_toks, self.check_greedy, self.greedy, self.seed = max_gen_toks, check_greedy, greedy, seed
+        self._device = next(iter([*denoiser.parameters(), *denoiser.buffers()])).device
+        self._reader = Reader(denoiser)
+        how = {"batch_size": self.batch_size, "block_length": block_length, "context": rolling_context}
+        self._bounds = TextBounds(self.sampler, num_draws=num_orders, **how)
+        self._likeliest = TextBounds(likeliest_sampler(self.sampler, self.config), **how)
+        self._warned: set[str] = set()
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The denoiser."""
+        return self.sampler.denoiser
+
+    @property
+    def eot_token_id(self) -> int | None:
+        """The token that ends a text."""
+        return self.denoiser.eos_token_id
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest sequence that the denoiser takes."""
+        return self.denoiser.max_length
+
+    @property
+    def tokenizer_name(self) -> str:
+        """For the fingerprint of cached requests."""
+        return str(getattr(self.tokenizer, "name_or_path", "")).replace("/", "__")
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What the results say of the model."""
+        return {
+            "edlm_version": __version__,
+            "loglikelihood": "exact" if is_exact(self.sampler) else "lower bound",
+            "num_orders": self._bounds.num_draws,
+            "block_length": self._bounds.block_length,
+            "energy": type(self.sampler.energy).__name__ if self.sampler.energy is not None else None,
+            "sampler": asdict(self.config),
+            "greedy": self.greedy,
+            "seed": self.seed,
+        }
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return self.tokenizer.apply_chat_template(
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """Tokens of a text, without special ones around it: `row_to_score` knows the denoiser's frame."""
+        return self._reader.read(string)
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        pairs = [request.args for request in requests]
+        encoded = [self._encode_pair(*pair) if pair[0] else ([], self.tok_encode(pair[1])) for pair in pairs]
+        return self._loglikelihood_tokens(
+            [(pair, *tokens) for pair, tokens in zip(pairs, encoded, strict=True)], disable_tqdm=disable_tqdm
+        )
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        rows = [row_to_score(self.denoiser, context, continuation) for _, context, continuation in requests]
+        # Without a context there is nothing that choices share, and much that does not belong together.
+        pairs = [pair for pair, *_ in requests]
+        seeds = seeds_of(self.seed, [context or continuation for context, continuation in pairs], pairs)
+        nats = self._bounds.bounds(rows, seeds, progress=None if disable_tqdm else "loglikelihood")
+        greedy = [False] * len(rows)
+        if self.check_greedy:
+            greedy = self._likeliest.would_write(rows, seeds, progress=None if disable_tqdm else "is_greedy")
+        return list(zip((-nats).tolist(), greedy, strict=True))
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        texts = [request.args for request in requests]
+        rows = [row_to_score(self.denoiser, [], self.tok_encode(text)) for text, *_ in texts]
+        seeds = seeds_of(self.seed, texts, texts)
+        return (-self._bounds.bounds(rows, seeds, progress=None if disable_tqdm else "rolling")).tolist()
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        asked = [request.args for request in requests]
+        seeds = seeds_of(self.seed, [context for context, _ in asked], asked)
+        block_length = self._bounds.block_length
+        wanted = [
+            generation_request(self.denoiser, self.tok_encode(context), options, self.max_gen_toks, block_length)
+            for context, options in asked
+        ]
+        groups: dict[Generation, list[int]] = {}
+        for i, request in enumerate(wanted):
+            self._warn(*request.warnings)
+            groups.setdefault(request.how, []).append(i)
+        texts = [""] * len(wanted)
+        with tqdm(total=len(wanted), desc="generate_until", disable=disable_tqdm or None, leave=False) as bar:
+            for how, members in groups.items():
+                members.sort(key=lambda i: len(wanted[i].prompt), reverse=True)
+                for start in range(0, len(members), self.batch_size):
+                    some = members[start : start + self.batch_size]
+                    written = self._generate([wanted[i].prompt for i in some], how, [seeds[i] for i in some])
+                    for i, text in zip(some, written, strict=True):
+                        texts[i] = text
+                    bar.update(len(some))
+        return texts
+
+    def _generate(self, prompts: list[list[int]], how: Generation, seeds: list[int]) -> list[str]:
+        sampler = self.sampler
+        if how.is_greedy and self.greedy == "likeliest":
+            sampler = self._likeliest.sampler
+        elif how.is_greedy:
+            self._warn("a task asks for greedy decoding: the sampler draws as it is set; see greedy='likeliest'")
+        block_length = self._bounds.block_length
+        output = sampler.generate(
+            prompts, how.max_new_tokens, stop=how.until, block_length=block_length, seed=seeds, **dict(how.proposal)
+        )
+        return output.completions
+
+    def _warn(self, *warnings: str) -> None:
+        """Log each warning once."""
+        for warning in warnings:
+            if warning not in self._warned:
+                self._warned.add(warning)
+                _LOG.warning(warning)

@@ -1,0 +1,172 @@
+"""What lm-evaluation-harness asks for, in this package's terms."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from edlm.config import SamplerConfig
+from edlm.denoisers.base import Denoiser
+from edlm.energies.base import Energy, TokenwiseEnergy
+from edlm.sampler.sampler import EnergySampler
+
+_NEW_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first one counts
+_PROPOSAL = ("temperature", "top_p", "top_k")
+_KNOWN = {*_NEW_TOKENS, *_PROPOSAL, "until", "do_sample"}
+
+
+def sampler_config(energy: Energy | None, options: Mapping[str, Any]) -> SamplerConfig:
+    """The settings of a sampler that ``--model_args`` names.
+
+    Args:
+        energy: Whether decisions are exact by default.
+        options: Fields of `SamplerConfig`.
+
+    Raises:
+        ValueError: an option is unknown, or ``num_candidates`` is needed and missing.
+    """
+    names = [field.name for field in fields(SamplerConfig)]
+    for name in options:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"model_args must be those of HarnessModel or among {names}, got {name}{hint}")
+    if energy is None or "num_candidates" in options:
+        return SamplerConfig(**options)
+    if not isinstance(energy, TokenwiseEnergy) or not energy.is_normalized:
+        raise ValueError(
+            f"an energy that is not normalised token by token needs num_candidates, got {type(energy).__name__} without"
+        )
+    return SamplerConfig(**{**options, "num_candidates": None})
+
+
+def likeliest_sampler(sampler: EnergySampler, config: SamplerConfig) -> EnergySampler:
+    """The sampler that takes each token as the likeliest at its turn, by exact decisions where the given one has them.
+
+    Args:
+        sampler: Its denoiser, and its energy if it decides exactly: else candidates would all be alike.
+        config: The sampler's.
+    """
+    energy = sampler.energy if sampler.exact else None
+    changes = {"temperature": 1.0, "top_p": 1.0, "top_k": 1, "correct_proposal": False}
+    if energy is None:
+        changes.update(num_candidates=1, scope="step", group_size=None, weight_temperature=1.0)
+    return replace(config, **changes).build(sampler.denoiser, energy)
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device asked for; the CPU in place of a GPU that is not there, since lm-eval's command line asks for one."""
+    asked = torch.device(device)
+    return torch.device("cpu") if asked.type == "cuda" and not torch.cuda.is_available() else asked
+
+
+def seeds_of(seed: int, shared: Sequence[Sequence[Any]], requests: Sequence[Any]) -> list[int]:
+    """A seed for each request, from its own content.
+
+    Args:
+        seed: Of everything.
+        shared: What requests of one seed have in common, as JSON values.
+        requests: Whole requests: the n-th of several equal ones gets the n-th seed.
+
+    Example:
+        >>> first, second, again = seeds_of(0, ["a", "b", "a"], ["a", "b", "a"])
+        >>> len({first, second, again}), seeds_of(0, ["b"], ["b"]) == [second]
+        (3, True)
+    """
+    seen: Counter[str] = Counter()
+    seeds = []
+    for common, request in zip(shared, requests, strict=True):
+        whole = json.dumps(request, sort_keys=True, default=str)
+        key = json.dumps([seed, seen[whole], common], sort_keys=True, default=str)
+        seeds.append(int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big"))
+        seen[whole] += 1
+    return seeds
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How text is to be written; requests that agree in it are written together.
+
+    Attributes:
+        max_new_tokens: How much.
+        until: Strings that end it.
+        is_greedy: Whether the task asks for the likeliest text.
+        proposal: ``temperature``, ``top_p`` and ``top_k``, where the task samples and gives them.
+    """
+
+    max_new_tokens: int
+    until: tuple[str, ...]
+    is_greedy: bool
+    proposal: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """A prompt to be continued.
+
+    Attributes:
+        prompt: Token ids, with the denoiser's prefix where the text begins.
+        how: How it is to be continued.
+        warnings: What of the task is done in another way.
+    """
+
+    prompt: list[int]
+    how: Generation
+    warnings: tuple[str, ...]
+
+
+def generation_request(
+    denoiser: Denoiser, context: list[int], options: Mapping[str, Any], default: int, block_length: int | None
+) -> GenerationRequest:
+    """What a ``generate_until`` request asks for.
+
+    What is written at once must fit the denoiser's ``max_length``: then the beginning of a long context is left out,
+    and more new tokens than half of what fits are written only as far as the context leaves room.
+
+    Args:
+        denoiser: Its prefix and ``max_length``.
+        context: Token ids of the prompt.
+        options: The task's ``generation_kwargs``.
+        default: New tokens where it does not say.
+        block_length: In blocks, any number of tokens can be written.
+    """
+    until = options.get("until") or ()
+    until = (until,) if isinstance(until, str) else tuple(until)
+    asked = int(next((options[name] for name in _NEW_TOKENS if options.get(name) is not None), default))
+    temperature = options.get("temperature")
+    is_greedy = temperature == 0 or not options.get("do_sample", temperature is not None)
+    given = {name: options[name] for name in _PROPOSAL if options.get(name) is not None} if not is_greedy else {}
+    if given.get("top_k", 1) < 1:  # elsewhere 0 and -1 stand for no limit
+        del given["top_k"]
+    prompt, room, warnings = context, asked, []
+    if block_length is None and denoiser.max_length is not None:
+        prompt, room = _fitted(denoiser, context, asked)
+    if prompt is context and not denoiser.is_framed:
+        prefix = list(denoiser.prefix_ids)
+        prompt = context if context[: len(prefix)] == prefix else prefix + context
+    if room < asked:
+        warnings.append(f"max_gen_toks must fit max_length = {denoiser.max_length} without block_length, got {asked}")
+    if prompt[-len(context) :] != context and context:
+        warnings.append(f"the beginning of contexts beyond max_length = {denoiser.max_length} is left out")
+    if ignored := sorted(options.keys() - _KNOWN):
+        warnings.append(f"generation_kwargs must be among {sorted(_KNOWN)}, ignored {ignored}")
+    how = Generation(room, tuple(end for end in until if end), is_greedy, tuple(given.items()))
+    return GenerationRequest(prompt, how, tuple(warnings))
+
+
+def _fitted(denoiser: Denoiser, context: list[int], asked: int) -> tuple[list[int], int]:
+    """The end of the context that fits beside the new tokens (the very list if all does), and how many those are."""
+    frame = len(denoiser.prefix_ids) + (len(denoiser.suffix_ids) if denoiser.is_framed else 0)
+    room = denoiser.max_length - frame
+    new = min(asked, max(room - len(context), room // 2))
+    if len(context) + new <= room:
+        return context, new
+    kept = room - new if denoiser.is_framed else denoiser.max_length - new  # a text that began before has no prefix
+    return context[len(context) - kept :], new
