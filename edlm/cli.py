@@ -33,6 +33,7 @@ COMMANDS: dict[str, Command] = {
     "sample": Command(_AT + "sample:SampleConfig", "write text with a denoiser and an energy"),
     "evaluate": Command(_AT + "evaluate:EvaluateConfig", "measure likelihood and text quality"),
     "benchmark": Command(_AT + "benchmark:BenchmarkConfig", "compare samplers: quality and cost"),
+    "errors": Command(_AT + "sequence_errors:SequenceErrorsConfig", "wrong sequences on languages with known truth"),
     "info": Command(_AT + "info:InfoConfig", "say what a checkpoint is: family, ids, shift, time", ("path",)),
     "export": Command(_AT + "export:ExportConfig", "copy trained models to where a package ships them"),
     "plot logs": Command(_AT + "plot_logs:PlotLogsConfig", "draw the curves of training runs"),

@@ -94,6 +94,7 @@ def test_every_documented_command_has_its_own_module_and_class():
         "sample": "edlm.commands.sample:SampleConfig",
         "evaluate": "edlm.commands.evaluate:EvaluateConfig",
         "benchmark": "edlm.commands.benchmark:BenchmarkConfig",
+        "errors": "edlm.commands.sequence_errors:SequenceErrorsConfig",
         "info": "edlm.commands.info:InfoConfig",
         "export": "edlm.commands.export:ExportConfig",
         "plot logs": "edlm.commands.plot_logs:PlotLogsConfig",

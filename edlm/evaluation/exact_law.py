@@ -48,7 +48,7 @@ def log_chosen(log_p: Tensor, log_w: Tensor, num_candidates: int) -> Tensor:
     with ``phi(l) = sum_j p_j exp(-l w_j)``, over ``l`` in (0, inf), by trapezoids in ``log l``.
 
     Args:
-        log_p: Law of a candidate, normalised, nats, shape ``[batch, m]``; ``-inf`` allowed.
+        log_p: Law of a candidate, nats, normalised here, shape ``[batch, m]``; ``-inf`` allowed.
         log_w: Log weights, finite, shape ``[batch, m]``.
         num_candidates: ``k >= 1``.
 
@@ -63,26 +63,26 @@ def log_chosen(log_p: Tensor, log_w: Tensor, num_candidates: int) -> Tensor:
         >>> log_chosen(log_p, log_w, 2).exp()  # 1/4 + 1/2 * 3/4 and 1/4 + 1/2 * 1/4
         tensor([[0.6250, 0.3750]], dtype=torch.float64)
     """
-    log_p, log_w = precise(log_p), precise(log_w)
+    log_p, log_w = precise(log_p).log_softmax(1), precise(log_w)
     if not log_w.isfinite().all():
         raise ValueError(f"weights must be finite, got a log weight of {log_w[~log_w.isfinite()][0].item()}")
     if num_candidates == 1:
         return log_p
     log_w = log_w - log_w.amax(1, keepdim=True)
     total = torch.full_like(log_w, -torch.inf)
-    for s in _grid(log_w):
+    for s in _grid(log_w, num_candidates):
         decay = -(s + log_w).exp()
         phi = (log_p + decay).logsumexp(1, keepdim=True)
         total = torch.logaddexp(total, s + decay + (num_candidates - 1) * phi)
     return math.log(num_candidates) + log_p + log_w + total + math.log(STEP)
 
 
-def _grid(log_w: Tensor) -> Tensor:
+def _grid(log_w: Tensor, num_candidates: int) -> Tensor:
     """Values of ``log l`` at which some outcome's integrand is not below ``exp(-40)`` of its largest value."""
-    centers = (-log_w).unique()
-    grid = torch.arange(-40, centers[-1].item() + 4, STEP, dtype=torch.float64)
+    centers, reach = (-log_w).unique(), 40 + math.log(num_candidates)  # phi^(k - 1) falls off from l = 1/k
+    grid = torch.arange(-reach, centers[-1].item() + 4, STEP, dtype=torch.float64)
     following = torch.searchsorted(centers, grid - 4).clamp(max=len(centers) - 1)
-    return grid[(centers[following] - grid).abs() <= 40]
+    return grid[(centers[following] - grid).abs() <= reach]
 
 
 @torch.no_grad()
