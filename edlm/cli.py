@@ -32,6 +32,7 @@ COMMANDS: dict[str, Command] = {
     "demo": Command(_AT + "demo:DemoConfig", "see reranking work on a small shipped model"),
     "sample": Command(_AT + "sample:SampleConfig", "write text with a denoiser and an energy"),
     "evaluate": Command(_AT + "evaluate:EvaluateConfig", "measure likelihood and text quality"),
+    "compare": Command(_AT + "compare:CompareConfig", "two results of evaluate, in pairs", ("a", "b")),
     "benchmark": Command(_AT + "benchmark:BenchmarkConfig", "compare samplers: quality and cost"),
     "errors": Command(_AT + "sequence_errors:SequenceErrorsConfig", "wrong sequences on languages with known truth"),
     "info": Command(_AT + "info:InfoConfig", "say what a checkpoint is: family, ids, shift, time", ("path",)),
@@ -109,6 +110,7 @@ def parse_config(args: Sequence[str], config_class: type[ConfigT], prog: str = "
     from jsonargparse import ArgumentParser
 
     keys = _config_keys(config_class)
+    args = _spelled_out(args, keys)
     parser = ArgumentParser(prog, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the keys below.")
     parser.add_class_arguments(config_class)
@@ -138,6 +140,15 @@ def _config_keys(hint: Any, prefix: str = "") -> dict[str, Any]:
     for name in (field.name for field in fields(hint) if field.init):
         keys |= {prefix + name: hints[name], **_config_keys(hints[name], f"{prefix}{name}.")}
     return keys
+
+
+def _spelled_out(args: Sequence[str], keys: Mapping[str, Any]) -> list[str]:
+    """With ``--key true`` for a bare ``--key`` that is true or false."""
+    following = [*args, "--"][1:]
+    return [
+        f"{word}=true" if keys.get(word.removeprefix("--")) is bool and after.startswith("--") else word
+        for word, after in zip(args, following, strict=True)
+    ]
 
 
 def _check_mapping(values: Any, keys: Mapping[str, Any], source: str, prefix: str) -> None:

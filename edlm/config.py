@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
+from edlm.diffusion.reveal import Order
+
 if TYPE_CHECKING:
     from edlm.denoisers.base import Denoiser
     from edlm.energies.base import Energy
@@ -35,7 +37,7 @@ class SamplerConfig:
     num_candidates: int | None = 1
     scope: Literal["step", "sequence"] = "step"
     group_size: int | None = None
-    order: Literal["ancestral", "random", "dilated", "bisecting", "left_to_right", "confidence"] = "dilated"
+    order: Order = "dilated"
     schedule: Literal["log_linear", "cosine", "polynomial"] = "log_linear"
     window: tuple[float, float] = (0.0, 1.0)
     weight_temperature: float = 1.0

@@ -93,6 +93,7 @@ def test_every_documented_command_has_its_own_module_and_class():
         "demo": "edlm.commands.demo:DemoConfig",
         "sample": "edlm.commands.sample:SampleConfig",
         "evaluate": "edlm.commands.evaluate:EvaluateConfig",
+        "compare": "edlm.commands.compare:CompareConfig",
         "benchmark": "edlm.commands.benchmark:BenchmarkConfig",
         "errors": "edlm.commands.sequence_errors:SequenceErrorsConfig",
         "info": "edlm.commands.info:InfoConfig",

@@ -16,17 +16,17 @@ from safetensors.torch import load_file
 
 from edlm import AutoregressiveEnergy, EnergySampler, ResidualHead, SequenceEnergy, load_denoiser, load_energy
 from edlm.cli import COMMANDS, main
-from edlm.commands import evaluate as edlm_evaluate
 from edlm.corpus.prepared import PreparedCorpus
 from edlm.corpus.synthetic import LanguageConfig, build_language
 from edlm.corpus.text import load_blocks
-from edlm.evaluation import estimate_bound, paired_gain
+from edlm.evaluation import estimate_bound, paired_gain, stages
 from edlm.evaluation.diversity import distinct_n, unigram_entropy
 from edlm.evaluation.judge import JudgedTexts
 from edlm.evaluation.oracle_tables import cells, data_nats_per_token, measure_cells
 from edlm.evaluation.samples import TimedSamples
 from edlm.evaluation.speedup import Curve, time_ratio
 from edlm.evaluation.statistics import mean_of
+from edlm.evaluation.texts import EMPTY_LINE
 from edlm.sampler.bounds import likelihood_bounds
 from edlm.training.trainer import NonFiniteLossError
 
@@ -211,6 +211,7 @@ def evaluate(runs, output: Path, methods: list[dict], code: int = 0, **options) 
         "seed": 5,
         "batch_size": 4,
         "samples__timed_batches": 0,
+        "samples__judged": 0,
     }
     printed = edlm("evaluate", code=code, output=str(output), methods=methods, **{**defaults, **options})
     return printed, found_in(output) if output.exists() else {}
@@ -361,8 +362,16 @@ def test_evaluate_draws_samples_to_time_and_to_judge(runs, denoiser, tmp_path):
 class OddJudge:
     """Finds a text as bad as it is long, and counts its words."""
 
+    separator, identity = EMPTY_LINE, "odd"
+
     def __init__(self):
         self.scored = []
+
+    def describe(self):
+        return {"name": "odd"}
+
+    def has_part_in(self, energy):
+        return False
 
     def score(self, texts):
         self.scored.append(texts)
@@ -372,7 +381,7 @@ class OddJudge:
 
 def test_evaluate_has_judged_what_is_to_be_judged_however_many_are_timed(runs, denoiser, tmp_path, monkeypatch):
     judge, asked = OddJudge(), []
-    monkeypatch.setattr("edlm.commands.evaluate.Judge.from_pretrained", lambda name: asked.append(name) or judge)
+    monkeypatch.setattr("edlm.evaluation.stages.load_judge", lambda name, denoiser: asked.append(name) or judge)
     few = SAMPLED | {"samples__timed_batches": 3, "samples__judged": 2, "samples__judged_methods": None}
     _, found = evaluate(
         runs, tmp_path / "result.json", exact_and_groups(runs), orders=["dilated"], samples__judge="wise", **few
@@ -403,8 +412,8 @@ def test_evaluate_has_judged_what_is_to_be_judged_however_many_are_timed(runs, d
 def test_evaluate_can_judge_what_was_timed_before(runs, tmp_path, monkeypatch):
     output = tmp_path / "result.json"
     _, before = evaluate(runs, output, exact_and_groups(runs), **SAMPLED)
-    monkeypatch.setattr("edlm.commands.evaluate.Judge.from_pretrained", lambda name: OddJudge())
-    monkeypatch.setattr("edlm.commands.evaluate.draw_timed", _again)
+    monkeypatch.setattr("edlm.evaluation.stages.load_judge", lambda name, denoiser: OddJudge())
+    monkeypatch.setattr("edlm.evaluation.stages.draw_timed", _again)
     more = SAMPLED | {"samples__judge": "wise", "samples__judged_methods": None, "samples__judged_orders": ["random"]}
     _, found = evaluate(runs, output, exact_and_groups(runs), **more)
     for (name, order, steps), row in found.items():
@@ -422,7 +431,7 @@ def test_evaluate_measures_nothing_twice(runs, tmp_path, monkeypatch):
     output = tmp_path / "result.json"
     _, found = evaluate(runs, output, exact_and_groups(runs), **SAMPLED)
     nats = output.with_suffix(".rows.safetensors").read_bytes()
-    for name in ("edlm.evaluation.table.estimate_bounds", "edlm.commands.evaluate.draw_timed"):
+    for name in ("edlm.evaluation.grid.estimate_bounds", "edlm.evaluation.stages.draw_timed"):
         monkeypatch.setattr(name, _again)
     printed, again = evaluate(runs, output, exact_and_groups(runs), **SAMPLED)
     assert again == found and output.with_suffix(".rows.safetensors").read_bytes() == nats
@@ -432,8 +441,8 @@ def test_evaluate_measures_nothing_twice(runs, tmp_path, monkeypatch):
     assert again == found and "groups" in printed and "exact" not in printed
     # What is new is measured, and its base along with it.
     monkeypatch.undo()
-    drawn, draw_timed = [], edlm_evaluate.draw_timed
-    monkeypatch.setattr(edlm_evaluate, "draw_timed", lambda *args, **how: drawn.append(1) or draw_timed(*args, **how))
+    drawn, draw_timed = [], stages.draw_timed
+    monkeypatch.setattr(stages, "draw_timed", lambda *args, **how: drawn.append(1) or draw_timed(*args, **how))
     more = exact_and_groups(runs)[0] | {"name": "new", "orders": ["random"]}
     _, again = evaluate(runs, output, [*exact_and_groups(runs), more], **SAMPLED)
     assert len(drawn) == 2 and {key: again[key] for key in found} == found
@@ -445,9 +454,9 @@ def test_evaluate_measures_nothing_twice(runs, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("where", "times", "left"),
     [
-        ("edlm.evaluation.table.estimate_bounds", 1, (6, 0)),  # one of two orders
-        ("edlm.evaluation.table.estimate_bounds", 0, (0, 0)),
-        ("edlm.commands.evaluate.draw_timed", 5, (12, 5)),
+        ("edlm.evaluation.grid.estimate_bounds", 1, (6, 0)),  # one of two orders
+        ("edlm.evaluation.grid.estimate_bounds", 0, (0, 0)),
+        ("edlm.evaluation.stages.draw_timed", 5, (12, 5)),
     ],
 )
 def test_evaluate_goes_on_where_it_was_interrupted(runs, tmp_path, monkeypatch, where, times, left):
@@ -471,7 +480,7 @@ def test_evaluate_goes_on_where_it_was_interrupted(runs, tmp_path, monkeypatch, 
     _, found = evaluate(runs, output, exact_and_groups(runs), **SAMPLED)
     assert len(calls) == (2 if "bounds" in where else 12) - times
     assert set(found) == set(expected)
-    clock = {"seconds_per_sequence", "seconds_of_batches"}
+    clock = {"seconds_per_sequence", "seconds_of_batches", "tokens_per_second"}
     for key, row in expected.items():
         same = {name: value for name, value in row.items() if name not in clock}
         assert {name: found[key][name] for name in same} == same
@@ -863,7 +872,8 @@ def test_a_run_that_diverges_says_at_which_step(runs, tmp_path):
 
 
 def test_every_command_is_run_above():
-    source = Path(__file__).read_text() + (Path(__file__).parent / "evaluation" / "test_plot.py").read_text()
+    folder = Path(__file__).parent / "evaluation"
+    source = "".join(path.read_text() for path in (Path(__file__), folder / "test_plot.py", folder / "test_compare.py"))
     for name in COMMANDS:
         words = name.split()
         called = ['"' + '", "'.join(words) + '"', f'train("{words[-1]}"', f'["{words[0]}"']

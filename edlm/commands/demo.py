@@ -12,8 +12,10 @@ from edlm.config import SamplerConfig
 from edlm.corpus.text import load_blocks
 from edlm.denoisers.loading import SHIPPED, load_denoiser
 from edlm.energies.pretrained import load_energy
+from edlm.evaluation.grid import measure_bounds
+from edlm.evaluation.measurement import Setting
 from edlm.evaluation.samples import draw_timed
-from edlm.evaluation.table import Setting, as_table, measure_bounds
+from edlm.evaluation.table import as_table
 
 AS_PUBLISHED = "random"
 BEST = "dilated"

@@ -14,7 +14,7 @@ import torch
 from edlm.evaluation.speedup import Curve
 
 # Okabe and Ito 2008, for readers who are colour-blind; without yellow, which is too pale for a line.
-_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 # Line and marker.
 _STYLES = (
     ("-", "o"),
@@ -55,7 +55,7 @@ def plot_curves(curves: Sequence[Curve], path: str | Path, *, title: str) -> Non
     lines = [(curve.name, curve.order) for curve in curves]
     if len(set(lines)) < len(lines):
         raise ValueError(f"each line must have a name and an order of its own, got {lines}")
-    colours = _assign("methods", [curve.name for curve in curves], _COLOURS)
+    colours = _assign("methods", [curve.name for curve in curves], COLOURS)
     styles = _assign("orders", [curve.order for curve in curves], _STYLES)
     with _picture(path) as (figure, axes):
         for curve in curves:
@@ -77,7 +77,7 @@ def plot_logs(logs: Sequence[str | Path], path: str | Path) -> None:
         ValueError: a log without validation, no logs or too many (7), or another suffix.
     """
     names = [Path(log).stem for log in logs]
-    colours = _assign("logs", names, _COLOURS)
+    colours = _assign("logs", names, COLOURS)
     with _picture(path) as (figure, axes):
         for name, log in zip(names, logs, strict=True):
             lines = [json.loads(line) for line in Path(log).read_text().splitlines()]
@@ -99,6 +99,18 @@ def _picture(path: str | Path) -> Iterator[tuple[Any, Any]]:
     path = Path(path)
     if path.suffix not in (".png", ".svg"):
         raise ValueError(f"a picture's path must end in .png or .svg, got {path.name!r}")
+    with drawing((9, 6)) as (figure, axes):
+        yield figure, axes
+        figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+@contextmanager
+def drawing(size: tuple[float, float], settings: dict[str, Any] | None = None) -> Iterator[tuple[Any, Any]]:
+    """Figure and axes of ``size`` inches; matplotlib's state is left as it was.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
     try:
         import matplotlib
         import matplotlib.style
@@ -107,11 +119,10 @@ def _picture(path: str | Path) -> Iterator[tuple[Any, Any]]:
         raise ModuleNotFoundError('plots need matplotlib: pip install "edlm[plots]"', name=error.name) from error
 
     # The user's own style neither leaks in nor changes; text stays text, so that an svg can be searched.
-    settings = {"svg.hashsalt": "edlm", "svg.fonttype": "none"}
-    with matplotlib.style.context("default"), matplotlib.rc_context(settings):
-        figure = Figure(figsize=(9, 6), layout="constrained")
+    fixed = {"svg.hashsalt": "edlm", "svg.fonttype": "none"}
+    with matplotlib.style.context("default"), matplotlib.rc_context({**fixed, **(settings or {})}):
+        figure = Figure(figsize=size, layout="constrained")
         yield figure, figure.subplots()
-        figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def _assign(what: str, keys: Sequence[str], styles: Sequence[Any]) -> dict[str, Any]:

@@ -35,12 +35,20 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def described_result(config: Any, **content: Any) -> dict[str, Any]:
+    """JSON values: the config dataclass, where the result came from, and its content.
+
+    Numbers that are not finite become None.
+    """
+    return _plain({"config": asdict(config), **provenance(), **content})
+
+
 def write_result(path: str | Path, config: Any, **content: Any) -> None:
     """Write a JSON file: the config dataclass, where the result came from, and its content.
 
     Numbers that are not finite become null. The file is replaced as a whole, so an interrupt leaves the old one.
     """
-    result = _plain({"config": asdict(config), **provenance(), **content})
+    result = described_result(config, **content)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")

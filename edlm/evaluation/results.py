@@ -15,9 +15,9 @@ from torch import Tensor
 
 from edlm.denoisers.identity import weights_fingerprint
 from edlm.energies.pretrained import PretrainedEnergy
-from edlm.evaluation.provenance import write_result
+from edlm.evaluation.measurement import Measurement, Setting
+from edlm.evaluation.provenance import described_result, write_result
 from edlm.evaluation.speedup import Curve
-from edlm.evaluation.table import Measurement, Setting
 
 _ERRORS = {
     "bound_nats_per_token": "bound_stderr",
@@ -52,6 +52,18 @@ class Results:
         if self.path is not None and self.path.exists():
             self._load()
 
+    def revision_of(self, setting: Setting) -> str | None:
+        """Which energy: its weights and its settings; None without."""
+        return _revision(setting)
+
+    def measured(self, settings: Iterable[Setting]) -> list[Measurement]:
+        """What is known of these settings, in their order."""
+        return [found for setting in settings if (found := self.of(setting)) is not None]
+
+    def everything(self) -> list[Measurement]:
+        """All that the file holds, in its order."""
+        return list(self._measured.values())
+
     def of(self, setting: Setting) -> Measurement | None:
         """What is known of a setting; None where nothing is, or of other decisions or weights of its energy."""
         known = self._measured.get(setting.key)
@@ -72,20 +84,32 @@ class Results:
         if self.path is not None:
             self._write()
 
+    @property
+    def conclusions(self) -> dict[str, Any]:
+        """What was concluded."""
+        return self._conclusions
+
+    def as_json(self) -> dict[str, Any]:
+        """What the file holds."""
+        return described_result(self.config, **self._content())
+
     def conclude(self, **conclusions: Any) -> None:
-        """Write what follows from the settings beside them, as JSON values."""
-        self._conclusions = conclusions
+        """Write what follows from the settings beside them, as JSON values; what was concluded before stays."""
+        self._conclusions |= conclusions
         if self.path is not None:
             self._write()
 
     def _write(self) -> None:
-        settings = [{**asdict(m), "energy": self._energies[key]} for key, m in self._measured.items()]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # The rows first: after an interrupt there are none missing.
         rows = self.path.with_suffix(".rows.safetensors")
         save_file(self._rows, rows.with_suffix(".new"))
         rows.with_suffix(".new").replace(rows)
-        write_result(self.path, self.config, identity=self.identity, settings=settings, **self._conclusions)
+        write_result(self.path, self.config, **self._content())
+
+    def _content(self) -> dict[str, Any]:
+        settings = [{**asdict(m), "energy": self._energies[key]} for key, m in self._measured.items()]
+        return {"identity": self.identity, "settings": settings, **self._conclusions}
 
     def _load(self) -> None:
         found = json.loads(self.path.read_text())
@@ -95,16 +119,17 @@ class Results:
                 f"got {found.get('identity')}: remove it, or write elsewhere"
             )
         self._rows = load_file(self.path.with_suffix(".rows.safetensors"))
-        for fields in found["settings"]:
-            energy = fields.pop("energy")
-            measurement = _measurement_of(fields)
+        for values in found["settings"]:
+            energy = values.pop("energy")
+            measurement = _measurement_of(values)
             self._measured[measurement.key], self._energies[measurement.key] = measurement, energy
 
 
 def _measurement_of(fields: dict[str, Any]) -> Measurement:
     """From JSON, which has no tuples, infinities and NaN."""
-    if fields["seconds_of_batches"] is not None:
-        fields["seconds_of_batches"] = tuple(fields["seconds_of_batches"])
+    for name in ("seconds_of_batches", "examples"):
+        if fields.get(name) is not None:
+            fields[name] = tuple(fields[name])
     if fields["bound_nats_per_token"] is None:
         fields |= {"bound_nats_per_token": math.inf, "perplexity": math.inf}
     for value, error in _ERRORS.items():

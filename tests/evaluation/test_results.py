@@ -2,7 +2,9 @@
 
 import json
 import math
+import shutil
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,11 +12,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from edlm.config import SamplerConfig
-from edlm.energies import Energy
+from edlm.energies import Energy, load_energy
+from edlm.evaluation.grid import measure_bounds
+from edlm.evaluation.measurement import Measurement, Setting
 from edlm.evaluation.results import Results, curves_of
-from edlm.evaluation.table import Measurement, Setting, as_table, measure_bounds
+from edlm.evaluation.table import as_table
 from tests.enumerable import SEQUENCES, random_denoiser
 
+ROOT = Path(__file__).resolve().parents[2]
 ROWS = SEQUENCES[[0, 5, 26, 13, 7]]
 IDENTITY = {"denoiser": {"revision": "a1", "vocab_size": 3}, "data": "b2", "seed": 7}
 TIMED = {"seconds_per_sequence": 0.75, "seconds_of_batches": (0.5, 0.75, 2.0), "timed_batch_size": 2}
@@ -255,3 +260,20 @@ def test_curves_are_of_what_was_timed_by_method_and_order(tmp_path):
             assert curves["base", "random"].seconds.tolist() == [[1.0, 1.5, 9.0], [2.0, 2.5, 9.0]]
             assert curves["ours", "left_to_right"].num_steps == (1, 2)
     assert curves_of(found, [settings[6]]) == []
+
+
+def test_the_committed_table_can_be_gone_on_with(tmp_path):
+    """Its settings lack the fields that came later; what it measured stands."""
+    for name in ("tinystories.json", "tinystories.rows.safetensors"):
+        shutil.copy(ROOT / "docs" / "results" / name, tmp_path)
+    stored = json.loads((tmp_path / "tinystories.json").read_text())
+    found = results(tmp_path / "tinystories.json", stored["identity"])
+    energy = load_energy("tinystories/head")
+    for values in stored["settings"]:
+        if values["name"] not in ("base", "head_exact") or values["order"] != "bisecting":
+            continue
+        ours = energy if values["name"] == "head_exact" else None
+        how = {name: values[name] for name in ("num_candidates", "group_size", "scope", "order", "num_steps")}
+        again = Setting(values["name"], ours, SamplerConfig(**how))
+        assert found.of(again).bound_nats_per_token == values["bound_nats_per_token"]
+        assert found.of(again).tokens_per_second is None and len(found.rows_of(again)) == values["n"]

@@ -9,8 +9,10 @@ import torch
 from edlm.config import SamplerConfig
 from edlm.denoisers import FunctionDenoiser
 from edlm.energies import CallableEnergy
+from edlm.evaluation.grid import measure_bounds
 from edlm.evaluation.likelihood import estimate_bound, paired_gain
-from edlm.evaluation.table import Setting, as_markdown, as_table, measure_bounds
+from edlm.evaluation.measurement import Setting
+from edlm.evaluation.table import as_markdown, as_table
 from edlm.sampler.bounds import likelihood_bounds
 from tests.enumerable import SEQUENCES, random_denoiser
 

@@ -1,0 +1,103 @@
+"""From what is asked for to the settings that are measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edlm.config import SamplerConfig
+from edlm.energies.pretrained import PretrainedEnergy, load_energy
+from edlm.evaluation.measurement import Setting
+from edlm.evaluation.plan import EvaluateConfig, MethodConfig, RatioConfig
+
+_HOW = ("num_candidates", "scope", "group_size", "temperature", "top_p", "top_k")
+TEMPERATURES = (0.7, 0.8, 0.9, 1.0, 1.1)
+
+
+def settings_of(config: EvaluateConfig) -> list[Setting]:
+    """The base and every method in each cell of orders and steps.
+
+    Raises:
+        ValueError: two of one name in a cell, or an energy that can not be loaded.
+    """
+    loaded: dict[tuple[str, bool], PretrainedEnergy] = {}
+    settings, energies = [], {method: _energy_of(method, loaded) for method in config.methods}
+    for order in config.orders:
+        for num_steps in config.num_steps_of.get(order, config.num_steps):
+            common = {"order": order, "num_steps": num_steps}
+            settings.append(Setting("base", None, SamplerConfig(**common)))
+            for m in config.methods:
+                if order in (m.orders or config.orders) and num_steps in (m.num_steps or (num_steps,)):
+                    how = {name: getattr(m, name) for name in _HOW}
+                    if energies[m] is None:
+                        how["num_candidates"] = 1  # nothing decides
+                    sampled = m.sampled_steps if m.sampled_steps and m.sampled_steps < num_steps else None
+                    settings.append(Setting(m.name, energies[m], SamplerConfig(**common, **how), sampled))
+    keys = [setting.key for setting in settings]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"what is measured must be told apart by name, order and steps, got {twice!r} twice")
+    return settings
+
+
+def _energy_of(method: MethodConfig, loaded: dict[tuple[str, bool], PretrainedEnergy]) -> PretrainedEnergy | None:
+    """Loaded once for all methods that share it."""
+    if method.energy is None:
+        return None
+    key = (method.energy, method.carry_over)
+    if key not in loaded:
+        loaded[key] = load_energy(method.energy)
+        if method.carry_over:
+            loaded[key].carry_over = True
+    return loaded[key]
+
+
+def frontier_of(config: EvaluateConfig, settings: list[Setting]) -> list[Setting]:
+    """A setting for each point of the frontier: the base and methods in some cells, at each temperature.
+
+    A method that has a temperature of its own is a single point.
+    """
+    asked, temperatures = config.frontier, temperatures_of(config)
+    if not temperatures or not settings:
+        return []
+    steps = asked.num_steps or (_few_steps(settings),)
+    orders = asked.orders or config.orders[-1:]
+    points = []
+    for setting in settings:
+        named = setting.is_base or setting.name in (asked.methods or [setting.name])
+        if not named or setting.sampler.num_steps not in steps or setting.sampler.order not in orders:
+            continue
+        own = setting.sampler.temperature
+        for temperature in temperatures if own == 1 else (own,):
+            points.append(replace(setting, sampler=replace(setting.sampler, temperature=temperature)))
+    return points
+
+
+def temperatures_of(config: EvaluateConfig) -> tuple[float, ...]:
+    """Those that are asked for; some where a report is written."""
+    if config.frontier.temperatures is not None:
+        return config.frontier.temperatures
+    return TEMPERATURES if config.folder is not None else ()
+
+
+def _few_steps(settings: list[Setting]) -> int:
+    counts = sorted({s.sampler.num_steps for s in settings})
+    return next((count for count in counts if count >= 4), counts[-1])
+
+
+def ratios_of(config: EvaluateConfig, settings: list[Setting]) -> list[RatioConfig]:
+    """Comparisons of time: those that are asked for; where a report is written, each method against the base."""
+    if config.time_ratios is not None:
+        return list(config.time_ratios)
+    if config.folder is None or config.samples.timed_batches == 0:
+        return []
+    most = {}
+    for setting in settings:
+        if setting.is_base:
+            order, steps = setting.cell
+            most[order] = max(steps, most.get(order, 0))
+    lines = dict.fromkeys((s.name, s.sampler.order) for s in settings)
+    first, last = config.orders[0], config.orders[-1]
+    ratios = [RatioConfig(name, order, "base", order, most[order]) for name, order in lines if name != "base"]
+    if first != last:  # what the order alone brings, and both
+        ratios += [RatioConfig(name, order, "base", first, most[first]) for name, order in lines if order == last]
+    return ratios

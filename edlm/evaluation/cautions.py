@@ -1,0 +1,82 @@
+"""What a reader must know before believing the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from edlm.evaluation.energies import EnergyLook
+from edlm.evaluation.measurement import Measurement
+
+FEW_ROWS, FEW_SAMPLES, SMALL_SHARE = 100, 100, 0.1
+
+
+def cautions(
+    measured: Sequence[Measurement],
+    *,
+    judge: dict[str, Any] | None,
+    frontier: Sequence[dict[str, Any]],
+    energies: Sequence[EnergyLook],
+    published: Sequence[dict[str, Any]],
+) -> list[str]:
+    """Warnings, the gravest first.
+
+    Args:
+        measured: All settings.
+        judge: What is said of the judge, with ``is_energy_of``.
+        frontier: Points with their placements.
+        energies: Spread of energies of each method.
+        published: What the published formula gave, with its warning.
+    """
+    found = [record["warning"] for record in published[:1]]
+    if judge is not None and judge["is_energy_of"]:
+        names = ", ".join(judge["is_energy_of"])
+        found.append(f"The judge ({judge['name']}) is the energy of {names}: their losses are no evidence of quality.")
+    found += _of_energies(energies)
+    found += _of_numbers(measured)
+    outside = sum(point["verdict"] == "outside" for point in frontier)
+    if outside:
+        found.append(
+            f"{outside} of {len(frontier)} points lie outside of the entropies that the base reaches at these "
+            "temperatures: they are not judged, since nothing is extrapolated."
+        )
+    cut = sum(m.judged_cut or 0 for m in measured)
+    if cut:
+        found.append(f"Of {cut} samples the judge read only the beginning: they are longer than its context.")
+    return found
+
+
+def _of_energies(energies: Sequence[EnergyLook]) -> list[str]:
+    found = []
+    small = [look for look in energies if look.steps and look.mean("ess") < SMALL_SHARE * look.num_candidates]
+    if small:
+        said = [f"{look.name} ({look.order}): {look.mean('ess'):.1f} of {look.num_candidates}" for look in small]
+        found.append(
+            f"Small effective sample size of whole-step candidates: {', '.join(said)}. A few candidates carry all the "
+            "weight; more of them, smaller groups or exact decisions are needed."
+        )
+    wide = [look for look in energies if not look.normalized and look.steps and look.mean("trustworthy") < 1]
+    if wide:
+        said = [f"{look.name} ({look.order}): spread {look.mean('spread'):.1f} nats" for look in wide]
+        found.append(
+            f"The upper bound of log Z is not to be trusted for {', '.join(said)}: with energies so far apart it can "
+            "lie below log Z."
+        )
+    return found
+
+
+def _of_numbers(measured: Sequence[Measurement]) -> list[str]:
+    found = []
+    rows = min((m.n for m in measured), default=0)
+    if rows < FEW_ROWS:
+        found.append(f"Only {rows} held-out rows: errors are large, and errors of errors too.")
+    samples = min((m.num_samples for m in measured if m.num_samples), default=FEW_SAMPLES)
+    if samples < FEW_SAMPLES // 2:
+        found.append(f"Only {samples} samples of each setting: entropy, distinct-2 and judge losses are rough.")
+    batches = [len(m.seconds_of_batches) for m in measured if m.seconds_of_batches]
+    if batches and min(batches) < 3:
+        few = "one timed batch" if min(batches) == 1 else "two timed batches"
+        found.append(f"Seconds are of {few} of each setting: too few to know how they scatter.")
+    if any(m.sampled_steps for m in measured):
+        found.append("Some gains are estimated from some of the steps of each row.")
+    return found

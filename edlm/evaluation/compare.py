@@ -1,0 +1,123 @@
+"""Two results of the same rows, setting by setting, in pairs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from edlm.evaluation.statistics import mean_of
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One setting in two results; nats per token, low = good.
+
+    Attributes:
+        name: Of the method.
+        order: Reveal order.
+        num_steps: Denoiser passes.
+        a: Bound in the first.
+        b: Bound in the second.
+        difference: ``b - a``: negative where the second is better.
+        stderr: Its standard error over rows, in pairs; unpaired where the rows differ.
+        n: Rows.
+        paired: Whether the rows are the same.
+    """
+
+    name: str
+    order: str
+    num_steps: int
+    a: float
+    b: float
+    difference: float
+    stderr: float
+    n: int
+    paired: bool
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """What a result's files hold.
+
+    Attributes:
+        path: The JSON file.
+        identity: Denoiser, data and seed.
+        settings: By name, order and steps.
+        rows: Nats per token of each row, by the setting's key.
+    """
+
+    path: Path
+    identity: dict[str, Any]
+    settings: dict[tuple[str, str, int], dict[str, Any]]
+    rows: dict[str, Tensor]
+
+    @classmethod
+    def load(cls, path: str | Path) -> StoredResult:
+        """Read a folder that ``edlm evaluate`` wrote, or its JSON file.
+
+        Raises:
+            FileNotFoundError: there is none, or its rows are missing.
+            ValueError: it is no result of ``edlm evaluate``.
+        """
+        path = Path(path)
+        path = path / "results.json" if path.is_dir() else path
+        rows = path.with_suffix(".rows.safetensors")
+        for file in (path, rows):
+            if not file.is_file():
+                raise FileNotFoundError(f"a result must be a folder or .json file of edlm evaluate, got no {file}")
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if "identity" not in found or "settings" not in found:
+            raise ValueError(f"a result must hold identity and settings, got {sorted(found)} in {path}")
+        settings = {(s["name"], s["order"], s["num_steps"]): s for s in found["settings"]}
+        return cls(path, found["identity"], settings, load_file(rows))
+
+    def rows_of(self, key: tuple[str, str, int]) -> Tensor:
+        """Nats per token of each row of a setting, ``[n]``, float64."""
+        name, order, num_steps = key
+        return self.rows[f"{name}, {order}, {num_steps} steps"].double()
+
+
+def differences(a: StoredResult, b: StoredResult, *, allow_other: bool = False) -> list[Difference]:
+    """Bounds of the second minus those of the first, for each setting that both have.
+
+    Args:
+        a: The first result.
+        b: The second.
+        allow_other: Also where denoiser, data or seed differ; of different rows the error is unpaired.
+
+    Raises:
+        ValueError: they have no setting in common, or denoiser, data or seed differ and that is not allowed.
+    """
+    differing = _differing(a.identity, b.identity)
+    if differing and not allow_other:
+        raise ValueError(
+            f"results must be of the same denoiser, data and seed to be compared, got different {', '.join(differing)} "
+            f"in {a.path} and {b.path}; set allow_other to compare them all the same"
+        )
+    paired = not {"data", "seed"} & set(differing)
+    common = [key for key in a.settings if key in b.settings]
+    if not common:
+        raise ValueError(f"results must have a setting in common to be compared, got none in {a.path} and {b.path}")
+    return [_difference(key, a.rows_of(key), b.rows_of(key), paired) for key in common]
+
+
+def _difference(key: tuple[str, str, int], a: Tensor, b: Tensor, paired: bool) -> Difference:
+    one, other = mean_of(a), mean_of(b)
+    stderr = mean_of(b - a).stderr if paired else (one.stderr**2 + other.stderr**2) ** 0.5
+    return Difference(*key, one.value, other.value, other.value - one.value, stderr, min(one.n, other.n), paired)
+
+
+def _differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """Names of what differs; a denoiser's name alone may, since folders are renamed."""
+
+    def essence(identity: dict[str, Any]) -> dict[str, Any]:
+        denoiser = {name: value for name, value in identity["denoiser"].items() if name != "name"}
+        return {**identity, "denoiser": denoiser}
+
+    mine, theirs = essence(a), essence(b)
+    return [name for name in mine if mine[name] != theirs.get(name)]

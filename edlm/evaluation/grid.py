@@ -1,0 +1,83 @@
+"""Bounds and gains of a grid of samplers, measured on the same rows, seeds and denoiser passes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+from edlm.config import SamplerConfig
+from edlm.denoisers.base import Denoiser
+from edlm.evaluation.likelihood import BoundEstimate, estimate_bounds, paired_gain
+from edlm.evaluation.measurement import Measurement, Setting
+
+
+def measure_bounds(
+    denoiser: Denoiser,
+    settings: Iterable[Setting],
+    x_0: Tensor,
+    *,
+    seed: int = 0,
+    batch_size: int = 32,
+    characters_per_token: float | None = None,
+) -> Iterator[tuple[Setting, Measurement, BoundEstimate]]:
+    """Bounds of all settings on the same rows, seeds and orders; those of equal order share their passes.
+
+    Args:
+        denoiser: The frozen denoiser.
+        settings: What to measure. A gain needs a base (no energy) of the same order and number of steps among them.
+        x_0: Held-out rows, ``[n, length]``.
+        seed: Of orders and candidates.
+        batch_size: Rows at a time.
+        characters_per_token: For bits per character.
+
+    Yields:
+        Each setting with its measurement and the nats of each row, as soon as they are there.
+
+    Raises:
+        ValueError: a setting with ``sampled_steps`` has no base.
+    """
+    by_order: dict[str, list[Setting]] = {}
+    for setting in settings:
+        by_order.setdefault(setting.sampler.order, []).append(setting)
+    how = {"seed": seed, "batch_size": batch_size, "characters_per_token": characters_per_token}
+    for order, group in by_order.items():
+        whole = [s for s in group if s.sampled_steps is None]
+        samplers = [s.sampler.build(denoiser, s.energy) for s in whole]
+        bounds = estimate_bounds(samplers, x_0, progress=f"bounds, {order}", **how) if whole else []
+        bases = {s.sampler.num_steps: b for s, b in zip(whole, bounds, strict=True) if s.is_base}
+        for setting, bound in zip(whole, bounds, strict=True):
+            yield setting, _measurement(setting, bound, bases.get(setting.sampler.num_steps)), bound
+        for setting in (s for s in group if s.sampled_steps is not None):
+            bound = _from_sampled_steps(denoiser, setting, x_0, bases, how)
+            yield setting, _measurement(setting, bound, bases[setting.sampler.num_steps]), bound
+
+
+def _from_sampled_steps(
+    denoiser: Denoiser, setting: Setting, x_0: Tensor, bases: dict[int, BoundEstimate], how: dict[str, Any]
+) -> BoundEstimate:
+    """The base's bound less the gain on some steps of each row, where the base is run along."""
+    num_steps = setting.sampler.num_steps
+    if num_steps not in bases:
+        raise ValueError(f"sampled_steps needs the base's bound, and there is none for {setting.key}")
+    base = SamplerConfig(order=setting.sampler.order, num_steps=num_steps).build(denoiser, None)
+    pair = [base, setting.sampler.build(denoiser, setting.energy)]
+    sampled_steps = min(setting.sampled_steps, num_steps)
+    before, after = estimate_bounds(pair, x_0, sampled_steps=sampled_steps, progress=setting.key, **how)
+    return bases[num_steps].shifted(after.nats_per_row - before.nats_per_row)
+
+
+def _measurement(setting: Setting, bound: BoundEstimate, base: BoundEstimate | None) -> Measurement:
+    gain = paired_gain(base, bound).nats_per_token if not setting.is_base and base is not None else None
+    mean = bound.nats_per_token
+    return Measurement(
+        **setting.described,
+        n=mean.n,
+        bound_nats_per_token=mean.value,
+        bound_stderr=mean.stderr,
+        perplexity=bound.perplexity,
+        bits_per_char=bound.bits_per_char,
+        gain_nats_per_token=gain.value if gain else None,
+        gain_stderr=gain.stderr if gain else None,
+    )

@@ -1,0 +1,208 @@
+"""Tables of a report, from its JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from edlm.evaluation.html import DASH, large, number, table, with_error
+
+Result = Mapping[str, Any]
+_EXAMPLES = 3
+
+
+def bounds(result: Result) -> str:
+    """Bounds and gains, by order and passes."""
+    beyond = {(g["name"], g["order"], g["num_steps"]): g for g in result["gains"]}
+    groups = []
+    for (order, steps), cell in _cells(result["settings"]).items():
+        lowest = min(s["bound_nats_per_token"] or float("inf") for s in cell)
+        rows = []
+        for i, s in enumerate(cell):
+            gain = beyond.get((s["name"], order, steps))
+            bound = with_error(s["bound_nats_per_token"], s["bound_stderr"], 3)
+            rows.append(
+                [
+                    _order(order) if i == 0 else "",
+                    str(steps) if i == 0 else "",
+                    escape(s["name"]),
+                    _decided(s),
+                    f'<span class="best">{bound}</span>' if s["bound_nats_per_token"] == lowest else bound,
+                    with_error(s["gain_nats_per_token"], s["gain_stderr"], 3),
+                    _beyond(gain),
+                    number(s["bits_per_char"], 3),
+                    number(s["perplexity"], 1),
+                ]
+            )
+        groups.append(rows)
+    headings = ["order", "passes", "sampler", "decided", "bound, nats/token", "gain over base", "beyond control [95 %]"]
+    return table([*headings, "bits/char", "perplexity"], groups, text=(0, 2, 3), label="Likelihood bounds")
+
+
+def _beyond(gain: Mapping[str, Any] | None) -> str:
+    if gain is None or gain["beyond"] == "base":
+        return DASH
+    kind = "gain" if gain["low"] > 0 else "worse" if gain["high"] < 0 else "muted"
+    interval = f'<span class="error">[{number(gain["low"], 3)}, {number(gain["high"], 3)}]</span>'
+    return f'<span class="{kind}">{number(gain["value"], 3)}</span> {interval}'
+
+
+def frontier(result: Result) -> str:
+    """Each point against the base's curve."""
+    groups: dict[tuple[str, str, int], list[list[str]]] = {}
+    for p in result["frontier"]:
+        rows = groups.setdefault((p["name"], p["order"], p["num_steps"]), [])
+        kind = {"gain": "gain", "worse": "worse"}.get(p["verdict"], "muted")
+        is_base = p["name"] == "base"
+        rows.append(
+            [
+                "" if rows else f"{escape(p['name'])}, {p['num_steps']} passes, {_order(p['order'])}",
+                f"{p['temperature']:g}",
+                with_error(p["entropy_nats"], p["entropy_stderr"], 3),
+                with_error(p["judge_nats_per_token"], p["judge_stderr"], 3),
+                number(p["distinct_2"], 3),
+                DASH if is_base else with_error(p["difference"], p["difference_stderr"], 3),
+                '<span class="muted">the curve</span>' if is_base else f'<span class="{kind}">{_short(p)}</span>',
+            ]
+        )
+    headings = ["sampler", "T", "entropy, nats", "judge, nats/token", "distinct-2", "against the curve", "verdict"]
+    return table(headings, groups.values(), text=(0, 6), label="Frontier of judge loss and entropy") if groups else ""
+
+
+def _short(point: Mapping[str, Any]) -> str:
+    return "not judged" if point["verdict"] == "outside" else escape(point["said"].rpartition(": ")[2])
+
+
+def judged(result: Result) -> str:
+    """Judge, entropy and distinct-2 of every setting at its own temperature."""
+    groups = []
+    for (order, steps), cell in _cells([s for s in result["settings"] if s["entropy_nats"] is not None]).items():
+        groups.append(
+            [
+                [
+                    _order(order) if i == 0 else "",
+                    str(steps) if i == 0 else "",
+                    escape(s["name"]),
+                    with_error(s["judge_nats_per_token"], s["judge_stderr"], 3),
+                    with_error(s["entropy_nats"], s["entropy_stderr"], 3),
+                    number(s["distinct_2"], 3),
+                    str(s["num_samples"]),
+                ]
+                for i, s in enumerate(cell)
+            ]
+        )
+    headings = ["order", "passes", "sampler", "judge, nats/token", "entropy, nats", "distinct-2", "samples"]
+    return "<h3>Every setting</h3>" + table(headings, groups, text=(0, 2), label="Judge, entropy and diversity")
+
+
+def ratios(result: Result) -> str:
+    """Time at equal bound."""
+    rows = []
+    for r in result["time_ratios"]:
+        low, high = number(r["low"], 3), number(r["high"], 3) if r["high"] is not None else "never"
+        value = "never" if r["value"] is None else number(r["value"], 3)
+        faster = r["high"] is not None and r["high"] < 1
+        kind = "gain" if faster else "worse" if r["low"] is not None and r["low"] > 1 else "muted"
+        rows.append(
+            [
+                f"{escape(r['name'])}, {_order(r['order'])}",
+                f"{escape(r['than'])}, {_order(r['than_order'])}, {r['than_steps']} passes",
+                f'<span class="{kind}">{value}</span> <span class="error">[{low}, {high}]</span>',
+            ]
+        )
+    headings = ["sampler", "reaches the bound of", "share of its time [95 %]"]
+    return table(headings, [rows], text=(0, 1), label="Time at equal bound") if rows else ""
+
+
+def costs(result: Result) -> str:
+    """Seconds, tokens per second, operations, passes and memory."""
+    groups = []
+    for (order, steps), cell in _cells(result["settings"]).items():
+        groups.append(
+            [
+                [
+                    _order(order) if i == 0 else "",
+                    str(steps) if i == 0 else "",
+                    escape(s["name"]),
+                    number(s["seconds_per_sequence"], 4),
+                    number(s["tokens_per_second"], 0),
+                    large(s["flops_per_sequence"]),
+                    DASH if s["denoiser_passes"] is None else str(s["denoiser_passes"]),
+                    number(s["energy_passes"], 0),
+                    large(s["peak_memory_bytes"], ("B", "kB", "MB", "GB")),
+                ]
+                for i, s in enumerate(cell)
+            ]
+        )
+    headings = ["order", "passes", "sampler", "s/sequence", "tokens/s", "FLOP/sequence", "denoiser", "energy", "memory"]
+    return "<h3>Every setting</h3>" + table(headings, groups, text=(0, 2), label="Cost of every setting")
+
+
+def energies(result: Result) -> str:
+    """Spread, effective sample size and bounds of log Z, at each step."""
+    groups = []
+    for look in result["energies"]:
+        rows = []
+        for step in look["steps"]:
+            trusted = "1 by construction" if look["normalized"] else f"{step['trustworthy']:.0%}"
+            ess = with_error(step["ess"]["value"], step["ess"]["stderr"], 1)
+            rows.append(
+                [
+                    "" if rows else f"{escape(look['name'])}, {_order(look['order'])}",
+                    f"{step['step'] + 1} of {look['num_steps']}",
+                    number(step["spread"]["value"], 2),
+                    f"{ess} of {step['num_candidates']}",
+                    with_error(step["log_z_lower"]["value"], step["log_z_lower"]["stderr"], 2),
+                    with_error(step["log_z_upper"]["value"], step["log_z_upper"]["stderr"], 2),
+                    trusted,
+                ]
+            )
+        groups.append(rows)
+    headings = ["energy", "step", "spread, nats", "effective candidates", "log Z, lower", "log Z, upper", "trusted"]
+    return table(headings, groups, text=(0,), label="Energies of candidates")
+
+
+def samples(result: Result) -> str:
+    """Texts of the base and of one method, in the cell where its gain is greatest."""
+    settings = [s for s in result["settings"] if s["examples"]]
+    methods = [s for s in settings if s["name"] != "base" and s["name"] not in result["controls"]]
+    best = max(methods, key=lambda s: s["gain_nats_per_token"] or 0.0, default=None)
+    cell = [s for s in settings if best and (s["order"], s["num_steps"]) == (best["order"], best["num_steps"])]
+    base = next((s for s in cell if s["name"] == "base"), None)
+    if base is None:
+        return ""
+    title = f"<h3>{best['num_steps']} passes, {_order(best['order'])} order</h3>"
+    pairs = zip(range(_EXAMPLES), base["examples"], best["examples"], strict=False)
+    seed = result["identity"]["seed"]
+    return title + "".join(
+        f'<div class="samples">{_sample(base, one, seed + i)}{_sample(best, other, seed + i)}</div>'
+        for i, one, other in pairs
+    )
+
+
+def _sample(setting: Mapping[str, Any], text: str, seed: int) -> str:
+    return f"<div><h4>{escape(setting['name'])}, seed {seed}</h4><p>{escape(text)}</p></div>"
+
+
+def _cells(settings: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], list[Mapping[str, Any]]]:
+    """By order as they come, then by number of steps."""
+    orders = list(dict.fromkeys(s["order"] for s in settings))
+    cells: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for s in sorted(settings, key=lambda s: (orders.index(s["order"]), s["num_steps"])):
+        cells.setdefault((s["order"], s["num_steps"]), []).append(s)
+    return cells
+
+
+def _order(order: str) -> str:
+    return escape(order.replace("_", " "))
+
+
+def _decided(s: Mapping[str, Any]) -> str:
+    if s["name"] == "base":
+        return DASH
+    if s["num_candidates"] is None:
+        return "exactly" if not s["group_size"] or s["group_size"] == 1 else f"rounds of {s['group_size']}"
+    groups = f", groups of {s['group_size']}" if s["group_size"] else ""
+    whole = ", whole sequences" if s["scope"] == "sequence" else ""
+    return f"k = {s['num_candidates']}{groups}{whole}"

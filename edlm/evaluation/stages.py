@@ -1,0 +1,211 @@
+"""The stages of an evaluation: each measures what the results lack, and keeps every number as soon as it is there."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from edlm.denoisers.base import Denoiser
+from edlm.denoisers.loading import SHIPPED
+from edlm.evaluation.asked import frontier_of
+from edlm.evaluation.cost import measure_cost
+from edlm.evaluation.diversity import distinct_n, unigram_entropy
+from edlm.evaluation.frontier import FrontierPoint
+from edlm.evaluation.grid import measure_bounds
+from edlm.evaluation.judge import Judge, JudgedTexts, load_judge
+from edlm.evaluation.measurement import Setting
+from edlm.evaluation.plan import EvaluateConfig
+from edlm.evaluation.points import Points
+from edlm.evaluation.results import Results
+from edlm.evaluation.samples import draw_timed
+from edlm.evaluation.texts import texts_of
+
+NUM_EXAMPLES = 4
+
+
+@dataclass
+class Evaluation:
+    """What is measured, on what, and where it is kept.
+
+    Attributes:
+        config: What is asked for.
+        denoiser: The frozen denoiser.
+        x_0: Held-out rows, ``[n, length]``.
+        characters_per_token: Of the held-out text.
+        settings: What is measured.
+        results: Where it is kept.
+        points: Where judged samples are kept.
+        memory: How peak memory was measured, or why not; None where it was not.
+    """
+
+    config: EvaluateConfig
+    denoiser: Denoiser
+    x_0: Tensor
+    characters_per_token: float
+    settings: list[Setting]
+    results: Results
+    points: Points
+    memory: str | None = field(default=None)
+
+    @property
+    def length(self) -> int:
+        """Tokens of a row."""
+        return self.x_0.shape[1]
+
+    @cached_property
+    def judge(self) -> Judge | None:
+        """The causal LM that judges samples, loaded when it is first needed.
+
+        Raises:
+            ValueError: it is the energy of a method whose samples it is to judge, and that is not allowed.
+        """
+        name = self.config.samples.judge
+        if name == "auto":
+            name = f"{self.config.denoiser}/autoregressive"
+            if not (SHIPPED / name).is_dir():
+                return None
+        if name is None:
+            return None
+        judge = load_judge(name, self.denoiser)
+        if (parts := self.judged_by_energy(judge)) and not self.config.samples.allow_judge_as_energy:
+            raise ValueError(
+                f"a judge must have no part in the samples that it judges, got {judge.name}, which is the energy of "
+                f"{', '.join(parts)}: take another, leave those out of samples.judged_methods, or set "
+                "samples.allow_judge_as_energy, and the result will say so"
+            )
+        return judge
+
+    def judged_by_energy(self, judge: Judge | None) -> list[str]:
+        """Names of judged methods whose energy runs the judge."""
+        if judge is None:
+            return []
+        energies = {s.name: s.energy for s in self.settings if self.config.samples.asks_for(s)}
+        return [name for name, energy in energies.items() if judge.has_part_in(energy)]
+
+    def run(self) -> None:
+        """All stages, one after the other."""
+        if self.config.samples.judged:
+            _ = self.judge  # a judge that is refused is so before hours of work
+        for stage in (self.measure_bounds, self.measure_times, self.measure_costs, self.measure_samples):
+            stage()
+        self.measure_frontier()
+
+    def measure_bounds(self) -> None:
+        """Bounds and gains on the held-out rows."""
+        missing = [setting for setting in self.settings if self.results.of(setting) is None]
+        bases = {s.cell: s for s in self.settings if s.is_base}
+        # A gain is paired with the rows of its base, which is measured along.
+        wanted = dict.fromkeys([*(bases[s.cell] for s in missing), *missing])
+        how = {"seed": self.config.seed, "batch_size": self.config.batch_size}
+        how["characters_per_token"] = self.characters_per_token
+        for setting, measurement, bound in measure_bounds(self.denoiser, wanted, self.x_0, **how):
+            if setting in missing:
+                self.results.add(setting, measurement, bound.nats_per_row / bound.length)
+
+    def measure_times(self) -> None:
+        """Time a batch of each setting, then another of each: a machine that slows down does so for all of them."""
+        how = self.config.samples
+        for n in range(how.timed_batches):
+            for setting in _bar(self.settings, f"times, batch {n + 1} of {how.timed_batches}"):
+                before = self.results.of(setting).seconds_of_batches or ()
+                if len(before) > n or how.batch_size * sum(before) > how.max_seconds:
+                    continue
+                sampler = setting.sampler.build(self.denoiser, setting.energy)
+                seed = self.config.seed + n * how.batch_size
+                drawn = draw_timed(sampler, self.length, batch_size=how.batch_size, num_batches=1, seed=seed)
+                seconds = (*before, *drawn.seconds_of_batches)
+                median = statistics.median(seconds)
+                measured = replace(
+                    self.results.of(setting),
+                    timed_batch_size=how.batch_size,
+                    seconds_per_sequence=median,
+                    seconds_of_batches=seconds,
+                    tokens_per_second=self.length / median,
+                    denoiser_passes=drawn.denoiser_passes,
+                    energy_passes=drawn.energy_passes,
+                )
+                self.results.add(setting, measured)
+
+    def measure_costs(self) -> None:
+        """Floating-point operations and memory, for a report."""
+        if self.config.folder is None:
+            return
+        for setting in _bar([s for s in self.settings if self.results.of(s).flops_per_sequence is None], "costs"):
+            sampler = setting.sampler.build(self.denoiser, setting.energy)
+            cost = measure_cost(
+                sampler, self.length, batch_size=self.config.samples.batch_size, seed=self.config.seed
+            )
+            self.memory = cost.memory
+            found = {"flops_per_sequence": cost.flops_per_sequence, "peak_memory_bytes": cost.peak_memory_bytes}
+            self.results.add(setting, replace(self.results.of(setting), **found))
+
+    def measure_samples(self) -> None:
+        """Diversity of samples, and their loss under the judge."""
+        for setting in _bar([s for s in self.settings if self._lacks_samples(s)], "samples"):
+            point, examples, judged = self._sample(setting, self.config.samples.judged)
+            found = {"num_samples": len(point.entropy), "distinct_2": point.distinct_2}
+            found |= {"entropy_nats": point.entropy_nats.value, "entropy_stderr": point.entropy_nats.stderr}
+            if self.config.folder is not None:  # a reader's; a file of numbers has none
+                found["examples"] = tuple(examples)
+            if judged is not None:
+                loss = judged.nats_per_token
+                found |= {"judge_nats_per_token": loss.value, "judge_stderr": loss.stderr}
+                found |= {"judge": self.judge.identity, "judged_cut": judged.num_cut}
+            self.results.add(setting, replace(self.results.of(setting), **found))
+
+    def measure_frontier(self) -> list[FrontierPoint]:
+        """Points of judge loss against entropy, for the base and every method at every temperature."""
+        if not self.config.samples.judged or self.judge is None:
+            return []
+        asked = frontier_of(self.config, self.settings)
+        number = self.config.frontier.num_samples or self.config.samples.judged
+        points = {s: self._point(s, number) for s in asked}
+        for setting in _bar([s for s in asked if points[s] is None], "frontier"):
+            points[setting], _, _ = self._sample(setting, number)
+        return list(points.values())
+
+    def _lacks_samples(self, setting: Setting) -> bool:
+        if not self.config.samples.asks_for(setting):
+            return False
+        known = self.results.of(setting)
+        if self.judge is None:
+            return known.entropy_nats is None
+        return known.judge_nats_per_token is None or known.judge not in (None, self.judge.identity)
+
+    def _point(self, setting: Setting, number: int) -> FrontierPoint | None:
+        return self.points.of(setting, setting.sampler.temperature, self._made_by(setting, number))
+
+    def _made_by(self, setting: Setting, number: int) -> list[object]:
+        described = {name: value for name, value in setting.described.items() if name != "temperature"}
+        return [self.results.revision_of(setting), described, self.judge.identity, number]
+
+    def _sample(self, setting: Setting, number: int) -> tuple[FrontierPoint, list[str], JudgedTexts | None]:
+        """Samples of a setting: the point that they are, their texts for a reader, and what the judge says."""
+        config, sampler = self.config, setting.sampler.build(self.denoiser, setting.energy)
+        seeds = range(config.seed, config.seed + number)
+        how = {"batch_size": config.samples.batch_size, "seeds": seeds}
+        tokens = sampler.sample(number, self.length, **how).tokens.cpu()
+        judged = None
+        if self.judge is not None:
+            judged = self.judge.score(texts_of(self.denoiser, tokens, self.judge.separator))
+        point = FrontierPoint(
+            setting.name,
+            *setting.cell,
+            setting.sampler.temperature,
+            entropy=unigram_entropy(tokens),
+            nats=judged.nats if judged else tokens.new_zeros(number).double(),
+            num_tokens=judged.num_tokens if judged else tokens.new_zeros(number),
+            distinct_2=distinct_n(tokens, 2),
+        )
+        if judged is not None:
+            self.points.add(setting, point, self._made_by(setting, number))
+        return point, texts_of(self.denoiser, tokens[:NUM_EXAMPLES]), judged
+
+
+def _bar(settings: list[Setting], title: str) -> Iterator[Setting]:
+    return tqdm(settings, desc=title, disable=None, leave=False)

@@ -1,0 +1,30 @@
+"""Text of sampled tokens, as a judge and a reader see it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from edlm.denoisers.base import Denoiser
+
+EMPTY_LINE = "\n\n"
+
+
+def texts_of(denoiser: Denoiser, tokens: Tensor, separator: str | None = EMPTY_LINE) -> list[str]:
+    """Texts of rows ``tokens[n, length]``, stripped; ids where the denoiser has no tokenizer.
+
+    Args:
+        denoiser: Its tokenizer decodes.
+        tokens: Without masks.
+        separator: Takes the place of the tokenizer's document separator (its eos); None leaves that as it is, for a
+            judge over the same tokens, and nothing is stripped.
+    """
+    tokenizer: Any = denoiser.tokenizer
+    if tokenizer is None:
+        return [" ".join(map(str, row)) for row in tokens.tolist()]
+    texts = [tokenizer.decode(row) for row in tokens]
+    if separator is None:
+        return texts
+    eos = tokenizer.eos_token
+    return [(text.replace(eos, separator) if eos else text).strip() for text in texts]

@@ -1,0 +1,110 @@
+"""What the numbers say, in one sentence that claims no more than they do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from torch import Tensor
+
+from edlm.evaluation.measurement import Setting
+from edlm.evaluation.results import Results
+from edlm.evaluation.statistics import mean_of
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class GainBeyond:
+    """How much lower a method's bound is than that of what it must beat, on the same rows; nats per token.
+
+    Attributes:
+        name: The method.
+        order: Reveal order.
+        num_steps: Denoiser passes.
+        beyond: The control, or "base" where there is none.
+        value: Mean of the paired differences, high = good.
+        stderr: Its standard error.
+        low: Lower end of the interval, which holds for all comparisons of the table at once (Bonferroni).
+        high: Upper end.
+        over_base: Mean gain over the base.
+        n: Rows.
+        controlled: Whether a control was measured in the same order and at the same passes.
+    """
+
+    name: str
+    order: str
+    num_steps: int
+    beyond: str
+    value: float
+    stderr: float
+    low: float
+    high: float
+    over_base: float
+    n: int
+    controlled: bool
+
+
+def gains_beyond(results: Results, settings: Sequence[Setting]) -> list[GainBeyond]:
+    """Every method against the best that corrects marginals only: the blind control of its cell, or else the base.
+
+    Of base and control, the one with the lower bound in the cell is what a method must beat.
+    """
+    bases = {s.cell: s for s in settings if s.is_base}
+    controls: dict[tuple[str, int], Setting] = {s.cell: s for s in settings if s.is_control}
+    judged = [s for s in settings if s.energy is not None and not s.is_control and results.of(s).n > 1]
+    z = NormalDist().inv_cdf(1 - (1 - LEVEL) / 2 / max(1, len(judged)))
+    gains = []
+    for setting in judged:
+        base, control = bases[setting.cell], controls.get(setting.cell)
+        rival = base if control is None or _mean(results, base) < _mean(results, control) else control
+        rows = results.rows_of(setting).double()
+        mean = mean_of(results.rows_of(rival).double() - rows)
+        over_base = (results.rows_of(base).double() - rows).mean().item()
+        ends = (mean.value - z * mean.stderr, mean.value + z * mean.stderr)
+        found = (rival.name, *mean[:2], *ends, over_base, mean.n, control is not None)
+        gains.append(GainBeyond(setting.name, *setting.cell, *found))
+    return gains
+
+
+def verdict_of(gains: Sequence[GainBeyond]) -> str:
+    """One sentence: where the gain is greatest, how great, and where there is none.
+
+    Where some are beyond a control, only these count. The greatest lower end of an interval is named, so that noise
+    is not what is chosen.
+    """
+    if not gains:
+        return "Nothing was measured beside the base, so nothing can be said of a gain."
+    has_control = any(gain.controlled for gain in gains)
+    gains = [gain for gain in gains if gain.controlled == has_control]
+    best = max(gains, key=lambda gain: gain.low)
+    where = f"{_passes(best.num_steps)} in {best.order.replace('_', ' ')} order"
+    rival = "the base" if best.beyond == "base" else f"the control {best.beyond}"
+    amount = f"{best.value:.3f} [{best.low:.3f}, {best.high:.3f}] nats per token"
+    if not best.low > 0:
+        rivals = "base and control" if has_control else "the base"
+        return (
+            f"No gain: no method's bound is below {rivals} by more than chance allows "
+            f"(the best, {best.name} with {where}, by {amount})."
+        )
+    beside = "" if best.beyond == "base" else f" ({best.over_base:.3f} over the base)"
+    without = [gain for gain in gains if gain.name == best.name and gain.order == best.order and not gain.low > 0]
+    none = sorted({gain.num_steps for gain in without})
+    limits = f", and shows no gain at {_list(none)} passes" if none else ""
+    caution = "" if has_control else "; no control was measured, so part of it may be a correction of the marginals"
+    return f"With {where}, {best.name} lowers the bound by {amount} beyond {rival}{beside}{limits}{caution}."
+
+
+def _passes(count: int) -> str:
+    return f"{count} denoiser {'pass' if count == 1 else 'passes'}"
+
+
+def _list(numbers: Sequence[int]) -> str:
+    words = [str(number) for number in numbers]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _mean(results: Results, setting: Setting) -> float:
+    rows: Tensor = results.rows_of(setting)
+    return rows.double().mean().item()

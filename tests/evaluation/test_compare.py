@@ -1,0 +1,82 @@
+"""Two results in pairs: what differs, how surely, and what may not be compared."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from edlm.cli import main
+from edlm.evaluation.compare import StoredResult, differences
+from edlm.evaluation.statistics import mean_of
+
+DENOISER = {"name": "a", "revision": "r", "vocab_size": 3}
+
+
+def write(path, rows: dict, denoiser=DENOISER, data="d", seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    settings = [{"name": name, "order": order, "num_steps": steps} for name, order, steps in rows]
+    identity = {"denoiser": denoiser, "data": data, "seed": seed}
+    path.write_text(json.dumps({"identity": identity, "settings": settings}))
+    tables = {f"{key[0]}, {key[1]}, {key[2]} steps": values.float().clone() for key, values in rows.items()}
+    save_file(tables, path.with_suffix(".rows.safetensors"))
+    return path
+
+
+@pytest.fixture
+def pair(tmp_path):
+    g = torch.Generator().manual_seed(1)
+    rows = 4 + torch.randn(50, generator=g)
+    ours = rows - 0.2 + 0.05 * torch.randn(50, generator=g)
+    cell, other = ("base", "random", 4), ("base", "random", 8)
+    write(tmp_path / "a" / "results.json", {cell: rows, other: rows})
+    write(tmp_path / "b.json", {("new", "random", 4): rows, cell: ours}, denoiser={**DENOISER, "name": "renamed"})
+    return tmp_path / "a", tmp_path / "b.json", rows, ours
+
+
+def test_settings_of_both_are_paired_by_rows(pair, tmp_path, capsys):
+    a, b, rows, ours = pair
+    (found,) = differences(StoredResult.load(a), StoredResult.load(b))
+    expected = mean_of((ours - rows).double())
+    assert (found.name, found.order, found.num_steps, found.n, found.paired) == ("base", "random", 4, 50, True)
+    assert found.difference == pytest.approx(expected.value, rel=1e-4)
+    assert found.stderr == pytest.approx(expected.stderr, rel=1e-3)
+    assert main(["compare", str(a), str(b), "--output", str(tmp_path / "c.json")]) == 0
+    assert f"{found.difference:+.4f} ± {found.stderr:.4f}" in capsys.readouterr().out
+    assert json.loads((tmp_path / "c.json").read_text())["differences"][0]["difference"] == found.difference
+
+
+@pytest.mark.parametrize(
+    ("changed", "paired"),
+    [({"data": "e"}, False), ({"seed": 1}, False), ({"denoiser": {**DENOISER, "revision": "s"}}, True)],
+    ids=str,
+)
+def test_other_data_or_denoisers_are_refused_unless_allowed(pair, tmp_path, capsys, changed, paired):
+    a, _, rows, ours = pair
+    other = write(tmp_path / "other.json", {("base", "random", 4): ours}, **changed)
+    assert main(["compare", str(a), str(other)]) == 2
+    error = capsys.readouterr().err
+    assert f"got different {next(iter(changed))} in" in error and "set allow_other" in error
+    assert main(["compare", str(a), str(other), "--allow_other"]) == 0
+    assert ("paired by rows" if paired else "unpaired") in capsys.readouterr().out
+    (found,) = differences(StoredResult.load(a), StoredResult.load(other), allow_other=True)
+    errors = mean_of(rows).stderr, mean_of(ours).stderr
+    assert found.paired == paired
+    assert (found.stderr == pytest.approx((errors[0] ** 2 + errors[1] ** 2) ** 0.5, rel=1e-4)) == (not paired)
+
+
+def test_what_is_no_result_is_named(pair, tmp_path, capsys):
+    a, *_ = pair
+    assert main(["compare", str(a), str(tmp_path / "nowhere")]) == 2
+    assert "a result must be a folder or .json file of edlm evaluate, got no" in capsys.readouterr().err
+    alone = write(tmp_path / "alone.json", {("other", "random", 4): torch.ones(50)})
+    assert main(["compare", str(a), str(alone)]) == 2
+    assert "must have a setting in common" in capsys.readouterr().err
+    (tmp_path / "alone.json").write_text("{}")
+    assert main(["compare", str(a), str(alone)]) == 2
+    assert "a result must hold identity and settings, got []" in capsys.readouterr().err
+
+
+def test_a_committed_result_is_equal_to_itself(capsys):
+    assert main(["compare", "docs/results/tinystories.json", "docs/results/tinystories.json"]) == 0
+    assert "+0.0000 ± 0.0000" in capsys.readouterr().out

@@ -1,0 +1,212 @@
+"""``edlm evaluate`` into a folder, on the shipped models: the numbers, the page, and what stops it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edlm.cli import main, parse_config
+from edlm.evaluation import grid, stages
+from edlm.evaluation.plan import EvaluateConfig
+from edlm.evaluation.tracking import summary_of
+from tests.evaluation.test_report import SCHEMA, check
+
+HEAD = {"name": "head", "energy": "tinystories/head", "num_candidates": None}
+BLIND = {"name": "blind", "energy": "tinystories/head_blind", "num_candidates": None, "group_size": 32}
+COLD = {"name": "cold", "energy": None, "temperature": 0.7}
+SMALL = {
+    "methods": [HEAD, BLIND, COLD],
+    "num_rows": 4,
+    "num_steps": [2],
+    "orders": ["bisecting"],
+    "samples.judged": 4,
+    "samples.timed_batches": 1,
+    "samples.batch_size": 4,
+    "frontier.temperatures": [0.8, 1.0],
+}
+PROMISED = ("name", "num_steps", "num_candidates", "group_size", "bound_nats_per_token", "bound_stderr")
+PROMISED += ("seconds_per_sequence", "judge_nats_per_token", "entropy_nats", "distinct_2")
+
+
+def evaluate(output: Path, code: int = 0, **options) -> dict:
+    words = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in options.items()]
+    assert main(["evaluate", f"--output={output}", *words]) == code
+    path = output / "results.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluated") / "deep" / "result"
+    evaluate(folder, **SMALL)
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "result"))
+
+
+def test_the_folder_holds_numbers_pictures_and_a_page(made):
+    names = {"results.json", "results.csv", "results.rows.safetensors", "results.samples.safetensors", "report.html"}
+    assert {path.name for path in made.iterdir()} == names | {"bounds.svg", "frontier.svg", "energies.svg"}
+    result = json.loads((made / "results.json").read_text())
+    check(result, json.loads(SCHEMA.read_text()))
+    assert [setting["name"] for setting in result["settings"]] == ["base", "head", "blind", "cold"]
+    for setting in result["settings"]:
+        assert all(setting[name] is not None for name in PROMISED[4:]), setting
+        assert setting["flops_per_sequence"] > 1e8 and setting["tokens_per_second"] > 0
+        assert len(setting["examples"]) == 4
+    assert result["controls"] == ["blind"] and result["judge"]["is_energy_of"] == []
+    assert [gain["name"] for gain in result["gains"]] == ["head"]
+    assert len(result["frontier"]) == 2 + 2 + 2 + 1  # what has a temperature of its own is one point
+    assert {look["name"] for look in result["energies"]} == {"head", "blind"}
+    assert result["verdict"] in (made / "report.html").read_text()
+
+
+def test_every_number_has_its_error_n_direction_and_estimator(made):
+    result = json.loads((made / "results.json").read_text())
+    for name, about in result["metrics"].items():
+        assert about["direction"] and about["estimator"] and about["unit"]
+        for field in (name, about["error"], about["n"]):
+            assert field is None or all(field in setting for setting in result["settings"]), field
+
+
+def test_csv_holds_what_json_holds(made):
+    result = json.loads((made / "results.json").read_text())
+    rows = list(csv.DictReader((made / "results.csv").open(newline="")))
+    for row, setting in zip(rows, result["settings"], strict=True):
+        assert row == {name: "" if setting[name] is None else str(setting[name]) for name in row}
+
+
+def test_a_frontier_point_at_the_settings_own_temperature_is_the_setting(made):
+    result = json.loads((made / "results.json").read_text())
+    settings = {setting["name"]: setting for setting in result["settings"]}
+    own = [point for point in result["frontier"] if point["temperature"] == settings[point["name"]]["temperature"]]
+    assert {point["name"] for point in own} == set(settings)
+    for point in own:
+        for name in ("entropy_nats", "judge_nats_per_token", "judge_stderr", "distinct_2"):
+            assert point[name] == settings[point["name"]][name]
+
+
+def _again(*args, **more):
+    raise AssertionError("this was measured before")
+
+
+def test_nothing_is_measured_twice(folder, monkeypatch):
+    before = json.loads((folder / "results.json").read_text())
+    for place, name in ((grid, "estimate_bounds"), (stages, "draw_timed"), (stages, "measure_cost")):
+        monkeypatch.setattr(place, name, _again)
+    monkeypatch.setattr(stages.Evaluation, "_sample", _again)
+    (folder / "report.html").unlink()
+    after = evaluate(folder, **SMALL)
+    assert after["settings"] == before["settings"] and after["frontier"] == before["frontier"]
+    assert (folder / "report.html").exists()
+
+
+def test_an_interrupt_keeps_what_is_there_and_says_how_to_go_on(made, tmp_path, monkeypatch, capsys):
+    calls, sample = [], stages.Evaluation._sample
+
+    def interrupted(self, setting, number):
+        calls.append(setting.key)
+        if len(calls) > 5:  # four settings, and a point of the frontier
+            raise KeyboardInterrupt
+        return sample(self, setting, number)
+
+    monkeypatch.setattr(stages.Evaluation, "_sample", interrupted)
+    folder = tmp_path / "result"
+    partial = evaluate(folder, code=130, **SMALL)
+    said = f"edlm: interrupted: 4 of 4 settings are kept in {folder / 'results.json'}; the same command goes on from"
+    assert said in capsys.readouterr().err
+    assert len(partial["settings"]) == 4 and "verdict" not in partial
+    calls.clear()
+    monkeypatch.setattr(stages.Evaluation, "_sample", lambda *args: calls.append(1) or sample(*args))
+    whole = evaluate(folder, **SMALL)
+    expected = json.loads((made / "results.json").read_text())
+    assert len(calls) == 2  # of three points at another temperature
+    same = [name for name in expected["frontier"][0]]
+    for found, wanted in zip(whole["frontier"], expected["frontier"], strict=True):
+        assert {name: found[name] for name in same} == pytest.approx(wanted)
+
+
+AR = {"name": "ar", "energy": "tinystories/autoregressive", "num_candidates": 2, "scope": "sequence"}
+
+
+def test_a_judge_that_is_an_energy_is_refused_unless_allowed(tmp_path, capsys):
+    how = {**SMALL, "methods": [AR], "num_rows": 2, "samples.judged": 2, "samples.timed_batches": 0}
+    evaluate(tmp_path / "a", code=2, **how)
+    error = capsys.readouterr().err
+    assert "a judge must have no part in the samples that it judges, got tinystories/autoregressive" in error
+    assert "which is the energy of ar" in error and "samples.allow_judge_as_energy" in error
+    assert not (tmp_path / "a" / "results.json").exists()  # before anything is measured
+    result = evaluate(tmp_path / "a", **how, **{"samples.allow_judge_as_energy": True})
+    assert result["judge"]["is_energy_of"] == ["ar"]
+    warning = "The judge (tinystories/autoregressive) is the energy of ar"
+    assert any(said.startswith(warning) for said in result["warnings"])
+    assert warning in (tmp_path / "a" / "report.html").read_text()
+
+
+def test_without_a_judge_its_numbers_are_null(folder):
+    how = {**SMALL, "methods": [HEAD], "samples.judge": "null", "samples.timed_batches": 0}
+    result = evaluate(folder.parent / "other", **how)
+    assert all(s["judge_nats_per_token"] is None and s["entropy_nats"] is not None for s in result["settings"])
+    assert result["judge"] is None and result["frontier"] == []
+
+
+def test_a_corrupt_line_of_data_is_named(tmp_path, capsys):
+    data = tmp_path / "held_out.jsonl"
+    data.write_text('{"text": "Once upon a time."}\n{"text": "There was\n')
+    evaluate(tmp_path / "a", code=2, data=str(data))
+    assert f"{data}:2" in capsys.readouterr().err
+
+
+def test_text_is_data_too(tmp_path):
+    data = tmp_path / "held_out.jsonl"
+    story = "Once upon a time, there was a little girl who had a red ball. She loved to play with it every day. "
+    data.write_text("".join(json.dumps({"text": story * 12}) + "\n" for _ in range(3)))
+    how = {**SMALL, "methods": [], "samples.judged": 0, "samples.timed_batches": 0, "num_rows": 2}
+    result = evaluate(tmp_path / "a", data=str(data), **how)
+    assert result["data"]["rows"] == 2 and result["data"]["length"] == 128
+    assert result["verdict"].startswith("Nothing was measured beside the base")
+
+
+def test_quick_is_a_flag_and_little_of_everything():
+    config = parse_config(["--quick", "--output", "x"], EvaluateConfig)
+    assert config.quick and parse_config(["--quick=false"], EvaluateConfig).quick is False
+    quick = config.quickened()
+    assert quick.num_rows <= 16 and len(quick.num_steps) == 2 and len(quick.orders) == 1
+    assert quick.samples.judged <= 8 and quick.samples.timed_batches == 1 and quick.samples.judge == "auto"
+    few = parse_config(["--quick", "--num_rows=3", "--samples.judged=2"], EvaluateConfig).quickened()
+    assert few.num_rows == 3 and few.samples.judged == 2
+
+
+@pytest.mark.slow
+def test_quick_fills_every_setting(tmp_path):
+    assert main(["evaluate", "--quick", "--output", str(tmp_path)]) == 0
+    settings = json.loads((tmp_path / "results.json").read_text())["settings"]
+    assert len(settings) == 8 and all(s[name] is not None for s in settings for name in PROMISED[4:])
+
+
+def test_wandb_gets_the_same_numbers(folder):
+    pytest.importorskip("wandb")
+    result = evaluate(folder, **SMALL, wandb="offline")
+    (run,) = (folder / "wandb").glob("offline-run-*")
+    assert list(run.glob("*.wandb"))
+    numbers = summary_of(result)
+    head = next(s for s in result["settings"] if s["name"] == "head")
+    assert numbers["head/bisecting/2/bound_nats_per_token"] == head["bound_nats_per_token"]
+    assert numbers["head/bisecting/2/gain_stderr"] == head["gain_stderr"] and numbers["verdict"] == result["verdict"]
+
+
+def test_the_published_formula_comes_with_its_warning(tmp_path):
+    pytest.importorskip("edlm.evaluation.published")
+    how = {**SMALL, "methods": [HEAD], "num_rows": 2, "samples.judged": 0, "samples.timed_batches": 0}
+    result = evaluate(tmp_path / "a", published=True, **how)
+    (found,) = result["published"]
+    assert found["name"] == "head" and re.search("not a bound.*1.469.*1.204", result["warnings"][0])
+    assert "1.204" in (tmp_path / "a" / "report.html").read_text()
