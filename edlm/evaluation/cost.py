@@ -48,10 +48,9 @@ def measure_cost(sampler: EnergySampler, length: int, *, batch_size: int, seed: 
     device = next(iter([*sampler.denoiser.parameters(), *sampler.denoiser.buffers()])).device
     memory = _CudaMemory(device) if device.type == "cuda" else _ResidentMemory()
     before = memory.start()
-    sampler.sample(batch_size, length, seeds=seeds)
-    peak = memory.peak()
     with FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
         sampler.sample(batch_size, length, seeds=seeds)
+    peak = memory.peak()
     used = None if before is None or peak is None else max(0, peak - before)
     return Cost(counter.get_total_flops() / batch_size, used, memory.how)
 
