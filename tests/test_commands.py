@@ -872,8 +872,8 @@ def test_a_run_that_diverges_says_at_which_step(runs, tmp_path):
 
 
 def test_every_command_is_run_above():
-    folder = Path(__file__).parent / "evaluation"
-    source = "".join(path.read_text() for path in (Path(__file__), folder / "test_plot.py", folder / "test_compare.py"))
+    others = sorted((Path(__file__).parent / "evaluation").glob("test_*.py"))
+    source = "".join(path.read_text() for path in (Path(__file__), *others))
     for name in COMMANDS:
         words = name.split()
         called = ['"' + '", "'.join(words) + '"', f'train("{words[-1]}"', f'["{words[0]}"']
