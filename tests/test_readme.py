@@ -1,4 +1,4 @@
-"""The README's Python blocks run as they stand, on tiny models where they name published ones; its shell blocks exist."""
+"""The README's Python blocks run as they stand, on tiny models for published ones; its shell blocks exist."""
 
 import re
 from pathlib import Path

@@ -15,7 +15,7 @@ from edlm.corpus.prepared import PreparedCorpus
 from edlm.corpus.synthetic import LanguageConfig, build_language
 from edlm.corpus.text import load_blocks
 from edlm.denoisers.loading import SHIPPED, load_denoiser
-from edlm.energies.pretrained import load_energy
+from edlm.energies.loading import load_energy
 from edlm.energies.text import TextEnergy
 from edlm.evaluation.infilling import measure_infilling
 from edlm.evaluation.judge import Judge

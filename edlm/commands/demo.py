@@ -11,7 +11,7 @@ from edlm.commands.terminal import console
 from edlm.config import SamplerConfig
 from edlm.corpus.text import load_blocks
 from edlm.denoisers.loading import SHIPPED, load_denoiser
-from edlm.energies.pretrained import load_energy
+from edlm.energies.loading import load_energy
 from edlm.evaluation.grid import measure_bounds
 from edlm.evaluation.measurement import Setting
 from edlm.evaluation.samples import draw_timed

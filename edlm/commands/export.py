@@ -10,7 +10,7 @@ import torch
 from edlm.corpus.prepared import PreparedCorpus
 from edlm.corpus.text import TokenBlocks, save_blocks
 from edlm.denoisers.loading import load_denoiser
-from edlm.energies.pretrained import load_energy
+from edlm.energies.loading import load_energy
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from rich.table import Table
 from edlm.commands.terminal import console
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.loading import SHIPPED, load_denoiser
-from edlm.energies.pretrained import SETTINGS, PretrainedEnergy, load_energy
+from edlm.energies.loading import load_energy
+from edlm.energies.pretrained import SETTINGS, PretrainedEnergy
 from edlm.evaluation.shift_probe import probe_shift
 
 TEXT = (

@@ -13,7 +13,7 @@ from torch import Tensor
 from edlm.config import SamplerConfig
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.loading import load_denoiser
-from edlm.energies.pretrained import load_energy
+from edlm.energies.loading import load_energy
 from edlm.sampler.rows import rows_of_prompts, rows_of_texts
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.writing import GenerationOutput, Partial
@@ -25,7 +25,8 @@ class SampleConfig:
 
     Args:
         denoiser: Folder, hub id or shipped name.
-        energy: Folder of an energy, or a shipped name; null for the base sampler.
+        energy: Folder of an energy, a shipped name, or a causal LM as "causal:PATH" (the denoiser's tokens) or
+            "text:PATH" (any tokens); null for the base sampler.
         sampler: How to sample.
         prompt: Text that each sample continues, after a document separator.
         fill: Text with <mask>, <mask:12> for 12 tokens, or the tokenizer's mask token where text is to be written;

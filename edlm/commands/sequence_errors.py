@@ -14,7 +14,7 @@ from edlm.commands.terminal import console
 from edlm.config import SamplerConfig
 from edlm.corpus.synthetic import LanguageConfig, build_language
 from edlm.denoisers.loading import load_denoiser
-from edlm.energies.pretrained import load_energy
+from edlm.energies.loading import load_energy
 from edlm.evaluation.exact_languages import exact_denoiser, truth_energy
 from edlm.evaluation.exact_law import exact_distance
 from edlm.evaluation.plot_errors import plot_sequence_errors

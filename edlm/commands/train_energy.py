@@ -12,7 +12,8 @@ from edlm.corpus.prepared import PreparedCorpus
 from edlm.denoisers.identity import weights_fingerprint
 from edlm.denoisers.loading import load_denoiser
 from edlm.denoisers.masked_lm import MaskedLMDenoiser
-from edlm.energies.pretrained import PretrainedEnergy, load_energy
+from edlm.energies.loading import load_energy
+from edlm.energies.pretrained import PretrainedEnergy
 from edlm.energies.residual_head import ResidualHead
 from edlm.energies.sequence import SequenceEnergy
 from edlm.training.objectives import EnergyObjective, EnergyObjectiveConfig

@@ -3,9 +3,10 @@
 from edlm.energies.autoregressive import AutoregressiveEnergy
 from edlm.energies.base import Decision, Energy, Step, TokenwiseEnergy, WeightedSum
 from edlm.energies.callable import CallableEnergy, TextFunctionEnergy
+from edlm.energies.loading import load_energy
 from edlm.energies.mdlm_causal_lm import MDLMCausalLM
 from edlm.energies.oracle import OracleEnergy
-from edlm.energies.pretrained import PretrainedEnergy, load_energy
+from edlm.energies.pretrained import PretrainedEnergy
 from edlm.energies.residual_head import ResidualHead
 from edlm.energies.sequence import SequenceEnergy
 from edlm.energies.text import TextEnergy

@@ -16,7 +16,6 @@ from torch import Tensor
 from typing_extensions import Self
 
 from edlm.denoisers.base import DenoiserIdentity
-from edlm.denoisers.loading import SHIPPED
 from edlm.energies.base import Energy
 from edlm.energies.saved import SETTINGS, WEIGHTS, find_energy, generated_card
 
@@ -163,21 +162,3 @@ class PretrainedEnergy(Energy):
             energy.denoiser_identity = DenoiserIdentity(**described["denoiser"])
         energy._load_files(path)
         return energy.float().eval()
-
-
-def load_energy(path_or_name: str | Path, revision: str | None = None) -> PretrainedEnergy:
-    """Load any saved energy from a folder or the hub, or a shipped one.
-
-    Args:
-        path_or_name: Folder, or ``org/name`` on the hub; ``"tinystories"`` for the shipped head, or the name of another
-            energy beside it (``"tinystories/autoregressive"``).
-        revision: Of the hub's repository: branch, tag or commit.
-
-    Raises:
-        FileNotFoundError: no energy is saved there; says how to load it if it is a causal LM.
-        OSError: the hub has no such repository, or cannot be reached.
-    """
-    for shipped in (SHIPPED / path_or_name / "head", SHIPPED / path_or_name):
-        if not Path(path_or_name).is_absolute() and (shipped / SETTINGS).is_file():
-            return PretrainedEnergy.from_pretrained(shipped)
-    return PretrainedEnergy.from_pretrained(path_or_name, revision)

@@ -71,7 +71,7 @@ def find_energy(path_or_hub_id: str | Path, revision: str | None = None) -> Path
 def _no_energy(found: str, is_model: bool) -> str:
     hint = (
         "; if it is a causal LM, make it an energy by AutoregressiveEnergy.from_causal_lm (over the denoiser's tokens) "
-        "or TextEnergy.from_causal_lm (any tokenizer)"
+        "or TextEnergy.from_causal_lm (any tokenizer), by name 'causal:PATH' or 'text:PATH'"
     )
     return f"an energy folder must hold {SETTINGS}, got {found}{hint if is_model else ''}"
 

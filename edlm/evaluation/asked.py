@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edlm.config import SamplerConfig
-from edlm.energies.pretrained import PretrainedEnergy, load_energy
+from edlm.energies.loading import load_energy
+from edlm.energies.pretrained import PretrainedEnergy
 from edlm.evaluation.measurement import Setting
 from edlm.evaluation.plan import EvaluateConfig, MethodConfig, RatioConfig
 

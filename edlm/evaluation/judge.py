@@ -18,7 +18,8 @@ from edlm.denoisers.loading import SHIPPED
 from edlm.energies.autoregressive import AutoregressiveEnergy
 from edlm.energies.base import Energy
 from edlm.energies.causal_lms import TextScorer, load_causal_lm
-from edlm.energies.pretrained import SETTINGS, load_energy
+from edlm.energies.loading import load_energy
+from edlm.energies.pretrained import SETTINGS
 from edlm.evaluation.statistics import Mean, ratio_of
 from edlm.evaluation.texts import EMPTY_LINE
 

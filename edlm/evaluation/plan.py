@@ -16,7 +16,8 @@ class MethodConfig:
 
     Args:
         name: What the table calls it.
-        energy: Folder of an energy, or a shipped name; null for the denoiser alone, with a proposal of its own.
+        energy: Folder of an energy, a shipped name, or a causal LM ("causal:PATH", "text:PATH"); null for the denoiser
+            alone, with a proposal of its own.
         num_candidates: Candidates k; null decides token by token, exactly.
         scope: What a candidate fills.
         group_size: Tokens decided together; null for all of a step. Exact decisions: drawn at once; null for one.

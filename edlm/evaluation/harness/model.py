@@ -15,7 +15,7 @@ from edlm.config import SamplerConfig
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.loading import load_denoiser
 from edlm.energies.base import Energy
-from edlm.energies.pretrained import load_energy
+from edlm.energies.loading import load_energy
 from edlm.evaluation.harness.requests import (
     Generation,
     generation_request,
