@@ -1,4 +1,4 @@
-"""Picture of sequence errors: the share of wrong sequences and the loss per token, over denoiser passes."""
+"""Picture of sequence errors: the share of wrong sequences and the divergence per token, over denoiser passes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ _WAYS = (("-", "o"), ((0, (5, 2)), "s"), ((0, (1, 1.5)), "^"), ((0, (5, 2, 1, 2)
 
 
 def plot_sequence_errors(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
-    """Write a picture: a column for each experiment; above the error rate, below the loss per token over that of data.
+    """Write a picture: a column for each experiment; above the error rate, below the divergence per token.
 
     Colour is the length, line style the way of deciding; the bars are 95 % intervals above and standard errors below.
+    Where no divergence was measured, the axes below stay empty.
 
     Args:
         rows: Of `sequence_error_table`, each with its ``experiment``.
@@ -38,13 +39,13 @@ def plot_sequence_errors(rows: Sequence[dict[str, Any]], path: str | Path) -> No
 
     names = list(dict.fromkeys(row["experiment"] for row in rows))
     with matplotlib.style.context("default"), matplotlib.rc_context({"svg.hashsalt": "edlm", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(4.2 * len(names), 7.5), layout="constrained")
+        figure = Figure(figsize=(4.2 * len(names), 9), layout="constrained")
         columns = figure.subplots(2, len(names), squeeze=False, sharex="col").T
         for name, (above, below) in zip(names, columns, strict=True):
             _column([row for row in rows if row["experiment"] == name], above, below)
             above.set_title(name, fontsize=10)
         columns[0][0].set_ylabel("wrong sequences (low = good; data: 0.01)")
-        columns[0][1].set_ylabel("-log p of samples less data's, nats per token")
+        columns[0][1].set_ylabel("bound of KL(truth || sampler), nats per token")
         figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
@@ -66,13 +67,14 @@ def _column(rows: list[dict[str, Any]], above: Any, below: Any) -> None:
                 [max(0.0, row["error_high"] - row["error_rate"]) for row in cells],
             ]
             steps = [row["num_steps"] for row in cells]
-            above.errorbar(steps, rates, yerr=ends, elinewidth=0.7, label=f"{length}, {way}", **style)
-            known = [row for row in cells if row["nats_per_token"] == row["nats_per_token"]]  # no NaN
+            above.errorbar(steps, rates, yerr=ends, elinewidth=0.7, **style)
+            known = [row for row in cells if row["kl_bound_nats_per_token"] is not None]
             below.errorbar(
                 [row["num_steps"] for row in known],
-                [row["nats_per_token"] - row["data_nats_per_token"] for row in known],
-                yerr=[row["nats_stderr"] for row in known],
+                [row["kl_bound_nats_per_token"] for row in known],
+                yerr=[row["kl_bound_stderr"] for row in known],
                 elinewidth=0.7,
+                label=f"{length}, {way}",
                 **style,
             )
     _dress(above, below)
@@ -90,4 +92,6 @@ def _dress(above: Any, below: Any) -> None:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     below.set_xlabel("denoiser passes")
-    above.legend(fontsize=6.5, frameon=False, title="length, decided by", title_fontsize=7)
+    below.legend(
+        fontsize=7.5, frameon=False, title="length, decided by", loc="upper center", bbox_to_anchor=(0.5, -0.13)
+    )
