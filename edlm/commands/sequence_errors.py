@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from rich.table import Table
 from tqdm.auto import tqdm
@@ -14,14 +14,13 @@ from edlm.commands.terminal import console
 from edlm.config import SamplerConfig
 from edlm.corpus.synthetic import LanguageConfig, build_language
 from edlm.denoisers.loading import load_denoiser
+from edlm.diffusion.reveal import Order
 from edlm.energies.loading import load_energy
 from edlm.evaluation.exact_languages import exact_denoiser, truth_energy
 from edlm.evaluation.exact_law import exact_distance
 from edlm.evaluation.plot_errors import plot_sequence_errors
 from edlm.evaluation.provenance import write_result
 from edlm.evaluation.sequence_error import ErrorRule, sequence_error_table
-
-Order = Literal["ancestral", "random", "dilated", "bisecting", "left_to_right", "confidence"]
 
 
 @dataclass(frozen=True)
