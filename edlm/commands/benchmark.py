@@ -18,7 +18,7 @@ from edlm.denoisers.loading import SHIPPED, load_denoiser
 from edlm.energies.loading import load_energy
 from edlm.energies.text import TextEnergy
 from edlm.evaluation.infilling import measure_infilling
-from edlm.evaluation.judge import Judge
+from edlm.evaluation.judge import Judge, load_judge
 from edlm.evaluation.known_truth import share_of_the_way
 from edlm.evaluation.oracle_tables import data_nats_per_token, measure_cells
 from edlm.evaluation.provenance import write_result
@@ -175,7 +175,7 @@ def _infilling(config: BenchmarkConfig) -> list[dict[str, Any]]:
 
 def _text(config: BenchmarkConfig) -> list[dict[str, Any]]:
     denoiser, energy = load_denoiser(config.denoiser), TextEnergy.from_causal_lm(config.energy)
-    judge = Judge(load_energy(config.judge).model, denoiser.tokenizer, name=config.judge)
+    judge = load_judge(config.judge, denoiser)
     blocks = load_blocks(SHIPPED / "tinystories" / "valid.safetensors")
     texts = denoiser.tokenizer.batch_decode(blocks.tokens[: config.num_samples], skip_special_tokens=True)
     disorder = cost_of_disorder(Judge(energy.model, energy.tokenizer, name=config.energy), texts, config.seed)

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from edlm.evaluation.diversity import distinct_n, unigram_entropy
 from edlm.evaluation.judge import Judge
 from edlm.evaluation.statistics import Mean, mean_of
+from edlm.evaluation.texts import texts_of
 from edlm.sampler.sampler import EnergySampler
 
 
@@ -100,7 +101,7 @@ def judge_samplers(
             tokens.append(output.tokens.cpu())
             ess += [step.ess.double().mean() for step in output.steps if bool(step.judged.any())]
         tokens = torch.cat(tokens)
-        judged = judge.score(sampler.denoiser.tokenizer.batch_decode(tokens, skip_special_tokens=True))
+        judged = judge.score(texts_of(sampler.denoiser, tokens, judge.separator))
         loss = judged.nats / judged.num_tokens.clamp(min=1)
         spread = torch.stack(ess).mean().item() if ess else 1.0
         found.append(JudgedSamples(name, loss, unigram_entropy(tokens), distinct_n(tokens, 2), spread))

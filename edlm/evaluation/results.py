@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -148,15 +149,17 @@ def curves_of(results: Results, settings: Iterable[Setting]) -> list[Curve]:
 
 
 def _curve(results: Results, name: str, order: str, settings: list[Setting]) -> Curve:
+    """Its settings; one that was timed on fewer batches than others has its median in those that it lacks."""
     settings = sorted(settings, key=lambda setting: setting.sampler.num_steps)
-    seconds = [torch.tensor(results.of(setting).seconds_of_batches, dtype=torch.float64) for setting in settings]
-    fewest = min(map(len, seconds))
+    seconds = [results.of(setting).seconds_of_batches for setting in settings]
+    most = max(map(len, seconds))
+    filled = [(*of_setting, *[statistics.median(of_setting)] * (most - len(of_setting))) for of_setting in seconds]
     return Curve(
         name=name,
         order=order,
         num_steps=tuple(setting.sampler.num_steps for setting in settings),
         nats=torch.stack([results.rows_of(setting).double() for setting in settings]),
-        seconds=torch.stack([of_setting[:fewest] for of_setting in seconds]),
+        seconds=torch.tensor(filled, dtype=torch.float64),
     )
 
 

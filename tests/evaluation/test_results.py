@@ -231,7 +231,7 @@ def _interrupted(*args, **more):
 
 
 def test_curves_are_of_what_was_timed_by_method_and_order(tmp_path):
-    """Settings in any order become curves of ascending steps; batches beyond the fewest are left out."""
+    """Settings in any order become curves of ascending steps; what was timed on fewer batches has its median for the rest."""
     settings = [
         setting(steps=3),
         setting(steps=1),
@@ -254,10 +254,10 @@ def test_curves_are_of_what_was_timed_by_method_and_order(tmp_path):
             assert [*curves] == [("ours", "random"), ("base", "random"), ("ours", "left_to_right")]
             ours = curves["ours", "random"]
             assert ours.num_steps == (1, 2, 3)
-            assert ours.seconds.tolist() == [[1.0, 1.5], [2.0, 2.5], [3.0, 3.5]]
+            assert ours.seconds.tolist() == [[1.0, 1.5, 9.0, 1.5], [2.0, 2.5, 9.0, 9.0], [3.0, 3.5, 3.25, 3.25]]
             by_steps = [settings[1], settings[3], settings[0]]
             torch.testing.assert_close(ours.nats, torch.stack([kept[s][1] for s in by_steps]), rtol=1e-6, atol=0)
-            assert curves["base", "random"].seconds.tolist() == [[1.0, 1.5, 9.0], [2.0, 2.5, 9.0]]
+            assert curves["base", "random"].seconds.tolist() == [[1.0, 1.5, 9.0, 1.5], [2.0, 2.5, 9.0, 9.0]]
             assert curves["ours", "left_to_right"].num_steps == (1, 2)
     assert curves_of(found, [settings[6]]) == []
 
