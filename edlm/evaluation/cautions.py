@@ -76,7 +76,8 @@ def _of_numbers(measured: Sequence[Measurement]) -> list[str]:
     batches = [len(m.seconds_of_batches) for m in measured if m.seconds_of_batches]
     if batches and min(batches) < 3:
         few = "one timed batch" if min(batches) == 1 else "two timed batches"
-        found.append(f"Seconds are of {few} of each setting: too few to know how they scatter.")
+        which = "each setting" if max(batches) == min(batches) else "some settings"
+        found.append(f"Seconds are of {few} of {which}: too few to know how they scatter.")
     if any(m.sampled_steps for m in measured):
         found.append("Some gains are estimated from some of the steps of each row.")
     return found
