@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
-import httpx
 import huggingface_hub
 import pytest
 import torch
@@ -50,8 +50,7 @@ class Hub:
     def hf_hub_download(self, repo_id, filename, *, revision):
         huggingface_hub.utils.validate_repo_id(repo_id)
         if not (self.at(repo_id, revision) / filename).is_file():
-            response = httpx.Response(404, request=httpx.Request("GET", "https://hub"))
-            raise RemoteEntryNotFoundError("404", response=response)
+            raise RemoteEntryNotFoundError("404", response=MagicMock())
 
     def snapshot_download(self, repo_id, *, revision, allow_patterns):
         self.calls.append(("snapshot_download", repo_id, revision))
