@@ -231,7 +231,7 @@ def _interrupted(*args, **more):
 
 
 def test_curves_are_of_what_was_timed_by_method_and_order(tmp_path):
-    """Settings in any order become curves of ascending steps; what was timed on fewer batches has its median for the rest."""
+    """Settings in any order become curves of ascending steps; batches that one lacks have its median."""
     settings = [
         setting(steps=3),
         setting(steps=1),
