@@ -13,7 +13,7 @@ from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.decoder import DecoderDenoiser, build_network
 from edlm.denoisers.family import Family, LoadOptions, first_given, unwrap_logits
 from edlm.denoisers.logits import LogitsDenoiser, unused_columns
-from edlm.denoisers.own_code import run_own_code, wants_own_code
+from edlm.denoisers.own_code import wants_own_code, wrap_own_code
 
 MASK, BOS, EOS = 151666, 151665, 151643
 _TAKEN = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
@@ -22,8 +22,7 @@ _TAKEN += ("vocab_size", "hidden_act", "rms_norm_eps", "max_position_embeddings"
 
 def _load(checkpoint: Checkpoint, options: LoadOptions) -> Denoiser:
     if wants_own_code(checkpoint, options):
-        tokenizer = checkpoint.tokenizer(options.tokenizer, trust_remote_code=True)
-        return wrap(run_own_code(checkpoint, options), tokenizer, mask_token_id=options.mask_token_id)
+        return wrap_own_code(checkpoint, options, wrap)
     given, tokenizer = checkpoint.config, checkpoint.tokenizer(options.tokenizer)
     config = _as_qwen2(given, checkpoint)
     network = build_network(Qwen2ForCausalLM, config, checkpoint.weights(), options.dtype, checkpoint.path)

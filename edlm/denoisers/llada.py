@@ -12,7 +12,7 @@ from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.decoder import DecoderDenoiser, build_network, rename
 from edlm.denoisers.family import Family, LoadOptions, first_given, unwrap_logits
 from edlm.denoisers.logits import LogitsDenoiser, unused_columns
-from edlm.denoisers.own_code import run_own_code, wants_own_code
+from edlm.denoisers.own_code import wants_own_code, wrap_own_code
 from edlm.denoisers.unpadded import run_unpadded
 
 MASK, EOS = 126336, 126081
@@ -51,8 +51,7 @@ _INNER = {
 
 def _load(checkpoint: Checkpoint, options: LoadOptions) -> Denoiser:
     if wants_own_code(checkpoint, options):
-        tokenizer = checkpoint.tokenizer(options.tokenizer, trust_remote_code=True)
-        return wrap(run_own_code(checkpoint, options), tokenizer, mask_token_id=options.mask_token_id)
+        return wrap_own_code(checkpoint, options, wrap)
     given, tokenizer = checkpoint.config, checkpoint.tokenizer(options.tokenizer)
     config = _as_llama(given, checkpoint)
     names = dict(_OUTER)

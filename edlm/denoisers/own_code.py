@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
+
 from transformers import AutoModel
 
+from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.family import LoadOptions
 
@@ -14,6 +16,8 @@ def wants_own_code(checkpoint: Checkpoint, options: LoadOptions) -> bool:
     return options.trust_remote_code and "AutoModel" in checkpoint.config.get("auto_map", {})
 
 
-def run_own_code(checkpoint: Checkpoint, options: LoadOptions) -> nn.Module:
-    """The module that a checkpoint's own code builds; called only where `wants_own_code`."""
-    return AutoModel.from_pretrained(checkpoint.path, dtype=options.dtype, trust_remote_code=True)
+def wrap_own_code(checkpoint: Checkpoint, options: LoadOptions, wrap: Callable[..., Denoiser]) -> Denoiser:
+    """A denoiser of the module that a checkpoint's own code builds; called only where `wants_own_code`."""
+    module = AutoModel.from_pretrained(checkpoint.path, dtype=options.dtype, trust_remote_code=True)
+    tokenizer = checkpoint.tokenizer(options.tokenizer, trust_remote_code=True)
+    return wrap(module, tokenizer, mask_token_id=options.mask_token_id)
