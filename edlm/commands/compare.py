@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from rich.table import Table
 
 from edlm.commands.terminal import console
-from edlm.evaluation.compare import Difference, StoredResult, differences
+from edlm.evaluation.compare import LEVEL, Difference, StoredResult, differences
 
 
 @dataclass(frozen=True)
@@ -20,31 +22,47 @@ class CompareConfig:
         a: Folder or .json file that ``edlm evaluate`` wrote.
         b: Another; differences are its bounds minus those of the first.
         allow_other: Also where denoiser, data or seed differ.
+        seed: Draws the rows of the bootstrap.
         output: JSON file to write.
     """
 
     a: str
     b: str
     allow_other: bool = False
+    seed: int = 0
     output: str | None = None
 
 
 def run(config: CompareConfig) -> None:
     """Print the differences; write them where asked to."""
-    found = differences(StoredResult.load(config.a), StoredResult.load(config.b), allow_other=config.allow_other)
+    a, b = StoredResult.load(config.a), StoredResult.load(config.b)
+    generator = torch.Generator().manual_seed(config.seed)
+    found = differences(a, b, allow_other=config.allow_other, generator=generator)
     console().print(_table(found, config))
     if config.output:
-        rows = [asdict(difference) for difference in found]
+        rows = [{name: _finite(value) for name, value in asdict(difference).items()} for difference in found]
         Path(config.output).write_text(json.dumps({"a": config.a, "b": config.b, "differences": rows}, indent=1) + "\n")
 
 
 def _table(found: list[Difference], config: CompareConfig) -> Table:
-    pairing = "paired by rows" if found[0].paired else "unpaired: the rows differ"
+    paired = found[0].paired
+    pairing = "paired by rows" if paired else "unpaired: the rows differ"
+    sure = f"{LEVEL:.0%} interval, all at once" if paired else "in standard errors"
     table = Table(title=f"bounds in nats per token (low = good), {found[0].n} rows, {pairing}")
-    for heading in ("sampler", "order", "passes", config.a, config.b, "difference", "in standard errors"):
+    for heading in ("sampler", "order", "passes", config.a, config.b, "difference", sure):
         table.add_column(heading, justify="left" if heading in ("sampler", "order") else "right")
     for d in found:
-        away = f"{d.difference / d.stderr:+.1f}" if d.stderr > 0 else ""
-        numbers = (f"{d.a:.3f}", f"{d.b:.3f}", f"{d.difference:+.4f} ± {d.stderr:.4f}", away)
+        numbers = (f"{d.a:.3f}", f"{d.b:.3f}", f"{d.difference:+.4f} ± {d.stderr:.4f}", _sure(d))
         table.add_row(d.name, d.order, str(d.num_steps), *numbers)
     return table
+
+
+def _sure(d: Difference) -> str:
+    if d.paired:
+        return f"{d.low:+.4f} to {d.high:+.4f}"
+    return f"{d.difference / d.stderr:+.1f}" if d.stderr > 0 else ""
+
+
+def _finite(value: object) -> object:
+    """A JSON value: a number that is not finite is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from edlm.evaluation.statistics import mean_of
+from edlm.evaluation.statistics import mean_of, simultaneous_intervals
+
+LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,9 @@ class Difference:
         b: Bound in the second.
         difference: ``b - a``: negative where the second is better.
         stderr: Its standard error over rows, in pairs; unpaired where the rows differ.
+        low: Lower end of the interval of the difference, which holds for all settings of the comparison at once
+            (balanced bootstrap over rows, `simultaneous_intervals`); None where unpaired.
+        high: Upper end.
         n: Rows.
         paired: Whether the rows are the same.
     """
@@ -36,6 +42,8 @@ class Difference:
     b: float
     difference: float
     stderr: float
+    low: float | None
+    high: float | None
     n: int
     paired: bool
 
@@ -82,13 +90,16 @@ class StoredResult:
         return self.rows[f"{name}, {order}, {num_steps} steps"].double()
 
 
-def differences(a: StoredResult, b: StoredResult, *, allow_other: bool = False) -> list[Difference]:
+def differences(
+    a: StoredResult, b: StoredResult, *, allow_other: bool = False, generator: torch.Generator
+) -> list[Difference]:
     """Bounds of the second minus those of the first, for each setting that both have.
 
     Args:
         a: The first result.
         b: The second.
         allow_other: Also where denoiser, data or seed differ; of different rows the error is unpaired.
+        generator: Draws the rows of the bootstrap.
 
     Raises:
         ValueError: they have no setting in common, or denoiser, data or seed differ and that is not allowed.
@@ -103,13 +114,24 @@ def differences(a: StoredResult, b: StoredResult, *, allow_other: bool = False) 
     common = [key for key in a.settings if key in b.settings]
     if not common:
         raise ValueError(f"results must have a setting in common to be compared, got none in {a.path} and {b.path}")
-    return [_difference(key, a.rows_of(key), b.rows_of(key), paired) for key in common]
+    rows = [(a.rows_of(key), b.rows_of(key)) for key in common]
+    found = _paired(rows, generator) if paired else [_unpaired(*pair) for pair in rows]
+    means = [(mean_of(one), mean_of(other)) for one, other in rows]
+    return [
+        Difference(*key, one.value, other.value, *of_both, min(one.n, other.n), paired)
+        for key, (one, other), of_both in zip(common, means, found, strict=True)
+    ]
 
 
-def _difference(key: tuple[str, str, int], a: Tensor, b: Tensor, paired: bool) -> Difference:
+def _paired(rows: list[tuple[Tensor, Tensor]], generator: torch.Generator) -> list[tuple[float, float, float, float]]:
+    """Difference, its standard error, and its interval's ends."""
+    series = torch.stack([other - one for one, other in rows])
+    return [found[:4] for found in simultaneous_intervals(series, level=LEVEL, generator=generator)]
+
+
+def _unpaired(a: Tensor, b: Tensor) -> tuple[float, float, None, None]:
     one, other = mean_of(a), mean_of(b)
-    stderr = mean_of(b - a).stderr if paired else (one.stderr**2 + other.stderr**2) ** 0.5
-    return Difference(*key, one.value, other.value, other.value - one.value, stderr, min(one.n, other.n), paired)
+    return other.value - one.value, (one.stderr**2 + other.stderr**2) ** 0.5, None, None
 
 
 def _differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:

@@ -30,7 +30,7 @@ def conclusions(
 ) -> dict[str, Any]:
     """Everything of ``results.json`` that is not a setting; see ``results.schema.json``."""
     measured = done.results.measured(done.settings)
-    gains = gains_beyond(done.results, done.settings)
+    gains = gains_beyond(done.results, done.settings, generator=torch.Generator().manual_seed(done.config.seed))
     controls = list(dict.fromkeys(s.name for s in done.settings if s.is_control))
     placed = placements(points, done.config.frontier.sigmas)
     ratios = time_ratios(done)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edlm.evaluation.statistics import mean_of
+from edlm.evaluation.statistics import mean_of, row_weights
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def time_ratio(
     at = reference.num_steps.index(reference_steps)
     value = _seconds_to_reach(curve.bounds, curve.times, reference.bounds[at]) / reference.times[at]
 
-    weights = _row_weights(resamples, curve.nats.shape[1], generator)
+    weights = row_weights(resamples, curve.nats.shape[1], generator)
     times = _resampled_times(curve.seconds, resamples, generator)
     # Against itself, a batch that was timed once must be drawn once.
     reference_times = times if curve is reference else _resampled_times(reference.seconds, resamples, generator)
@@ -196,13 +196,6 @@ def _seconds_to_reach(bounds: Tensor, seconds: Tensor, target: Tensor) -> Tensor
     share = ((target - better) / (worse - better)).where(after[..., 0] > 0, 0.0)
     found = slower * (faster / slower) ** share
     return found.where(reached.any(-1), torch.inf)
-
-
-def _row_weights(resamples: int, n: int, generator: torch.Generator) -> Tensor:
-    """How often each of ``n`` rows is drawn, over ``n``: ``[resamples, n]``; means are ``weights @ values``."""
-    draws = torch.randint(n, (resamples, n), generator=generator)
-    one = torch.ones((), dtype=torch.float64).expand_as(draws)
-    return torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(1, draws, one) / n
 
 
 def _resampled_times(seconds: Tensor, resamples: int, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Means with their standard errors; bootstrap intervals of differences and ratios."""
+"""Means with their standard errors; intervals of many means at once, by bootstrap; intervals of shares."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 RESAMPLES_AT_ONCE = 2**22  # entries of the table of drawn rows
+_NO_SPREAD = 1e-12  # a resample's variance, in squares of the largest deviation, that is rounding or as good as none
 
 
 class Mean(NamedTuple):
@@ -83,7 +84,7 @@ class Interval(NamedTuple):
 
     Attributes:
         value: From all rows.
-        stderr: Standard error; of a bootstrap the standard deviation over resamples.
+        stderr: Standard error.
         low: Lower end.
         high: Upper end.
         level: Confidence level.
@@ -98,53 +99,82 @@ class Interval(NamedTuple):
     n: int
 
 
-def bootstrap_difference(
-    a: Tensor,
-    b: Tensor,
-    weights: Tensor | None = None,
-    *,
-    resamples: int = 2000,
-    level: float = 0.95,
-    generator: torch.Generator,
-) -> Interval:
-    """Percentile interval of ``(sum a - sum b) / sum weights``, rows drawn anew in pairs.
+def simultaneous_intervals(
+    values: Tensor, *, resamples: int = 10_000, level: float = 0.95, generator: torch.Generator
+) -> list[Interval]:
+    """Intervals of the means of many series over the same rows, which hold for all of them at once.
+
+    The balanced studentised bootstrap. A resample draws n rows anew, the same for all series; with * of the resample
+    and F_j the share of resamples in which ``|t_j|`` is less,
+
+    t_j = (mean*_j - mean_j) / stderr*_j
+    q = quantile(max_j F_j(|t_j|), level)
+    c_j = quantile(|t_j|, q)
+    low_j, high_j = mean_j -+ c_j stderr_j
+
+    Each interval has the same chance q by itself; of one series, or of copies of it, q = level. Where series move
+    together q is less than Bonferroni's ``1 - (1 - level) / m``. Of series with t alike all c_j are about the quantile
+    of ``max_j |t_j|``. One c for all would be set by whichever series has the longest tails: gains that are capped
+    but in a few rows hardly vary in resamples without these, and t is in the hundreds there.
 
     Args:
-        a: Shape ``[n]``, in the unit of the result times that of the weights (nats, for instance).
-        b: The same of the same rows.
-        weights: Tokens of each row, ``>= 0``, shape ``[n]``; 1 each if None: the difference of the means.
-        resamples: How often the rows are drawn.
-        level: Between 0 and 1.
-        generator: Draws the rows.
+        values: One series a row, paired differences for instance, in the unit of the result, shape ``[m, n]``; m = 0
+            is allowed. The n rows are independent of each other.
+        resamples: How often the rows are drawn; several times ``m / (1 - level)``.
+        level: Chance that all m intervals hold, between 0 and 1.
+        generator: Draws the rows, on the CPU.
+
+    Returns:
+        An interval of each series, in their order; value and standard error are those of `mean_of`. All equal values
+        have the interval ``[mean, mean]``; one value alone (n = 1), or a series with an entry that is not finite,
+        has NaN ends. None of these bear on the others.
 
     Raises:
         ValueError: other shapes, no rows, or an option out of range.
 
+    Note:
+        A resample may draw equal values only: no spread, and t is infinite. It counts as that, since to draw again
+        would leave out the very resamples that lie far off. Where more than a share ``1 - q`` of them are so, the
+        rows cannot bound the mean, and the ends are infinite: with two or three rows at 95 %, or with all values but
+        one or two equal (of many series, but five or so). An interval that always holds bears on no other.
+
+        Quantiles of resamples are rounded up, so that one more resample would lie within with a chance of at least
+        ``level``, as long as there are enough. For rows the level is approximate: the error is O(1/n^2) for one series
+        of smooth values, and long tails need more rows. All t are held at once, ``[resamples, m]`` in float64.
+
     References:
-        Efron 1979, Bootstrap methods: another look at the jackknife.
+        Beran 1988, Balanced simultaneous confidence sets; Westfall and Young 1993, Resampling-Based Multiple Testing
+        (min-p); Romano and Wolf 2005, Exact and approximate stepdown methods for multiple hypothesis testing (max-t);
+        Hall 1988, On symmetric bootstrap confidence intervals.
 
     Example:
-        >>> a, b = torch.tensor([5.0, 7.0, 6.0]), torch.tensor([4.0, 6.0, 5.0])
-        >>> bootstrap_difference(a, b, generator=torch.Generator().manual_seed(0))
-        Interval(value=1.0, stderr=0.0, low=1.0, high=1.0, level=0.95, n=3)
+        >>> import torch
+        >>> gains = torch.tensor([[2.0, 4.0, 3.0, 5.0, 1.0, 3.0], [7.0, 7.0, 7.0, 7.0, 7.0, 7.0]])
+        >>> first, second = simultaneous_intervals(gains, generator=torch.Generator().manual_seed(0))
+        >>> first.value, 0 < first.low < 2, first.high - first.value == first.value - first.low
+        (3.0, True, True)
+        >>> second
+        Interval(value=7.0, stderr=0.0, low=7.0, high=7.0, level=0.95, n=6)
     """
-    weights = torch.ones_like(a) if weights is None else weights
-    sums = _resampled_sums(torch.stack(_pairs(a, b, weights)), resamples, level, generator)
-    return _interval((sums[0] - sums[1]) / sums[2], level, len(a))
-
-
-def bootstrap_ratio(
-    a: Tensor, b: Tensor, *, resamples: int = 2000, level: float = 0.95, generator: torch.Generator
-) -> Interval:
-    """Percentile interval of ``sum a / sum b``, rows drawn anew in pairs; for the rest see `bootstrap_difference`.
-
-    Example:
-        >>> a, b = torch.tensor([2.0, 4.0, 6.0]), torch.tensor([1.0, 2.0, 3.0])
-        >>> bootstrap_ratio(a, b, generator=torch.Generator().manual_seed(0)).value
-        2.0
-    """
-    sums = _resampled_sums(torch.stack(_pairs(a, b)), resamples, level, generator)
-    return _interval(sums[0] / sums[1], level, len(a))
+    if values.ndim != 2 or not values.shape[1]:
+        raise ValueError(f"values must be [m, n] with n >= 1, got shape {[*values.shape]}")
+    if resamples < 1:
+        raise ValueError(f"resamples must be >= 1, got {resamples}")
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {level}")
+    values, n = values.double().cpu(), values.shape[1]
+    is_constant = (values == values[:, :1]).all(1)  # so is a single value
+    varies = values.isfinite().all(1) & ~is_constant
+    critical = torch.full((len(values),), math.nan, dtype=torch.float64)
+    if varies.any():
+        critical[varies] = _critical_values(values[varies], resamples, level, generator)
+    intervals = []
+    for series, constant, c in zip(values, is_constant.tolist(), critical.tolist(), strict=True):
+        mean = mean_of(series)
+        # The mean of equal values may be off by rounding, and then so is their standard error.
+        stderr, half = (0.0, 0.0) if constant and n > 1 and series[0].isfinite() else (mean.stderr, c * mean.stderr)
+        intervals.append(Interval(mean.value, stderr, mean.value - half, mean.value + half, level, n))
+    return intervals
 
 
 def share_of(flags: Tensor, level: float = 0.95) -> Interval:
@@ -178,30 +208,38 @@ def share_of(flags: Tensor, level: float = 0.95) -> Interval:
     return Interval(share, math.sqrt(share * (1 - share) / n), low, high, level, n)
 
 
-def _pairs(*values: Tensor) -> list[Tensor]:
-    shapes = [[*value.shape] for value in values]
-    if shapes[0] != [len(values[0])] or any(shape != shapes[0] for shape in shapes) or not len(values[0]):
-        raise ValueError(f"what is paired must be [n] with n >= 1 each, got shapes {shapes}")
-    return [value.double().cpu() for value in values]
+def row_weights(resamples: int, n: int, generator: torch.Generator) -> Tensor:
+    """How often each of ``n`` rows is drawn in a resample, over ``n``; means are ``weights @ values``.
+
+    Returns:
+        Shape ``[resamples, n]``, float64; the draws go on where those of a call before ended.
+    """
+    draws = torch.randint(n, (resamples, n), generator=generator)
+    one = torch.ones((), dtype=torch.float64).expand_as(draws)
+    return torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(1, draws, one) / n
 
 
-def _resampled_sums(values: Tensor, resamples: int, level: float, generator: torch.Generator) -> Tensor:
-    """Sums of ``values[m, n]`` over all rows, then over each resample of them: ``[m, 1 + resamples]``."""
-    if resamples < 1:
-        raise ValueError(f"resamples must be >= 1, got {resamples}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}")
-    n, parts = values.shape[1], [values.sum(1, keepdim=True)]
-    at_once = max(1, RESAMPLES_AT_ONCE // n)
+def _critical_values(values: Tensor, resamples: int, level: float, generator: torch.Generator) -> Tensor:
+    """``c_j`` of series ``values[m, n]`` that all vary, ``[m]``; inf where the rows cannot bound the mean."""
+    t = _resampled_t(values, resamples, generator).T.contiguous()
+    ascending = t.sort(1).values
+    ranks = torch.searchsorted(ascending, t)  # how many are less
+    within = min(resamples, math.ceil(level * (resamples + 1)))
+    # One more resample would be of rank r or r + 1 where it is of rank r among those drawn.
+    rank = min(resamples - 1, ranks.amax(0).kthvalue(within).values.item() + 1)
+    return ascending[:, rank]
+
+
+def _resampled_t(values: Tensor, resamples: int, generator: torch.Generator) -> Tensor:
+    """``|mean* - mean| / stderr*`` of each resample and series, ``[resamples, m]``; inf where none of them vary."""
+    m, n = values.shape
+    deviations = values - values.mean(1, keepdim=True)  # else the variance would be a difference of large numbers
+    deviations = (deviations / deviations.abs().amax(1, keepdim=True)).T.contiguous()
+    squares, parts = deviations.square(), []
+    at_once = max(1, RESAMPLES_AT_ONCE // max(n, m))
     for start in range(0, resamples, at_once):
-        rows = torch.randint(n, (min(at_once, resamples - start), n), generator=generator)
-        parts.append(torch.stack([row[rows].sum(1) for row in values]))
-    return torch.cat(parts, 1)
-
-
-def _interval(values: Tensor, level: float, n: int) -> Interval:
-    value, resampled = values[0].item(), values[1:]
-    # Neighbours are not interpolated, since one may be infinite: each end is rounded outwards.
-    low = resampled.quantile((1 - level) / 2, interpolation="lower").item()
-    high = resampled.quantile((1 + level) / 2, interpolation="higher").item()
-    return Interval(value, resampled.std().item() if len(resampled) > 1 else math.nan, low, high, level, n)
+        weights = row_weights(min(at_once, resamples - start), n, generator)
+        mean = weights @ deviations
+        variance = (weights @ squares - mean.square()) * n / (n - 1)
+        parts.append((mean.abs() / (variance / n).sqrt()).where(variance > _NO_SPREAD, math.inf))
+    return torch.cat(parts)

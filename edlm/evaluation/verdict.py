@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
+import torch
 from torch import Tensor
 
 from edlm.evaluation.measurement import Setting
 from edlm.evaluation.results import Results
-from edlm.evaluation.statistics import mean_of
+from edlm.evaluation.statistics import simultaneous_intervals
 
 LEVEL = 0.95
 
@@ -26,7 +27,9 @@ class GainBeyond:
         beyond: The control, or "base" where there is none.
         value: Mean of the paired differences, high = good.
         stderr: Its standard error.
-        low: Lower end of the interval, which holds for all comparisons of the table at once (Bonferroni).
+        low: Lower end of the interval, which holds for all comparisons of the table at once (balanced bootstrap over
+            rows, `simultaneous_intervals`); -inf of rows too few or too alike to bound it, NaN of bounds that are
+            not finite.
         high: Upper end.
         over_base: Mean gain over the base.
         n: Rows.
@@ -46,25 +49,30 @@ class GainBeyond:
     controlled: bool
 
 
-def gains_beyond(results: Results, settings: Sequence[Setting]) -> list[GainBeyond]:
+def gains_beyond(results: Results, settings: Sequence[Setting], *, generator: torch.Generator) -> list[GainBeyond]:
     """Every method against the best that corrects marginals only: the blind control of its cell, or else the base.
 
-    Of base and control, the one with the lower bound in the cell is what a method must beat.
+    Of base and control, the one with the lower bound in the cell is what a method must beat. A single row has no
+    spread, and nothing is said of it.
+
+    Args:
+        results: Nats per token of the same rows in every setting.
+        settings: What was measured, a base in each cell.
+        generator: Draws the rows of the bootstrap.
     """
     bases = {s.cell: s for s in settings if s.is_base}
     controls: dict[tuple[str, int], Setting] = {s.cell: s for s in settings if s.is_control}
     judged = [s for s in settings if s.energy is not None and not s.is_control and results.of(s).n > 1]
-    z = NormalDist().inv_cdf(1 - (1 - LEVEL) / 2 / max(1, len(judged)))
+    if not judged:
+        return []
+    rivals = [_rival(results, bases[s.cell], controls.get(s.cell)) for s in judged]
+    below = torch.stack([_below(results, s, rival) for s, rival in zip(judged, rivals, strict=True)])
     gains = []
-    for setting in judged:
-        base, control = bases[setting.cell], controls.get(setting.cell)
-        rival = base if control is None or _mean(results, base) < _mean(results, control) else control
-        rows = results.rows_of(setting).double()
-        mean = mean_of(results.rows_of(rival).double() - rows)
-        over_base = (results.rows_of(base).double() - rows).mean().item()
-        ends = (mean.value - z * mean.stderr, mean.value + z * mean.stderr)
-        found = (rival.name, *mean[:2], *ends, over_base, mean.n, control is not None)
-        gains.append(GainBeyond(setting.name, *setting.cell, *found))
+    intervals = simultaneous_intervals(below, level=LEVEL, generator=generator)
+    for setting, rival, found in zip(judged, rivals, intervals, strict=True):
+        over_base = _below(results, setting, bases[setting.cell]).mean().item()
+        numbers = (found.value, found.stderr, found.low, found.high, over_base, found.n)
+        gains.append(GainBeyond(setting.name, *setting.cell, rival.name, *numbers, setting.cell in controls))
     return gains
 
 
@@ -78,7 +86,7 @@ def verdict_of(gains: Sequence[GainBeyond]) -> str:
         return "Nothing was measured beside the base, so nothing can be said of a gain."
     has_control = any(gain.controlled for gain in gains)
     gains = [gain for gain in gains if gain.controlled == has_control]
-    best = max(gains, key=lambda gain: gain.low)
+    best = max(gains, key=lambda gain: -math.inf if math.isnan(gain.low) else gain.low)
     where = f"{_passes(best.num_steps)} in {best.order.replace('_', ' ')} order"
     rival = "the base" if best.beyond == "base" else f"the control {best.beyond}"
     amount = f"{best.value:.3f} [{best.low:.3f}, {best.high:.3f}] nats per token"
@@ -103,6 +111,15 @@ def _passes(count: int) -> str:
 def _list(numbers: Sequence[int]) -> str:
     words = [str(number) for number in numbers]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _rival(results: Results, base: Setting, control: Setting | None) -> Setting:
+    return base if control is None or _mean(results, base) < _mean(results, control) else control
+
+
+def _below(results: Results, setting: Setting, rival: Setting) -> Tensor:
+    """How far each row lies below the rival's, ``[n]``, float64."""
+    return results.rows_of(rival).double() - results.rows_of(setting).double()
 
 
 def _mean(results: Results, setting: Setting) -> float:

@@ -1,6 +1,7 @@
 """Two results in pairs: what differs, how surely, and what may not be compared."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -8,9 +9,13 @@ from safetensors.torch import save_file
 
 from edlm.cli import main
 from edlm.evaluation.compare import StoredResult, differences
-from edlm.evaluation.statistics import mean_of
+from edlm.evaluation.statistics import mean_of, simultaneous_intervals
 
 DENOISER = {"name": "a", "revision": "r", "vocab_size": 3}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def write(path, rows: dict, denoiser=DENOISER, data="d", seed=0):
@@ -36,14 +41,37 @@ def pair(tmp_path):
 
 def test_settings_of_both_are_paired_by_rows(pair, tmp_path, capsys):
     a, b, rows, ours = pair
-    (found,) = differences(StoredResult.load(a), StoredResult.load(b))
+    (found,) = differences(StoredResult.load(a), StoredResult.load(b), generator=generator())
     expected = mean_of((ours - rows).double())
     assert (found.name, found.order, found.num_steps, found.n, found.paired) == ("base", "random", 4, 50, True)
     assert found.difference == pytest.approx(expected.value, rel=1e-4)
     assert found.stderr == pytest.approx(expected.stderr, rel=1e-3)
     assert main(["compare", str(a), str(b), "--output", str(tmp_path / "c.json")]) == 0
-    assert f"{found.difference:+.4f} ± {found.stderr:.4f}" in capsys.readouterr().out
-    assert json.loads((tmp_path / "c.json").read_text())["differences"][0]["difference"] == found.difference
+    printed = capsys.readouterr().out
+    assert f"{found.difference:+.4f} ± {found.stderr:.4f}" in printed
+    assert f"{found.low:+.4f} to {found.high:+.4f}" in printed
+    assert json.loads((tmp_path / "c.json").read_text())["differences"] == [asdict(found)]
+
+
+def test_intervals_hold_for_all_settings_at_once(tmp_path):
+    g = generator(4)
+    a = {("ours", "random", steps): 4 + torch.randn(40, generator=g) for steps in range(1, 7)}
+    b = {key: rows - 0.1 + 0.05 * torch.randn(40, generator=g) for key, rows in a.items()}
+    one, other = (write(tmp_path / name / "results.json", rows) for name, rows in (("a", a), ("b", b)))
+    one, other = StoredResult.load(one), StoredResult.load(other)
+    found = differences(one, other, generator=generator(7))
+    series = torch.stack([other.rows_of(key) - one.rows_of(key) for key in a])
+    expected = simultaneous_intervals(series, generator=generator(7))
+    assert [(d.difference, d.stderr, d.low, d.high, d.n) for d in found] == [(*e[:4], e.n) for e in expected]
+    (alone,) = simultaneous_intervals(series[:1], generator=generator(7))
+    assert found[0].low < alone.low < alone.high < found[0].high < 0
+
+
+def test_what_cannot_be_known_is_null_in_json(tmp_path):
+    one = write(tmp_path / "one.json", {("base", "random", 4): torch.ones(1)})
+    assert main(["compare", str(one), str(one), "--output", str(tmp_path / "c.json")]) == 0
+    (found,) = json.loads((tmp_path / "c.json").read_text(), parse_constant=pytest.fail)["differences"]
+    assert (found["difference"], found["stderr"], found["low"], found["high"]) == (0, None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -59,9 +87,11 @@ def test_other_data_or_denoisers_are_refused_unless_allowed(pair, tmp_path, caps
     assert f"got different {next(iter(changed))} in" in error and "set allow_other" in error
     assert main(["compare", str(a), str(other), "--allow_other"]) == 0
     assert ("paired by rows" if paired else "unpaired") in capsys.readouterr().out
-    (found,) = differences(StoredResult.load(a), StoredResult.load(other), allow_other=True)
+    a, other = StoredResult.load(a), StoredResult.load(other)
+    (found,) = differences(a, other, allow_other=True, generator=generator())
     errors = mean_of(rows).stderr, mean_of(ours).stderr
     assert found.paired == paired
+    assert (found.low is None, found.high is None) == (not paired, not paired)
     assert (found.stderr == pytest.approx((errors[0] ** 2 + errors[1] ** 2) ** 0.5, rel=1e-4)) == (not paired)
 
 

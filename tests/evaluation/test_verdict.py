@@ -1,5 +1,6 @@
 """The verdict claims no more than the rows show; the warnings say what else must be known."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from edlm.config import SamplerConfig
 from edlm.evaluation.cautions import cautions
 from edlm.evaluation.measurement import Measurement, Setting
-from edlm.evaluation.verdict import gains_beyond, verdict_of
+from edlm.evaluation.statistics import simultaneous_intervals
+from edlm.evaluation.verdict import GainBeyond, gains_beyond, verdict_of
 
 N = 200
 
@@ -31,8 +33,8 @@ def setting(name, steps=2, blind=False) -> Setting:
     return Setting(name, energy, SamplerConfig(num_steps=steps, order="bisecting"))
 
 
-def table(ours, control=None, base=4.0, steps=2):
-    g = torch.Generator().manual_seed(1)
+def table(ours, control=None, base=4.0, steps=2, seed=1):
+    g = torch.Generator().manual_seed(seed)
     rows, noise = torch.randn(N, generator=g), torch.randn(3, N, generator=g) * 0.1
     settings = [setting("base", steps), setting("ours", steps)]
     known = {settings[0].key: base + rows, settings[1].key: ours + rows + noise[0]}
@@ -42,10 +44,14 @@ def table(ours, control=None, base=4.0, steps=2):
     return settings, known
 
 
-def said(*tables) -> str:
+def gains_of(*tables) -> list[GainBeyond]:
     settings = [s for found, _ in tables for s in found]
     known = Known({key: rows for _, found in tables for key, rows in found.items()})
-    return verdict_of(gains_beyond(known, settings))
+    return gains_beyond(known, settings, generator=torch.Generator().manual_seed(0))
+
+
+def said(*tables) -> str:
+    return verdict_of(gains_of(*tables))
 
 
 def test_a_gain_is_what_goes_beyond_the_control():
@@ -60,8 +66,7 @@ def test_what_the_control_gains_too_is_no_gain():
 
 
 def test_a_control_that_harms_is_not_what_is_beaten():
-    settings, known = table(4.0, 4.5)
-    (gain,) = gains_beyond(Known(known), settings)
+    (gain,) = gains_of(table(4.0, 4.5))
     assert gain.beyond == "base" and not gain.low > 0
 
 
@@ -81,14 +86,48 @@ def test_a_gain_without_control_does_not_stand_for_one_beyond_it():
     assert sentence.startswith("With 4 denoiser passes") and "beyond the control blind" in sentence
 
 
-def test_of_many_comparisons_the_intervals_are_wider():
-    one, many = table(3.5, 3.9), [table(3.5, 3.9, steps=steps) for steps in range(2, 22)]
-    (alone,) = gains_beyond(Known(one[1]), one[0])
-    rows = {key: values for _, known in many for key, values in known.items()}
-    together = gains_beyond(Known(rows), [s for found, _ in many for s in found])[0]
-    assert together.value == alone.value and together.stderr == alone.stderr
-    z = [(gain.high - gain.value) / gain.stderr for gain in (alone, together)]
-    assert z == pytest.approx([1.96, 3.02], abs=0.01)  # 95 %, and 1 - 0.05 / 20
+def test_an_interval_is_that_of_all_paired_differences_at_once():
+    tables = [table(3.5, 3.9, steps=2), table(3.8, 4.5, steps=4, seed=2), table(3.0, steps=8, seed=3)]
+    rows = {key: values.double() for _, known in tables for key, values in known.items()}
+    rivals = {2: "blind", 4: "base", 8: "base"}
+    series = [rows[setting(r, steps).key] - rows[setting("ours", steps).key] for steps, r in rivals.items()]
+    expected = simultaneous_intervals(torch.stack(series), generator=torch.Generator().manual_seed(0))
+    gains = gains_of(*tables)
+    assert [(g.value, g.stderr, g.low, g.high, g.n) for g in gains] == [(*e[:4], e.n) for e in expected]
+    assert [(g.num_steps, g.beyond) for g in gains] == list(rivals.items())
+    assert [g.controlled for g in gains] == [True, True, False]
+    for gain, steps in zip(gains, rivals, strict=True):
+        over_base = (rows[setting("base", steps).key] - rows[setting("ours", steps).key]).mean().item()
+        assert gain.over_base == over_base
+
+
+def test_of_many_comparisons_the_intervals_are_wider_unless_they_are_copies():
+    (alone,) = gains_of(table(3.5, 3.9))
+    copies = gains_of(*[table(3.5, 3.9, steps=steps) for steps in range(2, 22)])
+    others = gains_of(*[table(3.5, 3.9, steps=steps, seed=steps - 1) for steps in range(2, 22)])
+    assert copies[0].value == others[0].value == alone.value
+    assert copies[0].stderr == others[0].stderr == alone.stderr
+    c = [(gain.high - gain.value) / gain.stderr for gain in (alone, *copies, *others)]
+    means = [sum(some) / len(some) for some in (c[:1], c[1:21], c[21:])]
+    assert means == pytest.approx([1.97, 1.97, 3.04], abs=0.1)  # Student's t: 95 %, and 1 - 0.05 / 20
+
+
+def test_what_cannot_be_bounded_is_no_gain_and_hides_none():
+    """Infinite bounds of a method that comes first, or of its base; rows too few."""
+    never, fine = table(3.0, steps=2), table(3.5, steps=4)
+    never[1][setting("ours", 2).key][3] = math.inf
+    first, second = gains_of(never, fine)
+    assert first.value == -math.inf and math.isnan(first.low)
+    assert (second.low, second.high) == (gains_of(fine)[0].low, gains_of(fine)[0].high)
+    assert said(never, fine).startswith("With 4 denoiser passes") and "no gain at 2 passes" in said(never, fine)
+    base = table(3.0)
+    base[1][setting("base").key][3] = math.inf
+    assert said(base).startswith("No gain")
+    settings, known = table(3.0)
+    few = settings, {key: rows[:3] for key, rows in known.items()}
+    assert (gains_of(few)[0].low, gains_of(few)[0].high) == (-math.inf, math.inf)
+    assert said(few).startswith("No gain") and "[-inf, inf]" in said(few)
+    assert gains_of((settings, {key: rows[:1] for key, rows in known.items()})) == []
 
 
 def test_nothing_beside_the_base_says_nothing():
