@@ -26,6 +26,7 @@ from edlm.evaluation.oracle_tables import cells, data_nats_per_token, measure_ce
 from edlm.evaluation.samples import TimedSamples
 from edlm.evaluation.speedup import Curve, time_ratio
 from edlm.evaluation.statistics import mean_of
+from edlm.evaluation.text_errors import known_words
 from edlm.evaluation.texts import EMPTY_LINE
 from edlm.sampler.bounds import likelihood_bounds
 from edlm.training.trainer import NonFiniteLossError
@@ -703,6 +704,9 @@ def test_export_writes_a_float16_pair_that_still_belongs_together(runs, denoiser
     assert torch.equal(blocks.tokens, valid)
     text = denoiser.tokenizer.decode(valid.flatten()).replace("<|endoftext|>", "")
     assert blocks.num_characters == len(text)
+    stories = denoiser.tokenizer.decode(load_blocks(runs / "text" / "train.safetensors").tokens.flatten())
+    words = (tmp_path / "words.txt").read_text().splitlines()
+    assert words == sorted(known_words(stories.split("<|endoftext|>"))) and words
     options = {"num_steps": 2, "order": "dilated", "num_candidates": None}
     bound = estimate_bound(EnergySampler(*pair, **options), valid).nats_per_row
     own = estimate_bound(EnergySampler(denoiser, load_energy(runs / "text_head" / "final"), **options), valid)

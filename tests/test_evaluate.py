@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+import edlm
 from edlm.cli import main, parse_config
-from edlm.evaluation import grid, stages
+from edlm.corpus.text import load_blocks
+from edlm.denoisers.loading import SHIPPED
+from edlm.evaluation import continuous_nelbo, grid, stages
+from edlm.evaluation.html import number
 from edlm.evaluation.plan import EvaluateConfig
+from edlm.evaluation.text_errors import repeated_ngram_rate, unknown_word_rate, words_of
+from edlm.evaluation.texts import texts_of
 from edlm.evaluation.tracking import summary_of
 from tests.evaluation.test_report import SCHEMA, check
 
+VALID = SHIPPED / "tinystories" / "valid.safetensors"
 HEAD = {"name": "head", "energy": "tinystories/head", "num_candidates": None}
 BLIND = {"name": "blind", "energy": "tinystories/head_blind", "num_candidates": None, "group_size": 32}
 COLD = {"name": "cold", "energy": None, "temperature": 0.7}
@@ -103,6 +111,8 @@ def test_nothing_is_measured_twice(folder, monkeypatch):
     for place, name in ((grid, "estimate_bounds"), (stages, "draw_timed"), (stages, "measure_cost")):
         monkeypatch.setattr(place, name, _again)
     monkeypatch.setattr(stages.Evaluation, "_sample", _again)
+    monkeypatch.setattr(stages, "in_continuous_time", _again)
+    monkeypatch.setattr(stages.TextMeasures, "of_held_out", _again)
     (folder / "report.html").unlink()
     after = evaluate(folder, **SMALL)
     assert after["settings"] == before["settings"] and after["frontier"] == before["frontier"]
@@ -203,10 +213,80 @@ def test_wandb_gets_the_same_numbers(folder):
     assert numbers["head/bisecting/2/gain_stderr"] == head["gain_stderr"] and numbers["verdict"] == result["verdict"]
 
 
-def test_the_published_formula_comes_with_its_warning(tmp_path):
-    pytest.importorskip("edlm.evaluation.published")
-    how = {**SMALL, "methods": [HEAD], "num_rows": 2, "samples.judged": 0, "samples.timed_batches": 0}
-    result = evaluate(tmp_path / "a", published=True, **how)
-    (found,) = result["published"]
+BARE = {**SMALL, "samples.judged": 0, "samples.timed_batches": 0}
+UNNORMALIZED = {"name": "weighed", "energy": "tinystories/head_unnormalized", "num_candidates": 2}
+
+
+def test_the_published_formula_comes_with_its_warning_beside_the_bounds_of_the_base(tmp_path):
+    how = {**BARE, "methods": [HEAD, UNNORMALIZED], "num_rows": 3, "continuous.num_rows": 2, "continuous.num_draws": 3}
+    result = evaluate(tmp_path / "a", **how)
+    (found,) = result["continuous"]["published"]  # the other needs draws, and is not asked for
     assert found["name"] == "head" and re.search("not a bound.*1.469.*1.204", result["warnings"][0])
-    assert "1.204" in (tmp_path / "a" / "report.html").read_text()
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert "1.204" in page and "no bound" in page
+    denoiser, x_0 = edlm.load_denoiser("tinystories"), load_blocks(VALID).tokens[:2]
+    for record, estimator in zip(result["continuous"]["nelbo"], ("times", "counts"), strict=True):
+        expected = continuous_nelbo(denoiser, x_0, estimator=estimator, num_draws=3)
+        assert record["nats_per_token"] == pytest.approx(expected.value) and record["n"] == 2
+        assert record["direction"] == "upper bound of -log p" and record["stderr"] == pytest.approx(expected.stderr)
+        assert number(record["nats_per_token"], 3) in page and number(record["perplexity_per_word"], 0) in page
+    whole = evaluate(tmp_path / "a", **how, **{"continuous.published": "all"})
+    assert [record["name"] for record in whole["continuous"]["published"]] == ["head", "weighed"]
+    assert whole["continuous"]["published"][1]["num_candidates"] == 16
+    none = evaluate(tmp_path / "a", **how, **{"continuous.published": "none"})
+    assert none["continuous"]["published"] == [] and not any("published formula" in said for said in none["warnings"])
+
+
+def test_continuous_time_is_for_reports_or_where_it_is_asked_for(tmp_path):
+    how = {**BARE, "methods": [], "num_rows": 2, "frontier.temperatures": "null"}
+    path = tmp_path / "result.json"
+    words = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in how.items()]
+    assert main(["evaluate", f"--output={path}", *words]) == 0
+    assert "continuous" not in json.loads(path.read_text())
+    assert main(["evaluate", f"--output={path}", "--continuous.num_rows=1", *words]) == 0
+    assert [record["n"] for record in json.loads(path.read_text())["continuous"]["nelbo"]] == [1, 1]
+
+
+def test_units_have_errors_and_say_whether_they_are_exact(made):
+    result = json.loads((made / "results.json").read_text())
+    tokens_per_word = result["data"]["tokens_per_word"]
+    assert 1.1 < tokens_per_word < 1.6
+    for s in result["settings"]:
+        nats, stderr = s["bound_nats_per_token"], s["bound_stderr"]
+        assert s["bound_direction"] == "exact"  # bisecting; exact decisions
+        assert s["perplexity_per_word"] == pytest.approx(math.exp(nats * tokens_per_word))
+        assert s["perplexity_stderr"] == pytest.approx(math.exp(nats) * stderr)
+        assert s["bits_per_char_stderr"] == pytest.approx(s["bits_per_char"] * stderr / nats)
+
+
+def test_a_window_is_part_of_a_method(tmp_path):
+    late = {**HEAD, "name": "late", "window": [0.0, 0.5]}
+    never = {**HEAD, "name": "never", "window": [0.0, 0.0]}
+    result = evaluate(tmp_path / "a", **{**BARE, "methods": [HEAD, late, never]})
+    base, head, late, never = result["settings"]
+    assert late["window"] == [0.0, 0.5] and head["window"] == [0.0, 1.0]
+    assert never["bound_nats_per_token"] == pytest.approx(base["bound_nats_per_token"])
+    assert head["bound_nats_per_token"] < late["bound_nats_per_token"] < base["bound_nats_per_token"]
+    assert "exactly, times 0 to 0.5" in (tmp_path / "a" / "report.html").read_text()
+
+
+def test_texts_of_samples_are_held_against_the_words_of_the_training_text(made, tmp_path, capsys):
+    result = json.loads((made / "results.json").read_text())
+    denoiser, head = edlm.load_denoiser("tinystories"), edlm.load_energy("tinystories/head")
+    sampler = edlm.EnergySampler(denoiser, head, num_steps=2, num_candidates=None, order="bisecting")
+    texts = texts_of(denoiser, sampler.sample(4, 128, seeds=range(4)).tokens)
+    words = (VALID.parent / "words.txt").read_text().split()
+    found = next(s for s in result["settings"] if s["name"] == "head")
+    assert found["unknown_word_rate"] == unknown_word_rate(texts, set(words)).value > 0.01
+    assert found["unknown_text_rate"] == 1 and found["repeated_4gram_rate"] == repeated_ngram_rate(texts).value
+    assert found["mauve"] is None and found["texts_held_against"].startswith("4-grams of words, 7663 known words (")
+    people = result["held_out_text"]
+    assert people["num_texts"] == 4 and people["unknown_word_rate"] < 0.01
+    assert number(found["unknown_word_rate"], 4) in (made / "report.html").read_text()
+    own = tmp_path / "own.txt"
+    own.write_text("\n".join(words + words_of(" ".join(texts))))
+    folder = Path(shutil.copytree(made, tmp_path / "result"))
+    other = evaluate(folder, **SMALL, **{"samples.known_words": str(own)})  # measured anew
+    assert next(s for s in other["settings"] if s["name"] == "head")["unknown_word_rate"] == 0
+    evaluate(tmp_path / "b", code=2, **SMALL, **{"samples.known_words": str(tmp_path / "none.txt")})
+    assert "none.txt" in capsys.readouterr().err and not (tmp_path / "b" / "results.json").exists()

@@ -6,7 +6,6 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from edlm.commands.terminal import console
 from edlm.denoisers.loading import SHIPPED, load_denoiser
@@ -18,13 +17,14 @@ from edlm.evaluation.held_out import load_held_out
 from edlm.evaluation.plan import EvaluateConfig
 from edlm.evaluation.plot import plot_curves
 from edlm.evaluation.points import Points
-from edlm.evaluation.published import published_perplexity
 from edlm.evaluation.report import write_report
 from edlm.evaluation.report_plots import bounds_svg, energies_svg, frontier_svg, save
 from edlm.evaluation.results import Results, curves_of
 from edlm.evaluation.stages import Evaluation
 from edlm.evaluation.table import as_csv, as_markdown, as_table
+from edlm.evaluation.texts import tokens_per_word
 from edlm.evaluation.tracking import check_wandb, log_to_wandb
+from edlm.evaluation.units import TextUnits
 from edlm.training.checkpoints import fingerprint
 
 
@@ -37,7 +37,8 @@ def run(config: EvaluateConfig) -> None:
         evaluation.run()
         points = evaluation.measure_frontier()
         looks = _energies(evaluation)
-        evaluation.results.conclude(**conclusions(evaluation, points, looks, _published(evaluation)))
+        published = evaluation.measure_continuous()["published"]
+        evaluation.results.conclude(**conclusions(evaluation, points, looks, published))
     except KeyboardInterrupt:
         _say_how_to_go_on(evaluation)
         raise
@@ -66,7 +67,8 @@ def prepare(config: EvaluateConfig) -> Evaluation:
     kept = config.folder is not None or config.frontier.temperatures
     beside = config.json_path.with_suffix(".samples.safetensors") if config.json_path and kept else None
     points = Points(beside, identity)
-    return Evaluation(config, denoiser, x_0, blocks.characters_per_token, settings, results, points)
+    units = TextUnits(blocks.characters_per_token, tokens_per_word(denoiser, x_0))
+    return Evaluation(config, denoiser, x_0, units, settings, results, points)
 
 
 def _energies(evaluation: Evaluation) -> list[EnergyLook]:
@@ -75,18 +77,6 @@ def _energies(evaluation: Evaluation) -> list[EnergyLook]:
         return []
     how = {"num_rows": min(config.samples.batch_size, 16), "seed": config.seed}
     return look_at_energies(evaluation.denoiser, evaluation.settings, evaluation.length, **how)
-
-
-def _published(evaluation: Evaluation) -> list[dict[str, Any]]:
-    if not evaluation.config.published:
-        return []
-    energies = {s.name: s.energy for s in evaluation.settings if s.energy is not None}
-    how = {"seed": evaluation.config.seed, "batch_size": evaluation.config.batch_size}
-    found = []
-    for name, energy in energies.items():
-        value = published_perplexity(evaluation.denoiser, energy, evaluation.x_0, progress=f"published, {name}", **how)
-        found.append({"name": name, **value.as_record()})
-    return found
 
 
 def _say_how_to_go_on(evaluation: Evaluation) -> None:

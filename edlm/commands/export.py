@@ -11,6 +11,8 @@ from edlm.corpus.prepared import PreparedCorpus
 from edlm.corpus.text import TokenBlocks, save_blocks
 from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy
+from edlm.evaluation.text_errors import words_of
+from edlm.evaluation.texts import texts_of
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class ExportConfig:
         denoiser: Folder of the trained denoiser.
         energies: Folders of energies that fit it, by the names that they get; ``head`` is the one loaded by default.
         corpus: Folder made by ``edlm prepare corpus``; its first held-out blocks go along.
-        output_dir: Gets ``denoiser/``, a folder for each energy and ``valid.safetensors``; weights as float16.
+        output_dir: Gets ``denoiser/``, a folder for each energy, ``valid.safetensors``, and ``words.txt``, the words of
+            the training text, if it has any; weights as float16.
         num_rows: Held-out blocks.
     """
 
@@ -55,6 +58,9 @@ def run(config: ExportConfig) -> None:
         num_characters=sum(map(len, text)),
     )
     save_blocks(blocks, target / "valid.safetensors")
+    (training_text,) = texts_of(denoiser, corpus.train.tokens.reshape(1, -1))
+    if words := sorted({*words_of(training_text)}):
+        (target / "words.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
     for name in config.energies:
         load_energy(target / name).check_denoiser(load_denoiser(target / "denoiser"))
     print(f"{sum(f.stat().st_size for f in target.rglob('*') if f.is_file()) / 2**20:.1f} MiB in {target}")

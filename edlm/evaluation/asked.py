@@ -10,7 +10,7 @@ from edlm.energies.pretrained import PretrainedEnergy
 from edlm.evaluation.measurement import Setting
 from edlm.evaluation.plan import EvaluateConfig, MethodConfig, RatioConfig
 
-_HOW = ("num_candidates", "scope", "group_size", "temperature", "top_p", "top_k")
+_HOW = ("num_candidates", "scope", "group_size", "window", "temperature", "top_p", "top_k")
 TEMPERATURES = (0.7, 0.8, 0.9, 1.0, 1.1)
 
 
@@ -83,6 +83,13 @@ def temperatures_of(config: EvaluateConfig) -> tuple[float, ...]:
 def _few_steps(settings: list[Setting]) -> int:
     counts = sorted({s.sampler.num_steps for s in settings})
     return next((count for count in counts if count >= 4), counts[-1])
+
+
+def rows_in_continuous_time(config: EvaluateConfig) -> int:
+    """How many blocks: those that are asked for; some where a report is written."""
+    if config.continuous.num_rows is not None:
+        return config.continuous.num_rows
+    return 64 if config.folder is not None else 0
 
 
 def ratios_of(config: EvaluateConfig, settings: list[Setting]) -> list[RatioConfig]:

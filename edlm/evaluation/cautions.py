@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edlm.evaluation.energies import EnergyLook
+from edlm.evaluation.mauve import FEW
 from edlm.evaluation.measurement import Measurement
 
 FEW_ROWS, FEW_SAMPLES, SMALL_SHARE = 100, 100, 0.1
@@ -33,7 +34,7 @@ def cautions(
         names = ", ".join(judge["is_energy_of"])
         found.append(f"The judge ({judge['name']}) is the energy of {names}: their losses are no evidence of quality.")
     found += _of_energies(energies)
-    found += _of_numbers(measured)
+    found += [*_of_numbers(measured), *_of_mauve(measured)]
     outside = sum(point["verdict"] == "outside" for point in frontier)
     if outside:
         found.append(
@@ -81,3 +82,10 @@ def _of_numbers(measured: Sequence[Measurement]) -> list[str]:
     if any(m.sampled_steps for m in measured):
         found.append("Some gains are estimated from some of the steps of each row.")
     return found
+
+
+def _of_mauve(measured: Sequence[Measurement]) -> list[str]:
+    texts = min((m.num_samples for m in measured if m.mauve is not None), default=FEW)
+    if texts >= FEW:
+        return []
+    return [f"MAUVE of {texts} texts (fewer than {FEW}) is biased: compare it only with values of as many."]

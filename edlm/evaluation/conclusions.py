@@ -40,11 +40,7 @@ def conclusions(
     about = {"judge": judge, "frontier": placed, "energies": looks, "published": published}
     return {
         "schema": SCHEMA,
-        "data": {
-            "rows": len(done.x_0),
-            "length": done.length,
-            "characters_per_token": done.characters_per_token,
-        },
+        "data": {"rows": len(done.x_0), "length": done.length, **asdict(done.units)},
         "metrics": described_metrics(),
         "controls": controls,
         "verdict": verdict_of(gains),
@@ -55,7 +51,6 @@ def conclusions(
         "judge": judge,
         "frontier": placed,
         "energies": [look.as_record() for look in looks],
-        "published": list(published),
         "memory": done.memory,
     }
 

@@ -11,6 +11,7 @@ from edlm.config import SamplerConfig
 from edlm.denoisers.base import Denoiser
 from edlm.evaluation.likelihood import BoundEstimate, estimate_bounds, paired_gain
 from edlm.evaluation.measurement import Measurement, Setting
+from edlm.evaluation.units import TextUnits
 
 
 def measure_bounds(
@@ -20,7 +21,7 @@ def measure_bounds(
     *,
     seed: int = 0,
     batch_size: int = 32,
-    characters_per_token: float | None = None,
+    units: TextUnits | None = None,
 ) -> Iterator[tuple[Setting, Measurement, BoundEstimate]]:
     """Bounds of all settings on the same rows, seeds and orders; those of equal order share their passes.
 
@@ -30,7 +31,7 @@ def measure_bounds(
         x_0: Held-out rows, ``[n, length]``.
         seed: Of orders and candidates.
         batch_size: Rows at a time.
-        characters_per_token: For bits per character.
+        units: For bits per character and perplexity per word.
 
     Yields:
         Each setting with its measurement and the nats of each row, as soon as they are there.
@@ -41,17 +42,17 @@ def measure_bounds(
     by_order: dict[str, list[Setting]] = {}
     for setting in settings:
         by_order.setdefault(setting.sampler.order, []).append(setting)
-    how = {"seed": seed, "batch_size": batch_size, "characters_per_token": characters_per_token}
+    how, units = {"seed": seed, "batch_size": batch_size}, units or TextUnits()
     for order, group in by_order.items():
         whole = [s for s in group if s.sampled_steps is None]
         samplers = [s.sampler.build(denoiser, s.energy) for s in whole]
         bounds = estimate_bounds(samplers, x_0, progress=f"bounds, {order}", **how) if whole else []
         bases = {s.sampler.num_steps: b for s, b in zip(whole, bounds, strict=True) if s.is_base}
         for setting, bound in zip(whole, bounds, strict=True):
-            yield setting, _measurement(setting, bound, bases.get(setting.sampler.num_steps)), bound
+            yield setting, _measurement(setting, bound, bases.get(setting.sampler.num_steps), units), bound
         for setting in (s for s in group if s.sampled_steps is not None):
             bound = _from_sampled_steps(denoiser, setting, x_0, bases, how)
-            yield setting, _measurement(setting, bound, bases[setting.sampler.num_steps]), bound
+            yield setting, _measurement(setting, bound, bases[setting.sampler.num_steps], units), bound
 
 
 def _from_sampled_steps(
@@ -65,19 +66,22 @@ def _from_sampled_steps(
     pair = [base, setting.sampler.build(denoiser, setting.energy)]
     sampled_steps = min(setting.sampled_steps, num_steps)
     before, after = estimate_bounds(pair, x_0, sampled_steps=sampled_steps, progress=setting.key, **how)
-    return bases[num_steps].shifted(after.nats_per_row - before.nats_per_row)
+    whole = bases[num_steps]
+    return BoundEstimate(whole.nats_per_row + after.nats_per_row - before.nats_per_row, whole.length)
 
 
-def _measurement(setting: Setting, bound: BoundEstimate, base: BoundEstimate | None) -> Measurement:
+def _measurement(
+    setting: Setting, bound: BoundEstimate, base: BoundEstimate | None, units: TextUnits
+) -> Measurement:
     gain = paired_gain(base, bound).nats_per_token if not setting.is_base and base is not None else None
-    mean = bound.nats_per_token
+    mean = bound.likelihood
     return Measurement(
         **setting.described,
         n=mean.n,
         bound_nats_per_token=mean.value,
         bound_stderr=mean.stderr,
-        perplexity=bound.perplexity,
-        bits_per_char=bound.bits_per_char,
+        bound_direction=mean.direction,
+        **units.of(mean),
         gain_nats_per_token=gain.value if gain else None,
         gain_stderr=gain.stderr if gain else None,
     )

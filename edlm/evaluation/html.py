@@ -31,7 +31,12 @@ def large(value: float | None, units: Sequence[str] = ("", "k", "M", "G", "T")) 
 
 
 def table(
-    headings: Sequence[str], groups: Iterable[Sequence[Sequence[str]]], *, text: Sequence[int] = (0,), label: str
+    headings: Sequence[str],
+    groups: Iterable[Sequence[Sequence[str]]],
+    *,
+    text: Sequence[int] = (0,),
+    wrapped: Sequence[int] = (),
+    label: str,
 ) -> str:
     """A table in a container of its own, which scrolls where the page is narrow.
 
@@ -39,11 +44,13 @@ def table(
         headings: Of the columns.
         groups: Rows of cells that are HTML already; a thin rule between groups.
         text: Columns that are words, aligned left.
+        wrapped: Those of them whose words may take several lines.
         label: What a screen reader calls it.
     """
 
     def line(cells: Sequence[str], tag: str) -> str:
-        kinds = (f'{tag} class="text"' if i in text else tag for i in range(len(cells)))
+        looks = ("wrapped" if i in wrapped else "text" if i in text else "" for i in range(len(cells)))
+        kinds = (f'{tag} class="{look}"' if look else tag for look in looks)
         return "<tr>" + "".join(f"<{kind}>{cell}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)) + "</tr>"
 
     bodies = "".join(f"<tbody>{''.join(line(row, 'td') for row in rows)}</tbody>" for rows in groups)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from tqdm.auto import tqdm
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Energy
 from edlm.evaluation.statistics import Mean, mean_of
+from edlm.evaluation.units import Direction, Likelihood
 from edlm.sampler.bounds import likelihood_bounds
 from edlm.sampler.sampler import EnergySampler
 
@@ -53,16 +53,12 @@ class BoundEstimate:
     Attributes:
         nats_per_row: One draw of the bound for each row, ``[n]``.
         length: Tokens of a row.
-        characters_per_token: For bits per character; None where unknown.
+        direction: "exact" where it is ``-log p`` itself, see `EnergySampler.bound_is_exact`.
     """
 
     nats_per_row: Tensor
     length: int
-    characters_per_token: float | None = None
-
-    def shifted(self, nats_per_row: Tensor) -> BoundEstimate:
-        """The bound with ``nats_per_row[n]`` added."""
-        return replace(self, nats_per_row=self.nats_per_row + nats_per_row)
+    direction: Direction = "upper bound of -log p"
 
     @property
     def nats_per_token(self) -> Mean:
@@ -70,16 +66,10 @@ class BoundEstimate:
         return mean_of(self.nats_per_row / self.length)
 
     @property
-    def perplexity(self) -> float:
-        """Per token: ``exp(nats_per_token)``; as much a bound as they are."""
-        return math.exp(self.nats_per_token.value)
-
-    @property
-    def bits_per_char(self) -> float | None:
-        """``nats_per_token / (characters_per_token ln 2)``."""
-        if self.characters_per_token is None:
-            return None
-        return self.nats_per_token.value / self.characters_per_token / math.log(2)
+    def likelihood(self) -> Likelihood:
+        """For other units: perplexities, bits per character."""
+        said = "bound (*) of the sampler, a draw for each row"
+        return Likelihood.of(self.nats_per_row, self.length, estimator=said, direction=self.direction)
 
 
 @dataclass(frozen=True)
@@ -122,7 +112,6 @@ def estimate_bounds(
     given: Tensor | None = None,
     seed: int = 0,
     batch_size: int = 32,
-    characters_per_token: float | None = None,
     sampled_steps: int | None = None,
     progress: str | None = None,
 ) -> list[BoundEstimate]:
@@ -135,7 +124,6 @@ def estimate_bounds(
             estimates' ``length`` is then the number of the others.
         seed: Row ``i`` has the seed ``seed + i``: equal seeds pair samplers, whatever the batch size.
         batch_size: Rows at a time.
-        characters_per_token: Of this text.
         sampled_steps: Steps of each row that the sum is estimated from; all if None.
         progress: Title of a progress bar; none without.
 
@@ -155,4 +143,9 @@ def estimate_bounds(
         seeds = range(seed + start, seed + start + len(rows))
         how = {"given": given[start : start + batch_size] if given is not None else None}
         parts.append(torch.stack(likelihood_bounds(samplers, rows, seeds, sampled_steps=sampled_steps, **how)).cpu())
-    return [BoundEstimate(nats, predicted, characters_per_token) for nats in torch.cat(parts, 1)]
+    # Of some steps alone the sum is that of all in expectation only.
+    exact = [sampler.bound_is_exact and sampled_steps is None for sampler in samplers]
+    return [
+        BoundEstimate(nats, predicted, "exact" if is_exact else "upper bound of -log p")
+        for nats, is_exact in zip(torch.cat(parts, 1), exact, strict=True)
+    ]

@@ -7,6 +7,7 @@ from typing import Any
 
 from edlm.config import SamplerConfig
 from edlm.energies.base import Energy
+from edlm.evaluation.units import Direction
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Setting:
             "group_size": self.sampler.group_size,
             "scope": self.sampler.scope,
             "sampled_steps": self.sampled_steps,
+            "window": tuple(self.sampler.window),
             "temperature": self.sampler.temperature,
             "top_p": self.sampler.top_p,
             "top_k": self.sampler.top_k,
@@ -79,8 +81,8 @@ class Measurement:
         n: Rows.
         bound_nats_per_token: The bound.
         bound_stderr: Its standard error over rows.
-        perplexity: exp of the bound.
-        bits_per_char: The bound in bits per character, or None.
+        perplexity: exp of the bound, per token.
+        bits_per_char: The bound in bits per character; None where the text is not known.
         gain_nats_per_token: Bound of the base at the same steps and order, minus this one; None for the base.
         gain_stderr: Standard error of the paired differences.
         timed_batch_size: Sequences sampled at a time for the seconds.
@@ -103,6 +105,22 @@ class Measurement:
         judge: Name and weights of the judge; None where not known.
         judged_cut: Samples that the judge read the beginning of, since they were longer than its context.
         examples: Texts of the first samples; the seed of the first is the table's.
+        window: Times (low, high] at which the energy is used.
+        bound_direction: "upper bound of -log p", or "exact" where the bound is ``-log p`` itself.
+        perplexity_stderr: Standard error of the perplexity.
+        bits_per_char_stderr: Standard error of the bits per character.
+        perplexity_per_word: exp of the bound per word.
+        perplexity_per_word_stderr: Its standard error.
+        unknown_text_rate: Share of samples with a word that the training text lacks; a stand-in for errors.
+        unknown_text_stderr: Its standard error.
+        unknown_word_rate: Share of the samples' words that the training text lacks; a stand-in for errors.
+        unknown_word_stderr: Its standard error.
+        repeated_4gram_rate: Share of a sample's 4-grams of words that it repeats, mean; a stand-in for errors.
+        repeated_4gram_stderr: Its standard error.
+        mauve: Nearness of the samples' law to that of held-out text, in [0, 1]; high = good.
+        mauve_low: Lower end of its interval.
+        mauve_high: Upper end.
+        texts_held_against: What the rates and MAUVE depend on: words, model, reference texts.
     """
 
     name: str
@@ -139,6 +157,22 @@ class Measurement:
     judge: str | None = None
     judged_cut: int | None = None
     examples: tuple[str, ...] | None = None
+    window: tuple[float, float] = (0.0, 1.0)
+    bound_direction: Direction = "upper bound of -log p"
+    perplexity_stderr: float | None = None
+    bits_per_char_stderr: float | None = None
+    perplexity_per_word: float | None = None
+    perplexity_per_word_stderr: float | None = None
+    unknown_text_rate: float | None = None
+    unknown_text_stderr: float | None = None
+    unknown_word_rate: float | None = None
+    unknown_word_stderr: float | None = None
+    repeated_4gram_rate: float | None = None
+    repeated_4gram_stderr: float | None = None
+    mauve: float | None = None
+    mauve_low: float | None = None
+    mauve_high: float | None = None
+    texts_held_against: str | None = None
 
     @property
     def key(self) -> str:

@@ -25,6 +25,7 @@ class MethodConfig:
         orders: Only in these reveal orders; null for all of the table's.
         num_steps: Only at these numbers of steps; null for all of the table's.
         sampled_steps: Estimate the gain from so many steps of each row; null for all of them.
+        window: Times (low, high] at which the energy is used; the first step has time 1.
         temperature: Tokens are drawn from the marginals at this temperature.
         top_p: Tokens are drawn from the likeliest that hold so much mass.
         top_k: Tokens are drawn from so many likeliest; null for all.
@@ -39,6 +40,7 @@ class MethodConfig:
     orders: tuple[Order, ...] | None = None
     num_steps: tuple[int, ...] | None = None
     sampled_steps: int | None = None
+    window: tuple[float, float] = (0.0, 1.0)
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int | None = None
@@ -63,6 +65,10 @@ class SamplesConfig:
         judge: A causal LM: folder, hub id, a .gguf file, "package:NAME" of an installed package that holds one, or
             an autoregressive energy. "auto" is the LM that is shipped beside a shipped denoiser, and none for others.
         allow_judge_as_energy: Judge samples by an LM that had a part in making them; the result says so.
+        known_words: Training text (a file or folder), or a list of its words: the share of samples with another word
+            stands in for an error rate. "auto" is the list shipped beside a shipped denoiser, and none for others.
+        features: MAUVE of the samples against held-out text, by states of this model: folder, hub id, a .gguf file, or
+            "package:NAME" of an installed package that holds one; null for no MAUVE. Needs "edlm[mauve]".
     """
 
     timed_batches: int = 3
@@ -74,6 +80,8 @@ class SamplesConfig:
     judged_methods: tuple[str, ...] | None = None
     judge: str | None = "auto"
     allow_judge_as_energy: bool = False
+    known_words: str | None = "auto"
+    features: str | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.judged < 0:
@@ -115,6 +123,30 @@ class FrontierConfig:
             raise ValueError(f"temperatures must be > 0, got {list(self.temperatures)}")
         if not self.sigmas > 0:
             raise ValueError(f"sigmas must be > 0, got {self.sigmas}")
+
+
+@dataclass(frozen=True)
+class ContinuousConfig:
+    """Likelihoods in continuous time, which the literature reports; they do not depend on how is sampled.
+
+    Args:
+        num_rows: Blocks, from the first; null for 64 where a report is written, else none.
+        num_draws: Noisy versions of each, a denoiser pass each.
+        published: Also the formula of arXiv:2410.21357 with energies, which is no bound: to compare with the paper
+            only. "normalized": with those whose normaliser is known; "all": also with the others, at the cost of
+            ``num_candidates`` of their passes for a noisy version; or "none".
+        num_candidates: Draws behind each log Z.
+    """
+
+    num_rows: int | None = None
+    num_draws: int = 8
+    published: Literal["normalized", "all", "none"] = "normalized"
+    num_candidates: int = 16
+
+    def __post_init__(self) -> None:
+        if (self.num_rows or 0) < 0 or self.num_draws < 1 or self.num_candidates < 2:
+            got = f"{self.num_rows}, {self.num_draws} and {self.num_candidates}"
+            raise ValueError(f"num_rows must be >= 0, num_draws >= 1 and num_candidates >= 2, got {got}")
 
 
 @dataclass(frozen=True)
@@ -163,7 +195,7 @@ class EvaluateConfig:
         batch_size: Rows at a time, for the bounds.
         samples: What is drawn to be timed and judged.
         frontier: Judge loss against entropy, over temperatures.
-        published: Also the perplexity of arXiv:2410.21357, which is no bound: to compare with the paper only.
+        continuous: Likelihoods in continuous time.
         quick: Few rows, steps and samples, in the last of the orders, to see in half a minute that all works.
         output: Folder for results.json, results.csv, pictures and report.html; or a .json file, for the numbers alone.
             What is there already, of the same denoiser, data, seed and energies, is not measured again.
@@ -189,7 +221,7 @@ class EvaluateConfig:
     batch_size: int = 32
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     frontier: FrontierConfig = field(default_factory=FrontierConfig)
-    published: bool = False
+    continuous: ContinuousConfig = field(default_factory=ContinuousConfig)
     quick: bool = False
     output: str | None = None
     time_ratios: tuple[RatioConfig, ...] | None = None
@@ -218,7 +250,7 @@ class EvaluateConfig:
 
     def quickened(self) -> EvaluateConfig:
         """The same table, of little of everything."""
-        samples, frontier = self.samples, self.frontier
+        samples, frontier, continuous = self.samples, self.frontier, self.continuous
         samples = replace(
             samples,
             timed_batches=min(samples.timed_batches, 1),
@@ -230,6 +262,8 @@ class EvaluateConfig:
             temperatures=(frontier.temperatures or (0.8, 1.0, 1.2))[:3],
             methods=frontier.methods or tuple(method.name for method in self.methods[:1]),
         )
+        if self.folder is not None and continuous.num_rows is None:
+            continuous = replace(continuous, num_rows=8, num_draws=2)
         order = self.orders[-1]
         steps = tuple(sorted(self.num_steps_of.get(order, self.num_steps))[:2])
         return replace(
@@ -240,4 +274,5 @@ class EvaluateConfig:
             num_steps_of={},
             samples=samples,
             frontier=frontier,
+            continuous=continuous,
         )

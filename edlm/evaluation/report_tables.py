@@ -10,6 +10,7 @@ from edlm.evaluation.html import DASH, large, number, table, with_error
 
 Result = Mapping[str, Any]
 _EXAMPLES = 3
+_UNITS = ("perplexity per token", "per word", "bits per character")
 
 
 def bounds(result: Result) -> str:
@@ -31,20 +32,61 @@ def bounds(result: Result) -> str:
                     f'<span class="best">{bound}</span>' if s["bound_nats_per_token"] == lowest else bound,
                     with_error(s["gain_nats_per_token"], s["gain_stderr"], 3),
                     _beyond(gain),
-                    number(s["bits_per_char"], 3),
-                    number(s["perplexity"], 1),
                 ]
             )
         groups.append(rows)
     headings = ["order", "passes", "sampler", "decided", "bound, nats/token", "gain over base", "beyond control [95 %]"]
-    return table([*headings, "bits/char", "perplexity"], groups, text=(0, 2, 3), label="Likelihood bounds")
+    return table(headings, groups, text=(0, 2, 3), label="Likelihood bounds")
+
+
+def units(result: Result) -> str:
+    """Every bound in the units that papers give likelihoods in."""
+    groups = []
+    for (order, steps), cell in _cells(result["settings"]).items():
+        groups.append(
+            [
+                [
+                    _order(order) if i == 0 else "",
+                    str(steps) if i == 0 else "",
+                    escape(s["name"]),
+                    escape(s["bound_direction"]),
+                    *_in_units(s),
+                ]
+                for i, s in enumerate(cell)
+            ]
+        )
+    headings = ["order", "passes", "sampler", "what it is", *_UNITS]
+    return "<h3>In other units</h3>" + table(headings, groups, text=(0, 2, 3), label="Bounds in other units")
+
+
+def continuous(result: Result) -> str:
+    """The base in continuous time, and the published formula with energies; and what each number is."""
+    found = result.get("continuous") or {"nelbo": [], "published": []}
+    records = [("base", record) for record in found["nelbo"]]
+    for record in found["published"]:
+        ends = ("with_lower", "with_upper") if record["num_candidates"] else ("with_lower",)  # else log Z is known
+        records += [(record["name"], record[end]) for end in ends]
+    rows = []
+    for name, s in records:
+        what = escape(s["direction"]) if s["direction"] != "estimate" else '<span class="worse">no bound</span>'
+        nats = with_error(s["nats_per_token"], s["stderr"], 3)
+        rows.append([escape(name), nats, *_in_units(s), str(s["n"]), what, escape(s["estimator"])])
+    headings = ["model", "nats/token", *_UNITS, "rows", "what it is", "estimator"]
+    label = "Likelihoods in continuous time"
+    return table(headings, [rows], text=(6,), wrapped=(0, 7), label=label) if rows else ""
+
+
+def _in_units(record: Mapping[str, Any]) -> list[str]:
+    digits = {"perplexity": 1, "perplexity_per_word": 0, "bits_per_char": 3}
+    return [with_error(record[name], record[f"{name}_stderr"], digits[name]) for name in digits]
 
 
 def _beyond(gain: Mapping[str, Any] | None) -> str:
     if gain is None or gain["beyond"] == "base":
         return DASH
-    kind = "gain" if gain["low"] > 0 else "worse" if gain["high"] < 0 else "muted"
-    interval = f'<span class="error">[{number(gain["low"], 3)}, {number(gain["high"], 3)}]</span>'
+    low, high = gain["low"], gain["high"]  # None where the rows can not bound it
+    kind = "muted" if low is None else "gain" if low > 0 else "worse" if high < 0 else "muted"
+    interval = f'<span class="error">[{number(low, 3)}, {number(high, 3)}]</span>'
     return f'<span class="{kind}">{number(gain["value"], 3)}</span> {interval}'
 
 
@@ -94,6 +136,40 @@ def judged(result: Result) -> str:
         )
     headings = ["order", "passes", "sampler", "judge, nats/token", "entropy, nats", "distinct-2", "samples"]
     return "<h3>Every setting</h3>" + table(headings, groups, text=(0, 2), label="Judge, entropy and diversity")
+
+
+def texts(result: Result) -> str:
+    """Stand-ins for errors, and MAUVE, of held-out text and of every setting's samples."""
+    measured = [s for s in result["settings"] if s["repeated_4gram_rate"] is not None]
+    if not measured or "held_out_text" not in result:
+        return ""
+    held_out = result["held_out_text"]
+    groups = [[["", "", "held-out text", *_text_measures(held_out), str(held_out["num_texts"])]]]
+    for (order, steps), cell in _cells(measured).items():
+        groups.append(
+            [
+                [
+                    _order(order) if i == 0 else "",
+                    str(steps) if i == 0 else "",
+                    escape(s["name"]),
+                    *_text_measures(s),
+                    str(s["num_samples"]),
+                ]
+                for i, s in enumerate(cell)
+            ]
+        )
+    measures = ["with an unknown word", "unknown words", "repeated 4-grams", "MAUVE [95 %]"]
+    headings = ["order", "passes", "sampler", *measures, "samples"]
+    return table(headings, groups, text=(0, 2), label="Stand-ins for errors")
+
+
+def _text_measures(record: Mapping[str, Any]) -> list[str]:
+    mauve = DASH
+    if record.get("mauve") is not None:
+        ends = f'<span class="error">[{number(record["mauve_low"], 3)}, {number(record["mauve_high"], 3)}]</span>'
+        mauve = f"{number(record['mauve'], 3)} {ends}"
+    digits = {"unknown_text": 3, "unknown_word": 4, "repeated_4gram": 4}
+    return [*(with_error(record.get(f"{n}_rate"), record.get(f"{n}_stderr"), d) for n, d in digits.items()), mauve]
 
 
 def ratios(result: Result) -> str:
@@ -201,8 +277,11 @@ def _order(order: str) -> str:
 def _decided(s: Mapping[str, Any]) -> str:
     if s["name"] == "base":
         return DASH
+    low, high = s["window"]
+    window = "" if (low, high) == (0, 1) else f", times {low:g} to {high:g}"
     if s["num_candidates"] is None:
-        return "exactly" if not s["group_size"] or s["group_size"] == 1 else f"rounds of {s['group_size']}"
+        rounds = "exactly" if not s["group_size"] or s["group_size"] == 1 else f"rounds of {s['group_size']}"
+        return rounds + window
     groups = f", groups of {s['group_size']}" if s["group_size"] else ""
     whole = ", whole sequences" if s["scope"] == "sequence" else ""
-    return f"k = {s['num_candidates']}{groups}{whole}"
+    return f"k = {s['num_candidates']}{groups}{whole}{window}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,9 @@ from torch import Tensor
 from edlm.denoisers.identity import weights_fingerprint
 from edlm.energies.pretrained import PretrainedEnergy
 from edlm.evaluation.measurement import Measurement, Setting
+from edlm.evaluation.metrics import METRICS
 from edlm.evaluation.provenance import described_result, write_result
 from edlm.evaluation.speedup import Curve
-
-_ERRORS = {
-    "bound_nats_per_token": "bound_stderr",
-    "gain_nats_per_token": "gain_stderr",
-    "entropy_nats": "entropy_stderr",
-    "judge_nats_per_token": "judge_stderr",
-}
 
 
 class Results:
@@ -49,6 +43,7 @@ class Results:
         self._measured: dict[str, Measurement] = {}
         self._energies: dict[str, str | None] = {}
         self._rows: dict[str, Tensor] = {}
+        self._once: dict[str, tuple[Any, Any]] = {}
         self._conclusions: dict[str, Any] = {}
         if self.path is not None and self.path.exists():
             self._load()
@@ -85,6 +80,21 @@ class Results:
         if self.path is not None:
             self._write()
 
+    def once(self, name: str, made_by: Any, measure: Callable[[], Any]) -> Any:
+        """What the file holds as ``name``, or what ``measure`` gives, which is kept.
+
+        Args:
+            name: Key in the file; JSON values.
+            made_by: JSON values of all that it depends on beside the identity: of others it is measured anew.
+            measure: Called where nothing is known.
+        """
+        made_by = json.loads(json.dumps(made_by))
+        if name not in self._once or self._once[name][0] != made_by:
+            self._once[name] = made_by, measure()
+            if self.path is not None:
+                self._write()
+        return self._once[name][1]
+
     @property
     def conclusions(self) -> dict[str, Any]:
         """What was concluded."""
@@ -110,7 +120,9 @@ class Results:
 
     def _content(self) -> dict[str, Any]:
         settings = [{**asdict(m), "energy": self._energies[key]} for key, m in self._measured.items()]
-        return {"identity": self.identity, "settings": settings, **self._conclusions}
+        once = {name: value for name, (_, value) in self._once.items()}
+        made_by = {name: made_by for name, (made_by, _) in self._once.items()}
+        return {"identity": self.identity, "settings": settings, **once, "made_by": made_by, **self._conclusions}
 
     def _load(self) -> None:
         found = json.loads(self.path.read_text())
@@ -124,18 +136,20 @@ class Results:
             energy = values.pop("energy")
             measurement = _measurement_of(values)
             self._measured[measurement.key], self._energies[measurement.key] = measurement, energy
+        self._once = {name: (made_by, found[name]) for name, made_by in found.get("made_by", {}).items()}
 
 
 def _measurement_of(fields: dict[str, Any]) -> Measurement:
     """From JSON, which has no tuples, infinities and NaN."""
-    for name in ("seconds_of_batches", "examples"):
+    for name in ("seconds_of_batches", "examples", "window"):
         if fields.get(name) is not None:
             fields[name] = tuple(fields[name])
-    if fields["bound_nats_per_token"] is None:
-        fields |= {"bound_nats_per_token": math.inf, "perplexity": math.inf}
-    for value, error in _ERRORS.items():
-        if fields[value] is not None and fields[error] is None:
-            fields[error] = math.nan
+    for name in ("bound_nats_per_token", "perplexity"):
+        if fields[name] is None:
+            fields[name] = math.inf
+    for name, metric in METRICS.items():  # a number that is there has an error, though that of one row is NaN
+        if metric.error in fields and fields[name] is not None and fields[metric.error] is None:
+            fields[metric.error] = math.nan
     return Measurement(**fields)
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
 
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.loading import SHIPPED
-from edlm.evaluation.asked import frontier_of
+from edlm.evaluation.asked import frontier_of, rows_in_continuous_time
+from edlm.evaluation.continuous import in_continuous_time
 from edlm.evaluation.cost import measure_cost
 from edlm.evaluation.diversity import distinct_n, unigram_entropy
 from edlm.evaluation.frontier import FrontierPoint
@@ -23,7 +25,9 @@ from edlm.evaluation.plan import EvaluateConfig
 from edlm.evaluation.points import Points
 from edlm.evaluation.results import Results
 from edlm.evaluation.samples import draw_timed
+from edlm.evaluation.text_measures import TextMeasures
 from edlm.evaluation.texts import texts_of
+from edlm.evaluation.units import TextUnits
 
 NUM_EXAMPLES = 4
 
@@ -36,7 +40,7 @@ class Evaluation:
         config: What is asked for.
         denoiser: The frozen denoiser.
         x_0: Held-out rows, ``[n, length]``.
-        characters_per_token: Of the held-out text.
+        units: Of the held-out text.
         settings: What is measured.
         results: Where it is kept.
         points: Where judged samples are kept.
@@ -46,7 +50,7 @@ class Evaluation:
     config: EvaluateConfig
     denoiser: Denoiser
     x_0: Tensor
-    characters_per_token: float
+    units: TextUnits
     settings: list[Setting]
     results: Results
     points: Points
@@ -80,6 +84,22 @@ class Evaluation:
             )
         return judge
 
+    @cached_property
+    def text_measures(self) -> TextMeasures | None:
+        """What is measured of samples' texts without a judge, for a report or where it is asked for.
+
+        Raises:
+            ValueError: the known words can not be read.
+        """
+        words, features = self.config.samples.known_words, self.config.samples.features
+        asked = features is not None or words not in (None, "auto")
+        if self.denoiser.tokenizer is None or not (asked or self.config.folder is not None):
+            return None
+        if words == "auto":
+            shipped = SHIPPED / self.config.denoiser / "words.txt"
+            words = shipped if shipped.is_file() else None
+        return TextMeasures.load(texts_of(self.denoiser, self.x_0), words, features)
+
     def judged_by_energy(self, judge: Judge | None) -> list[str]:
         """Names of judged methods whose energy runs the judge."""
         if judge is None:
@@ -90,10 +110,16 @@ class Evaluation:
     def run(self) -> None:
         """All stages, one after the other."""
         if self.config.samples.judged:
-            _ = self.judge  # a judge that is refused is so before hours of work
-        for stage in (self.measure_bounds, self.measure_times, self.measure_costs, self.measure_samples):
+            _ = self.judge, self.text_measures  # what is refused is so before hours of work
+        for stage in (
+            self.measure_bounds,
+            self.measure_times,
+            self.measure_costs,
+            self.measure_samples,
+            self.measure_continuous,
+            self.measure_frontier,
+        ):
             stage()
-        self.measure_frontier()
 
     def measure_bounds(self) -> None:
         """Bounds and gains on the held-out rows."""
@@ -101,8 +127,7 @@ class Evaluation:
         bases = {s.cell: s for s in self.settings if s.is_base}
         # A gain is paired with the rows of its base, which is measured along.
         wanted = dict.fromkeys([*(bases[s.cell] for s in missing), *missing])
-        how = {"seed": self.config.seed, "batch_size": self.config.batch_size}
-        how["characters_per_token"] = self.characters_per_token
+        how = {"seed": self.config.seed, "batch_size": self.config.batch_size, "units": self.units}
         for setting, measurement, bound in measure_bounds(self.denoiser, wanted, self.x_0, **how):
             if setting in missing:
                 self.results.add(setting, measurement, bound.nats_per_row / bound.length)
@@ -145,18 +170,36 @@ class Evaluation:
             self.results.add(setting, replace(self.results.of(setting), **found))
 
     def measure_samples(self) -> None:
-        """Diversity of samples, and their loss under the judge."""
+        """Diversity of samples, what their texts say, and their loss under the judge."""
+        number = self.config.samples.judged
         for setting in _bar([s for s in self.settings if self._lacks_samples(s)], "samples"):
-            point, examples, judged = self._sample(setting, self.config.samples.judged)
+            point, texts, judged = self._sample(setting, number)
             found = {"num_samples": len(point.entropy), "distinct_2": point.distinct_2}
             found |= {"entropy_nats": point.entropy_nats.value, "entropy_stderr": point.entropy_nats.stderr}
             if self.config.folder is not None:  # a reader's; a file of numbers has none
-                found["examples"] = tuple(examples)
+                found["examples"] = tuple(texts[:NUM_EXAMPLES])
+            if self.text_measures is not None:
+                found |= self.text_measures.of(texts)
             if judged is not None:
                 loss = judged.nats_per_token
                 found |= {"judge_nats_per_token": loss.value, "judge_stderr": loss.stderr}
                 found |= {"judge": self.judge.identity, "judged_cut": judged.num_cut}
             self.results.add(setting, replace(self.results.of(setting), **found))
+        if number and (measures := self.text_measures) is not None:
+            made_by = [number, len(self.x_0), measures.described]
+            self.results.once("held_out_text", made_by, lambda: measures.of_held_out(number))
+
+    def measure_continuous(self) -> dict[str, list[dict[str, Any]]]:
+        """Likelihoods in continuous time, see `in_continuous_time`."""
+        rows, config = self.x_0[: rows_in_continuous_time(self.config)], self.config.continuous
+        if not len(rows):
+            return {"nelbo": [], "published": []}
+        judged = [s for s in self.settings if s.energy is not None]
+        energies = sorted({(s.name, s.sampler.order, self.results.revision_of(s)) for s in judged})
+        made_by = [len(rows), asdict(config), energies]
+        how = {"units": self.units, "seed": self.config.seed, "batch_size": self.config.batch_size}
+        measure = partial(in_continuous_time, self.denoiser, self.settings, rows, config, **how)
+        return self.results.once("continuous", made_by, measure)
 
     def measure_frontier(self) -> list[FrontierPoint]:
         """Points of judge loss against entropy, for the base and every method at every temperature."""
@@ -172,7 +215,9 @@ class Evaluation:
     def _lacks_samples(self, setting: Setting) -> bool:
         if not self.config.samples.asks_for(setting):
             return False
-        known = self.results.of(setting)
+        known, measures = self.results.of(setting), self.text_measures
+        if measures is not None and known.texts_held_against != measures.described:
+            return True
         if self.judge is None:
             return known.entropy_nats is None
         return known.judge_nats_per_token is None or known.judge not in (None, self.judge.identity)
@@ -185,7 +230,7 @@ class Evaluation:
         return [self.results.revision_of(setting), described, self.judge.identity, number]
 
     def _sample(self, setting: Setting, number: int) -> tuple[FrontierPoint, list[str], JudgedTexts | None]:
-        """Samples of a setting: the point that they are, their texts for a reader, and what the judge says."""
+        """Samples of a setting: the point that they are, their texts, and what the judge says."""
         config, sampler = self.config, setting.sampler.build(self.denoiser, setting.energy)
         seeds = range(config.seed, config.seed + number)
         how = {"batch_size": config.samples.batch_size, "seeds": seeds}
@@ -204,7 +249,7 @@ class Evaluation:
         )
         if judged is not None:
             self.points.add(setting, point, self._made_by(setting, number))
-        return point, texts_of(self.denoiser, tokens[:NUM_EXAMPLES]), judged
+        return point, texts_of(self.denoiser, tokens), judged
 
 
 def _bar(settings: list[Setting], title: str) -> Iterator[Setting]:

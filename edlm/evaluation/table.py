@@ -63,8 +63,14 @@ def as_csv(measurements: Iterable[Measurement]) -> str:
     writer.writerow(names)
     for m in measurements:
         values = [getattr(m, name) for name in names]
-        writer.writerow("" if isinstance(v, float) and not math.isfinite(v) else v for v in values)
+        writer.writerow(map(_field, values))
     return file.getvalue()
+
+
+def _field(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return ""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _candidates(m: Measurement) -> str:

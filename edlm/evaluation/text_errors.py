@@ -9,8 +9,9 @@ import re
 from collections.abc import Collection, Sequence
 
 import torch
+from torch import Tensor
 
-from edlm.evaluation.statistics import Mean, mean_of
+from edlm.evaluation.statistics import Mean, mean_of, ratio_of
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
@@ -41,7 +42,7 @@ def known_words(texts: Sequence[str], *, least: int = 1) -> frozenset[str]:
     return frozenset(word for word, count in counts.items() if count >= least)
 
 
-def unknown_word_rate(texts: Sequence[str], vocabulary: Collection[str], *, cut: bool = True) -> Mean:
+def unknown_text_rate(texts: Sequence[str], vocabulary: Collection[str], *, cut: bool = True) -> Mean:
     """Share of texts with a word outside of a vocabulary; a cheap stand-in for an error rate, low = good.
 
     Args:
@@ -61,17 +62,37 @@ def unknown_word_rate(texts: Sequence[str], vocabulary: Collection[str], *, cut:
 
     Example:
         >>> known = known_words(["a cat sat on the mat"])
-        >>> unknown_word_rate(["the cat sat", "the czt sat", "on a mat", "the cat spt"], known, cut=False).value
+        >>> unknown_text_rate(["the cat sat", "the czt sat", "on a mat", "the cat spt"], known, cut=False).value
         0.5
     """
+    unknown, _ = _unknown(texts, vocabulary, cut)
+    return mean_of((unknown > 0).double())
+
+
+def unknown_word_rate(texts: Sequence[str], vocabulary: Collection[str], *, cut: bool = True) -> Mean:
+    """Share of all words that are outside of a vocabulary; for the rest see `unknown_text_rate`.
+
+    It tells texts apart of which each has an unknown word, and does not grow with their length.
+
+    Raises:
+        ValueError: also where the texts have no words.
+
+    Example:
+        >>> known = known_words(["a cat sat on the mat"])
+        >>> unknown_word_rate(["the cat sat", "the czt sat", "on a mat", "the cat"], known, cut=False).value
+        0.09090909090909091
+    """
+    return ratio_of(*_unknown(texts, vocabulary, cut))
+
+
+def _unknown(texts: Sequence[str], vocabulary: Collection[str], cut: bool) -> tuple[Tensor, Tensor]:
+    """Unknown words, and all words, of each text, ``[n]``."""
     _check_texts(texts)
     if not vocabulary:
         raise ValueError("vocabulary must hold words, got none")
-    flags = []
-    for text in texts:
-        words = words_of(text)
-        flags.append(any(word not in vocabulary for word in (words[1:-1] if cut else words)))
-    return mean_of(torch.tensor(flags).double())
+    counted = [words_of(text)[1:-1] if cut else words_of(text) for text in texts]
+    unknown = [sum(word not in vocabulary for word in words) for words in counted]
+    return torch.tensor(unknown), torch.tensor([len(words) for words in counted])
 
 
 def repeated_ngram_rate(texts: Sequence[str], n: int = 4) -> Mean:

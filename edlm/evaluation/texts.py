@@ -28,3 +28,14 @@ def texts_of(denoiser: Denoiser, tokens: Tensor, separator: str | None = EMPTY_L
         return texts
     eos = tokenizer.eos_token
     return [(text.replace(eos, separator) if eos else text).strip() for text in texts]
+
+
+def tokens_per_word(denoiser: Denoiser, tokens: Tensor) -> float | None:
+    """Tokens per word (what blanks separate) of blocks ``tokens[n, length]`` that follow each other in a text.
+
+    None without a tokenizer, or without words.
+    """
+    if denoiser.tokenizer is None:
+        return None
+    words = sum(len(text.split()) for text in texts_of(denoiser, tokens.reshape(1, -1)))
+    return tokens.numel() / words if words else None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from edlm.evaluation.statistics import Mean, mean_of, ratio_of
+from edlm.evaluation.statistics import Mean, ratio_of
 
 Direction = Literal["upper bound of -log p", "exact", "estimate"]
 DIRECTIONS: tuple[Direction, ...] = ("upper bound of -log p", "exact", "estimate")
@@ -119,7 +118,7 @@ class Likelihood:
         """``exp(nats / words)``, which tokenizers do not change; its error by the delta method.
 
         Args:
-            words: Of each row, shape ``[n]``, see `count_words`; or the tokens of a word, on average.
+            words: Of each row, shape ``[n]``; or the tokens of a word, on average.
         """
         return _exp(self.per(words))
 
@@ -136,28 +135,27 @@ class Likelihood:
         }
 
 
-def count_words(texts: Sequence[str]) -> Tensor:
-    """Words of each text: what blanks separate; integers ``[n]``.
+@dataclass(frozen=True)
+class TextUnits:
+    """How long a text is in other units than tokens; None where that is not known.
 
-    Note:
-        A block that is cut out of running text begins and ends inside of words: they count as whole ones.
-
-    Example:
-        >>> count_words(["Once upon  a time,", ""])
-        tensor([4, 0])
+    Attributes:
+        characters_per_token: Characters (code points).
+        tokens_per_word: Words are what blanks separate.
     """
-    return torch.tensor([len(text.split()) for text in texts], dtype=torch.long)
 
+    characters_per_token: float | None = None
+    tokens_per_word: float | None = None
 
-def count_characters(texts: Sequence[str]) -> Tensor:
-    """Characters (code points) of each text; integers ``[n]``."""
-    return torch.tensor([len(text) for text in texts], dtype=torch.long)
-
-
-def mean_likelihood(nats_per_token: Tensor, *, estimator: str, direction: Direction) -> Likelihood:
-    """From ``-log p`` per token of rows of equal, but unknown length, shape ``[n]``."""
-    mean = mean_of(nats_per_token)
-    return Likelihood(*mean, estimator, direction)
+    def of(self, likelihood: Likelihood) -> dict[str, float | None]:
+        """A likelihood in all units, with standard errors, by the names that results have for them."""
+        found = {"perplexity": likelihood.perplexity, "bits_per_char": None, "perplexity_per_word": None}
+        if self.characters_per_token is not None:
+            found["bits_per_char"] = likelihood.bits_per_character(self.characters_per_token)
+        if self.tokens_per_word is not None:
+            found["perplexity_per_word"] = likelihood.perplexity_per_word(self.tokens_per_word)
+        values = {name: mean.value if mean else None for name, mean in found.items()}
+        return values | {f"{name}_stderr": mean.stderr if mean else None for name, mean in found.items()}
 
 
 def _exp(mean: Mean) -> Mean:

@@ -120,6 +120,11 @@ class EnergySampler(TextGeneration):
         return self.energy is not None and self.num_candidates is None
 
     @property
+    def bound_is_exact(self) -> bool:
+        """Whether `likelihood_bound` is ``-log P`` itself, for all seeds, where energies are finite."""
+        return self.order not in ("ancestral", "random") and self.candidates_weighed == 1
+
+    @property
     def round_size(self) -> int:
         """Tokens of a row that exact decisions draw at once."""
         return self.group_size or 1
@@ -213,9 +218,9 @@ class EnergySampler(TextGeneration):
 
         Returns:
             Shape ``[batch]``, float64; its mean over seeds is the bound. Exact, and the same for all seeds,
-            where the order is deterministic (all but ancestral and random) and k = 1 or decisions are exact;
-            but only a bound where energies are infinite, and ``inf`` where the denoiser rules the data out, or
-            ``top_k`` or ``top_p`` cut it off.
+            where the order is deterministic (all but ancestral and random) and k = 1 or decisions are exact
+            (`bound_is_exact`); but only a bound where energies are infinite, and ``inf`` where the denoiser rules
+            the data out, or ``top_k`` or ``top_p`` cut it off.
 
         Raises:
             ValueError: ``x_0`` holds a mask, or ``given`` is no bool table of its shape.

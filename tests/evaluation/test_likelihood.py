@@ -7,6 +7,7 @@ import torch
 
 from edlm.energies import CallableEnergy
 from edlm.evaluation import BoundEstimate, estimate_bound, likelihood_bound, paired_gain
+from edlm.evaluation.likelihood import estimate_bounds
 from edlm.evaluation.statistics import mean_of
 from edlm.sampler import EnergySampler
 from tests.enumerable import SEQUENCES, random_denoiser
@@ -58,13 +59,31 @@ def test_the_function_is_the_samplers_method():
 
 
 def test_the_units_of_a_bound():
-    estimate = BoundEstimate(torch.tensor([6.0, 9.0, 12.0, 21.0], dtype=torch.float64), 3, characters_per_token=4.0)
+    estimate = BoundEstimate(torch.tensor([6.0, 9.0, 12.0, 21.0], dtype=torch.float64), 3)
     value, stderr, n = estimate.nats_per_token
     assert (value, n) == (4.0, 4)  # rows: 2, 3, 4, 7 nats per token
     assert stderr == pytest.approx(math.sqrt((4 + 1 + 0 + 9) / 3) / 2)
-    assert estimate.perplexity == pytest.approx(math.exp(4))
-    assert estimate.bits_per_char == pytest.approx(1 / math.log(2))  # four nats a token, four characters a token
-    assert BoundEstimate(estimate.nats_per_row, 3).bits_per_char is None
+    found = estimate.likelihood
+    assert found.nats_per_token == pytest.approx(estimate.nats_per_token)
+    assert found.direction == "upper bound of -log p" and "bound" in found.estimator
+    assert BoundEstimate(estimate.nats_per_row, 3, "exact").likelihood.direction == "exact"
+
+
+EXACT = [("left_to_right", 1, True), ("dilated", 1, True), ("random", 1, False), ("ancestral", 1, False)]
+EXACT += [("left_to_right", 3, False)]
+
+
+@pytest.mark.parametrize(("order", "k", "exact"), EXACT)
+def test_a_bound_is_called_exact_where_every_seed_gives_minus_log_p(order, k, exact):
+    energy = CallableEnergy(lambda candidates, x, log_p: 0.7 * candidates.double().sum(-1))
+    sampler = EnergySampler(random_denoiser(), energy, num_steps=2, num_candidates=k, order=order)
+    assert sampler.bound_is_exact == exact
+    bound = estimate_bound(sampler, ROWS)
+    assert bound.direction == ("exact" if exact else "upper bound of -log p")
+    draws = torch.stack([sampler.likelihood_bound(ROWS, seeds=[seed] * len(ROWS)) for seed in range(8)])
+    assert (draws.std(0) < 1e-9).all() == exact
+    if exact:  # of some steps alone it is so in expectation only
+        assert estimate_bounds([sampler], ROWS, sampled_steps=1)[0].direction == "upper bound of -log p"
 
 
 def test_a_gain_is_base_minus_other_with_the_error_of_the_differences():

@@ -98,7 +98,7 @@ def test_the_file_says_what_was_measured_and_how(tmp_path):
     assert found["config"] == {"num_rows": 5} and found["identity"] == IDENTITY
     assert {"command", "revision", "versions", "machine"} <= set(found)
     assert [row.pop("energy") is None for row in found["settings"]] == [True, False]
-    assert found["settings"] == [asdict(measurement) for measurement, _ in kept.values()]
+    assert found["settings"] == json.loads(json.dumps([asdict(measurement) for measurement, _ in kept.values()]))
     rows = load_file(tmp_path / "result.rows.safetensors")
     assert set(rows) == {"base, random, 2 steps", "ours, random, 2 steps"}
     for measurement, of_rows in kept.values():
@@ -161,6 +161,41 @@ def test_an_energy_of_other_weights_or_other_decisions_was_not_measured(tmp_path
     assert len(strict(path)["settings"]) == 2
 
 
+def test_a_number_without_its_error_in_an_older_file_stays_so(tmp_path):
+    path = tmp_path / "result.json"
+    fill(results(path), [base()])
+    content = strict(path)
+    for name in ("perplexity_stderr", "window", "bound_direction", "made_by"):
+        (content if name == "made_by" else content["settings"][0]).pop(name)
+    path.write_text(json.dumps(content))
+    found = results(path).of(base())
+    assert found.perplexity_stderr is None and found.window == (0.0, 1.0)
+
+
+def test_another_window_is_another_setting(tmp_path):
+    path, early = tmp_path / "result.json", setting(window=(0.5, 1.0))
+    fill(results(path), [base(), early])
+    found = results(path)
+    assert found.of(early).window == (0.5, 1.0) and found.of(setting()) is None
+
+
+def test_what_is_measured_once_is_kept_for_the_same_maker_only(tmp_path):
+    path, calls = tmp_path / "result.json", []
+
+    def measure():
+        calls.append(1)
+        return {"value": len(calls)}
+
+    found = results(path)
+    assert found.once("extra", ["a", (1, 2)], measure) == found.once("extra", ["a", [1, 2]], measure) == {"value": 1}
+    assert strict(path)["extra"] == {"value": 1} and strict(path)["made_by"] == {"extra": ["a", [1, 2]]}
+    again = results(path)
+    fill(again, [base()])
+    assert again.once("extra", ["a", [1, 2]], measure) == {"value": 1}
+    assert again.once("extra", ["b"], measure) == {"value": 2} == strict(path)["extra"]
+    assert results(None).once("extra", ["b"], measure) == {"value": 3}
+
+
 def test_a_base_is_no_method_of_its_name(tmp_path):
     found = results(tmp_path / "result.json")
     fill(found, [base()])
@@ -177,7 +212,8 @@ def test_numbers_that_are_not_finite_are_no_json_and_come_back_as_such(tmp_path)
         found = results(path).of(s)
         assert math.isnan(found.bound_stderr)
         assert (found.gain_stderr is None) == (s.energy is None)
-        same = {"bound_stderr": 0.0, "gain_stderr": 0.0}
+        assert math.isnan(found.perplexity_stderr)
+        same = {"bound_stderr": 0.0, "gain_stderr": 0.0, "perplexity_stderr": 0.0}
         assert replace(found, **same) == replace(measurement, **same)
         assert as_table([found]).row_count == 1
 

@@ -1,6 +1,7 @@
 """The grid of samplers: gains are over the base of the same steps and order, on the same rows, seeds and passes."""
 
 import itertools
+import math
 from dataclasses import asdict, replace
 
 import pytest
@@ -13,6 +14,7 @@ from edlm.evaluation.grid import measure_bounds
 from edlm.evaluation.likelihood import estimate_bound, paired_gain
 from edlm.evaluation.measurement import Setting
 from edlm.evaluation.table import as_markdown, as_table
+from edlm.evaluation.units import TextUnits
 from edlm.sampler.bounds import likelihood_bounds
 from tests.enumerable import SEQUENCES, random_denoiser
 
@@ -53,7 +55,7 @@ ARRANGED = {
 
 @pytest.mark.parametrize("settings_", ARRANGED.values(), ids=ARRANGED)
 def test_each_gain_is_over_the_base_of_the_same_steps_and_order_wherever_it_stands(settings_):
-    found = measured(settings_, seed=9, batch_size=3, characters_per_token=2.0)
+    found = measured(settings_, seed=9, batch_size=3, units=TextUnits(2.0, 1.5))
     bounds = {s: estimate_bound(s.sampler.build(random_denoiser(), s.energy), ROWS, seed=9) for s in settings()}
     gains = {cell: paired_gain(bounds[base(*cell)], bounds[ours(*cell)]).nats_per_token for cell in GRID}
     assert len({round(gain.value, 6) for gain in gains.values()}) == 4
@@ -61,11 +63,16 @@ def test_each_gain_is_over_the_base_of_the_same_steps_and_order_wherever_it_stan
     for setting, bound in bounds.items():
         m, rows = found[setting]
         torch.testing.assert_close(rows.nats_per_row, bound.nats_per_row, rtol=0, atol=1e-10)
-        assert rows.length == 3 and rows.characters_per_token == 2.0
+        assert rows.length == 3 and m.bound_direction == rows.direction == bound.direction
         assert m.bound_nats_per_token == pytest.approx(bound.nats_per_token.value)
         assert m.bound_stderr == pytest.approx(bound.nats_per_token.stderr) and m.n == 7
-        assert m.perplexity == pytest.approx(bound.perplexity)
-        assert m.bits_per_char == pytest.approx(bound.nats_per_token.value / 2 / torch.tensor(2.0).log().item())
+        nats, stderr, _ = bound.nats_per_token
+        assert m.perplexity == pytest.approx(math.exp(nats))
+        assert m.perplexity_stderr == pytest.approx(math.exp(nats) * stderr)
+        assert m.bits_per_char == pytest.approx(nats / 2 / math.log(2))
+        assert m.bits_per_char_stderr == pytest.approx(stderr / 2 / math.log(2))
+        assert m.perplexity_per_word == pytest.approx(math.exp(1.5 * nats))
+        assert m.perplexity_per_word_stderr == pytest.approx(math.exp(1.5 * nats) * 1.5 * stderr)
         gain = gains[setting.sampler.order, setting.sampler.num_steps]
         expected = (None, None) if setting.energy is None else (gain.value, gain.stderr)
         assert (m.gain_nats_per_token, m.gain_stderr) == pytest.approx(expected)

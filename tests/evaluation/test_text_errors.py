@@ -2,7 +2,7 @@
 
 import pytest
 
-from edlm.evaluation.text_errors import known_words, repeated_ngram_rate, unknown_word_rate, words_of
+from edlm.evaluation.text_errors import known_words, repeated_ngram_rate, unknown_text_rate, unknown_word_rate, words_of
 
 KNOWN = known_words(["Once upon a time, a dog ran.", "The dog's ball didn't bounce!", "A time to run."])
 
@@ -21,15 +21,22 @@ def test_the_vocabulary_can_ask_for_more_than_one_occurrence():
 
 def test_one_unknown_word_fails_a_text():
     texts = ["a dog ran upon a ball", "a dog rann upon a ball", "Ran THE dog’s time", "a zzz qqq time"]
-    found = unknown_word_rate(texts, KNOWN)
+    found = unknown_text_rate(texts, KNOWN)
     assert (found.value, found.n) == (0.5, 4)
     assert found.stderr == pytest.approx((1 / 3) ** 0.5 * 0.5)
 
 
+def test_unknown_words_are_counted_over_all_words_of_all_texts():
+    texts = ["a dog ran upon a ball", "a dog rann upon zz ball", "a qqq"]
+    found = unknown_word_rate(texts, KNOWN, cut=False)
+    assert found.value == pytest.approx(3 / 14) and found.n == 3
+    assert unknown_word_rate(texts, KNOWN).value == pytest.approx(2 / 8)
+
+
 def test_ends_of_cut_texts_do_not_count_unless_asked():
     texts = ["og ran upon a ti", "dog ran"]
-    assert unknown_word_rate(texts, KNOWN).value == 0
-    assert unknown_word_rate(texts, KNOWN, cut=False).value == 0.5
+    assert unknown_text_rate(texts, KNOWN).value == 0
+    assert unknown_text_rate(texts, KNOWN, cut=False).value == 0.5
 
 
 @pytest.mark.parametrize(
@@ -50,13 +57,13 @@ def test_mistakes_are_named():
     for call in (
         lambda: known_words("one text"),
         lambda: repeated_ngram_rate([]),
-        lambda: unknown_word_rate([], KNOWN),
+        lambda: unknown_text_rate([], KNOWN),
     ):
         with pytest.raises(ValueError, match="at least one text in a list"):
             call()
     with pytest.raises(ValueError, match="texts must hold words"):
         known_words(["42"])
     with pytest.raises(ValueError, match="vocabulary must hold words, got none"):
-        unknown_word_rate(["a"], [])
+        unknown_text_rate(["a"], [])
     with pytest.raises(ValueError, match="n must be >= 1, got 0"):
         repeated_ngram_rate(["a"], 0)

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from edlm.evaluation.statistics import Mean
-from edlm.evaluation.units import Likelihood, count_characters, count_words, mean_likelihood
+from edlm.evaluation.statistics import Mean, mean_of
+from edlm.evaluation.units import Likelihood, TextUnits
 
 NATS = torch.tensor([4.0, 9.0, 2.0], dtype=torch.float64)
 TOKENS = torch.tensor([2, 3, 1])
@@ -25,7 +25,7 @@ def test_equal_rows_have_the_mean_and_its_error():
     found = Likelihood.of(NATS, 2, **HOW)
     assert found.value == pytest.approx(2.5)
     assert found.stderr == pytest.approx((NATS / 2).std().item() / 3**0.5)
-    assert found == mean_likelihood(NATS / 2, **HOW)
+    assert found.nats_per_token == pytest.approx(mean_of(NATS / 2))
 
 
 def test_units():
@@ -66,7 +66,16 @@ def test_mistakes_are_named():
     assert bare.bits_per_character(2.0).value == pytest.approx(0.5 / math.log(2))
 
 
-def test_words_and_characters_of_texts():
-    texts = ["One  day,\nTim ran.", "", "é"]
-    assert count_words(texts).tolist() == [4, 0, 1]
-    assert count_characters(texts).tolist() == [18, 0, 1]
+def test_a_text_has_units_of_its_own():
+    found = Likelihood.of(NATS, 2, **HOW)
+    units = TextUnits(characters_per_token=4.0, tokens_per_word=1.5).of(found)
+    for name, mean in {
+        "perplexity": found.perplexity,
+        "bits_per_char": found.bits_per_character(4.0),
+        "perplexity_per_word": found.perplexity_per_word(1.5),
+    }.items():
+        assert (units.pop(name), units.pop(f"{name}_stderr")) == mean[:2]
+    assert not units
+    bare = TextUnits().of(found)
+    assert bare["perplexity"] == found.perplexity.value
+    assert [name for name, value in bare.items() if value is not None] == ["perplexity", "perplexity_stderr"]
