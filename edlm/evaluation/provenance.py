@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def provenance() -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "command": " ".join(["edlm", *sys.argv[1:]]),
-        "revision": _git_revision(),
+        "revision": revision_of(Path(__file__).parents[1]),
         "versions": {"edlm": __version__, **{name: version(name) for name in ("torch", "transformers")}},
         "machine": {
             "system": platform.system(),
@@ -56,17 +57,26 @@ def write_result(path: str | Path, config: Any, **content: Any) -> None:
     new.replace(path)
 
 
+@cache
+def revision_of(package: Path) -> str | None:
+    """Git revision of a package, with "-dirty" if its own files are not those of the revision; None without git.
+
+    What else lies in the checkout has no part in a result. Asked once: what runs was loaded at the start.
+    """
+
+    def git(*words: str) -> str:
+        call = ["git", "-C", str(package), *words]
+        return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("describe", "--always") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _git_revision() -> str | None:
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
