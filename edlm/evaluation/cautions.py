@@ -7,6 +7,7 @@ from typing import Any
 
 from edlm.evaluation.energies import EnergyLook
 from edlm.evaluation.mauve import FEW
+from edlm.evaluation.published import WARNING
 from edlm.evaluation.measurement import Measurement
 
 FEW_ROWS, FEW_SAMPLES, SMALL_SHARE = 100, 100, 0.1
@@ -29,7 +30,7 @@ def cautions(
         energies: Spread of energies of each method.
         published: What the published formula gave, with its warning.
     """
-    found = [record["warning"] for record in published[:1]]
+    found = _of_published(published)
     if judge is not None and judge["is_energy_of"]:
         names = ", ".join(judge["is_energy_of"])
         found.append(f"The judge ({judge['name']}) is the energy of {names}: their losses are no evidence of quality.")
@@ -44,6 +45,24 @@ def cautions(
     cut = sum(m.judged_cut or 0 for m in measured)
     if cut:
         found.append(f"Of {cut} samples the judge read only the beginning: they are longer than its context.")
+    return found
+
+
+def _of_published(published: Sequence[dict[str, Any]]) -> list[str]:
+    if not published:
+        return []
+    gains = {r["name"]: r["marginal"]["nats_per_token"] - r["with_lower"]["nats_per_token"] for r in published}
+    name = max(gains, key=gains.get)
+    found = [
+        f"{WARNING} Here it puts {name} {gains[name]:.3f} nats per token below what it gives the base, which is no gain: "
+        "see the bounds."
+    ]
+    untrusted = [f"{r['name']} ({r['untrusted']:.0%} of the noisy rows)" for r in published if r["untrusted"]]
+    if untrusted:
+        found.append(
+            f"Its log Z is from too few draws for such a spread of energies for {', '.join(untrusted)}: there even the "
+            "upper estimate may be too low, which makes the number look better than it is."
+        )
     return found
 
 
