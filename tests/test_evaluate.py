@@ -235,7 +235,8 @@ def test_the_published_formula_comes_with_its_warning_beside_the_bounds_of_the_b
     assert [record["name"] for record in found] == ["head", "weighed"]
     flattered = [record["marginal"]["nats_per_token"] - record["with_lower"]["nats_per_token"] for record in found]
     name = "head" if flattered[0] > flattered[1] else "weighed"
-    assert f"Here it puts {name} {max(flattered):.3f} nats per token below what it gives the base" in whole["warnings"][0]
+    said = f"Here it puts {name} {max(flattered):.3f} nats per token below what it gives the base"
+    assert said in whole["warnings"][0]
     assert found[1]["num_candidates"] == 16
     none = evaluate(tmp_path / "a", **how, **{"continuous.published": "none"})
     assert none["continuous"]["published"] == [] and not any("published formula" in said for said in none["warnings"])

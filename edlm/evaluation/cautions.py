@@ -7,8 +7,8 @@ from typing import Any
 
 from edlm.evaluation.energies import EnergyLook
 from edlm.evaluation.mauve import FEW
-from edlm.evaluation.published import WARNING
 from edlm.evaluation.measurement import Measurement
+from edlm.evaluation.published import WARNING
 
 FEW_ROWS, FEW_SAMPLES, SMALL_SHARE = 100, 100, 0.1
 
@@ -54,8 +54,8 @@ def _of_published(published: Sequence[dict[str, Any]]) -> list[str]:
     gains = {r["name"]: r["marginal"]["nats_per_token"] - r["with_lower"]["nats_per_token"] for r in published}
     name = max(gains, key=gains.get)
     found = [
-        f"{WARNING} Here it puts {name} {gains[name]:.3f} nats per token below what it gives the base, which is no gain: "
-        "see the bounds."
+        f"{WARNING} Here it puts {name} {gains[name]:.3f} nats per token below what it gives the base, which is no "
+        "gain: see the bounds."
     ]
     untrusted = [f"{r['name']} ({r['untrusted']:.0%} of the noisy rows)" for r in published if r["untrusted"]]
     if untrusted:

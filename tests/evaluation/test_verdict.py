@@ -146,6 +146,11 @@ def look(ess, trustworthy=1.0, normalized=False):
     )
 
 
+def published(name, marginal, joint, untrusted=0.0) -> dict:
+    likelihoods = {"marginal": {"nats_per_token": marginal}, "with_lower": {"nats_per_token": joint}}
+    return {"name": name, "untrusted": untrusted, **likelihoods}
+
+
 QUIET = {"judge": None, "frontier": [], "energies": [], "published": []}
 
 
@@ -160,7 +165,9 @@ def test_good_numbers_need_no_warning():
         ({"judge": {"name": "j", "is_energy_of": ["ours"]}}, {}, "The judge (j) is the energy of ours"),
         ({"energies": [look(2.0)]}, {}, "sample size of whole-step candidates: ours (random): 2.0 of 32"),
         ({"energies": [look(20.0, 0.5)]}, {}, "log Z is not to be trusted for ours (random): spread 3.0"),
-        ({"published": [{"warning": "1.204 and 0.5"}]}, {}, "1.204 and 0.5"),
+        ({"published": [published("a", 3.0, 2.9), published("b", 3.0, 2.5)]}, {}, "Here it puts b 0.500 nats per token"),
+        ({"published": [published("a", 3.0, 2.9)]}, {}, "1.469 bits, it gives 1.204; two that are always equal have 1"),
+        ({}, {"mauve": 0.5, "num_samples": 400}, "MAUVE of 400 texts (fewer than 1000) is biased"),
         ({"frontier": [{"verdict": "outside"}, {"verdict": "on"}]}, {}, "1 of 2 points lie outside"),
         ({}, {"n": 16}, "Only 16 held-out rows"),
         ({}, {"num_samples": 8}, "Only 8 samples"),
@@ -172,6 +179,12 @@ def test_good_numbers_need_no_warning():
 def test_each_doubt_is_said(about, more, part):
     (warning,) = cautions([measured(**more)], **{**QUIET, **about})
     assert part in warning
+
+
+def test_each_energy_whose_log_z_is_not_known_is_named():
+    records = [published("a", 3.0, 2.9, 0.25), published("b", 3.0, 2.5), published("c", 3.0, 2.5, 1.0)]
+    _, warning = cautions([measured()], **{**QUIET, "published": records})
+    assert "a (25% of the noisy rows), c (100% of the noisy rows)" in warning
 
 
 def test_a_normalised_energy_has_no_partition_to_doubt():
