@@ -165,7 +165,7 @@ def test_good_numbers_need_no_warning():
         ({"judge": {"name": "j", "is_energy_of": ["ours"]}}, {}, "The judge (j) is the energy of ours"),
         ({"energies": [look(2.0)]}, {}, "sample size of whole-step candidates: ours (random): 2.0 of 32"),
         ({"energies": [look(20.0, 0.5)]}, {}, "log Z is not to be trusted for ours (random): spread 3.0"),
-        ({"published": [published("a", 3.0, 2.9), published("b", 3.0, 2.5)]}, {}, "Here it puts b 0.500 nats per token"),
+        ({"published": [published("a", 3.0, 2.9), published("b", 3.0, 2.5)]}, {}, "Here it puts b 0.500 nats"),
         ({"published": [published("a", 3.0, 2.9)]}, {}, "1.469 bits, it gives 1.204; two that are always equal have 1"),
         ({}, {"mauve": 0.5, "num_samples": 400}, "MAUVE of 400 texts (fewer than 1000) is biased"),
         ({"frontier": [{"verdict": "outside"}, {"verdict": "on"}]}, {}, "1 of 2 points lie outside"),
