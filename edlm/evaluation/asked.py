@@ -32,7 +32,8 @@ def settings_of(config: EvaluateConfig) -> list[Setting]:
                     if energies[m] is None:
                         how["num_candidates"] = 1  # nothing decides
                     sampled = m.sampled_steps if m.sampled_steps and m.sampled_steps < num_steps else None
-                    settings.append(Setting(m.name, energies[m], SamplerConfig(**common, **how), sampled))
+                    sampler = SamplerConfig(**common, **how)
+                    settings.append(Setting(m.name, energies[m], sampler, sampled, m.bound_draws))
     keys = [setting.key for setting in settings]
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)

@@ -15,7 +15,7 @@ from edlm.numerics import precise
 from edlm.sampler import exact
 from edlm.sampler.output import DecisionInfo
 from edlm.sampler.proposal import draw_categorical, make_decision
-from edlm.sampler.reweighting import choose, effective_sample_size, log_share_of_first, log_weights
+from edlm.sampler.reweighting import choose, effective_sample_size, log_share_of_data, log_weights
 
 if TYPE_CHECKING:
     from edlm.sampler.sampler import EnergySampler
@@ -59,13 +59,21 @@ def decide_step(
 
 
 def bound_of_step(
-    sampler: EnergySampler, step: Step, revealed: Slots, uses: Tensor, streams: RowGenerators, x_0: Tensor
+    sampler: EnergySampler,
+    step: Step,
+    revealed: Slots,
+    uses: Tensor,
+    streams: RowGenerators,
+    x_0: Tensor,
+    num_draws: int = 1,
 ) -> Tensor:
-    """``log P(x_0 at the revealed slots | x_t)`` from below, one draw of (*), nats, ``[batch]``."""
+    """``log P(x_0 at the revealed slots | x_t)`` from below, nats, ``[batch]``: (*) of ``num_draws`` draws."""
     if sampler.exact and bool(uses.any()):
         return exact.log_prob(sampler, step, uses, x_0)
     x_partial, total = step.x_t, precise(step.x_t.new_zeros(len(uses)))
     k = sampler.num_candidates if uses.any() else 1
+    num_data = num_draws if sampler.scope == "sequence" else 1  # at step scope there is one way to fill it
+    num_others = max(num_draws, k - 1)
     for group in step.slots.groups(sampler.group_size):
         log_probs = step.denoiser.slot_log_probs(step.encoding, group)
         log_q = sampler.proposal(log_probs)
@@ -74,13 +82,13 @@ def bound_of_step(
         of_data = precise(log_q.gather(1, data[:, None])[:, 0])
         total = total + group.sum_rows(torch.where(ours, of_data, 0.0))
         if k > 1:
-            tokens = draw_categorical(log_q, streams.uniform(group.counts.cpu(), k, uses))
-            tokens[:, 0] = torch.where(ours, data, tokens[:, 0])
+            tokens = draw_categorical(log_q, streams.uniform(group.counts.cpu(), num_data + num_others, uses))
+            tokens[:, :num_data] = torch.where(ours[:, None], data[:, None], tokens[:, :num_data])
             decision = make_decision(step, group, x_partial, log_probs, tokens, log_q)
             # Data that the proposal rules out has an infinite bound, whatever its residual energy.
             judged = uses & (group.counts > 0) & torch.isfinite(decision.log_proposal[:, 0])
-            energies = _energies(sampler, decision, judged)
-            total = total + log_share_of_first(log_weights(energies, sampler.weight_temperature))
+            weights = log_weights(_energies(sampler, decision, judged), sampler.weight_temperature)
+            total = total + torch.where(judged, log_share_of_data(weights, k, num_data), 0.0)
         x_partial = group.write(x_partial, data)
     return total
 

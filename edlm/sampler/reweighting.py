@@ -74,15 +74,35 @@ def choose(log_weights: Tensor, uniforms: Tensor) -> Tensor:
     return draw_categorical(log_weights, uniforms[:, None])[:, 0]
 
 
-def log_share_of_first(log_weights: Tensor) -> Tensor:
-    """``log k + log softmax_j(log_weights)[0]``, nats: the gain term of the bound (*), at most ``log k``.
+def log_share_of_data(log_weights: Tensor, num_candidates: int | None = None, num_data: int = 1) -> Tensor:
+    """The gain term of the bound (*), nats, at most ``log k``; of several draws the log of their mean.
+
+    ``log k + log softmax_j(log_weights)[0]`` of k candidates with the data in slot 0. Where there are more of either,
+    ``log mean_{m, o} k w_m / (w_m + sum of w over k - 1 others from the o-th on)``, m over the data's fillings and o
+    over all others, in a circle: each term has the mean of one draw, whoever it shares candidates with, so the bound
+    stays one and is tighter.
 
     Args:
-        log_weights: Unnormalised, ``[batch, k]``, the data in slot 0.
+        log_weights: Unnormalised, the data's fillings first, then at least ``k - 1`` draws, shape ``[batch, n]``.
+        num_candidates: k >= 2; all of them by default.
+        num_data: Fillings of the data.
 
     Returns:
         Shape ``[batch]``; ``-inf`` where the data is impossible.
+
+    References:
+        Equation (*) of the method page; the mean inside of the log: Burda et al. 2016, arXiv:1509.00519.
+
+    Example:
+        >>> log_share_of_data(torch.tensor([[0.3, 0.1, 0.1, 0.4, 0.2]]).log(), num_candidates=3, num_data=2).exp()
+        tensor([0.8839])
     """
-    first = log_weights[:, 0]
-    share = first - torch.where(torch.isneginf(first), 0.0, log_weights.logsumexp(-1))
-    return share + math.log(log_weights.shape[1])
+    data, others = log_weights[:, :num_data, None], log_weights[:, num_data:]
+    k = log_weights.shape[1] if num_candidates is None else num_candidates
+    if others.shape[1] == k - 1:
+        rest = others[:, None, :].logsumexp(-1)
+    else:
+        rest = torch.cat([others, others[:, : k - 2]], 1).unfold(1, k - 1, 1).logsumexp(-1)
+    both = torch.logaddexp(data, rest[:, None])
+    shares = (data - torch.where(torch.isneginf(data), 0.0, both)).flatten(1)
+    return shares.logsumexp(-1) + math.log(k / shares.shape[1])

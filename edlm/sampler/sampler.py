@@ -203,6 +203,7 @@ class EnergySampler(TextGeneration):
         attention_mask: Tensor | None = None,
         generator: torch.Generator | None = None,
         seeds: Sequence[int] | None = None,
+        num_draws: int = 1,
     ) -> Tensor:
         """One draw of an upper bound of ``-log P(x_0)`` under this very sampler, in nats of the row, low = good.
 
@@ -215,6 +216,9 @@ class EnergySampler(TextGeneration):
             attention_mask: False at padding, on the right of the rows, shape ``[batch, length]``.
             generator: Draws one seed a row (torch's global generator by default).
             seeds: The rows' seeds; equal seeds give equal orders whatever k, energy and groups are.
+            num_draws: Draws of other candidates (at least k - 1), and at sequence scope of what completes the data,
+                that each decision is averaged over inside of the logarithm: more energy passes, a tighter bound. At
+                sequence scope one draw is very loose.
 
         Returns:
             Shape ``[batch]``, float64; its mean over seeds is the bound. Exact, and the same for all seeds,
@@ -223,13 +227,14 @@ class EnergySampler(TextGeneration):
             the data out, or ``top_k`` or ``top_p`` cut it off.
 
         Raises:
-            ValueError: ``x_0`` holds a mask, or ``given`` is no bool table of its shape.
+            ValueError: ``x_0`` holds a mask, ``given`` is no bool table of its shape, or ``num_draws`` is below 1.
 
         References:
             Equation (*) of the project's method page; Jensen over candidates and orders.
         """
         seeds = self._seeds(len(x_0), generator, seeds)
-        return likelihood_bounds([self], x_0, seeds, given=given, attention_mask=attention_mask)[0]
+        how = {"given": given, "attention_mask": attention_mask, "num_draws": [num_draws]}
+        return likelihood_bounds([self], x_0, seeds, **how)[0]
 
     def _seeds(self, count: int, generator: Any, seeds: Sequence[int] | None) -> list[int]:
         if seeds is None:

@@ -16,7 +16,7 @@ from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowStreams, draw_seeds
 from edlm.energies.base import Decision, Step
 from edlm.sampler.proposal import draw_categorical, make_decision
-from edlm.sampler.reweighting import log_share_of_first
+from edlm.sampler.reweighting import log_share_of_data
 
 
 class DenoiserObjective:
@@ -141,7 +141,7 @@ class EnergyObjective:
             nll = energy - decision.log_proposal
             gain = -energy.detach().sum() / num_tokens
             return nll.sum() / num_tokens, {self.metric: gain}
-        gain = log_share_of_first(-energy)[decided]
+        gain = log_share_of_data(-energy)[decided]
         metrics = {self.metric: gain.detach().mean()}
         if self.config.loss == "ranking":
             return -gain.mean(), metrics

@@ -47,6 +47,55 @@ def test_item_6_the_mean_over_seeds_is_the_enumerated_bound_and_never_below_the_
     assert (excess.abs() < 1e-9).all() if tight else excess.max() > 1e-2
 
 
+MANY = [
+    Options(num_steps=1, num_candidates=2, scope="sequence", order="left_to_right"),
+    Options(num_steps=2, num_candidates=3, scope="sequence", order="random"),
+    Options(num_steps=2, num_candidates=3, scope="sequence", order="dilated", weight_temperature=0.5),
+    Options(num_steps=3, num_candidates=2, scope="sequence", order="confidence", window=(0.5, 1.0)),
+    Options(num_steps=2, num_candidates=4, order="dilated"),
+    Options(num_steps=1, num_candidates=3, order="random", group_size=2),
+]
+
+
+@pytest.mark.parametrize("options", MANY, ids=str)
+@pytest.mark.parametrize("num_draws", [1, 2, 5])
+def test_the_estimate_inside_of_the_logarithm_has_the_samplers_very_law_as_its_mean(options, num_draws, bulk_streams):
+    """However draws are shared by its terms; so minus its log is a bound, by Jensen."""
+    rows = X_0.repeat(4000, 1)
+    found = sampler(options).likelihood_bound(rows, seeds=range(len(rows)), num_draws=num_draws)
+    assert_mean((-found).exp().view(4000, 27), BruteForce(WORLD, options).law())
+
+
+@pytest.mark.parametrize("options", MANY, ids=str)
+def test_more_draws_make_the_bound_tighter_and_never_too_low(options, bulk_streams):
+    rows, exact = X_0.repeat(1000, 1), -BruteForce(WORLD, options).law().log()
+    means = []
+    for num_draws in (1, 4, 32):
+        found = sampler(options).likelihood_bound(rows, seeds=range(len(rows)), num_draws=num_draws).view(1000, 27)
+        means.append(found.mean(1).mean().item())  # of all sequences alike
+        assert means[-1] > exact.mean() - 0.01
+    assert means[0] > means[1] > means[2]
+    if options.order in DETERMINISTIC:  # no order is latent: only candidates are
+        assert means[2] - exact.mean() < 0.2 * (means[0] - exact.mean())
+
+
+def test_one_draw_is_the_default_and_fewer_are_none():
+    s = sampler(MANY[1])
+    one = s.likelihood_bound(X_0, seeds=range(27))
+    assert torch.equal(one, s.likelihood_bound(X_0, seeds=range(27), num_draws=1))
+    assert not torch.allclose(one, s.likelihood_bound(X_0, seeds=range(27), num_draws=2))
+    with pytest.raises(ValueError, match=r"num_draws must be >= 1, one for each of 1 samplers, got \[0\]"):
+        s.likelihood_bound(X_0, seeds=range(27), num_draws=0)
+
+
+@pytest.mark.parametrize("num_draws", [1, 3])
+def test_draws_of_a_row_are_its_own(num_draws):
+    s = sampler(MANY[1])
+    together = s.likelihood_bound(X_0, seeds=range(27), num_draws=num_draws)
+    alone = [s.likelihood_bound(X_0[i : i + 1], seeds=[i], num_draws=num_draws) for i in range(0, 27, 5)]
+    torch.testing.assert_close(together[::5], torch.cat(alone), rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("order", DETERMINISTIC)
 @pytest.mark.parametrize("k", [1, None])
 @pytest.mark.parametrize("num_steps", [1, 2, 4])

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from edlm.sampler.reweighting import choose, effective_sample_size, log_share_of_first, log_weights
+from edlm.sampler.reweighting import choose, effective_sample_size, log_share_of_data, log_weights
 from tests.chance import assert_law
 
 INF = math.inf
@@ -50,8 +50,21 @@ def test_choose_draws_by_weight():
     assert (shifted != chosen).sum() < 5  # up to rounding at a cell's edge
 
 
-def test_share_of_first_is_log_k_plus_log_softmax():
+def test_share_of_several_draws_is_the_log_of_the_mean_over_fillings_and_circular_windows():
+    w = table([1.0, 0.2, 0.5, 0.3, 0.1, 0.7], [0.0, 0.4, 0.0, 0.0, 0.9, 0.1], [0.0, 0.0, 0.5, 0.3, 0.1, 0.7])
+    for k, num_data in ((3, 2), (4, 2), (2, 1), (5, 2), (6, 1)):
+        expected = []
+        for row in w.tolist():
+            data, others = row[:num_data], row[num_data:]
+            windows = [[others[(o + j) % len(others)] for j in range(k - 1)] for o in range(len(others))]
+            shares = [k * d / (d + sum(rest)) if d else 0.0 for d in data for rest in windows]
+            mean = sum(shares) / len(shares)
+            expected.append(math.log(mean) if mean else -INF)
+        assert log_share_of_data(w.log(), k, num_data).tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_share_of_data_is_log_k_plus_log_softmax():
     w = table([1.0, 1, 1], [0.7, 0.2, 0.05], [0, 1, 2], [5, 0, 0], [0, 0, 0])
     expected = [0.0, math.log(3 * 0.7 / 0.95), -INF, math.log(3), -INF]
-    assert log_share_of_first(w.log()).tolist() == pytest.approx(expected, abs=1e-12)
-    assert log_share_of_first(w.log()[:4] - 1e5).tolist() == pytest.approx(expected[:4], abs=1e-9)
+    assert log_share_of_data(w.log()).tolist() == pytest.approx(expected, abs=1e-12)
+    assert log_share_of_data(w.log()[:4] - 1e5).tolist() == pytest.approx(expected[:4], abs=1e-9)
