@@ -33,7 +33,7 @@ def settings_of(config: EvaluateConfig) -> list[Setting]:
                         how["num_candidates"] = 1  # nothing decides
                     sampled = m.sampled_steps if m.sampled_steps and m.sampled_steps < num_steps else None
                     sampler = SamplerConfig(**common, **how)
-                    settings.append(Setting(m.name, energies[m], sampler, sampled, m.bound_draws))
+                    settings.append(Setting(m.name, energies[m], sampler, sampled, m.inner_draws))
     keys = [setting.key for setting in settings]
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)

@@ -46,7 +46,7 @@ def measure_bounds(
     for order, group in by_order.items():
         whole = [s for s in group if s.sampled_steps is None]
         samplers = [s.sampler.build(denoiser, s.energy) for s in whole]
-        how["num_draws"] = [s.bound_draws for s in whole]
+        how["inner_draws"] = [s.inner_draws for s in whole]
         bounds = estimate_bounds(samplers, x_0, progress=f"bounds, {order}", **how) if whole else []
         bases = {s.sampler.num_steps: b for s, b in zip(whole, bounds, strict=True) if s.is_base}
         for setting, bound in zip(whole, bounds, strict=True):
@@ -65,7 +65,7 @@ def _from_sampled_steps(
         raise ValueError(f"sampled_steps needs the base's bound, and there is none for {setting.key}")
     base = SamplerConfig(order=setting.sampler.order, num_steps=num_steps).build(denoiser, None)
     pair = [base, setting.sampler.build(denoiser, setting.energy)]
-    how = {**how, "sampled_steps": min(setting.sampled_steps, num_steps), "num_draws": [1, setting.bound_draws]}
+    how = {**how, "sampled_steps": min(setting.sampled_steps, num_steps), "inner_draws": [1, setting.inner_draws]}
     before, after = estimate_bounds(pair, x_0, progress=setting.key, **how)
     whole = bases[num_steps]
     return BoundEstimate(whole.nats_per_row + after.nats_per_row - before.nats_per_row, whole.length)

@@ -113,7 +113,7 @@ def estimate_bounds(
     seed: int = 0,
     batch_size: int = 32,
     sampled_steps: int | None = None,
-    num_draws: Sequence[int] | None = None,
+    inner_draws: Sequence[int] | None = None,
     progress: str | None = None,
 ) -> list[BoundEstimate]:
     """Bounds of samplers of one order and number of steps, in batches, on shared denoiser passes.
@@ -126,7 +126,7 @@ def estimate_bounds(
         seed: Row ``i`` has the seed ``seed + i``: equal seeds pair samplers, whatever the batch size.
         batch_size: Rows at a time.
         sampled_steps: Steps of each row that the sum is estimated from; all if None.
-        num_draws: Of each sampler, see `EnergySampler.likelihood_bound`; 1 by default.
+        inner_draws: Of each sampler, see `EnergySampler.likelihood_bound`; 1 by default.
         progress: Title of a progress bar; none without.
 
     Raises:
@@ -144,7 +144,7 @@ def estimate_bounds(
         rows = x_0[start : start + batch_size]
         seeds = range(seed + start, seed + start + len(rows))
         how = {"given": given[start : start + batch_size] if given is not None else None}
-        how |= {"sampled_steps": sampled_steps, "num_draws": num_draws}
+        how |= {"sampled_steps": sampled_steps, "inner_draws": inner_draws}
         parts.append(torch.stack(likelihood_bounds(samplers, rows, seeds, **how)).cpu())
     # Of some steps alone the sum is that of all in expectation only.
     exact = [sampler.bound_is_exact and sampled_steps is None for sampler in samplers]

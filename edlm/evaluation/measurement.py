@@ -20,14 +20,14 @@ class Setting:
         sampler: How to sample.
         sampled_steps: Estimate the gain over the base from so many steps of each row (`likelihood_bounds`), for
             energies that cost many passes; the bound is then the base's, measured at all steps, less this gain.
-        bound_draws: Draws inside of the bound's logarithm, see `EnergySampler.likelihood_bound`.
+        inner_draws: Draws inside of the bound's logarithm, see `EnergySampler.likelihood_bound`.
     """
 
     name: str
     energy: Energy | None
     sampler: SamplerConfig
     sampled_steps: int | None = None
-    bound_draws: int = 1
+    inner_draws: int = 1
 
     @property
     def key(self) -> str:
@@ -61,7 +61,7 @@ class Setting:
             "group_size": self.sampler.group_size,
             "scope": self.sampler.scope,
             "sampled_steps": self.sampled_steps,
-            "bound_draws": self.bound_draws,
+            "inner_draws": self.inner_draws,
             "window": tuple(self.sampler.window),
             "temperature": self.sampler.temperature,
             "top_p": self.sampler.top_p,
@@ -109,7 +109,7 @@ class Measurement:
         judged_cut: Samples that the judge read the beginning of, since they were longer than its context.
         examples: Texts of the first samples; the seed of the first is the table's.
         window: Times (low, high] at which the energy is used.
-        bound_draws: Draws inside of the bound's logarithm: more of them make it tighter.
+        inner_draws: Draws inside of the bound's logarithm: more of them make it tighter.
         bound_direction: "upper bound of -log p", or "exact" where the bound is ``-log p`` itself.
         perplexity_stderr: Standard error of the perplexity.
         bits_per_char_stderr: Standard error of the bits per character.
@@ -162,7 +162,7 @@ class Measurement:
     judged_cut: int | None = None
     examples: tuple[str, ...] | None = None
     window: tuple[float, float] = (0.0, 1.0)
-    bound_draws: int = 1
+    inner_draws: int = 1
     bound_direction: Direction = "upper bound of -log p"
     perplexity_stderr: float | None = None
     bits_per_char_stderr: float | None = None

@@ -25,7 +25,7 @@ class MethodConfig:
         orders: Only in these reveal orders; null for all of the table's.
         num_steps: Only at these numbers of steps; null for all of the table's.
         sampled_steps: Estimate the gain from so many steps of each row; null for all of them.
-        bound_draws: Draws inside of the bound's logarithm: more of them cost energy passes and make it tighter, which
+        inner_draws: Draws inside of the bound's logarithm: more of them cost energy passes and make it tighter, which
             matters at sequence scope.
         window: Times (low, high] at which the energy is used; the first step has time 1.
         temperature: Tokens are drawn from the marginals at this temperature.
@@ -42,7 +42,7 @@ class MethodConfig:
     orders: tuple[Order, ...] | None = None
     num_steps: tuple[int, ...] | None = None
     sampled_steps: int | None = None
-    bound_draws: int = 1
+    inner_draws: int = 1
     window: tuple[float, float] = (0.0, 1.0)
     temperature: float = 1.0
     top_p: float = 1.0
@@ -51,8 +51,8 @@ class MethodConfig:
     def __post_init__(self) -> None:
         if self.sampled_steps is not None and self.sampled_steps < 1:
             raise ValueError(f"sampled_steps must be >= 1, got {self.sampled_steps}")
-        if self.bound_draws < 1:
-            raise ValueError(f"bound_draws must be >= 1, got {self.bound_draws}")
+        if self.inner_draws < 1:
+            raise ValueError(f"inner_draws must be >= 1, got {self.inner_draws}")
 
 
 @dataclass(frozen=True)

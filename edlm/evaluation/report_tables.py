@@ -284,5 +284,5 @@ def _decided(s: Mapping[str, Any]) -> str:
         return rounds + window
     groups = f", groups of {s['group_size']}" if s["group_size"] else ""
     whole = ", whole sequences" if s["scope"] == "sequence" else ""
-    draws = "" if s["bound_draws"] == 1 else f", {s['bound_draws']} draws in the bound"
+    draws = "" if s["inner_draws"] == 1 else f", {s['inner_draws']} draws in the bound"
     return f"k = {s['num_candidates']}{groups}{whole}{window}{draws}"

@@ -75,11 +75,6 @@ def windows_of(row: Row, denoiser: Denoiser, context: int | None = None) -> list
     return views
 
 
-def is_exact(sampler: EnergySampler) -> bool:
-    """Whether the bound is the likelihood itself, and no seed changes it: nothing random is left out of the sum."""
-    return sampler.order not in ("ancestral", "random") and sampler.candidates_weighed == 1
-
-
 @dataclass(frozen=True)
 class _Piece:
     """One window of a row: its tokens, masked where later windows write, which of them count, and its seed."""
@@ -99,7 +94,7 @@ class TextBounds:
     Args:
         sampler: Whose bound.
         batch_size: Windows at a time; changes memory and speed only.
-        num_draws: Draws of the bound that are averaged; one will do where it `is_exact`.
+        num_draws: Draws of the bound that are averaged; one will do where it is exact.
         block_length: Predict in blocks, as ``generate`` writes them with this ``block_length``; the denoiser's own by
             default, else in windows.
         context: See `windows_of`.
@@ -122,7 +117,7 @@ class TextBounds:
                 raise ValueError(f"{name} must be >= 1, got {value}")
         self.sampler = sampler
         self.batch_size = batch_size
-        self.num_draws = 1 if is_exact(sampler) else num_draws
+        self.num_draws = 1 if sampler.bound_is_exact else num_draws
         self.block_length = check_block_length(sampler.denoiser, block_length)
         self.context = context
 

@@ -28,7 +28,7 @@ def likelihood_bounds(
     given: Tensor | None = None,
     attention_mask: Tensor | None = None,
     sampled_steps: int | None = None,
-    num_draws: Sequence[int] | None = None,
+    inner_draws: Sequence[int] | None = None,
 ) -> list[Tensor]:
     """One draw of each sampler's upper bound of ``-log P(x_0)``, in nats of the row, on shared denoiser passes.
 
@@ -43,19 +43,19 @@ def likelihood_bounds(
         attention_mask: False at padding, on the right of the rows, shape ``[batch, length]``.
         sampled_steps: Estimate the sum over steps from so many of them, at most ``num_steps``: each row draws one of
             each of as many equal strata. Unbiased; for differences between samplers, whose noise cancels. All if None.
-        num_draws: Of each sampler, as for `EnergySampler.likelihood_bound`; 1 by default.
+        inner_draws: Of each sampler, as for `EnergySampler.likelihood_bound`; 1 by default.
 
     Returns:
         For each sampler what `EnergySampler.likelihood_bound` gives, shape ``[batch]``, float64.
 
     Raises:
-        ValueError: the samplers differ in denoiser, order or schedule; ``x_0`` holds a mask; ``num_draws`` is below 1;
-            or ``sampled_steps`` is out of range, or given for an order that depends on the marginals.
+        ValueError: the samplers differ in denoiser, order or schedule; ``x_0`` holds a mask; ``inner_draws`` is below
+            1; or ``sampled_steps`` is out of range, or given for an order that depends on the marginals.
     """
     _check_alike(samplers)
-    num_draws = [1] * len(samplers) if num_draws is None else list(num_draws)
-    if len(num_draws) != len(samplers) or min(num_draws) < 1:
-        raise ValueError(f"num_draws must be >= 1, one for each of {len(samplers)} samplers, got {num_draws}")
+    inner_draws = [1] * len(samplers) if inner_draws is None else list(inner_draws)
+    if len(inner_draws) != len(samplers) or min(inner_draws) < 1:
+        raise ValueError(f"inner_draws must be >= 1, one for each of {len(samplers)} samplers, got {inner_draws}")
     real = checks.check_padding(x_0, attention_mask)
     target = [checks.check_data(sampler, x_0, given, real) for sampler in samplers][0]
     streams, denoiser = RowStreams(seeds), samplers[0].denoiser
@@ -72,7 +72,7 @@ def likelihood_bounds(
         some = [i for i, sampler in enumerate(samplers) if sampler.num_steps == num_steps]
         revealed, steps = begin_step([samplers[i] for i in some], plan, at, x_ts[num_steps], passes)
         for i, (step, uses) in zip(some, steps, strict=True):
-            log_p = bound_of_step(samplers[i], step, revealed, uses, streams.values(at), x_0, num_draws[i])
+            log_p = bound_of_step(samplers[i], step, revealed, uses, streams.values(at), x_0, inner_draws[i])
             totals[i] = totals[i] - weight * log_p
         x_ts[num_steps] = revealed.write(x_ts[num_steps], revealed.gather(x_0))
     return totals

@@ -65,15 +65,15 @@ def bound_of_step(
     uses: Tensor,
     streams: RowGenerators,
     x_0: Tensor,
-    num_draws: int = 1,
+    inner_draws: int = 1,
 ) -> Tensor:
-    """``log P(x_0 at the revealed slots | x_t)`` from below, nats, ``[batch]``: (*) of ``num_draws`` draws."""
+    """``log P(x_0 at the revealed slots | x_t)`` from below, nats, ``[batch]``: (*) of ``inner_draws`` draws."""
     if sampler.exact and bool(uses.any()):
         return exact.log_prob(sampler, step, uses, x_0)
     x_partial, total = step.x_t, precise(step.x_t.new_zeros(len(uses)))
     k = sampler.num_candidates if uses.any() else 1
-    num_data = num_draws if sampler.scope == "sequence" else 1  # at step scope there is one way to fill it
-    num_others = max(num_draws, k - 1)
+    num_data = inner_draws if sampler.scope == "sequence" else 1  # at step scope there is one way to fill it
+    num_others = max(inner_draws, k - 1)
     for group in step.slots.groups(sampler.group_size):
         log_probs = step.denoiser.slot_log_probs(step.encoding, group)
         log_q = sampler.proposal(log_probs)

@@ -203,7 +203,7 @@ class EnergySampler(TextGeneration):
         attention_mask: Tensor | None = None,
         generator: torch.Generator | None = None,
         seeds: Sequence[int] | None = None,
-        num_draws: int = 1,
+        inner_draws: int = 1,
     ) -> Tensor:
         """One draw of an upper bound of ``-log P(x_0)`` under this very sampler, in nats of the row, low = good.
 
@@ -216,7 +216,7 @@ class EnergySampler(TextGeneration):
             attention_mask: False at padding, on the right of the rows, shape ``[batch, length]``.
             generator: Draws one seed a row (torch's global generator by default).
             seeds: The rows' seeds; equal seeds give equal orders whatever k, energy and groups are.
-            num_draws: Draws of other candidates (at least k - 1), and at sequence scope of what completes the data,
+            inner_draws: Draws of other candidates (at least k - 1), and at sequence scope of what completes the data,
                 that each decision is averaged over inside of the logarithm: more energy passes, a tighter bound. At
                 sequence scope one draw is very loose.
 
@@ -227,13 +227,13 @@ class EnergySampler(TextGeneration):
             the data out, or ``top_k`` or ``top_p`` cut it off.
 
         Raises:
-            ValueError: ``x_0`` holds a mask, ``given`` is no bool table of its shape, or ``num_draws`` is below 1.
+            ValueError: ``x_0`` holds a mask, ``given`` is no bool table of its shape, or ``inner_draws`` is below 1.
 
         References:
             Equation (*) of the project's method page; Jensen over candidates and orders.
         """
         seeds = self._seeds(len(x_0), generator, seeds)
-        how = {"given": given, "attention_mask": attention_mask, "num_draws": [num_draws]}
+        how = {"given": given, "attention_mask": attention_mask, "inner_draws": [inner_draws]}
         return likelihood_bounds([self], x_0, seeds, **how)[0]
 
     def _seeds(self, count: int, generator: Any, seeds: Sequence[int] | None) -> list[int]:

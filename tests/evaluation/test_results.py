@@ -177,7 +177,7 @@ def test_another_window_is_another_setting(tmp_path):
     fill(results(path), [base(), early])
     found = results(path)
     assert found.of(early).window == (0.5, 1.0) and found.of(setting()) is None
-    assert found.of(replace(early, bound_draws=4)) is None  # a bound of another tightness
+    assert found.of(replace(early, inner_draws=4)) is None  # a bound of another tightness
 
 
 def test_what_is_measured_once_is_kept_for_the_same_maker_only(tmp_path):

@@ -178,18 +178,18 @@ def test_a_gain_from_some_steps_is_taken_off_the_bases_full_bound_row_by_row(las
 @pytest.mark.parametrize("sampled_steps", [None, 1])
 def test_draws_inside_of_the_logarithm_are_a_settings_own(sampled_steps):
     one = replace(ours("random", 2, sampled_steps), sampler=SamplerConfig(2, 3, "sequence", order="random"))
-    many = replace(one, name="many", bound_draws=6)
+    many = replace(one, name="many", inner_draws=6)
     found = measured([base("random", 2), one, many], seed=4)
     denoiser = random_denoiser()
     pair = [base("random", 2).sampler.build(denoiser, None), one.sampler.build(denoiser, ENERGY)]
-    for setting, num_draws in ((one, 1), (many, 6)):
+    for setting, inner_draws in ((one, 1), (many, 6)):
         before, after = likelihood_bounds(
-            pair, ROWS, range(4, 11), sampled_steps=sampled_steps, num_draws=[1, num_draws]
+            pair, ROWS, range(4, 11), sampled_steps=sampled_steps, inner_draws=[1, inner_draws]
         )
         m, bound = found[setting]
         full = found[base("random", 2)][1].nats_per_row
         torch.testing.assert_close(bound.nats_per_row, full - before + after, rtol=0, atol=1e-10)
-        assert m.bound_draws == num_draws
+        assert m.inner_draws == inner_draws
     assert (found[one][1].nats_per_row - found[many][1].nats_per_row).abs().max() > 1e-3
 
 

@@ -9,7 +9,7 @@ import torch
 import edlm
 from edlm.denoisers.base import FunctionDenoiser
 from edlm.energies.callable import CallableEnergy
-from edlm.evaluation.text_bounds import TextBounds, is_exact, row_to_score, windows_of
+from edlm.evaluation.text_bounds import TextBounds, row_to_score, windows_of
 from edlm.sampler.sampler import EnergySampler
 
 V = 3
@@ -140,9 +140,9 @@ def test_draws_are_averaged_and_one_will_do_where_it_is_exact():
     assert several.std() < one.std() / 3
     assert several.mean().item() == pytest.approx(one.mean().item(), abs=4 * one.std().item() / 12)
     exact = EnergySampler(denoiser, num_steps=2, order="dilated")
-    assert is_exact(exact) and TextBounds(exact, num_draws=50).num_draws == 1
-    assert not is_exact(reranked(denoiser, order="dilated"))
-    assert not is_exact(EnergySampler(denoiser, num_steps=2, order="random"))
+    assert exact.bound_is_exact and TextBounds(exact, num_draws=50).num_draws == 1
+    assert not reranked(denoiser, order="dilated").bound_is_exact
+    assert not EnergySampler(denoiser, num_steps=2, order="random").bound_is_exact
 
 
 def test_it_knows_what_the_sampler_would_write():

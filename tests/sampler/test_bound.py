@@ -58,11 +58,11 @@ MANY = [
 
 
 @pytest.mark.parametrize("options", MANY, ids=str)
-@pytest.mark.parametrize("num_draws", [1, 2, 5])
-def test_the_estimate_inside_of_the_logarithm_has_the_samplers_very_law_as_its_mean(options, num_draws, bulk_streams):
+@pytest.mark.parametrize("inner_draws", [1, 2, 5])
+def test_the_estimate_inside_of_the_logarithm_has_the_samplers_very_law_as_its_mean(options, inner_draws, bulk_streams):
     """However draws are shared by its terms; so minus its log is a bound, by Jensen."""
     rows = X_0.repeat(4000, 1)
-    found = sampler(options).likelihood_bound(rows, seeds=range(len(rows)), num_draws=num_draws)
+    found = sampler(options).likelihood_bound(rows, seeds=range(len(rows)), inner_draws=inner_draws)
     assert_mean((-found).exp().view(4000, 27), BruteForce(WORLD, options).law())
 
 
@@ -70,8 +70,8 @@ def test_the_estimate_inside_of_the_logarithm_has_the_samplers_very_law_as_its_m
 def test_more_draws_make_the_bound_tighter_and_never_too_low(options, bulk_streams):
     rows, exact = X_0.repeat(1000, 1), -BruteForce(WORLD, options).law().log()
     means = []
-    for num_draws in (1, 4, 32):
-        found = sampler(options).likelihood_bound(rows, seeds=range(len(rows)), num_draws=num_draws).view(1000, 27)
+    for inner_draws in (1, 4, 32):
+        found = sampler(options).likelihood_bound(rows, seeds=range(len(rows)), inner_draws=inner_draws).view(1000, 27)
         means.append(found.mean(1).mean().item())  # of all sequences alike
         assert means[-1] > exact.mean() - 0.01
     assert means[0] > means[1] > means[2]
@@ -82,17 +82,17 @@ def test_more_draws_make_the_bound_tighter_and_never_too_low(options, bulk_strea
 def test_one_draw_is_the_default_and_fewer_are_none():
     s = sampler(MANY[1])
     one = s.likelihood_bound(X_0, seeds=range(27))
-    assert torch.equal(one, s.likelihood_bound(X_0, seeds=range(27), num_draws=1))
-    assert not torch.allclose(one, s.likelihood_bound(X_0, seeds=range(27), num_draws=2))
-    with pytest.raises(ValueError, match=r"num_draws must be >= 1, one for each of 1 samplers, got \[0\]"):
-        s.likelihood_bound(X_0, seeds=range(27), num_draws=0)
+    assert torch.equal(one, s.likelihood_bound(X_0, seeds=range(27), inner_draws=1))
+    assert not torch.allclose(one, s.likelihood_bound(X_0, seeds=range(27), inner_draws=2))
+    with pytest.raises(ValueError, match=r"inner_draws must be >= 1, one for each of 1 samplers, got \[0\]"):
+        s.likelihood_bound(X_0, seeds=range(27), inner_draws=0)
 
 
-@pytest.mark.parametrize("num_draws", [1, 3])
-def test_draws_of_a_row_are_its_own(num_draws):
+@pytest.mark.parametrize("inner_draws", [1, 3])
+def test_draws_of_a_row_are_its_own(inner_draws):
     s = sampler(MANY[1])
-    together = s.likelihood_bound(X_0, seeds=range(27), num_draws=num_draws)
-    alone = [s.likelihood_bound(X_0[i : i + 1], seeds=[i], num_draws=num_draws) for i in range(0, 27, 5)]
+    together = s.likelihood_bound(X_0, seeds=range(27), inner_draws=inner_draws)
+    alone = [s.likelihood_bound(X_0[i : i + 1], seeds=[i], inner_draws=inner_draws) for i in range(0, 27, 5)]
     torch.testing.assert_close(together[::5], torch.cat(alone), rtol=0, atol=1e-10)
 
 
@@ -266,7 +266,7 @@ def test_evaluation_gives_the_samplers_bound():
     assert torch.equal(drawn, again)
 
 
-def test_bound_draws_from_its_generator():
+def test_inner_draws_from_its_generator():
     s = sampler(Options(num_candidates=3))
     first, second = (s.likelihood_bound(X_0, generator=torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, second)

@@ -24,7 +24,7 @@ from edlm.evaluation.harness.requests import (
     seeds_of,
     usable_device,
 )
-from edlm.evaluation.text_bounds import TextBounds, is_exact, row_to_score
+from edlm.evaluation.text_bounds import TextBounds, row_to_score
 from edlm.sampler.rows import Reader
 
 try:
@@ -158,7 +158,7 @@ class HarnessModel(TemplateLM):
         """What the results say of the model."""
         return {
             "edlm_version": __version__,
-            "loglikelihood": "exact" if is_exact(self.sampler) else "lower bound",
+            "loglikelihood": "exact" if self.sampler.bound_is_exact else "lower bound",
             "num_orders": self._bounds.num_draws,
             "block_length": self._bounds.block_length,
             "energy": type(self.sampler.energy).__name__ if self.sampler.energy is not None else None,
