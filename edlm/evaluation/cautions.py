@@ -98,6 +98,12 @@ def _of_numbers(measured: Sequence[Measurement]) -> list[str]:
         few = "one timed batch" if min(batches) == 1 else "two timed batches"
         which = "each setting" if max(batches) == min(batches) else "some settings"
         found.append(f"Seconds are of {few} of {which}: too few to know how they scatter.")
+    loose = [m for m in measured if m.scope == "sequence" and m.num_candidates != 1 and m.inner_draws == 1]
+    if loose:
+        names = ", ".join(dict.fromkeys(m.name for m in loose))
+        found.append(
+            f"At sequence scope the bound of one draw is very loose, and says little of {names}: set inner_draws to 16."
+        )
     if any(m.sampled_steps for m in measured):
         found.append("Some gains are estimated from some of the steps of each row.")
     return found

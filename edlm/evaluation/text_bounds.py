@@ -95,6 +95,7 @@ class TextBounds:
         sampler: Whose bound.
         batch_size: Windows at a time; changes memory and speed only.
         num_draws: Draws of the bound that are averaged; one will do where it is exact.
+        inner_draws: Draws of candidates inside of each, see `EnergySampler.likelihood_bound`.
         block_length: Predict in blocks, as ``generate`` writes them with this ``block_length``; the denoiser's own by
             default, else in windows.
         context: See `windows_of`.
@@ -109,15 +110,17 @@ class TextBounds:
         *,
         batch_size: int = 16,
         num_draws: int = 1,
+        inner_draws: int = 1,
         block_length: int | None = None,
         context: int | None = None,
     ):
-        for name, value in (("batch_size", batch_size), ("num_draws", num_draws)):
+        for name, value in (("batch_size", batch_size), ("num_draws", num_draws), ("inner_draws", inner_draws)):
             if value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
         self.sampler = sampler
         self.batch_size = batch_size
         self.num_draws = 1 if sampler.bound_is_exact else num_draws
+        self.inner_draws = inner_draws
         self.block_length = check_block_length(sampler.denoiser, block_length)
         self.context = context
 
@@ -134,9 +137,9 @@ class TextBounds:
         """
         totals = torch.zeros(len(rows), dtype=torch.float64)
         for pieces, x_0, target, real in self._batches(rows, seeds, self.num_draws, progress):
-            nats = self.sampler.likelihood_bound(
-                x_0, given=~target, attention_mask=real, seeds=[piece.seed for piece in pieces]
-            )
+            seeds = [piece.seed for piece in pieces]
+            how = {"given": ~target, "attention_mask": real, "inner_draws": self.inner_draws}
+            nats = self.sampler.likelihood_bound(x_0, seeds=seeds, **how)
             totals.index_add_(0, torch.tensor([piece.row for piece in pieces]), nats.cpu() / self.num_draws)
         return totals
 

@@ -133,7 +133,7 @@ def test_three_kinds_of_tasks_by_name(tasks, denoiser, head):
     [
         {},
         {"energy": "tinystories", "num_candidates": 4, "order": "random", "num_orders": 2},
-        {"energy": "tinystories/autoregressive", "num_candidates": 2, "scope": "sequence"},
+        {"energy": "tinystories/autoregressive", "num_candidates": 2, "scope": "sequence", "inner_draws": 3},
         {"energy": "tinystories", "block_length": 8},
     ],
     ids=["base", "candidates", "autoregressive", "blocks"],

@@ -145,6 +145,18 @@ def test_draws_are_averaged_and_one_will_do_where_it_is_exact():
     assert not EnergySampler(denoiser, num_steps=2, order="random").bound_is_exact
 
 
+def test_inner_draws_are_the_samplers():
+    denoiser = left_reader()
+    sampler, row = reranked(denoiser, scope="sequence"), row_to_score(denoiser, [1], [2, 0, 1, 1])
+    given = torch.arange(5) < 1
+    for inner_draws in (1, 4):
+        how = {"given": given[None], "seeds": [3], "inner_draws": inner_draws}
+        expected = sampler.likelihood_bound(row.tokens[None], **how).item()
+        assert TextBounds(sampler, inner_draws=inner_draws).bounds([row], [3]).item() == pytest.approx(expected)
+    with pytest.raises(ValueError, match="inner_draws must be >= 1, got 0"):
+        TextBounds(sampler, inner_draws=0)
+
+
 def test_it_knows_what_the_sampler_would_write():
     denoiser = left_reader(max_length=5)
     sampler = EnergySampler(denoiser, num_steps=2, order="dilated", top_k=1)

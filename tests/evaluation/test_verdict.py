@@ -136,6 +136,7 @@ def test_nothing_beside_the_base_says_nothing():
 
 def measured(**more) -> Measurement:
     numbers = dict.fromkeys(Measurement.__dataclass_fields__, None)
+    numbers |= {"name": "ours", "scope": "step", "inner_draws": 1}
     return Measurement(**{**numbers, "n": 500, "temperature": 1.0, "top_p": 1.0, "judged_cut": 0, **more})
 
 
@@ -174,11 +175,18 @@ def test_good_numbers_need_no_warning():
         ({}, {"seconds_of_batches": (1.0,)}, "one timed batch"),
         ({}, {"judged_cut": 3}, "Of 3 samples the judge read only the beginning"),
         ({}, {"sampled_steps": 1}, "estimated from some of the steps"),
+        ({}, {"scope": "sequence", "num_candidates": 4, "inner_draws": 1}, "very loose, and says little of ours: set"),
     ],
 )
 def test_each_doubt_is_said(about, more, part):
     (warning,) = cautions([measured(**more)], **{**QUIET, **about})
     assert part in warning
+
+
+@pytest.mark.parametrize("fine", [{"inner_draws": 16}, {"num_candidates": 1}, {"scope": "step"}])
+def test_a_tight_bound_is_not_doubted(fine):
+    how = {"scope": "sequence", "num_candidates": 4, "inner_draws": 1} | fine
+    assert cautions([measured(**how)], **QUIET) == []
 
 
 def test_each_energy_whose_log_z_is_not_known_is_named():

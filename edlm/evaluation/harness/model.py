@@ -69,6 +69,8 @@ class HarnessModel(TemplateLM):
         revision: Of the denoiser.
         trust_remote_code: Run code that comes with the denoiser.
         num_orders: Draws of the bound that are averaged for a likelihood; one will do where it is exact.
+        inner_draws: Draws of candidates inside of each, see `EnergySampler.likelihood_bound`: at sequence scope the
+            bound of one is very loose.
         block_length: Write and predict in blocks of so many tokens, left to right; None for the denoiser's own, else
             all at once.
         rolling_context: Known tokens of the windows of a text that does not fit one; half of a window by default.
@@ -102,6 +104,7 @@ class HarnessModel(TemplateLM):
         revision: str | None = None,
         trust_remote_code: bool = False,
         num_orders: int = 1,
+        inner_draws: int = 1,
         block_length: int | None = None,
         rolling_context: int | None = None,
         max_gen_toks: int = _MAX_GEN_TOKS,
@@ -130,7 +133,7 @@ class HarnessModel(TemplateLM):
         self._device = next(iter([*denoiser.parameters(), *denoiser.buffers()])).device
         self._reader = Reader(denoiser)
         how = {"batch_size": self.batch_size, "block_length": block_length, "context": rolling_context}
-        self._bounds = TextBounds(self.sampler, num_draws=num_orders, **how)
+        self._bounds = TextBounds(self.sampler, num_draws=num_orders, inner_draws=inner_draws, **how)
         self._likeliest = TextBounds(likeliest_sampler(self.sampler, self.config), **how)
         self._warned: set[str] = set()
 
@@ -160,6 +163,7 @@ class HarnessModel(TemplateLM):
             "edlm_version": __version__,
             "loglikelihood": "exact" if self.sampler.bound_is_exact else "lower bound",
             "num_orders": self._bounds.num_draws,
+            "inner_draws": self._bounds.inner_draws,
             "block_length": self._bounds.block_length,
             "energy": type(self.sampler.energy).__name__ if self.sampler.energy is not None else None,
             "sampler": asdict(self.config),
