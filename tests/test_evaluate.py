@@ -10,12 +10,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import edlm
 from edlm.cli import main, parse_config
 from edlm.corpus.text import load_blocks
 from edlm.denoisers.loading import SHIPPED
-from edlm.evaluation import continuous_nelbo, grid, stages
+from edlm.evaluation import continuous_nelbo, grid, likelihood, stages
 from edlm.evaluation.html import number
 from edlm.evaluation.plan import EvaluateConfig
 from edlm.evaluation.text_errors import repeated_ngram_rate, unknown_word_rate, words_of
@@ -142,6 +144,33 @@ def test_an_interrupt_keeps_what_is_there_and_says_how_to_go_on(made, tmp_path, 
     same = [name for name in expected["frontier"][0]]
     for found, wanted in zip(whole["frontier"], expected["frontier"], strict=True):
         assert {name: found[name] for name in same} == pytest.approx(wanted)
+
+
+def test_an_interrupt_loses_a_batch_of_bounds_at_most(tmp_path, monkeypatch):
+    how = {**SMALL, "samples.judged": 0, "samples.timed_batches": 0, "batch_size": 1, "continuous.num_rows": 0}
+    how["methods"] = [HEAD, {**AR, "sampled_steps": 1, "inner_draws": 3}]
+    expected, calls, measure = evaluate(tmp_path / "a", **how), [], likelihood.likelihood_bounds
+
+    def counted(samplers, rows, seeds, **more):
+        calls.append((len(samplers), seeds[0]))
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        return measure(samplers, rows, seeds, **more)
+
+    monkeypatch.setattr(likelihood, "likelihood_bounds", counted)
+    folder, stop = tmp_path / "b", 3
+    evaluate(folder, code=130, **how)
+    stop = 6  # rows 2 and 3 of base and head, then rows 0 and 1 of the causal LM
+    assert [s["name"] for s in evaluate(folder, code=130, **how)["settings"]] == ["base", "head"]
+    stop = None
+    found = evaluate(folder, **how)
+    head, ar = [(2, 0), (2, 1), (2, 2), (2, 2), (2, 3)], [(2, 0), (2, 1), (2, 1), (2, 2), (2, 3)]
+    assert calls == head + ar
+    ours, theirs = (load_file(tmp_path / name / "results.rows.safetensors") for name in "ab")
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours) and len(ours) == 3
+    for name in ("name", "bound_nats_per_token", "gain_nats_per_token", "gain_stderr"):
+        assert [s[name] for s in found["settings"]] == [s[name] for s in expected["settings"]]
+    assert not list(folder.glob("*unfinished*"))
 
 
 AR = {"name": "ar", "energy": "tinystories/autoregressive", "num_candidates": 2, "scope": "sequence"}

@@ -65,8 +65,7 @@ def prepare(config: EvaluateConfig) -> Evaluation:
     identity = {"denoiser": asdict(denoiser.identity), "data": fingerprint(x_0), "seed": config.seed}
     results = Results(config.json_path, config, identity)
     kept = config.folder is not None or config.frontier.temperatures
-    beside = config.json_path.with_suffix(".samples.safetensors") if config.json_path and kept else None
-    points = Points(beside, identity)
+    points = Points(results.beside("samples") if kept else None, identity)
     units = TextUnits(blocks.characters_per_token, tokens_per_word(denoiser, x_0))
     return Evaluation(config, denoiser, x_0, units, settings, results, points)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from edlm.config import SamplerConfig
 from edlm.denoisers.base import Denoiser
 from edlm.evaluation.likelihood import BoundEstimate, estimate_bounds, paired_gain
 from edlm.evaluation.measurement import Measurement, Setting
+from edlm.evaluation.unfinished import Unfinished
 from edlm.evaluation.units import TextUnits
 
 
@@ -22,6 +24,7 @@ def measure_bounds(
     seed: int = 0,
     batch_size: int = 32,
     units: TextUnits | None = None,
+    unfinished: Unfinished | None = None,
 ) -> Iterator[tuple[Setting, Measurement, BoundEstimate]]:
     """Bounds of all settings on the same rows, seeds and orders; those of equal order share their passes.
 
@@ -32,6 +35,7 @@ def measure_bounds(
         seed: Of orders and candidates.
         batch_size: Rows at a time.
         units: For bits per character and perplexity per word.
+        unfinished: Keeps the rows that are done, and goes on from them after an interrupt.
 
     Yields:
         Each setting with its measurement and the nats of each row, as soon as they are there.
@@ -46,14 +50,23 @@ def measure_bounds(
     for order, group in by_order.items():
         whole = [s for s in group if s.sampled_steps is None]
         samplers = [s.sampler.build(denoiser, s.energy) for s in whole]
-        how["inner_draws"] = [s.inner_draws for s in whole]
-        bounds = estimate_bounds(samplers, x_0, progress=f"bounds, {order}", **how) if whole else []
+        draws = [s.inner_draws for s in whole]
+        more = {**how, **_resumed(unfinished, whole), "inner_draws": draws, "progress": f"bounds, {order}"}
+        bounds = estimate_bounds(samplers, x_0, **more) if whole else []
         bases = {s.sampler.num_steps: b for s, b in zip(whole, bounds, strict=True) if s.is_base}
         for setting, bound in zip(whole, bounds, strict=True):
             yield setting, _measurement(setting, bound, bases.get(setting.sampler.num_steps), units), bound
         for setting in (s for s in group if s.sampled_steps is not None):
-            bound = _from_sampled_steps(denoiser, setting, x_0, bases, how)
+            bound = _from_sampled_steps(denoiser, setting, x_0, bases, {**how, **_resumed(unfinished, [setting])})
             yield setting, _measurement(setting, bound, bases[setting.sampler.num_steps], units), bound
+
+
+def _resumed(unfinished: Unfinished | None, settings: Sequence[Setting]) -> dict[str, Any]:
+    """Options of `estimate_bounds` by which these settings, measured together, go on where they were."""
+    if unfinished is None:
+        return {}
+    made_by = [[setting.described, setting.revision] for setting in settings]
+    return {"known": unfinished.of(made_by), "keep": partial(unfinished.keep, made_by)}
 
 
 def _from_sampled_steps(

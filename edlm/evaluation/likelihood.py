@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +114,8 @@ def estimate_bounds(
     batch_size: int = 32,
     sampled_steps: int | None = None,
     inner_draws: Sequence[int] | None = None,
+    known: Tensor | None = None,
+    keep: Callable[[Tensor], None] | None = None,
     progress: str | None = None,
 ) -> list[BoundEstimate]:
     """Bounds of samplers of one order and number of steps, in batches, on shared denoiser passes.
@@ -127,25 +129,29 @@ def estimate_bounds(
         batch_size: Rows at a time.
         sampled_steps: Steps of each row that the sum is estimated from; all if None.
         inner_draws: Of each sampler, see `EnergySampler.likelihood_bound`; 1 by default.
+        known: Nats of the first rows where an earlier call was interrupted, ``[samplers, done]``.
+        keep: Called after each batch with the nats of all rows so far, as ``known`` has them.
         progress: Title of a progress bar; none without.
 
     Raises:
         ValueError: rows have different numbers of given tokens.
     """
-    starts = range(0, len(x_0), batch_size)
+    parts = [] if known is None else [known]
+    starts = range(0 if known is None else known.shape[1], len(x_0), batch_size)
     predicted = x_0.shape[1]
     if given is not None:
         counts = (~given).sum(1).unique().tolist()
         if len(counts) != 1:
             raise ValueError(f"given must leave as many tokens to predict in each row, got {counts}")
         predicted = counts[0]
-    parts = []
     for start in tqdm(starts, desc=progress, disable=None if progress else True, leave=False):
         rows = x_0[start : start + batch_size]
         seeds = range(seed + start, seed + start + len(rows))
         how = {"given": given[start : start + batch_size] if given is not None else None}
         how |= {"sampled_steps": sampled_steps, "inner_draws": inner_draws}
         parts.append(torch.stack(likelihood_bounds(samplers, rows, seeds, **how)).cpu())
+        if keep is not None:
+            keep(torch.cat(parts, 1))
     # Of some steps alone the sum is that of all in expectation only.
     exact = [sampler.bound_is_exact and sampled_steps is None for sampler in samplers]
     return [

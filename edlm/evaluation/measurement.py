@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
 from edlm.config import SamplerConfig
+from edlm.denoisers.identity import weights_fingerprint
 from edlm.energies.base import Energy
+from edlm.energies.pretrained import PretrainedEnergy
 from edlm.evaluation.units import Direction
 
 
@@ -49,6 +52,14 @@ class Setting:
     def is_control(self) -> bool:
         """Whether its energy is a head that is blind to the step's other tokens: it corrects marginals only."""
         return getattr(getattr(self.energy, "shape", None), "blind", False)
+
+    @property
+    def revision(self) -> str | None:
+        """Which energy: its weights and its settings; None without."""
+        if self.energy is None:
+            return None
+        settings = self.energy.settings() if isinstance(self.energy, PretrainedEnergy) else {}
+        return f"{weights_fingerprint(self.energy)} {json.dumps(settings, sort_keys=True)}"
 
     @property
     def described(self) -> dict[str, Any]:

@@ -14,8 +14,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from edlm.denoisers.identity import weights_fingerprint
-from edlm.energies.pretrained import PretrainedEnergy
 from edlm.evaluation.measurement import Measurement, Setting
 from edlm.evaluation.metrics import METRICS
 from edlm.evaluation.provenance import described_result, write_result
@@ -48,9 +46,9 @@ class Results:
         if self.path is not None and self.path.exists():
             self._load()
 
-    def revision_of(self, setting: Setting) -> str | None:
-        """Which energy: its weights and its settings; None without."""
-        return _revision(setting)
+    def beside(self, what: str) -> Path | None:
+        """File of tensors beside the JSON file; None where all is in memory."""
+        return self.path.with_suffix(f".{what}.safetensors") if self.path is not None else None
 
     def measured(self, settings: Iterable[Setting]) -> list[Measurement]:
         """What is known of these settings, in their order."""
@@ -63,7 +61,7 @@ class Results:
     def of(self, setting: Setting) -> Measurement | None:
         """What is known of a setting; None where nothing is, or of other decisions or weights of its energy."""
         known = self._measured.get(setting.key)
-        if known is None or self._energies[setting.key] != _revision(setting):
+        if known is None or self._energies[setting.key] != setting.revision:
             return None
         return known if all(getattr(known, name) == value for name, value in setting.described.items()) else None
 
@@ -74,7 +72,7 @@ class Results:
     def add(self, setting: Setting, measurement: Measurement, rows: Tensor | None = None) -> None:
         """Keep a measurement, and the nats per token of its rows if they are new, ``[n]``."""
         self._measured[setting.key] = measurement
-        self._energies[setting.key] = _revision(setting)
+        self._energies[setting.key] = setting.revision
         if rows is not None:
             self._rows[setting.key] = rows.float().cpu()
         if self.path is not None:
@@ -113,7 +111,7 @@ class Results:
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # The rows first: after an interrupt there are none missing.
-        rows = self.path.with_suffix(".rows.safetensors")
+        rows = self.beside("rows")
         save_file(self._rows, rows.with_suffix(".new"))
         rows.with_suffix(".new").replace(rows)
         write_result(self.path, self.config, **self._content())
@@ -131,7 +129,7 @@ class Results:
                 f"{self.path} must hold results of the same denoiser, data and seed ({self.identity}), "
                 f"got {found.get('identity')}: remove it, or write elsewhere"
             )
-        self._rows = load_file(self.path.with_suffix(".rows.safetensors"))
+        self._rows = load_file(self.beside("rows"))
         for values in found["settings"]:
             energy = values.pop("energy")
             measurement = _measurement_of(values)
@@ -175,11 +173,3 @@ def _curve(results: Results, name: str, order: str, settings: list[Setting]) -> 
         nats=torch.stack([results.rows_of(setting).double() for setting in settings]),
         seconds=torch.tensor(filled, dtype=torch.float64),
     )
-
-
-def _revision(setting: Setting) -> str | None:
-    """Which energy: its weights and its settings."""
-    if setting.energy is None:
-        return None
-    settings = setting.energy.settings() if isinstance(setting.energy, PretrainedEnergy) else {}
-    return f"{weights_fingerprint(setting.energy)} {json.dumps(settings, sort_keys=True)}"

@@ -27,6 +27,7 @@ from edlm.evaluation.results import Results
 from edlm.evaluation.samples import draw_timed
 from edlm.evaluation.text_measures import TextMeasures
 from edlm.evaluation.texts import texts_of
+from edlm.evaluation.unfinished import Unfinished
 from edlm.evaluation.units import TextUnits
 
 NUM_EXAMPLES = 4
@@ -128,9 +129,15 @@ class Evaluation:
         # A gain is paired with the rows of its base, which is measured along.
         wanted = dict.fromkeys([*(bases[s.cell] for s in missing), *missing])
         how = {"seed": self.config.seed, "batch_size": self.config.batch_size, "units": self.units}
-        for setting, measurement, bound in measure_bounds(self.denoiser, wanted, self.x_0, **how):
+        path = self.results.beside("unfinished")
+        unfinished = Unfinished(path, [self.results.identity, len(self.x_0)]) if path is not None else None
+        for setting, measurement, bound in measure_bounds(
+            self.denoiser, wanted, self.x_0, unfinished=unfinished, **how
+        ):
             if setting in missing:
                 self.results.add(setting, measurement, bound.nats_per_row / bound.length)
+        if unfinished is not None:
+            unfinished.clear()
 
     def measure_times(self) -> None:
         """Time a batch of each setting, then another of each: a machine that slows down does so for all of them."""
@@ -195,7 +202,7 @@ class Evaluation:
         if not len(rows):
             return {"nelbo": [], "published": []}
         judged = [s for s in self.settings if s.energy is not None]
-        energies = sorted({(s.name, s.sampler.order, self.results.revision_of(s)) for s in judged})
+        energies = sorted({(s.name, s.sampler.order, s.revision) for s in judged})
         made_by = [len(rows), asdict(config), energies]
         how = {"units": self.units, "seed": self.config.seed, "batch_size": self.config.batch_size}
         measure = partial(in_continuous_time, self.denoiser, self.settings, rows, config, **how)
@@ -227,7 +234,7 @@ class Evaluation:
 
     def _made_by(self, setting: Setting, number: int) -> list[object]:
         described = {name: value for name, value in setting.described.items() if name != "temperature"}
-        return [self.results.revision_of(setting), described, self.judge.identity, number]
+        return [setting.revision, described, self.judge.identity, number]
 
     def _sample(self, setting: Setting, number: int) -> tuple[FrontierPoint, list[str], JudgedTexts | None]:
         """Samples of a setting: the point that they are, their texts, and what the judge says."""
