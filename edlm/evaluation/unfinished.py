@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
 class Unfinished:
-    """One measurement that goes on, row by row, on disk while it does.
+    """Measurements that go on, row by row, on disk while they do.
 
     Args:
         path: Safetensors file.
@@ -25,24 +25,22 @@ class Unfinished:
         self.identity = identity
 
     def of(self, made_by: Any) -> Tensor | None:
-        """Nats of the first rows, ``[m, done]``, float64; None where there are none, or of another measurement."""
-        if not self.path.exists():
-            return None
-        with safe_open(self.path, "pt") as file:
-            if (file.metadata() or {}).get("made_by") != self._stable(made_by):
-                return None
-            return file.get_tensor("nats")
+        """Nats of the first rows, ``[m, done]``, float64; None where none are kept. ``made_by`` is JSON values."""
+        return self._everything().get(self._key(made_by))
 
     def keep(self, made_by: Any, nats: Tensor) -> None:
-        """Write nats of the first rows, ``[m, done]``, in place of what is there; ``made_by`` is JSON values."""
+        """Write nats of the first rows, ``[m, done]``, in place of those of the same measurement."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = self.path.with_suffix(".new")
-        save_file({"nats": nats.to(torch.float64).contiguous()}, new, metadata={"made_by": self._stable(made_by)})
+        save_file(self._everything() | {self._key(made_by): nats.to(torch.float64).contiguous()}, new)
         new.replace(self.path)
 
     def clear(self) -> None:
-        """Nothing is under way."""
+        """All is done."""
         self.path.unlink(missing_ok=True)
 
-    def _stable(self, made_by: Any) -> str:
-        return json.dumps([self.identity, made_by], sort_keys=True)
+    def _everything(self) -> dict[str, Tensor]:
+        return load_file(self.path) if self.path.exists() else {}
+
+    def _key(self, made_by: Any) -> str:
+        return hashlib.sha256(json.dumps([self.identity, made_by], sort_keys=True).encode()).hexdigest()
