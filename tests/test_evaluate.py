@@ -17,7 +17,7 @@ import edlm
 from edlm.cli import main, parse_config
 from edlm.corpus.text import load_blocks
 from edlm.denoisers.loading import SHIPPED
-from edlm.evaluation import continuous_nelbo, grid, likelihood, stages
+from edlm.evaluation import continuous_nelbo, grid, likelihood, published_perplexity, stages
 from edlm.evaluation.html import number
 from edlm.evaluation.plan import EvaluateConfig
 from edlm.evaluation.text_errors import repeated_ngram_rate, unknown_word_rate, words_of
@@ -325,3 +325,122 @@ def test_texts_of_samples_are_held_against_the_words_of_the_training_text(made, 
     assert next(s for s in other["settings"] if s["name"] == "head")["unknown_word_rate"] == 0
     evaluate(tmp_path / "b", code=2, **SMALL, **{"samples.known_words": str(tmp_path / "none.txt")})
     assert "none.txt" in capsys.readouterr().err and not (tmp_path / "b" / "results.json").exists()
+
+
+# What a changed config asks for is what is shown
+
+
+def named(result: dict) -> dict[str, dict]:
+    return {setting["name"]: setting for setting in result["settings"]}
+
+
+def test_what_is_no_longer_asked_for_is_kept_apart_and_not_shown(folder, monkeypatch):
+    before = named(json.loads((folder / "results.json").read_text()))
+    result = evaluate(folder, **{**SMALL, "methods": [HEAD], "continuous.num_rows": 0})
+    assert [setting["name"] for setting in result["settings"]] == ["base", "head"]
+    assert [setting["name"] for setting in result["others"]] == ["blind", "cold"]
+    assert "continuous" not in result and not any("published formula" in said for said in result["warnings"])
+    page = (folder / "report.html").read_text()
+    assert not any(f">{name}<" in page for name in ("blind", "cold")) and "In continuous time" not in page
+    assert "blind" not in (folder / "results.csv").read_text()
+    monkeypatch.setattr(grid, "estimate_bounds", _again)  # they come back
+    assert named(evaluate(folder, **SMALL)) == before
+
+
+def test_samples_of_another_number_judge_or_batch_are_measured_anew(folder, tmp_path):
+    before = named(json.loads((folder / "results.json").read_text()))
+    how = {**SMALL, "methods": [HEAD], "samples.judged_methods": ["head"], "frontier.methods": ["head"]}
+    more = evaluate(folder, **{**how, "samples.judged": 5, "samples.batch_size": 2})
+    head, base = named(more)["head"], named(more)["base"]
+    assert head["num_samples"] == 5 and head["entropy_nats"] != before["head"]["entropy_nats"]
+    assert head["timed_batch_size"] == head["cost_batch_size"] == 2 and len(head["seconds_of_batches"]) == 1
+    assert base["num_samples"] is base["judge_nats_per_token"] is base["examples"] is base["mauve"] is None
+    unjudged = evaluate(folder, **{**how, "samples.judge": "null"})
+    assert named(unjudged)["head"]["judge_nats_per_token"] is None and named(unjudged)["head"]["num_samples"] == 4
+    none = evaluate(folder, **{**how, "samples.judged": 0, "samples.judged_methods": "null"})
+    assert named(none)["head"]["num_samples"] == 4  # no finished work is lost
+    page = (folder / "report.html").read_text()
+    assert "Every setting" in page and "<h2>Samples" not in page and "entropy, nats" not in page
+
+
+def test_numbers_of_another_machine_or_revision_are_said_to_be_so(folder):
+    path = folder / "results.json"
+    content = json.loads(path.read_text())
+    assert content["earlier"] == []
+    content["revision"] = "abc1234"
+    path.write_text(json.dumps(content))
+    for _ in range(2):  # also of the call before the last
+        result = evaluate(folder, **SMALL)
+        assert [call["revision"] for call in result["earlier"]] == ["abc1234"]
+        assert any("kept from earlier calls" in said and "abc1234" in said for said in result["warnings"])
+
+
+# What is wrong is said before anything is measured
+
+
+def test_a_judge_is_refused_for_a_frontier_and_for_one_of_two_energies_of_a_name(tmp_path, capsys):
+    ar = {**AR, "name": "two", "orders": ["random"]}
+    head = {**HEAD, "name": "two", "orders": ["bisecting"]}
+    how = {**SMALL, "methods": [ar, head], "orders": ["random", "bisecting"], "samples.judged": 2}
+    for more in (
+        {"samples.judged_methods": ["base"], "frontier.orders": ["random"]},
+        {"frontier.methods": ["base"]},
+    ):
+        evaluate(tmp_path / "a", code=2, **how, **more)
+        assert "which is the energy of two: take another" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+WRONG = {
+    "a method that is not there": ({"samples.judged_methods": ["haed"]}, "methods of samples and frontier must be"),
+    "an order that is not there": ({"frontier.orders": ["random"]}, "orders of samples and frontier must be among"),
+    "steps that are not there": ({"frontier.num_steps": [3]}, "num_steps of samples and frontier must be among"),
+    "a ratio to what is not there": (
+        {"time_ratios": [{"name": "head", "order": "bisecting", "than_order": "bisecting", "than_steps": 32}]},
+        "time_ratios must compare what is measured",
+    ),
+}
+
+
+@pytest.mark.parametrize(("more", "message"), WRONG.values(), ids=WRONG)
+def test_what_is_asked_of_what_is_not_there_is_refused(more, message, tmp_path, capsys):
+    evaluate(tmp_path / "a", code=2, **SMALL, **more)
+    assert message in capsys.readouterr().err and not (tmp_path / "a").exists()
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path, capsys):
+    (tmp_path / "a").write_text("1")
+    assert main(["evaluate", f"--output={tmp_path / 'a'}"]) == 2
+    assert "output must be a folder, or end in .json" in capsys.readouterr().err
+
+
+# Odd requests end in a report
+
+
+def test_data_that_a_proposal_cuts_off_and_a_single_sample_do_not_stop_a_report(tmp_path):
+    cut = {"name": "cut", "energy": None, "top_k": 1}
+    how = {**SMALL, "methods": [HEAD, cut], "samples.judged": 1}
+    result = evaluate(tmp_path / "a", **how)
+    assert named(result)["cut"]["bound_nats_per_token"] is None and named(result)["cut"]["num_samples"] == 1
+    assert result["frontier"] == [] and (tmp_path / "a" / "report.html").exists()
+    assert "top-k 1" in (tmp_path / "a" / "report.html").read_text()
+
+
+def test_the_frontier_is_at_steps_of_its_own_order(tmp_path):
+    how = {**SMALL, "methods": [], "orders": ["random", "bisecting"], "num_steps": [4], "samples.timed_batches": 0}
+    result = evaluate(tmp_path / "a", **how, num_steps_of={"bisecting": [8]})
+    assert {(p["order"], p["num_steps"]) for p in result["frontier"]} == {("bisecting", 8)}
+
+
+def test_a_carry_over_energy_is_normalized_by_construction(tmp_path):
+    ar = {**AR, "carry_over": True, "orders": ["random"], "sampled_steps": 1}
+    how = {**BARE, "methods": [ar], "orders": ["random"], "num_rows": 2, "continuous.num_draws": 2}
+    result = evaluate(tmp_path / "a", **how)
+    (found,) = result["continuous"]["published"]
+    energy = edlm.load_energy("tinystories/autoregressive")
+    energy.carry_over = True
+    x_0 = load_blocks(VALID).tokens[:2]
+    expected = published_perplexity(edlm.load_denoiser("tinystories"), energy, x_0, normalized=True, num_draws=2)
+    assert found["with_lower"]["nats_per_token"] == pytest.approx(expected.with_lower.value)
+    assert found["num_candidates"] == 0 and result["energies"][0]["normalized"]
+    assert not any("log Z" in said for said in result["warnings"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edlm.commands.terminal import console
 from edlm.denoisers.loading import SHIPPED, load_denoiser
-from edlm.evaluation.asked import settings_of
+from edlm.evaluation.asked import ratios_of, settings_of
 from edlm.evaluation.conclusions import conclusions
 from edlm.evaluation.energies import EnergyLook, look_at_energies
 from edlm.evaluation.frontier import FrontierPoint
@@ -56,14 +56,16 @@ def prepare(config: EvaluateConfig) -> Evaluation:
     """Load denoiser, data, energies, and what is known already.
 
     Raises:
-        ValueError: the data is corrupt, or the output is of another denoiser, data or seed.
+        ValueError: the data is corrupt, the output is of another denoiser, data or seed, or what is asked for is not
+            there.
     """
-    denoiser = load_denoiser(config.denoiser)
+    denoiser = load_denoiser(config.denoiser, device=config.device)
     blocks = load_held_out(config.data or SHIPPED / "tinystories" / "valid.safetensors", denoiser, config.length)
-    x_0 = blocks.tokens[: config.num_rows]
+    x_0 = blocks.tokens[: config.num_rows].to(config.device)
     settings = settings_of(config)
+    ratios_of(config, settings)  # what is wrong with them is said before hours of work
     identity = {"denoiser": asdict(denoiser.identity), "data": fingerprint(x_0), "seed": config.seed}
-    results = Results(config.json_path, config, identity)
+    results = Results(config.json_path, config, identity, settings)
     kept = config.folder is not None or config.frontier.temperatures
     points = Points(results.beside("samples") if kept else None, identity)
     units = TextUnits(blocks.characters_per_token, tokens_per_word(denoiser, x_0))
@@ -112,7 +114,7 @@ def _show(evaluation: Evaluation) -> None:
 def _write_folder(evaluation: Evaluation, points: list[FrontierPoint], looks: list[EnergyLook]) -> None:
     """CSV, pictures and the page, of all that is in the results' file."""
     folder = evaluation.config.folder
-    measured = evaluation.results.everything()
+    measured = evaluation.results.measured(evaluation.settings)
     (folder / "results.csv").write_text(as_csv(measured), encoding="utf-8", newline="")
     names = [m.name for m in measured]
     pictures = {"bounds": bounds_svg(measured), "energies": energies_svg(looks, names)}

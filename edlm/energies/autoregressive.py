@@ -169,6 +169,11 @@ class AutoregressiveEnergy(PretrainedEnergy):
         advice = "score its text instead: TextEnergy.from_causal_lm"
         check_same_tokens(self.tokenizer, denoiser, "the causal LM", advice)
 
+    @property
+    def is_normalized(self) -> bool:
+        """Whether it counts the terms at the slots alone: given what is known, they are a law of these tokens."""
+        return self.carry_over
+
     @torch.no_grad()
     def forward(self, decision: Decision) -> Tensor:
         """Energies ``[batch, k]``; 0 in rows without slots, ``+inf`` with a slot's token beyond the LM's vocabulary.

@@ -84,6 +84,7 @@ class Energy(nn.Module, ABC):
         reads_hidden: The denoiser's states must be kept in ``Step.encoding``.
         proposal_share: The weight with which the energy itself holds ``Decision.log_proposal``: 1 for
             ``log q' - log p_AR``, 0 where it holds ``log_p`` or neither.
+        is_normalized: ``Z = 1`` by construction where all masked positions are judged at once.
         denoiser_identity: The denoiser that it was trained against, or None if any will do.
 
     References:
@@ -95,6 +96,7 @@ class Energy(nn.Module, ABC):
     needs_every_row: bool = False
     reads_hidden: bool = False
     proposal_share: float = 0.0
+    is_normalized: bool = False
     denoiser_identity: DenoiserIdentity | None = None
 
     @abstractmethod

@@ -18,10 +18,11 @@ def settings_of(config: EvaluateConfig) -> list[Setting]:
     """The base and every method in each cell of orders and steps.
 
     Raises:
-        ValueError: two of one name in a cell, or an energy that can not be loaded.
+        ValueError: two of one name in a cell, an energy that can not be loaded, or samples or a frontier are asked of
+            what is not there.
     """
     loaded: dict[tuple[str, bool], PretrainedEnergy] = {}
-    settings, energies = [], {method: _energy_of(method, loaded) for method in config.methods}
+    settings, energies = [], {method: _energy_of(method, loaded, config.device) for method in config.methods}
     for order in config.orders:
         for num_steps in config.num_steps_of.get(order, config.num_steps):
             common = {"order": order, "num_steps": num_steps}
@@ -38,16 +39,35 @@ def settings_of(config: EvaluateConfig) -> list[Setting]:
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"what is measured must be told apart by name, order and steps, got {twice!r} twice")
+    _check_named(config, settings)
     return settings
 
 
-def _energy_of(method: MethodConfig, loaded: dict[tuple[str, bool], PretrainedEnergy]) -> PretrainedEnergy | None:
+def _check_named(config: EvaluateConfig, settings: list[Setting]) -> None:
+    """What samples and frontier are asked of is there."""
+    samples, frontier = config.samples, config.frontier
+    there = {
+        "methods": ({s.name for s in settings}, samples.judged_methods, frontier.methods),
+        "orders": ({s.sampler.order for s in settings}, samples.judged_orders, frontier.orders),
+        "num_steps": ({s.sampler.num_steps for s in settings}, samples.judged_steps, frontier.num_steps),
+    }
+    for what, (known, *asked) in there.items():
+        if unknown := {name for names in asked for name in names or ()} - known:
+            raise ValueError(
+                f"{what} of samples and frontier must be among those that are measured ({sorted(known)}), "
+                f"got {sorted(unknown)}"
+            )
+
+
+def _energy_of(
+    method: MethodConfig, loaded: dict[tuple[str, bool], PretrainedEnergy], device: str
+) -> PretrainedEnergy | None:
     """Loaded once for all methods that share it."""
     if method.energy is None:
         return None
     key = (method.energy, method.carry_over)
     if key not in loaded:
-        loaded[key] = load_energy(method.energy)
+        loaded[key] = load_energy(method.energy).to(device)
         if method.carry_over:
             loaded[key].carry_over = True
     return loaded[key]
@@ -61,8 +81,8 @@ def frontier_of(config: EvaluateConfig, settings: list[Setting]) -> list[Setting
     asked, temperatures = config.frontier, temperatures_of(config)
     if not temperatures or not settings:
         return []
-    steps = asked.num_steps or (_few_steps(settings),)
     orders = asked.orders or config.orders[-1:]
+    steps = asked.num_steps or (_few_steps([s for s in settings if s.sampler.order in orders]),)
     points = []
     for setting in settings:
         named = setting.is_base or setting.name in (asked.methods or [setting.name])
@@ -94,8 +114,18 @@ def rows_in_continuous_time(config: EvaluateConfig) -> int:
 
 
 def ratios_of(config: EvaluateConfig, settings: list[Setting]) -> list[RatioConfig]:
-    """Comparisons of time: those that are asked for; where a report is written, each method against the base."""
+    """Comparisons of time: those that are asked for; where a report is written, each method against the base.
+
+    Raises:
+        ValueError: one is of what is not measured.
+    """
     if config.time_ratios is not None:
+        there = {(s.name, *s.cell) for s in settings}
+        for ratio in config.time_ratios:
+            lines = {(name, order) for name, order, _ in there}
+            than = (ratio.than, ratio.than_order, ratio.than_steps)
+            if (ratio.name, ratio.order) not in lines or than not in there:
+                raise ValueError(f"time_ratios must compare what is measured ({sorted(there)}), got {ratio}")
         return list(config.time_ratios)
     if config.folder is None or config.samples.timed_batches == 0:
         return []

@@ -10,7 +10,7 @@ from edlm.evaluation.mauve import FEW
 from edlm.evaluation.measurement import Measurement
 from edlm.evaluation.published import WARNING
 
-FEW_ROWS, FEW_SAMPLES, SMALL_SHARE = 100, 100, 0.1
+FEW_ROWS, FEW_SAMPLES, SMALL_SHARE = 100, 50, 0.1
 
 
 def cautions(
@@ -20,6 +20,7 @@ def cautions(
     frontier: Sequence[dict[str, Any]],
     energies: Sequence[EnergyLook],
     published: Sequence[dict[str, Any]],
+    earlier: Sequence[dict[str, Any]] = (),
 ) -> list[str]:
     """Warnings, the gravest first.
 
@@ -29,6 +30,7 @@ def cautions(
         frontier: Points with their placements.
         energies: Spread of energies of each method.
         published: What the published formula gave, with its warning.
+        earlier: Other revisions and machines that some numbers are of.
     """
     found = _of_published(published)
     if judge is not None and judge["is_energy_of"]:
@@ -36,15 +38,22 @@ def cautions(
         found.append(f"The judge ({judge['name']}) is the energy of {names}: their losses are no evidence of quality.")
     found += _of_energies(energies)
     found += [*_of_numbers(measured), *_of_mauve(measured)]
-    outside = sum(point["verdict"] == "outside" for point in frontier)
+    if earlier:
+        revisions = ", ".join(str(call["revision"] or "unknown") for call in earlier)
+        found.append(
+            f"Some numbers were kept from earlier calls, at another revision or on another machine ({revisions})."
+        )
+    points = [point for point in frontier if point["name"] != "base"]
+    outside = sum(point["verdict"] == "outside" for point in points)
     if outside:
         found.append(
-            f"{outside} of {len(frontier)} points lie outside of the entropies that the base reaches at these "
+            f"{outside} of {len(points)} points lie outside of the entropies that the base reaches at these "
             "temperatures: they are not judged, since nothing is extrapolated."
         )
     cut = sum(m.judged_cut or 0 for m in measured)
     if cut:
-        found.append(f"Of {cut} samples the judge read only the beginning: they are longer than its context.")
+        total = sum(m.num_samples for m in measured if m.judged_cut is not None)
+        found.append(f"The judge read only the beginning of {cut} of {total} samples, which do not fit its context.")
     return found
 
 
@@ -56,6 +65,8 @@ def _of_published(published: Sequence[dict[str, Any]]) -> list[str]:
     found = [
         f"{WARNING} Here it puts {name} {gains[name]:.3f} nats per token below what it gives the base, which is no "
         "gain: see the bounds."
+        if gains[name] > 0
+        else WARNING
     ]
     untrusted = [f"{r['name']} ({r['untrusted']:.0%} of the noisy rows)" for r in published if r["untrusted"]]
     if untrusted:
@@ -89,10 +100,11 @@ def _of_numbers(measured: Sequence[Measurement]) -> list[str]:
     found = []
     rows = min((m.n for m in measured), default=0)
     if rows < FEW_ROWS:
-        found.append(f"Only {rows} held-out rows: errors are large, and errors of errors too.")
+        found.append(f"Only {_counted(rows, 'held-out row')}: errors are large, and errors of errors too.")
     samples = min((m.num_samples for m in measured if m.num_samples), default=FEW_SAMPLES)
-    if samples < FEW_SAMPLES // 2:
-        found.append(f"Only {samples} samples of each setting: entropy, distinct-2 and judge losses are rough.")
+    if samples < FEW_SAMPLES:
+        counted = _counted(samples, "sample")
+        found.append(f"Only {counted} of each setting: entropy, distinct-2 and judge losses are rough.")
     batches = [len(m.seconds_of_batches) for m in measured if m.seconds_of_batches]
     if batches and min(batches) < 3:
         few = "one timed batch" if min(batches) == 1 else "two timed batches"
@@ -110,7 +122,19 @@ def _of_numbers(measured: Sequence[Measurement]) -> list[str]:
 
 
 def _of_mauve(measured: Sequence[Measurement]) -> list[str]:
-    texts = min((m.num_samples for m in measured if m.mauve is not None), default=FEW)
-    if texts >= FEW:
+    sizes = [(m.num_samples, m.mauve_references) for m in measured if m.mauve is not None]
+    if not sizes:
         return []
-    return [f"MAUVE of {texts} texts (fewer than {FEW}) is biased: compare it only with values of as many."]
+    found, (texts, references) = [], min(sizes, key=min)
+    if min(texts, references) < FEW:
+        found.append(
+            f"MAUVE of {texts} samples and {references} held-out texts (fewer than {FEW}) is biased: compare it only "
+            "with values of as many."
+        )
+    if texts != references:
+        found.append(f"MAUVE wants sets of one size, got {texts} samples and {references} held-out texts.")
+    return found
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -38,20 +38,20 @@ def conclusions(
     if done.config.samples.judged and done.judge is not None:
         judge = {**done.judge.describe(), "is_energy_of": done.judged_by_energy(done.judge)}
     about = {"judge": judge, "frontier": placed, "energies": looks, "published": published}
+    about["earlier"] = done.results.earlier
     return {
         "schema": SCHEMA,
         "data": {"rows": len(done.x_0), "length": done.length, **asdict(done.units)},
         "metrics": described_metrics(),
         "controls": controls,
         "verdict": verdict_of(gains),
-        "facts": [*_of_time(ratios, done.config.orders[-1]), *of_frontier(placed)],
+        "facts": [*_of_time(ratios, done.config.orders[-1], {gain.name for gain in gains}), *of_frontier(placed)],
         "warnings": cautions(measured, **about),
         "gains": [asdict(gain) for gain in gains],
         "time_ratios": ratios,
         "judge": judge,
         "frontier": placed,
         "energies": [look.as_record() for look in looks],
-        "memory": done.memory,
     }
 
 
@@ -106,17 +106,24 @@ def placements(points: Sequence[FrontierPoint], sigmas: float) -> list[dict[str,
     return placed
 
 
-def _of_time(ratios: Sequence[dict[str, Any]], order: str) -> list[str]:
-    """The fastest in an order, against the base in the same, and in another."""
+def _of_time(ratios: Sequence[dict[str, Any]], order: str, methods: Collection[str]) -> list[str]:
+    """The fastest method in an order, against the base in the same, and in another, beside what the order brings."""
     facts = []
     for same in (True, False):
-        some = [r for r in ratios if r["order"] == order and (r["than_order"] == order) == same and r["name"] != "base"]
-        best = min((r for r in some if r["value"] < float("inf")), key=lambda r: r["value"], default=None)
+        some = [r for r in ratios if r["order"] == order and (r["than_order"] == order) == same]
+        reached = [r for r in some if r["name"] in methods and r["value"] < float("inf")]
+        best = min(reached, key=lambda r: r["value"], default=None)
         if best is not None:
             of = f"{best['than']} ({best['than_order']} order, {best['than_steps']} passes)"
-            share = f"{best['value']:.2f} [{best['low']:.2f}, {best['high']:.2f}]"
-            facts.append(f"{best['name']} ({order} order) reaches the bound of {of} in {share} of its time.")
+            alone = next((r for r in some if r["name"] == "base" and r["value"] < float("inf")), None)
+            beside = f"; the base in that order alone in {_share(alone)}" if alone is not None else ""
+            said = f"{best['name']} ({order} order) reaches the bound of {of} in {_share(best)} of its time"
+            facts.append(f"{said}{beside}.")
     return facts
+
+
+def _share(ratio: dict[str, Any]) -> str:
+    return f"{ratio['value']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
 
 
 def of_frontier(placed: Sequence[dict[str, Any]]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
-from edlm.energies.base import Energy, TokenwiseEnergy
+from edlm.energies.base import Energy
 from edlm.evaluation.measurement import Setting
 from edlm.evaluation.nelbo import continuous_nelbo
 from edlm.evaluation.plan import ContinuousConfig
@@ -46,7 +46,7 @@ def in_continuous_time(
         value = continuous_nelbo(denoiser, x_0, estimator=estimator, progress=f"NELBO, {estimator}", **how)
         found["nelbo"].append({"name": "base", **value.as_record(), **units.of(value)})
     for name, energy in energies_by_name(settings).items():
-        if config.published == "all" or (config.published == "normalized" and is_normalized(energy)):
+        if config.published == "all" or (config.published == "normalized" and energy.is_normalized):
             how["num_candidates"] = config.num_candidates
             value = published_perplexity(denoiser, energy, x_0, progress=f"published formula, {name}", **how)
             record = value.as_record()
@@ -71,8 +71,3 @@ def energies_by_name(settings: Sequence[Setting]) -> dict[str, Energy]:
         shared = any(all_names.count(name) > 1 for name in names[key])
         found[", ".join(names[key]) + (f" ({orders})" if shared else "")] = energy
     return found
-
-
-def is_normalized(energy: Energy) -> bool:
-    """Whether ``Z = 1`` by construction."""
-    return isinstance(energy, TokenwiseEnergy) and energy.is_normalized

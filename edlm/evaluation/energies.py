@@ -10,7 +10,6 @@ import torch
 from tqdm.auto import tqdm
 
 from edlm.denoisers.base import Denoiser
-from edlm.energies.base import TokenwiseEnergy
 from edlm.evaluation.measurement import Setting
 from edlm.evaluation.step_spread import StepSpread, step_spreads
 from edlm.sampler.sampler import EnergySampler
@@ -97,7 +96,7 @@ def look_at_energies(
         centred = (energies - energies.mean(1, keepdim=True)).flatten()
         centred = centred[centred.isfinite()]
         shown = centred[:: max(1, len(centred) // _SHOWN)]
-        normalized = isinstance(setting.energy, TokenwiseEnergy) and setting.energy.is_normalized
+        normalized = setting.energy.is_normalized
         found = (tuple(step_spreads(output)), tuple(shown.tolist()))
         looks.append(EnergyLook(setting.name, order, steps, how["scope"], num_candidates, normalized, *found))
     return looks

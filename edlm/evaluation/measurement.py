@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from edlm.config import SamplerConfig
@@ -53,7 +54,7 @@ class Setting:
         """Whether its energy is a head that is blind to the step's other tokens: it corrects marginals only."""
         return getattr(getattr(self.energy, "shape", None), "blind", False)
 
-    @property
+    @cached_property
     def revision(self) -> str | None:
         """Which energy: its weights and its settings; None without."""
         if self.energy is None:
@@ -116,6 +117,7 @@ class Measurement:
         tokens_per_second: Of sampling, at that batch size.
         flops_per_sequence: Floating-point operations of sampling one, see `edlm.evaluation.cost`.
         peak_memory_bytes: Of sampling a batch, see `edlm.evaluation.cost`; None where it is not known.
+        cost_batch_size: Sequences of the batch that operations and memory are of.
         judge: Name and weights of the judge; None where not known.
         judged_cut: Samples that the judge read the beginning of, since they were longer than its context.
         examples: Texts of the first samples; the seed of the first is the table's.
@@ -135,6 +137,7 @@ class Measurement:
         mauve: Nearness of the samples' law to that of held-out text, in [0, 1]; high = good.
         mauve_low: Lower end of its interval.
         mauve_high: Upper end.
+        mauve_references: Held-out texts that it is against.
         texts_held_against: What the rates and MAUVE depend on: words, model, reference texts.
     """
 
@@ -188,7 +191,9 @@ class Measurement:
     mauve: float | None = None
     mauve_low: float | None = None
     mauve_high: float | None = None
+    mauve_references: int | None = None
     texts_held_against: str | None = None
+    cost_batch_size: int | None = None
 
     @property
     def key(self) -> str:

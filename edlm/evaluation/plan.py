@@ -197,6 +197,7 @@ class EvaluateConfig:
         orders: Reveal orders.
         num_steps_of: Denoiser passes in some of these orders, in place of ``num_steps``.
         seed: Of orders, candidates and samples.
+        device: Where all runs: "cpu", "cuda", "mps".
         batch_size: Rows at a time, for the bounds.
         samples: What is drawn to be timed and judged.
         frontier: Judge loss against entropy, over temperatures.
@@ -223,6 +224,7 @@ class EvaluateConfig:
     orders: tuple[Order, ...] = field(default=("random", "bisecting"))
     num_steps_of: dict[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
+    device: str = "cpu"
     batch_size: int = 32
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     frontier: FrontierConfig = field(default_factory=FrontierConfig)
@@ -240,6 +242,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if self.num_rows < 1:
             raise ValueError(f"num_rows must be >= 1, got {self.num_rows}")
+        if self.folder is not None and self.folder.is_file():
+            raise ValueError(f"output must be a folder, or end in .json, got the file {self.output}")
         if unknown := set(self.num_steps_of) - set(self.orders):
             raise ValueError(f"num_steps_of must name some of the orders {list(self.orders)}, got {sorted(unknown)}")
 
@@ -264,7 +268,7 @@ class EvaluateConfig:
         )
         frontier = replace(
             frontier,
-            temperatures=(frontier.temperatures or (0.8, 1.0, 1.2))[:3],
+            temperatures=(0.8, 1.0, 1.2) if frontier.temperatures is None else frontier.temperatures[:3],
             methods=frontier.methods or tuple(method.name for method in self.methods[:1]),
         )
         if self.folder is not None and continuous.num_rows is None:
@@ -280,4 +284,5 @@ class EvaluateConfig:
             samples=samples,
             frontier=frontier,
             continuous=continuous,
+            time_ratios=None if self.time_ratios is None else (),
         )

@@ -14,7 +14,7 @@ from edlm.denoisers.base import Denoiser
 from edlm.diffusion.schedule import Schedule, get_schedule
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowStreams
-from edlm.energies.base import Energy, Step, TokenwiseEnergy
+from edlm.energies.base import Energy, Step
 from edlm.evaluation.masked_draws import Estimator, MaskedDraw, describe, masked_draws
 from edlm.evaluation.nelbo import predicted
 from edlm.evaluation.partition import PartitionEstimate, estimate_partition
@@ -98,8 +98,7 @@ def published_perplexity(
         energy: Judges whole sequences: all masked positions at once.
         x_0: Tokens without masks, shape ``[n, length]``.
         given: True where a token is given and not predicted, shape ``[n, length]``.
-        normalized: Whether ``Z = 1``, so that nothing is estimated (as for `AutoregressiveEnergy` with
-            ``carry_over``). None: what a `TokenwiseEnergy` says of itself, no for others.
+        normalized: Whether ``Z = 1``, so that nothing is estimated; None for what the energy says of itself.
         num_candidates: Draws behind each ``log Z``, >= 2.
         estimator: Of the integral, see `continuous_nelbo`.
         num_draws: Noisy versions of each row.
@@ -121,7 +120,7 @@ def published_perplexity(
     energy.check_denoiser(denoiser)
     target = predicted(denoiser, x_0, given)
     if normalized is None:
-        normalized = isinstance(energy, TokenwiseEnergy) and energy.is_normalized
+        normalized = energy.is_normalized
     if not normalized and num_candidates < 2:
         raise ValueError(f"num_candidates must be >= 2 to estimate log Z, got {num_candidates}")
     of_z = 0 if normalized else num_candidates

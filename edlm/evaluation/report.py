@@ -86,9 +86,13 @@ def _continuous(result: Result, pictures: Mapping[str, str]) -> str:
     return _section("In continuous time", lead, shown) if shown else ""
 
 
+def _has_samples(result: Result) -> bool:
+    """Whether this call asked for samples; those of an earlier one are kept, and not shown."""
+    return result["config"]["samples"]["judged"] > 0 and any(s["num_samples"] for s in result["settings"])
+
+
 def _frontier(result: Result, pictures: Mapping[str, str]) -> str:
-    judged = [s for s in result["settings"] if s["entropy_nats"] is not None]
-    if not judged:
+    if not _has_samples(result):
         return ""
     judge = result["judge"]
     if judge is None:
@@ -105,7 +109,7 @@ def _frontier(result: Result, pictures: Mapping[str, str]) -> str:
 
 
 def _texts(result: Result, pictures: Mapping[str, str]) -> str:
-    shown = tables.texts(result)
+    shown = tables.texts(result) if _has_samples(result) else ""
     if not shown:
         return ""
     lead = (
@@ -141,7 +145,7 @@ def _energies(result: Result, pictures: Mapping[str, str]) -> str:
 
 
 def _samples(result: Result, pictures: Mapping[str, str]) -> str:
-    shown = tables.samples(result)
+    shown = tables.samples(result) if _has_samples(result) else ""
     return _section("Samples side by side", "The same seeds on both sides, in the order drawn.", shown) if shown else ""
 
 
@@ -151,7 +155,7 @@ def _method(result: Result, pictures: Mapping[str, str]) -> str:
         pairs["Judge"] = f"{judge['name']} ({judge['class']}, weights {judge['weights']})"
         pairs["Its context"] = f"{judge['context']}; at most {judge['max_tokens']} tokens, {judge['longer_texts']}"
         pairs["Ends"] = f"a document's end: {judge['end_of_document']}; a sample's end: {judge['end_of_text']}"
-    if result["memory"]:
+    if result.get("memory"):
         pairs["Memory"] = result["memory"]
     metrics = {name: about for name, about in result["metrics"].items() if _is_measured(result, name)}
     pairs |= {about["title"]: f"{about['estimator']} ({about['direction']})" for about in metrics.values()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ def bounds_svg(measured: Sequence[Measurement]) -> str | None:
     """Bound against seconds, or against passes where nothing was timed; a line a method and order."""
     timed = all(m.seconds_per_sequence for m in measured)
     lines: dict[tuple[str, str], list[Measurement]] = {}
-    for m in measured:
+    for m in (m for m in measured if math.isfinite(m.bound_nats_per_token)):
         lines.setdefault((m.name, m.order), []).append(m)
     if not lines:
         return None

@@ -275,14 +275,20 @@ def _order(order: str) -> str:
 
 
 def _decided(s: Mapping[str, Any]) -> str:
-    if s["name"] == "base":
-        return DASH
-    low, high = s["window"]
-    window = "" if (low, high) == (0, 1) else f", times {low:g} to {high:g}"
-    if s["num_candidates"] is None:
-        rounds = "exactly" if not s["group_size"] or s["group_size"] == 1 else f"rounds of {s['group_size']}"
-        return rounds + window
-    groups = f", groups of {s['group_size']}" if s["group_size"] else ""
-    whole = ", whole sequences" if s["scope"] == "sequence" else ""
-    draws = "" if s["inner_draws"] == 1 else f", {s['inner_draws']} draws in the bound"
-    return f"k = {s['num_candidates']}{groups}{whole}{window}{draws}"
+    """How tokens are decided, with all that is not as usual."""
+    said = []
+    if s["energy"] is not None:
+        exact, size = s["num_candidates"] is None, s["group_size"]
+        if exact:
+            said.append("exactly" if not size or size == 1 else f"rounds of {size}")
+        else:
+            said.append(f"k = {s['num_candidates']}")
+            said += [f"groups of {size}"] if size else []
+            said += ["whole sequences"] if s["scope"] == "sequence" else []
+        said += ["carry-over"] if '"carry_over": true' in s["energy"] else []
+        low, high = s["window"]
+        said += [f"times {low:g} to {high:g}"] if (low, high) != (0, 1) else []
+        said += [f"{s['inner_draws']} draws in the bound"] if s["inner_draws"] != 1 else []
+    usual = {"temperature": 1, "top_p": 1, "top_k": None}
+    said += [f"{name.replace('_', '-')} {s[name]:g}" for name, value in usual.items() if s[name] != value]
+    return ", ".join(said) or DASH

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,32 +16,46 @@ from torch import Tensor
 
 from edlm.evaluation.measurement import Measurement, Setting
 from edlm.evaluation.metrics import METRICS
-from edlm.evaluation.provenance import described_result, write_result
+from edlm.evaluation.provenance import described_result, provenance, write_result
 from edlm.evaluation.speedup import Curve
 
 
 class Results:
     """Measurements by setting, and the nats per token of each row, written anew whenever one is added.
 
-    The JSON file holds ``settings``, a list in the order in which they were measured; the rows lie beside it.
+    The JSON file holds ``settings``, a list in the order in which they were measured, and ``others``, which earlier
+    calls asked for and this one does not; the rows lie beside it.
 
     Args:
         path: JSON file; None to keep all in memory.
         config: Dataclass that says what was asked for.
         identity: JSON values of what all settings share (denoiser, data, seed).
+        settings: What this call asks for; None for all that is there.
+
+    Attributes:
+        earlier: Revision and machine of earlier calls that left something, where they were others.
 
     Raises:
         ValueError: the file is there, and of another identity.
     """
 
-    def __init__(self, path: str | Path | None, config: Any, identity: dict[str, Any]):
+    def __init__(
+        self,
+        path: str | Path | None,
+        config: Any,
+        identity: dict[str, Any],
+        settings: Sequence[Setting] | None = None,
+    ):
         self.path = Path(path) if path is not None else None
         self.config = config
         self.identity = identity
+        self.settings = settings
+        self.earlier: list[dict[str, Any]] = []
         self._measured: dict[str, Measurement] = {}
         self._energies: dict[str, str | None] = {}
         self._rows: dict[str, Tensor] = {}
         self._once: dict[str, tuple[Any, Any]] = {}
+        self._asked: set[str] = set()
         self._conclusions: dict[str, Any] = {}
         if self.path is not None and self.path.exists():
             self._load()
@@ -53,10 +67,6 @@ class Results:
     def measured(self, settings: Iterable[Setting]) -> list[Measurement]:
         """What is known of these settings, in their order."""
         return [found for setting in settings if (found := self.of(setting)) is not None]
-
-    def everything(self) -> list[Measurement]:
-        """All that the file holds, in its order."""
-        return list(self._measured.values())
 
     def of(self, setting: Setting) -> Measurement | None:
         """What is known of a setting; None where nothing is, or of other decisions or weights of its energy."""
@@ -86,6 +96,7 @@ class Results:
             made_by: JSON values of all that it depends on beside the identity: of others it is measured anew.
             measure: Called where nothing is known.
         """
+        self._asked.add(name)
         made_by = json.loads(json.dumps(made_by))
         if name not in self._once or self._once[name][0] != made_by:
             self._once[name] = made_by, measure()
@@ -103,8 +114,12 @@ class Results:
         return described_result(self.config, **self._content())
 
     def conclude(self, **conclusions: Any) -> None:
-        """Write what follows from the settings beside them, as JSON values; what was concluded before stays."""
+        """Write what follows from the settings beside them, as JSON values; what was concluded before stays.
+
+        What was measured `once` in an earlier call, and not asked for in this one, goes.
+        """
         self._conclusions |= conclusions
+        self._once = {name: self._once[name] for name in self._once if name in self._asked}
         if self.path is not None:
             self._write()
 
@@ -117,10 +132,14 @@ class Results:
         write_result(self.path, self.config, **self._content())
 
     def _content(self) -> dict[str, Any]:
-        settings = [{**asdict(m), "energy": self._energies[key]} for key, m in self._measured.items()]
+        records = {key: {**asdict(m), "energy": self._energies[key]} for key, m in self._measured.items()}
+        asked = records if self.settings is None else {s.key for s in self.settings if self.of(s) is not None}
+        content = {"identity": self.identity, "earlier": self.earlier}
+        content["settings"] = [record for key, record in records.items() if key in asked]
+        content["others"] = [record for key, record in records.items() if key not in asked]
         once = {name: value for name, (_, value) in self._once.items()}
         made_by = {name: made_by for name, (made_by, _) in self._once.items()}
-        return {"identity": self.identity, "settings": settings, **once, "made_by": made_by, **self._conclusions}
+        return {**content, **once, "made_by": made_by, **self._conclusions}
 
     def _load(self) -> None:
         found = json.loads(self.path.read_text())
@@ -130,11 +149,18 @@ class Results:
                 f"got {found.get('identity')}: remove it, or write elsewhere"
             )
         self._rows = load_file(self.beside("rows"))
-        for values in found["settings"]:
+        for values in [*found["settings"], *found.get("others", [])]:
             energy = values.pop("energy")
             measurement = _measurement_of(values)
             self._measured[measurement.key], self._energies[measurement.key] = measurement, energy
         self._once = {name: (made_by, found[name]) for name, made_by in found.get("made_by", {}).items()}
+        now = _call(provenance())
+        self.earlier = [call for call in [*found.get("earlier", []), _call(found)] if call != now]
+        self.earlier = [call for i, call in enumerate(self.earlier) if call not in self.earlier[:i]]
+
+
+def _call(described: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: described.get(name) for name in ("revision", "machine")}
 
 
 def _measurement_of(fields: dict[str, Any]) -> Measurement:

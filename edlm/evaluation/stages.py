@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,7 +20,8 @@ from edlm.evaluation.diversity import distinct_n, unigram_entropy
 from edlm.evaluation.frontier import FrontierPoint
 from edlm.evaluation.grid import measure_bounds
 from edlm.evaluation.judge import Judge, JudgedTexts, load_judge
-from edlm.evaluation.measurement import Setting
+from edlm.evaluation.measurement import Measurement, Setting
+from edlm.evaluation.metrics import METRICS
 from edlm.evaluation.plan import EvaluateConfig
 from edlm.evaluation.points import Points
 from edlm.evaluation.results import Results
@@ -31,6 +32,10 @@ from edlm.evaluation.unfinished import Unfinished
 from edlm.evaluation.units import TextUnits
 
 NUM_EXAMPLES = 4
+_OF_SAMPLES = [name for name, metric in METRICS.items() if metric.n == "num_samples"]
+_BESIDE = ["num_samples", "judge", "judged_cut", "examples", "mauve_low", "mauve_high", "mauve_references"]
+_ERRORS = [METRICS[name].error for name in _OF_SAMPLES if METRICS[name].error]
+NOT_SAMPLED = dict.fromkeys([*_OF_SAMPLES, *_ERRORS, *_BESIDE, "texts_held_against"])
 
 
 @dataclass
@@ -45,7 +50,6 @@ class Evaluation:
         settings: What is measured.
         results: Where it is kept.
         points: Where judged samples are kept.
-        memory: How peak memory was measured, or why not; None where it was not.
     """
 
     config: EvaluateConfig
@@ -55,7 +59,6 @@ class Evaluation:
     settings: list[Setting]
     results: Results
     points: Points
-    memory: str | None = field(default=None)
 
     @property
     def length(self) -> int:
@@ -67,7 +70,8 @@ class Evaluation:
         """The causal LM that judges samples, loaded when it is first needed.
 
         Raises:
-            ValueError: it is the energy of a method whose samples it is to judge, and that is not allowed.
+            ValueError: it is the energy of a method whose samples it is to judge, and that is not allowed; or the
+                denoiser has no tokenizer.
         """
         name = self.config.samples.judge
         if name == "auto":
@@ -76,14 +80,22 @@ class Evaluation:
                 return None
         if name is None:
             return None
+        if self.denoiser.tokenizer is None:
+            raise ValueError(f"a judge reads text, which needs a denoiser with a tokenizer, got {name} and one without")
         judge = load_judge(name, self.denoiser)
+        judge.model.to(self.config.device)
         if (parts := self.judged_by_energy(judge)) and not self.config.samples.allow_judge_as_energy:
             raise ValueError(
                 f"a judge must have no part in the samples that it judges, got {judge.name}, which is the energy of "
-                f"{', '.join(parts)}: take another, leave those out of samples.judged_methods, or set "
-                "samples.allow_judge_as_energy, and the result will say so"
+                f"{', '.join(parts)}: take another, leave those out of samples.judged_methods and frontier.methods, or "
+                "set samples.allow_judge_as_energy, and the result will say so"
             )
         return judge
+
+    @cached_property
+    def frontier(self) -> list[Setting]:
+        """A setting for each point of the frontier; none without samples enough for an error."""
+        return frontier_of(self.config, self.settings) if self.config.samples.judged > 1 else []
 
     @cached_property
     def text_measures(self) -> TextMeasures | None:
@@ -105,8 +117,9 @@ class Evaluation:
         """Names of judged methods whose energy runs the judge."""
         if judge is None:
             return []
-        energies = {s.name: s.energy for s in self.settings if self.config.samples.asks_for(s)}
-        return [name for name, energy in energies.items() if judge.has_part_in(energy)]
+        asked = [s for s in self.settings if self.config.samples.asks_for(s)] + self.frontier
+        energies = {(s.name, id(s.energy)): s for s in asked}
+        return list(dict.fromkeys(s.name for s in energies.values() if judge.has_part_in(s.energy)))
 
     def run(self) -> None:
         """All stages, one after the other."""
@@ -144,7 +157,8 @@ class Evaluation:
         how = self.config.samples
         for n in range(how.timed_batches):
             for setting in _bar(self.settings, f"times, batch {n + 1} of {how.timed_batches}"):
-                before = self.results.of(setting).seconds_of_batches or ()
+                known = self.results.of(setting)
+                before = known.seconds_of_batches or () if known.timed_batch_size == how.batch_size else ()
                 if len(before) > n or how.batch_size * sum(before) > how.max_seconds:
                     continue
                 sampler = setting.sampler.build(self.denoiser, setting.energy)
@@ -153,7 +167,7 @@ class Evaluation:
                 seconds = (*before, *drawn.seconds_of_batches)
                 median = statistics.median(seconds)
                 measured = replace(
-                    self.results.of(setting),
+                    known,
                     timed_batch_size=how.batch_size,
                     seconds_per_sequence=median,
                     seconds_of_batches=seconds,
@@ -167,18 +181,23 @@ class Evaluation:
         """Floating-point operations and memory, for a report."""
         if self.config.folder is None:
             return
-        for setting in _bar([s for s in self.settings if self.results.of(s).flops_per_sequence is None], "costs"):
+        size = self.config.samples.batch_size
+        for setting in _bar([s for s in self.settings if self.results.of(s).cost_batch_size != size], "costs"):
             sampler = setting.sampler.build(self.denoiser, setting.energy)
-            cost = measure_cost(
-                sampler, self.length, batch_size=self.config.samples.batch_size, seed=self.config.seed
-            )
-            self.memory = cost.memory
+            cost = measure_cost(sampler, self.length, batch_size=size, seed=self.config.seed)
             found = {"flops_per_sequence": cost.flops_per_sequence, "peak_memory_bytes": cost.peak_memory_bytes}
-            self.results.add(setting, replace(self.results.of(setting), **found))
+            self.results.add(setting, replace(self.results.of(setting), **found, cost_batch_size=size))
+            self.results.once("memory", size, lambda how=cost.memory: how)
+        if self.settings:
+            self.results.once("memory", size, str)  # known by now
 
     def measure_samples(self) -> None:
         """Diversity of samples, what their texts say, and their loss under the judge."""
         number = self.config.samples.judged
+        for setting in self.settings if number else ():
+            known = self.results.of(setting)
+            if not self.config.samples.asks_for(setting) and known.num_samples and not self._is_of_this_call(known):
+                self.results.add(setting, replace(known, **NOT_SAMPLED))
         for setting in _bar([s for s in self.settings if self._lacks_samples(s)], "samples"):
             point, texts, judged = self._sample(setting, number)
             found = {"num_samples": len(point.entropy), "distinct_2": point.distinct_2}
@@ -191,7 +210,7 @@ class Evaluation:
                 loss = judged.nats_per_token
                 found |= {"judge_nats_per_token": loss.value, "judge_stderr": loss.stderr}
                 found |= {"judge": self.judge.identity, "judged_cut": judged.num_cut}
-            self.results.add(setting, replace(self.results.of(setting), **found))
+            self.results.add(setting, replace(self.results.of(setting), **{**NOT_SAMPLED, **found}))
         if number and (measures := self.text_measures) is not None:
             made_by = [number, len(self.x_0), measures.described]
             self.results.once("held_out_text", made_by, lambda: measures.of_held_out(number))
@@ -210,9 +229,9 @@ class Evaluation:
 
     def measure_frontier(self) -> list[FrontierPoint]:
         """Points of judge loss against entropy, for the base and every method at every temperature."""
-        if not self.config.samples.judged or self.judge is None:
+        asked = self.frontier
+        if not asked or self.judge is None:
             return []
-        asked = frontier_of(self.config, self.settings)
         number = self.config.frontier.num_samples or self.config.samples.judged
         points = {s: self._point(s, number) for s in asked}
         for setting in _bar([s for s in asked if points[s] is None], "frontier"):
@@ -222,12 +241,17 @@ class Evaluation:
     def _lacks_samples(self, setting: Setting) -> bool:
         if not self.config.samples.asks_for(setting):
             return False
-        known, measures = self.results.of(setting), self.text_measures
-        if measures is not None and known.texts_held_against != measures.described:
-            return True
-        if self.judge is None:
-            return known.entropy_nats is None
-        return known.judge_nats_per_token is None or known.judge not in (None, self.judge.identity)
+        return not self._is_of_this_call(self.results.of(setting))
+
+    def _is_of_this_call(self, known: Measurement) -> bool:
+        """Whether samples were measured as they would be now."""
+        judge, measures = self.judge, self.text_measures
+        if judge is None:
+            judged = known.judge_nats_per_token is None
+        else:  # older files do not name it
+            judged = known.judge_nats_per_token is not None and known.judge in (None, judge.identity)
+        held = measures.described if measures is not None else None
+        return judged and known.num_samples == self.config.samples.judged and known.texts_held_against == held
 
     def _point(self, setting: Setting, number: int) -> FrontierPoint | None:
         return self.points.of(setting, setting.sampler.temperature, self._made_by(setting, number))

@@ -14,7 +14,7 @@ from typing_extensions import Self
 from edlm.corpus.text import read_documents
 from edlm.evaluation.features import Featurizer
 from edlm.evaluation.mauve import mauve_score
-from edlm.evaluation.text_errors import known_words, repeated_ngram_rate, unknown_text_rate, unknown_word_rate
+from edlm.evaluation.text_errors import known_words, repeated_ngram_rate, unknown_text_rate, unknown_word_rate, words_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class TextMeasures:
 
     @property
     def described(self) -> str:
-        """What the numbers depend on beside the texts: equal only for equal words, features and number of texts."""
+        """What the numbers depend on beside the texts: words and features."""
         said = ["4-grams of words"]
         if self.words is not None:
             digest = hashlib.sha256("\n".join(sorted(self.words)).encode()).hexdigest()[:8]
@@ -76,13 +76,16 @@ class TextMeasures:
         repeated = repeated_ngram_rate(texts)
         found = {"repeated_4gram_rate": repeated.value, "repeated_4gram_stderr": repeated.stderr}
         if self.words is not None:
-            for name, rate in (("unknown_text", unknown_text_rate), ("unknown_word", unknown_word_rate)):
-                unknown = rate(texts, self.words)
-                found |= {f"{name}_rate": unknown.value, f"{name}_stderr": unknown.stderr}
+            rates = {"unknown_text": unknown_text_rate(texts, self.words)}
+            if any(len(words_of(text)) > 2 for text in texts):
+                rates["unknown_word"] = unknown_word_rate(texts, self.words)
+            for name, rate in rates.items():
+                found |= {f"{name}_rate": rate.value, f"{name}_stderr": rate.stderr}
         return found
 
     def _mauve(self, texts: Sequence[str], reference: Sequence[str]) -> dict[str, float]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a report's cautions say it
             score = mauve_score(texts, reference, self.featurizer)
-        return {"mauve": score.value, "mauve_low": score.low, "mauve_high": score.high}
+        ends = {"mauve_low": score.low, "mauve_high": score.high}
+        return {"mauve": score.value, **ends, "mauve_references": score.num_reference}
