@@ -13,6 +13,8 @@ from rich.table import Table
 from edlm.commands.terminal import console
 from edlm.evaluation.compare import LEVEL, Difference, StoredResult, differences
 
+DASH = "–"
+
 
 @dataclass(frozen=True)
 class CompareConfig:
@@ -48,19 +50,26 @@ def _table(found: list[Difference], config: CompareConfig) -> Table:
     paired = found[0].paired
     pairing = "paired by rows" if paired else "unpaired: the rows differ"
     sure = f"{LEVEL:.0%} interval, all at once" if paired else "in standard errors"
-    table = Table(title=f"bounds in nats per token (low = good), {found[0].n} rows, {pairing}")
-    for heading in ("sampler", "order", "passes", config.a, config.b, "difference", sure):
-        table.add_column(heading, justify="left" if heading in ("sampler", "order") else "right")
+    rows = f"{found[0].n} {'row' if found[0].n == 1 else 'rows'}"
+    table = Table(title=f"bounds in nats per token (low = good), {rows}, {pairing}")
+    unlike = ["not the same"] if any(d.differs for d in found) else []  # samplers of one name that are two
+    for heading in ("sampler", "order", "passes", config.a, config.b, "difference", sure, *unlike):
+        table.add_column(heading, justify="left" if heading in ("sampler", "order", *unlike) else "right")
     for d in found:
-        numbers = (f"{d.a:.3f}", f"{d.b:.3f}", f"{d.difference:+.4f} ± {d.stderr:.4f}", _sure(d))
-        table.add_row(d.name, d.order, str(d.num_steps), *numbers)
+        error = f" ± {d.stderr:.4f}" if math.isfinite(d.stderr) else ""
+        numbers = (_number(d.a, ".3f"), _number(d.b, ".3f"), _number(d.difference, "+.4f") + error, _sure(d))
+        table.add_row(d.name, d.order, str(d.num_steps), *numbers, *[", ".join(d.differs) for _ in unlike])
     return table
 
 
 def _sure(d: Difference) -> str:
     if d.paired:
-        return f"{d.low:+.4f} to {d.high:+.4f}"
-    return f"{d.difference / d.stderr:+.1f}" if d.stderr > 0 else ""
+        return DASH if math.isnan(d.low) else f"{_number(d.low, '+.4f')} to {_number(d.high, '+.4f')}"
+    return f"{d.difference / d.stderr:+.1f}" if d.stderr > 0 else DASH
+
+
+def _number(value: float, form: str) -> str:
+    return DASH if math.isnan(value) else f"{value:{form}}".replace("inf", "∞")
 
 
 def _finite(value: object) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -175,10 +176,17 @@ def _print(title: str, rows: list[dict[str, Any]]) -> None:
             row["name"],
             f"{row['error_rate']:.1%} [{row['error_low']:.1%}, {row['error_high']:.1%}]",
             f"{row['invalid_rate']:.1%}",
-            f"{row['nats_per_token']:.3f} ± {row['nats_stderr']:.3f}",
-            "" if kl is None else f"{kl:.4f} ± {row['kl_bound_stderr']:.4f}",
+            _with_error(row["nats_per_token"], row["nats_stderr"], 3),
+            "" if kl is None else _with_error(kl, row["kl_bound_stderr"], 4),
         )
     console().print(table)
+
+
+def _with_error(value: float, error: float, digits: int) -> str:
+    """A dash where nothing is known; of a single value no error is."""
+    if math.isnan(value):
+        return "–"
+    return f"{value:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
 
 
 def _print_distances(rows: list[dict[str, Any]]) -> None:

@@ -14,6 +14,19 @@ from torch import Tensor
 from edlm.evaluation.statistics import mean_of, simultaneous_intervals
 
 LEVEL = 0.95
+# What a sampler is beside its name, order and passes; files of before a field was written have its default.
+_SAMPLER = {
+    "energy": None,
+    "num_candidates": 1,
+    "group_size": None,
+    "scope": "step",
+    "window": [0.0, 1.0],
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": None,
+    "inner_draws": 1,
+    "sampled_steps": None,
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,8 @@ class Difference:
         high: Upper end.
         n: Rows.
         paired: Whether the rows are the same.
+        differs: What of the sampler is not the same in both, by the fields' names: "energy" (its weights or settings),
+            "num_candidates" ...
     """
 
     name: str
@@ -46,6 +61,7 @@ class Difference:
     high: float | None
     n: int
     paired: bool
+    differs: list[str]
 
 
 @dataclass(frozen=True)
@@ -89,6 +105,10 @@ class StoredResult:
         name, order, num_steps = key
         return self.rows[f"{name}, {order}, {num_steps} steps"].double()
 
+    def sampler_of(self, key: tuple[str, str, int]) -> dict[str, Any]:
+        """What a setting's sampler is beside its key."""
+        return {name: self.settings[key].get(name, default) for name, default in _SAMPLER.items()}
+
 
 def differences(
     a: StoredResult, b: StoredResult, *, allow_other: bool = False, generator: torch.Generator
@@ -116,11 +136,12 @@ def differences(
         raise ValueError(f"results must have a setting in common to be compared, got none in {a.path} and {b.path}")
     rows = [(a.rows_of(key), b.rows_of(key)) for key in common]
     found = _paired(rows, generator) if paired else [_unpaired(*pair) for pair in rows]
-    means = [(mean_of(one), mean_of(other)) for one, other in rows]
-    return [
-        Difference(*key, one.value, other.value, *of_both, min(one.n, other.n), paired)
-        for key, (one, other), of_both in zip(common, means, found, strict=True)
-    ]
+    together = []
+    for key, pair, of_both in zip(common, rows, found, strict=True):
+        one, other = map(mean_of, pair)
+        unlike = _unlike(a.sampler_of(key), b.sampler_of(key))
+        together.append(Difference(*key, one.value, other.value, *of_both, min(one.n, other.n), paired, unlike))
+    return together
 
 
 def _paired(rows: list[tuple[Tensor, Tensor]], generator: torch.Generator) -> list[tuple[float, float, float, float]]:
@@ -132,6 +153,11 @@ def _paired(rows: list[tuple[Tensor, Tensor]], generator: torch.Generator) -> li
 def _unpaired(a: Tensor, b: Tensor) -> tuple[float, float, None, None]:
     one, other = mean_of(a), mean_of(b)
     return other.value - one.value, (one.stderr**2 + other.stderr**2) ** 0.5, None, None
+
+
+def _unlike(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """Names of the fields that differ."""
+    return [name for name in a if a[name] != b[name]]
 
 
 def _differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:

@@ -18,14 +18,22 @@ def load_held_out(path: str | Path, denoiser: Denoiser, length: int | None = Non
             file, in which a line with nothing but the tokenizer's separator ends a document.
         denoiser: Its tokenizer reads the text.
         length: Tokens of a block of text; by default the longest that the denoiser takes, with its framing tokens.
+            Blocks that are cut already have theirs, and any other is an error.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is corrupt (names file and line), too short, or its length can not be known.
+        ValueError: the file is corrupt (names file and line), too short, or its length can not be known; or its blocks
+            are not of ``length``.
     """
     path = Path(path)
     if path.suffix not in TEXT:
-        return load_blocks(path)
+        blocks = load_blocks(path)
+        if length not in (None, blocks.tokens.shape[1]):
+            raise ValueError(
+                f"length must be that of the blocks, {blocks.tokens.shape[1]}, where data are cut already, "
+                f"got {length} with {path}"
+            )
+        return blocks
     if not path.is_file():
         raise FileNotFoundError(f"data must be an existing file, got {path}")
     if denoiser.tokenizer is None:

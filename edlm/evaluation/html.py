@@ -10,8 +10,10 @@ DASH = '<span class="muted">–</span>'
 
 
 def number(value: float | None, digits: int) -> str:
-    """A number, or a dash."""
-    return DASH if value is None or math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+    """A number, or a dash; JSON has no infinities, so those of a file are dashes too."""
+    if value is None or math.isnan(value):
+        return DASH
+    return f"{value:.{digits}f}".replace("-", "−").replace("inf", "∞")
 
 
 def with_error(value: float | None, error: float | None, digits: int) -> str:

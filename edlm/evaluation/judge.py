@@ -179,10 +179,11 @@ class Judge:
         """The text, or as much of its beginning as fits in the context when it is encoded anew."""
         limit = self.scorer.max_positions
         for keep in range(limit or 0, 0, -1):
-            encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-            if len(encoded["input_ids"]) <= limit:
+            if len(self.tokenizer(text, add_special_tokens=False)["input_ids"]) <= limit:
                 return text
-            text = text[: encoded["offset_mapping"][keep - 1][1]]
+            # Slow tokenizers have no offsets: only a text that must be cut needs them.
+            offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            text = text[: offsets[keep - 1][1]]
         return text
 
 

@@ -68,7 +68,7 @@ METRICS = {
         "n",
     ),
     "seconds_per_sequence": Metric(
-        "Seconds", "seconds", "low = good", "median over timed batches, wall clock", None, "timed_batch_size"
+        "Seconds", "seconds", "low = good", "median over timed batches (seconds_of_batches), wall clock"
     ),
     "tokens_per_second": Metric("Tokens per second", "tokens per second", "high = good", "length over those seconds"),
     "flops_per_sequence": Metric(

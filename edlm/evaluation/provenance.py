@@ -20,8 +20,11 @@ from edlm import __version__
 
 
 def provenance() -> dict[str, Any]:
-    """What a reader needs to run it again; the revision is None outside a git checkout."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    """What a reader needs to run it again.
+
+    The revision is None outside a git checkout, and the GPU is None where this process did not use it.
+    """
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_initialized() else None
     return {
         "command": " ".join(["edlm", *sys.argv[1:]]),
         "revision": revision_of(Path(__file__).parents[1]),
@@ -59,9 +62,11 @@ def write_result(path: str | Path, config: Any, **content: Any) -> None:
 
 @cache
 def revision_of(package: Path) -> str | None:
-    """Git revision of a package, with "-dirty" if its own files are not those of the revision; None without git.
+    """Git revision of a package, with "-dirty" if its own files are not those of the revision.
 
-    What else lies in the checkout has no part in a result. Asked once: what runs was loaded at the start.
+    None without git, and where the checkout around the package does not track it: what is installed in the
+    environment of some project is not of that project's revision. What else lies in the checkout has no part in a
+    result. Asked once: what runs was loaded at the start.
     """
 
     def git(*words: str) -> str:
@@ -69,6 +74,8 @@ def revision_of(package: Path) -> str | None:
         return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        if not git("ls-files", "--", "."):
+            return None
         return git("describe", "--always") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

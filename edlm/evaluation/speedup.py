@@ -19,12 +19,12 @@ class Curve:
         name: Of the method.
         order: Reveal order.
         num_steps: Denoiser passes of each setting, ascending.
-        nats: Bound of each row, nats per token, low = good, ``[settings, n]``, float64; all settings, and all
-            curves that are compared, have the same rows.
+        nats: Bound of each row, nats per token, low = good, ``[settings, n]``, float64; inf is allowed. All settings,
+            and all curves that are compared, have the same rows.
         seconds: Seconds per sequence of each timed batch, ``[settings, repeats]``, float64.
 
     Raises:
-        ValueError: shapes or dtypes differ from these, ``num_steps`` does not ascend, a bound is not finite, or a
+        ValueError: shapes or dtypes differ from these, ``num_steps`` does not ascend, a bound is NaN or -inf, or a
             time is not finite and positive.
     """
 
@@ -44,8 +44,9 @@ class Curve:
                 raise ValueError(f"{field} must be float64, got {values.dtype}")
             if values.ndim != 2 or len(values) != len(steps) or not values.numel():
                 raise ValueError(f"{field} must have {len(steps)} rows, one a setting, got shape {tuple(values.shape)}")
-        if not self.nats.isfinite().all():
-            raise ValueError(f"nats must be finite, got {self.nats[~self.nats.isfinite()][0]}")
+        bad = self.nats.isnan() | self.nats.isneginf()
+        if bad.any():
+            raise ValueError(f"nats must be finite or inf, got {self.nats[bad][0]}")
         _check_seconds(self.seconds)
 
     @property
@@ -69,9 +70,10 @@ class TimeRatio:
     """Time that a curve needs for a bound, as a share of the reference's time; below 1 = faster.
 
     Attributes:
-        value: From all rows and repeats; inf where the curve never reaches the bound.
-        low: Lower end of the interval.
-        high: Upper end; inf where too many resamples never reach the bound.
+        value: From all rows and repeats; inf where the curve never reaches the bound, NaN where the bound is infinite
+            and there is nothing to reach.
+        low: Lower end of the interval; NaN for a single row, whose spread is not known, and where ``value`` is.
+        high: Upper end; inf where too many resamples never reach the bound, NaN as ``low``.
         level: Confidence level of the interval.
         num_unreached: Resamples in which the curve never reaches the bound.
     """
@@ -132,6 +134,8 @@ def time_ratio(
 
     The interval is a percentile bootstrap. A resample draws rows with replacement, the same rows for both curves
     and all settings, and the timed batches of each setting; it is infinite where the curve never reaches the bound.
+    A setting with an infinite row never reaches any, also where a resample lacks that row. A setting that was timed
+    once has the same time in all resamples: the interval says nothing of how times vary.
 
     Args:
         curve: What is judged.
@@ -150,7 +154,7 @@ def time_ratio(
 
     Note:
         Times are of one machine at one batch size: the interval says nothing of others, and with few repeats the
-        median's spread is understated (one repeat: taken as exact). The interpolation of `seconds_to_reach` is a
+        median's spread is understated. The interpolation of `seconds_to_reach` is a
         convention that no interval covers. The envelope takes the least of several noisy bounds, which favours
         curves with more settings where those bounds differ by less than their paired error.
 
@@ -168,18 +172,24 @@ def time_ratio(
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
     at = reference.num_steps.index(reference_steps)
+    if reference.bounds[at].isinf():
+        return TimeRatio(math.nan, math.nan, math.nan, level, 0)
     value = _seconds_to_reach(curve.bounds, curve.times, reference.bounds[at]) / reference.times[at]
 
-    weights = row_weights(resamples, curve.nats.shape[1], generator)
+    n = curve.nats.shape[1]
+    weights = row_weights(resamples, n, generator)
     times = _resampled_times(curve.seconds, resamples, generator)
     # Against itself, a batch that was timed once must be drawn once.
     reference_times = times if curve is reference else _resampled_times(reference.seconds, resamples, generator)
-    targets = (weights @ reference.nats.T)[:, at]
-    ratios = _seconds_to_reach(weights @ curve.nats.T, times, targets) / reference_times[:, at]
+    targets = _resampled_bounds(reference.nats, weights)[:, at]
+    ratios = _seconds_to_reach(_resampled_bounds(curve.nats, weights), times, targets) / reference_times[:, at]
+    unreached = int(ratios.isinf().sum())
+    if n == 1:
+        return TimeRatio(value.item(), math.nan, math.nan, level, unreached)
     # Neighbours are not interpolated, since one may be infinite: each end is rounded outwards.
     low = ratios.quantile((1 - level) / 2, interpolation="lower").item()
     high = ratios.quantile((1 + level) / 2, interpolation="higher").item()
-    return TimeRatio(value.item(), low, high, level, int(ratios.isinf().sum()))
+    return TimeRatio(value.item(), low, high, level, unreached)
 
 
 def _seconds_to_reach(bounds: Tensor, seconds: Tensor, target: Tensor) -> Tensor:
@@ -196,6 +206,12 @@ def _seconds_to_reach(bounds: Tensor, seconds: Tensor, target: Tensor) -> Tensor
     share = ((target - better) / (worse - better)).where(after[..., 0] > 0, 0.0)
     found = slower * (faster / slower) ** share
     return found.where(reached.any(-1), torch.inf)
+
+
+def _resampled_bounds(nats: Tensor, weights: Tensor) -> Tensor:
+    """Means ``[resamples, settings]`` of ``nats[settings, n]``; inf of a setting with an infinite row, drawn or not."""
+    infinite = nats.isinf().any(1)
+    return (weights @ nats.masked_fill(infinite[:, None], 0).T).masked_fill(infinite, torch.inf)
 
 
 def _resampled_times(seconds: Tensor, resamples: int, generator: torch.Generator) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,11 +65,6 @@ def step_spreads(output: SampleOutput) -> list[StepSpread]:
         [(0, 8.0, 0.0), (1, 8.0, 0.0)]
     """
     return [spread for info in output.steps if (spread := _spread_of(info)) is not None]
-
-
-def least_trusted(spreads: Sequence[StepSpread]) -> StepSpread | None:
-    """The step with the smallest share of decisions whose ``log Z`` can be trusted; None without steps."""
-    return min(spreads, key=lambda step: (step.trustworthy, step.ess.value / step.num_candidates), default=None)
 
 
 def _spread_of(info: StepInfo) -> StepSpread | None:

@@ -75,14 +75,18 @@ def unknown_word_rate(texts: Sequence[str], vocabulary: Collection[str], *, cut:
     It tells texts apart of which each has an unknown word, and does not grow with their length.
 
     Raises:
-        ValueError: also where the texts have no words.
+        ValueError: also where the texts have no words that count.
 
     Example:
         >>> known = known_words(["a cat sat on the mat"])
         >>> unknown_word_rate(["the cat sat", "the czt sat", "on a mat", "the cat"], known, cut=False).value
         0.09090909090909091
     """
-    return ratio_of(*_unknown(texts, vocabulary, cut))
+    unknown, words = _unknown(texts, vocabulary, cut)
+    if not words.any():
+        which = "words beside their first and last" if cut else "words"
+        raise ValueError(f"texts must hold {which}, got none in {len(texts)} texts")
+    return ratio_of(unknown, words)
 
 
 def _unknown(texts: Sequence[str], vocabulary: Collection[str], cut: bool) -> tuple[Tensor, Tensor]:

@@ -76,14 +76,18 @@ def gains_beyond(results: Results, settings: Sequence[Setting], *, generator: to
     return gains
 
 
-def verdict_of(gains: Sequence[GainBeyond]) -> str:
+def verdict_of(gains: Sequence[GainBeyond], *, settings: Sequence[Setting] = ()) -> str:
     """One sentence: where the gain is greatest, how great, and where there is none.
 
     Where some are beyond a control, only these count. The greatest lower end of an interval is named, so that noise
     is not what is chosen.
+
+    Args:
+        gains: Of `gains_beyond`.
+        settings: What was measured, which says why there are no gains.
     """
     if not gains:
-        return "Nothing was measured beside the base, so nothing can be said of a gain."
+        return _why_none(settings)
     has_control = any(gain.controlled for gain in gains)
     gains = [gain for gain in gains if gain.controlled == has_control]
     best = max(gains, key=lambda gain: -math.inf if math.isnan(gain.low) else gain.low)
@@ -102,6 +106,19 @@ def verdict_of(gains: Sequence[GainBeyond]) -> str:
     limits = f", and shows no gain at {_list(none)} passes" if none else ""
     caution = "" if has_control else "; no control was measured, so part of it may be a correction of the marginals"
     return f"With {where}, {best.name} lowers the bound by {amount} beyond {rival}{beside}{limits}{caution}."
+
+
+def _why_none(settings: Sequence[Setting]) -> str:
+    """Why no gain was held against anything."""
+    others = [setting for setting in settings if not setting.is_base]
+    energies = [setting for setting in others if setting.energy is not None]
+    if not others:
+        return "Nothing was measured beside the base, so nothing can be said of a gain."
+    if not energies:
+        return "No energy was measured, only other proposals beside the base, so nothing can be said of its gain."
+    if all(setting.is_control for setting in energies):
+        return "No energy was measured but controls, so nothing can be said of a gain beyond them."
+    return "A single row was measured, which has no spread, so nothing can be said of a gain."
 
 
 def _passes(count: int) -> str:

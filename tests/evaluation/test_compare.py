@@ -1,6 +1,7 @@
 """Two results in pairs: what differs, how surely, and what may not be compared."""
 
 import json
+import math
 from dataclasses import asdict
 
 import pytest
@@ -18,9 +19,9 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def write(path, rows: dict, denoiser=DENOISER, data="d", seed=0):
+def write(path, rows: dict, denoiser=DENOISER, data="d", seed=0, **sampler):
     path.parent.mkdir(parents=True, exist_ok=True)
-    settings = [{"name": name, "order": order, "num_steps": steps} for name, order, steps in rows]
+    settings = [{"name": name, "order": order, "num_steps": steps, **sampler} for name, order, steps in rows]
     identity = {"denoiser": denoiser, "data": data, "seed": seed}
     path.write_text(json.dumps({"identity": identity, "settings": settings}))
     tables = {f"{key[0]}, {key[1]}, {key[2]} steps": values.float().clone() for key, values in rows.items()}
@@ -72,6 +73,62 @@ def test_what_cannot_be_known_is_null_in_json(tmp_path):
     assert main(["compare", str(one), str(one), "--output", str(tmp_path / "c.json")]) == 0
     (found,) = json.loads((tmp_path / "c.json").read_text(), parse_constant=pytest.fail)["differences"]
     assert (found["difference"], found["stderr"], found["low"], found["high"]) == (0, None, None, None)
+
+
+OTHER = {
+    "energy": "b {}",
+    "num_candidates": None,
+    "group_size": 2,
+    "scope": "sequence",
+    "window": [0.0, 0.5],
+    "temperature": 0.9,
+    "top_p": 0.5,
+    "top_k": 3,
+    "inner_draws": 4,
+    "sampled_steps": 2,
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_samplers_of_one_name_that_are_two_are_marked(tmp_path, capsys, name):
+    rows = {("ours", "random", 4): torch.ones(3)}
+    a, b = write(tmp_path / "a.json", rows), write(tmp_path / "b.json", rows, **{name: OTHER[name]})
+    assert main(["compare", str(a), str(b), "--output", str(tmp_path / "c.json")]) == 0
+    (found,) = json.loads((tmp_path / "c.json").read_text())["differences"]
+    assert found["differs"] == [name]
+    printed = capsys.readouterr().out
+    assert "not the same" in printed and name in printed
+    assert main(["compare", str(b), str(b)]) == 0
+    assert "not the same" not in capsys.readouterr().out
+
+
+def test_a_field_that_an_older_file_lacks_has_its_default(tmp_path):
+    rows = {("ours", "random", 4): torch.ones(3)}
+    usual = {"energy": None, "num_candidates": 1, "scope": "step", "window": [0.0, 1.0], "temperature": 1.0}
+    usual |= {"top_p": 1.0, "top_k": None, "group_size": None, "inner_draws": 1, "sampled_steps": None}
+    old, new = write(tmp_path / "a.json", rows), write(tmp_path / "b.json", rows, **usual)
+    (found,) = differences(StoredResult.load(old), StoredResult.load(new), generator=generator())
+    assert found.differs == []
+
+
+def test_what_cannot_be_known_is_no_nan_in_print(tmp_path, capsys):
+    """One row; bounds that are infinite in one and in both; rows too few for an interval."""
+
+    def printed(a, b):
+        cell = ("ours", "random", 4)
+        paths = [write(tmp_path / f"{n}.json", {cell: torch.tensor(x)}) for n, x in (("a", a), ("b", b))]
+        assert main(["compare", *map(str, paths)]) == 0
+        out = capsys.readouterr().out
+        assert "nan" not in out and "inf" not in out
+        return out
+
+    assert "1 row," in printed([3.0], [2.5]) and "-0.5000" in printed([3.0], [2.5])
+    assert "+∞" in printed([3.0, 2.0, 1.0], [math.inf, 2.0, 1.0])
+    assert "∞" in printed([math.inf, 2.0], [math.inf, 2.0])
+    assert "-∞ to +∞" in printed([3.0, 2.0, 4.0], [2.5, 2.1, 3.0])
+    alone = write(tmp_path / "c.json", {("ours", "random", 4): torch.ones(1)}, seed=1)
+    assert main(["compare", str(tmp_path / "a.json"), str(alone), "--allow_other"]) == 0
+    assert "nan" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,10 @@ def test_text_is_cut_into_blocks_of_the_denoisers_length(denoiser, tmp_path):
 
 def test_blocks_are_read_as_they_are(denoiser):
     path = SHIPPED / "tinystories" / "valid.safetensors"
-    assert torch.equal(load_held_out(path, denoiser).tokens, load_blocks(path).tokens)
+    for length in (None, 128):
+        assert torch.equal(load_held_out(path, denoiser, length).tokens, load_blocks(path).tokens)
+    with pytest.raises(ValueError, match=f"length must be that of the blocks, 128, .* got 64 with {path}"):
+        load_held_out(path, denoiser, 64)
 
 
 @pytest.mark.parametrize(

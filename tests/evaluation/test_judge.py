@@ -141,6 +141,29 @@ def test_a_text_may_fill_the_context_but_not_exceed_it():
         model.score(["a", "c d", "b " * (LIMIT + 1), "d " * 40])
 
 
+def test_a_text_that_fits_needs_no_offsets(monkeypatch):
+    """Which slow tokenizers do not give."""
+    model, words, asked = Judge(random_model(), tokenizer(), cut=True), tokenizer(), []
+
+    def slow(texts, return_offsets_mapping=False, **options):
+        if return_offsets_mapping:
+            asked.append(texts)
+            raise NotImplementedError("a slow tokenizer has no offsets")
+        return words(texts, **options)
+
+    monkeypatch.setattr(model.scorer, "tokenizer", slow)
+    found = model.score(TEXTS)
+    assert found.num_tokens.tolist() == LENGTHS and found.num_cut == 0 and not asked
+    with pytest.raises(NotImplementedError, match="no offsets"):
+        model.score([*TEXTS, "a " * (LIMIT + 1)])
+
+
+def test_a_text_that_is_too_long_is_cut_where_asked():
+    cut = Judge(random_model(), tokenizer(), cut=True).score(["a", "b a " * LIMIT])
+    assert cut.num_tokens.tolist() == [1, LIMIT] and cut.num_cut == 1
+    torch.testing.assert_close(cut.nats, by_hand(random_model(), ["a", "b a " * (LIMIT // 2)]), rtol=0, atol=1e-5)
+
+
 def test_one_string_is_no_list_of_texts():
     with pytest.raises(ValueError, match="must be a sequence of strings, got one string, 'a b c'"):
         Judge(random_model(), tokenizer()).score("a b c")

@@ -2,7 +2,10 @@
 
 import subprocess
 
-from edlm.evaluation.provenance import revision_of
+import pytest
+import torch
+
+from edlm.evaluation.provenance import provenance, revision_of
 
 
 def test_a_revision_is_dirty_where_the_package_is_and_nowhere_else(tmp_path):
@@ -32,3 +35,27 @@ def test_a_revision_is_dirty_where_the_package_is_and_nowhere_else(tmp_path):
     git("checkout", "package")
     (package / "more.py").write_text("3")
     assert revision() == f"{clean}-dirty"
+
+
+def test_a_package_that_its_checkout_does_not_track_has_no_revision(tmp_path):
+    """Installed in the environment of some project, ignored there or not."""
+    project, name = tmp_path / "project", ["-c", "user.name=a", "-c", "user.email=a@b"]
+    package = project / ".venv" / "lib" / "package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("1")
+    (project / "own.py").write_text("1")
+    for words in (["init"], ["add", "own.py"], ["commit", "-m", "first"]):
+        subprocess.run(["git", "-C", project, *name, *words], check=True, capture_output=True)
+    for ignored in ("", ".venv/"):
+        (project / ".gitignore").write_text(ignored)
+        revision_of.cache_clear()
+        assert revision_of(package) is None
+    assert revision_of(project) is not None
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_the_gpu_is_one_that_was_used(monkeypatch, used):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
+    assert provenance()["machine"]["gpu"] == ("a GPU" if used else None)

@@ -117,6 +117,7 @@ def check(value, schema, where="result"):
 
 def test_numbers_are_written_with_their_errors():
     assert number(-0.5, 2) == "−0.50" and "–" in number(None, 2) and "–" in number(float("nan"), 2)
+    assert (number(float("inf"), 2), number(-float("inf"), 2)) == ("∞", "−∞")
     assert with_error(1.0, 0.25, 1) == '1.0 <span class="error">± 0.2</span>'
     assert with_error(1.0, None, 1) == with_error(1.0, float("nan"), 1) == "1.0"
     assert [large(value) for value in (950, 1234.0, 56_700_000, 3.21e12)] == ["950", *(

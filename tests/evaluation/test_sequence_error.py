@@ -106,6 +106,22 @@ def test_where_every_sequence_is_ruled_out_there_is_no_loss_per_token():
     assert found.as_record()["kl_bound_nats_per_token"] is None
 
 
+@pytest.mark.parametrize("num_samples", [1, 30])
+def test_the_command_prints_no_nan(num_samples, capsys):
+    """Where all is ruled out; of a single sample."""
+    hard = LanguageConfig(kind="dyck") if num_samples > 1 else LanguageConfig(vocab_size=4, num_successors=2)
+    length = 32 if num_samples > 1 else 4
+    config = SequenceErrorsConfig(
+        experiments=(ExperimentConfig("hard", hard, lengths=(length,), num_steps=(1,), rerankers=()),),
+        num_samples=num_samples,
+        num_reference=100,
+        num_bound_rows=1,
+    )
+    run(config)
+    out = capsys.readouterr().out
+    assert "nan" not in out and ("–" in out) == (num_samples > 1)
+
+
 def test_mistakes_are_named():
     rule = ErrorRule.of(SMALL, 4, num_reference=100)
     with pytest.raises(ValueError, match=r"the denoiser's mask token must be the language's \(3\), got 12"):

@@ -162,6 +162,36 @@ def test_resamples_that_never_reach_the_bound_are_counted_and_make_the_upper_end
     assert abs(found.num_unreached / 4000 - 0.3085) < SIGMAS * math.sqrt(0.31 * 0.69 / 4000) + 0.02
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_setting_with_an_infinite_row_is_as_good_as_none(place):
+    """Also in the third of all resamples that lack the row."""
+    ours, base = pair(60, 3)
+    never = ours.nats.mean(0, keepdim=True) - 9  # but for one row the best
+    never[0, 5] = math.inf
+    nats = torch.cat([ours.nats[:place], never, ours.nats[place:]])
+    seconds = torch.cat([ours.seconds[:place], tensor([[1.5]]), ours.seconds[place:]])
+    with_it = Curve("ours", "random", (4, 8, 16), nats, seconds)
+    expected = time_ratio(ours, base, 8, generator=generator())
+    found = time_ratio(with_it, base, 8, generator=generator())
+    assert [*vars(found).values()] == pytest.approx([*vars(expected).values()])
+    alone = Curve("ours", "random", (4,), never, tensor([[1.0]]))
+    assert time_ratio(alone, base, 8, resamples=50, generator=generator()) == TimeRatio(*3 * [math.inf], 0.95, 50)
+
+
+def test_an_infinite_bound_is_nothing_to_reach():
+    ours, base = pair(20, 4)
+    base = replace(base, nats=base.nats.masked_fill(torch.arange(20) == 7, math.inf))
+    for judged in (ours, base):
+        found = time_ratio(judged, base, 8, generator=generator())
+        assert all(map(math.isnan, (found.value, found.low, found.high))) and found.num_unreached == 0
+
+
+def test_a_single_row_has_a_ratio_but_no_interval():
+    ours, base = pair(1, 0)
+    found = time_ratio(ours, base, 8, resamples=50, generator=generator())
+    assert found.value > 0 and math.isnan(found.low) and math.isnan(found.high)
+
+
 # --- the interval
 
 
@@ -238,8 +268,8 @@ def test_the_same_generator_gives_the_same_interval():
         ({"seconds": torch.ones(3, 2).double()}, r"seconds must have 2 rows, one a setting, got shape \(3, 2\)"),
         ({"seconds": torch.ones(2, 1)}, "seconds must be float64, got torch.float32"),
         ({"nats": torch.ones(2, 3).int()}, "nats must be float64, got torch.int32"),
-        ({"nats": tensor([[1.0, 2.0], [math.nan, 3.0]])}, "nats must be finite, got nan"),
-        ({"nats": tensor([[1.0, 2.0], [math.inf, 3.0]])}, "nats must be finite, got inf"),
+        ({"nats": tensor([[1.0, 2.0], [math.nan, 3.0]])}, "nats must be finite or inf, got nan"),
+        ({"nats": tensor([[1.0, 2.0], [-math.inf, 3.0]])}, "nats must be finite or inf, got -inf"),
         ({"seconds": tensor([[1.0], [0.0]])}, "seconds must be finite and positive, got 0.0"),
         ({"seconds": tensor([[1.0], [math.inf]])}, "seconds must be finite and positive, got inf"),
         ({"seconds": tensor([[math.nan], [1.0]])}, "seconds must be finite and positive, got nan"),

@@ -7,7 +7,6 @@ import torch
 
 from edlm.energies import CallableEnergy
 from edlm.evaluation import estimate_partition, step_spreads
-from edlm.evaluation.step_spread import least_trusted
 from edlm.sampler import EnergySampler
 from tests.enumerable import random_denoiser
 
@@ -39,7 +38,6 @@ def test_a_step_has_the_means_of_its_decisions():
             step.trustworthy == pytest.approx(expected.is_trustworthy.double().mean().item()) and step.impossible == 0
         )
     assert 1 < found[0].ess.value < 8 and found[0].spread.value > 0.3
-    assert least_trusted(found).trustworthy == min(step.trustworthy for step in found)
 
 
 def test_groups_that_do_not_exist_in_a_row_are_left_out():
@@ -56,7 +54,6 @@ def test_steps_outside_of_the_window_and_samplers_without_weights_have_none():
     assert [step.step for step in step_spreads(sample(window=(0.5, 1.0)))] == [0]
     assert step_spreads(sample(num_candidates=1)) == []
     assert step_spreads(sample(energy=None)) == []
-    assert least_trusted([]) is None
 
 
 def test_impossible_candidates_are_counted_and_redraws_do_not_add_decisions():

@@ -63,6 +63,9 @@ def test_mistakes_are_named():
             call()
     with pytest.raises(ValueError, match="texts must hold words"):
         known_words(["42"])
+    for cut, which in ((True, "words beside their first and last"), (False, "words")):
+        with pytest.raises(ValueError, match=f"texts must hold {which}, got none in 2 texts"):
+            unknown_word_rate(["a b", "c"] if cut else ["42", "!"], KNOWN, cut=cut)
     with pytest.raises(ValueError, match="vocabulary must hold words, got none"):
         unknown_text_rate(["a"], [])
     with pytest.raises(ValueError, match="n must be >= 1, got 0"):

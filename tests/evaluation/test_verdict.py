@@ -132,6 +132,21 @@ def test_what_cannot_be_bounded_is_no_gain_and_hides_none():
 
 def test_nothing_beside_the_base_says_nothing():
     assert "nothing can be said" in verdict_of([])
+    assert verdict_of([], settings=[setting("base")]).startswith("Nothing was measured beside the base")
+
+
+def test_where_there_is_no_gain_to_speak_of_the_reason_is_said():
+    settings, known = table(3.0)
+    one_row = Known({key: rows[:1] for key, rows in known.items()})
+    gains = gains_beyond(one_row, settings, generator=torch.Generator().manual_seed(0))
+    assert verdict_of(gains, settings=settings).startswith("A single row was measured, which has no spread")
+    cold = Setting("cold", None, SamplerConfig(num_steps=2, order="bisecting", temperature=0.8))
+    other = verdict_of([], settings=[setting("base"), cold])
+    assert other.startswith("No energy was measured, only other proposals beside the base")
+    for beside in ([], [cold]):
+        only = verdict_of([], settings=[setting("base"), setting("blind", blind=True), *beside])
+        assert only.startswith("No energy was measured but controls")
+    assert verdict_of(gains_of((settings, known)), settings=settings).startswith("With 2 denoiser passes")
 
 
 def measured(**more) -> Measurement:
@@ -152,6 +167,7 @@ def published(name, marginal, joint, untrusted=0.0) -> dict:
     return {"name": name, "untrusted": untrusted, **likelihoods}
 
 
+POINTS = [{"name": "ours", "verdict": "outside"}, {"name": "ours", "verdict": "on"}, {"name": "base", "verdict": "on"}]
 QUIET = {"judge": None, "frontier": [], "energies": [], "published": []}
 
 
@@ -168,12 +184,14 @@ def test_good_numbers_need_no_warning():
         ({"energies": [look(20.0, 0.5)]}, {}, "log Z is not to be trusted for ours (random): spread 3.0"),
         ({"published": [published("a", 3.0, 2.9), published("b", 3.0, 2.5)]}, {}, "Here it puts b 0.500 nats"),
         ({"published": [published("a", 3.0, 2.9)]}, {}, "1.469 bits, it gives 1.204; two that are always equal have 1"),
-        ({}, {"mauve": 0.5, "num_samples": 400}, "MAUVE of 400 texts (fewer than 1000) is biased"),
-        ({"frontier": [{"verdict": "outside"}, {"verdict": "on"}]}, {}, "1 of 2 points lie outside"),
+        ({}, {"mauve": 0.5, "num_samples": 400, "mauve_references": 400}, "MAUVE of 400 samples and 400 held-out"),
+        ({}, {"mauve": 0.5, "num_samples": 1500, "mauve_references": 1400}, "one size, got 1500 samples and 1400"),
+        ({"frontier": POINTS}, {}, "1 of 2 points lie outside"),
+        ({"earlier": [{"revision": "a1", "machine": {}}]}, {}, "kept from earlier calls, at another revision"),
         ({}, {"n": 16}, "Only 16 held-out rows"),
         ({}, {"num_samples": 8}, "Only 8 samples"),
         ({}, {"seconds_of_batches": (1.0,)}, "one timed batch"),
-        ({}, {"judged_cut": 3}, "Of 3 samples the judge read only the beginning"),
+        ({}, {"judged_cut": 3, "num_samples": 80}, "The judge read only the beginning of 3 of 80 samples"),
         ({}, {"sampled_steps": 1}, "estimated from some of the steps"),
         ({}, {"scope": "sequence", "num_candidates": 4, "inner_draws": 1}, "very loose, and says little of ours: set"),
     ],
