@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from edlm import EnergySampler, load_denoiser, load_energy
+from edlm.cli import main
 from tests.test_commands import edlm
 
 STEPS = {"sampler__num_steps": 2, "num_samples": 2, "seed": 3}
@@ -48,3 +49,9 @@ def test_a_base_sampler_draws_the_same(sampler):
     base = EnergySampler(sampler.denoiser, num_steps=2, order="dilated").sample(2, 10, seeds=[3, 4]).tokens
     found = records(length=10, energy="null")
     assert torch.equal(torch.tensor([record["tokens"] for record in found]), base)
+
+
+def test_a_device_that_is_not_there_is_named(capsys):
+    gone = "mps" if torch.cuda.is_available() else "cuda"
+    assert main(["sample", f"--device={gone}"]) == 2
+    assert f"device must be one that torch can use here, got '{gone}'" in capsys.readouterr().err

@@ -36,6 +36,7 @@ class SampleConfig:
         block_length: Tokens written together, block after block, each in all steps; null for all at once.
         batch_size: Sequences at a time.
         seed: Sample i has the seed ``seed + i``.
+        device: Where all runs: "cpu", "cuda", "mps".
         format: "text", or "jsonl" with diagnostics of each step.
         stream: Show the first sample of each batch after each step, on the standard error.
         output: File to write; the terminal by default.
@@ -51,6 +52,7 @@ class SampleConfig:
     block_length: int | None = None
     batch_size: int = 16
     seed: int = 0
+    device: str = "cpu"
     format: Literal["text", "jsonl"] = "text"
     stream: bool = False
     output: str | None = None
@@ -58,8 +60,8 @@ class SampleConfig:
 
 def run(config: SampleConfig) -> None:
     """Load, sample batch by batch, write each batch when it is there."""
-    denoiser = load_denoiser(config.denoiser)
-    energy = load_energy(config.energy) if config.energy is not None else None
+    denoiser = load_denoiser(config.denoiser, device=config.device)
+    energy = load_energy(config.energy).to(config.device) if config.energy is not None else None
     sampler = config.sampler.build(denoiser, energy)
     if config.prompt is not None and config.fill is not None:
         raise ValueError("give a prompt or a text to fill, not both")

@@ -60,8 +60,9 @@ def load_denoiser(
     Raises:
         FileNotFoundError: it is not there, and cannot be a hub id.
         OSError: the hub has no such model, or cannot be reached.
-        ValueError: no family recognises it, or what it holds is not what its family needs.
+        ValueError: no family recognises it, what it holds is not what its family needs, or there is no such device.
     """
+    _check_device(device)
     shipped = SHIPPED / str(path_or_hub_id) / "denoiser"
     checkpoint = Checkpoint.open(
         shipped if shipped.is_dir() else path_or_hub_id, revision, code=trust_remote_code
@@ -69,6 +70,14 @@ def load_denoiser(
     options = LoadOptions(tokenizer, mask_token_id, dtype, trust_remote_code)
     found = recognize(checkpoint, family)
     return _as_of(found, found.load(checkpoint, options).to(device))
+
+
+def _check_device(device: torch.device | str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device must be one that torch can use here, got {str(device)!r}: {reason}") from error
 
 
 def wrap_denoiser(
