@@ -96,7 +96,7 @@ def _show(evaluation: Evaluation) -> None:
     said = [
         "{name} ({order}) reaches the bound of {than} ({than_order}, {than_steps} steps) in {value:.3f} "
         "[{low:.3f}, {high:.3f}] of its time".format(**ratio)
-        for ratio in concluded["time_ratios"]  # inf: never
+        for ratio in concluded["time_ratios"]  # inf: never; nan: of one row
     ]
     print("\n".join(said))
     print("\n".join([concluded["verdict"], *(f"warning: {warning}" for warning in concluded["warnings"])]))

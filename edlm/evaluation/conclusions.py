@@ -44,7 +44,7 @@ def conclusions(
         "data": {"rows": len(done.x_0), "length": done.length, **asdict(done.units)},
         "metrics": described_metrics(),
         "controls": controls,
-        "verdict": verdict_of(gains),
+        "verdict": verdict_of(gains, settings=done.settings),
         "facts": [*_of_time(ratios, done.config.orders[-1], {gain.name for gain in gains}), *of_frontier(placed)],
         "warnings": cautions(measured, **about),
         "gains": [asdict(gain) for gain in gains],
@@ -123,7 +123,8 @@ def _of_time(ratios: Sequence[dict[str, Any]], order: str, methods: Collection[s
 
 
 def _share(ratio: dict[str, Any]) -> str:
-    return f"{ratio['value']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+    interval = f" [{ratio['low']:.2f}, {ratio['high']:.2f}]" if ratio["low"] == ratio["low"] else ""  # NaN of one row
+    return f"{ratio['value']:.2f}{interval}"
 
 
 def of_frontier(placed: Sequence[dict[str, Any]]) -> list[str]:

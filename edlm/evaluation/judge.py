@@ -22,6 +22,7 @@ from edlm.energies.loading import load_energy
 from edlm.energies.pretrained import SETTINGS
 from edlm.evaluation.statistics import Mean, ratio_of
 from edlm.evaluation.texts import EMPTY_LINE
+from edlm.sampler.loop import device_of
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,8 @@ class Judge:
 def load_judge(path: str, denoiser: Denoiser, *, batch_size: int = 16) -> Judge:
     """A judge of a denoiser's samples; texts that are longer than its context are cut.
 
+    Its model runs where the denoiser does.
+
     Args:
         path: What `Judge.from_pretrained` takes, or an autoregressive energy (a folder or a shipped name), whose LM
             reads the denoiser's own tokens, encoded anew, with its separators in them.
@@ -200,7 +203,7 @@ def load_judge(path: str, denoiser: Denoiser, *, batch_size: int = 16) -> Judge:
         ValueError: the energy is of another kind, or its tokens are not the denoiser's.
     """
     if not any((folder / SETTINGS).is_file() for folder in (Path(path), SHIPPED / path)):
-        return Judge.from_pretrained(path, batch_size=batch_size, cut=True)
+        return Judge.from_pretrained(path, batch_size=batch_size, cut=True, device=device_of(denoiser))
     energy = load_energy(path)
     if not isinstance(energy, AutoregressiveEnergy):
         raise ValueError(f"a judge must be a causal LM, got a {type(energy).__name__} in {path}")
@@ -208,4 +211,4 @@ def load_judge(path: str, denoiser: Denoiser, *, batch_size: int = 16) -> Judge:
     bos = "auto" if energy.bos_token_id is None else energy.bos_token_id
     tokenizer = energy.tokenizer or denoiser.tokenizer
     how = {"batch_size": batch_size, "name": str(path), "separator": None, "bos_token_id": bos, "cut": True}
-    return Judge(energy.model, tokenizer, **how)
+    return Judge(energy.model.to(device_of(denoiser)), tokenizer, **how)

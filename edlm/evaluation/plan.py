@@ -113,7 +113,8 @@ class FrontierConfig:
         orders: In these reveal orders; null for the last of the table's.
         methods: Beside the base; null for all.
         num_samples: At each temperature; null for as many as are judged.
-        sigmas: A point is below the base's curve where it is so by more than so many standard errors.
+        sigmas: A point is below the base's curve where it is so by more than so many standard errors, or as rare a
+            value of Student's t where samples are few.
     """
 
     temperatures: tuple[float, ...] | None = None

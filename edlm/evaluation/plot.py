@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def plot_curves(curves: Sequence[Curve], path: str | Path, *, title: str) -> Non
         raise ValueError(f"each line must have a name and an order of its own, got {lines}")
     colours = _assign("methods", [curve.name for curve in curves], COLOURS)
     styles = _assign("orders", [curve.order for curve in curves], _STYLES)
+    curves = [found for curve in curves if (found := _finite(curve)).num_steps]
     with _picture(path) as (figure, axes):
         for curve in curves:
             _draw(axes, curve, colours[curve.name], *styles[curve.order])
@@ -131,6 +133,13 @@ def _assign(what: str, keys: Sequence[str], styles: Sequence[Any]) -> dict[str, 
     if not 1 <= len(distinct) <= len(styles):
         raise ValueError(f"a plot needs 1 to {len(styles)} {what} to tell them apart, got {len(distinct)}")
     return dict(zip(distinct, styles, strict=False))
+
+
+def _finite(curve: Curve) -> Curve:
+    """Without settings whose bound is infinite, for which there is no place."""
+    there = curve.bounds.isfinite()
+    steps = tuple(number for number, is_there in zip(curve.num_steps, there.tolist(), strict=True) if is_there)
+    return replace(curve, num_steps=steps, nats=curve.nats[there], seconds=curve.seconds[there])
 
 
 def _draw(axes: Any, curve: Curve, colour: str, line: Any, marker: str) -> None:

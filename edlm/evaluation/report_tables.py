@@ -176,8 +176,8 @@ def ratios(result: Result) -> str:
     """Time at equal bound."""
     rows = []
     for r in result["time_ratios"]:
-        low, high = number(r["low"], 3), number(r["high"], 3) if r["high"] is not None else "never"
-        value = "never" if r["value"] is None else number(r["value"], 3)
+        never = "never" if r["num_unreached"] else DASH
+        low, high, value = (never if r[name] is None else number(r[name], 3) for name in ("low", "high", "value"))
         faster = r["high"] is not None and r["high"] < 1
         kind = "gain" if faster else "worse" if r["low"] is not None and r["low"] > 1 else "muted"
         rows.append(

@@ -83,7 +83,6 @@ class Evaluation:
         if self.denoiser.tokenizer is None:
             raise ValueError(f"a judge reads text, which needs a denoiser with a tokenizer, got {name} and one without")
         judge = load_judge(name, self.denoiser)
-        judge.model.to(self.config.device)
         if (parts := self.judged_by_energy(judge)) and not self.config.samples.allow_judge_as_energy:
             raise ValueError(
                 f"a judge must have no part in the samples that it judges, got {judge.name}, which is the energy of "
@@ -196,7 +195,7 @@ class Evaluation:
         number = self.config.samples.judged
         for setting in self.settings if number else ():
             known = self.results.of(setting)
-            if not self.config.samples.asks_for(setting) and known.num_samples and not self._is_of_this_call(known):
+            if not self.config.samples.asks_for(setting) and self._is_of_other_samples(known):
                 self.results.add(setting, replace(known, **NOT_SAMPLED))
         for setting in _bar([s for s in self.settings if self._lacks_samples(s)], "samples"):
             point, texts, judged = self._sample(setting, number)
@@ -241,17 +240,21 @@ class Evaluation:
     def _lacks_samples(self, setting: Setting) -> bool:
         if not self.config.samples.asks_for(setting):
             return False
-        return not self._is_of_this_call(self.results.of(setting))
+        known = self.results.of(setting)
+        unjudged = self.judge is not None and known.judge_nats_per_token is None
+        unread = self.text_measures is not None and known.texts_held_against is None
+        return known.num_samples is None or unjudged or unread or self._is_of_other_samples(known)
 
-    def _is_of_this_call(self, known: Measurement) -> bool:
-        """Whether samples were measured as they would be now."""
-        judge, measures = self.judge, self.text_measures
-        if judge is None:
-            judged = known.judge_nats_per_token is None
-        else:  # older files do not name it
-            judged = known.judge_nats_per_token is not None and known.judge in (None, judge.identity)
-        held = measures.described if measures is not None else None
-        return judged and known.num_samples == self.config.samples.judged and known.texts_held_against == held
+    def _is_of_other_samples(self, known: Measurement) -> bool:
+        """Whether something was measured of samples that this call would measure otherwise."""
+        held = self.text_measures.described if self.text_measures is not None else None
+        judge = self.judge.identity if self.judge is not None else None
+        judged = known.judge_nats_per_token is not None
+        return known.num_samples is not None and (
+            known.num_samples != self.config.samples.judged
+            or (judged and (judge is None or known.judge not in (None, judge)))  # older files do not name it
+            or known.texts_held_against not in (None, held)
+        )
 
     def _point(self, setting: Setting, number: int) -> FrontierPoint | None:
         return self.points.of(setting, setting.sampler.temperature, self._made_by(setting, number))
