@@ -8,6 +8,7 @@ import json
 import math
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -706,6 +707,8 @@ def test_export_writes_a_float16_pair_that_still_belongs_together(runs, denoiser
     assert torch.equal(blocks.tokens, valid)
     text = denoiser.tokenizer.decode(valid.flatten()).replace("<|endoftext|>", "")
     assert blocks.num_characters == len(text)
+    separators = (valid == denoiser.tokenizer.eos_token_id).sum().item()
+    assert (blocks.num_tokens, blocks.num_documents, blocks.num_dropped) == (5 * 16, separators, 0) and separators > 1
     stories = denoiser.tokenizer.decode(load_blocks(runs / "text" / "train.safetensors").tokens.flatten())
     words = (tmp_path / "words.txt").read_text().splitlines()
     assert words == sorted(known_words(stories.split("<|endoftext|>"))) and words
@@ -718,7 +721,27 @@ def test_export_writes_a_float16_pair_that_still_belongs_together(runs, denoiser
 
 def test_export_works_without_separators(runs, tmp_path):
     export(runs, tmp_path, corpus="symbols")
-    assert load_blocks(tmp_path / "valid.safetensors").tokens.shape == (5, 8)
+    blocks = load_blocks(tmp_path / "valid.safetensors")
+    assert blocks.tokens.shape == (5, 8) and (blocks.num_tokens, blocks.num_documents) == (40, 5)
+
+
+def test_exported_words_are_those_of_the_training_text_alone(runs, denoiser, tmp_path, monkeypatch):
+    corpus = PreparedCorpus.load(runs / "text")
+    train = replace(corpus.train, tokens=corpus.train.tokens[3:5], num_tokens=32, num_dropped=0)
+    few = replace(corpus, train=train)
+    monkeypatch.setattr(PreparedCorpus, "load", lambda path: few)
+    export(runs, tmp_path)
+    text = denoiser.tokenizer.decode(few.train.tokens.flatten()).replace("<|endoftext|>", " ")
+    words = (tmp_path / "words.txt").read_text().splitlines()
+    assert words == sorted(known_words([text])) and len(words) < len(WORDS)
+    assert torch.equal(load_blocks(tmp_path / "valid.safetensors").tokens, corpus.valid.tokens[:5])
+
+
+def test_export_refuses_an_energy_of_another_denoiser_before_it_is_written(runs, tmp_path, capsys):
+    names = {"denoiser": str(runs / "text_denoiser/final"), "corpus": str(runs / "text")}
+    other = {"head": str(runs / "symbols_head/final")}
+    edlm("export", code=2, **names, energies=other, output_dir=str(tmp_path / "new"))
+    assert "this energy belongs to denoiser" in capsys.readouterr().err and not (tmp_path / "new").exists()
 
 
 # Mistakes

@@ -148,8 +148,18 @@ def test_other_data_or_denoisers_are_refused_unless_allowed(pair, tmp_path, caps
     (found,) = differences(a, other, allow_other=True, generator=generator())
     errors = mean_of(rows).stderr, mean_of(ours).stderr
     assert found.paired == paired
+    assert found.difference == pytest.approx((ours.mean() - rows.mean()).item(), abs=1e-5) and found.n == 50
     assert (found.low is None, found.high is None) == (not paired, not paired)
     assert (found.stderr == pytest.approx((errors[0] ** 2 + errors[1] ** 2) ** 0.5, rel=1e-4)) == (not paired)
+
+
+def test_rows_of_other_data_may_be_fewer(pair, tmp_path):
+    a, _, rows, ours = pair
+    few = write(tmp_path / "few.json", {("base", "random", 4): ours[:20]}, data="e")
+    results = StoredResult.load(a), StoredResult.load(few)
+    for one, other, sign in ((*results, 1), (*results[::-1], -1)):
+        (found,) = differences(one, other, allow_other=True, generator=generator())
+        assert found.n == 20 and found.difference == pytest.approx(sign * (ours[:20].mean() - rows.mean()).item(), 1e-4)
 
 
 def test_what_is_no_result_is_named(pair, tmp_path, capsys):

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from edlm.config import SamplerConfig
-from edlm.energies import CallableEnergy
+from edlm.corpus.languages import MarkovChain
+from edlm.energies import CallableEnergy, OracleEnergy
 from edlm.evaluation import continuous_nelbo, published_perplexity
-from edlm.evaluation.continuous import energies_by_name, in_continuous_time
+from edlm.evaluation.continuous import energies_by_name, in_continuous_time, is_normalized
 from edlm.evaluation.measurement import Setting
 from edlm.evaluation.plan import ContinuousConfig
 from edlm.evaluation.units import TextUnits
@@ -46,6 +47,14 @@ def test_numbers_are_those_of_the_estimators():
             denoiser, [setting("a", A)], x_0, replace(config, published=published), units=units, seed=4
         )
         assert some["published"] == [] and len(some["nelbo"]) == 2
+
+
+def test_an_energy_is_normalized_where_it_says_so():
+    """A head has two forms: one of them needs draws for log Z."""
+    language = MarkovChain([[0.9, 0.1], [0.2, 0.8]], [0.5, 0.5])
+    energies = [OracleEnergy(language), OracleEnergy(language), A]
+    energies[1].is_normalized = False
+    assert [is_normalized(energy) for energy in energies] == [True, False, False]
 
 
 @pytest.mark.parametrize("wrong", [{"num_rows": -1}, {"num_draws": 0}, {"num_candidates": 1}])

@@ -1,5 +1,8 @@
 """What a sampler costs, against operations counted by hand."""
 
+import resource
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -56,7 +59,13 @@ def test_memory_that_a_batch_takes_is_seen_or_said_to_be_unknown():
     if found.peak_memory_bytes is None:
         assert found.memory.startswith("not known")
     else:
-        assert found.peak_memory_bytes > 0.9 * 4 * size and "resident" in found.memory
+        assert 0.9 * 4 * size < found.peak_memory_bytes < 3.5 * 4 * size and "resident" in found.memory
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+def test_memory_is_in_bytes():
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    assert cost._kilobytes("VmSize") == pytest.approx(pages * resource.getpagesize(), rel=0.005)
 
 
 def test_a_system_that_does_not_tell_leaves_memory_unknown(monkeypatch, tmp_path):

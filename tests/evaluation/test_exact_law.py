@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from edlm.corpus.languages import Dyck, HiddenMarkov, MarkovChain
+from edlm.evaluation import exact_languages
 from edlm.evaluation.exact_languages import dyck_log_marginals, exact_denoiser, truth_energy
 from edlm.evaluation.exact_law import all_sequences, exact_distance, exact_law, log_chosen
 from edlm.sampler import EnergySampler
@@ -51,6 +52,8 @@ def test_many_candidates_follow_the_weighted_law():
         Options(num_steps=2, num_candidates=4, order="left_to_right", group_size=1, weight_temperature=0.7),
         Options(num_steps=1, num_candidates=3, order="dilated", group_size=2),
         Options(num_steps=2, num_candidates=3, order="confidence", window=(0.5, 1.0)),
+        Options(num_steps=2, num_candidates=3, order="dilated", temperature=0.6),
+        Options(num_steps=1, num_candidates=2, order="left_to_right", group_size=1, top_k=2, top_p=0.9),
         Options(num_steps=2, num_candidates=1, order="dilated"),
         Options(num_steps=1, num_candidates=None, order="dilated"),
     ],
@@ -122,6 +125,13 @@ def test_dyck_marginals_are_ratios_of_counts():
             expected = torch.where(hidden[:, i], expected, (x_t[:, i] == v).double())
             torch.testing.assert_close(found[:, i, v], expected)
     torch.testing.assert_close(found.sum(-1), torch.ones(40, 8, dtype=torch.float64))
+
+
+def test_few_rows_at_a_time_give_the_same_marginals(monkeypatch):
+    x_t = torch.tensor([[0, 4, 4, 4, 4, 4], [4, 4, 2, 4, 4, 3], [4, 4, 4, 4, 4, 4]])
+    whole = dyck_log_marginals(BRACKETS, x_t)
+    monkeypatch.setattr(exact_languages, "ENTRIES_AT_ONCE", 1)  # less than a single row has
+    torch.testing.assert_close(dyck_log_marginals(BRACKETS, x_t), whole)
 
 
 @pytest.mark.parametrize("language", [CHAIN, BRACKETS])

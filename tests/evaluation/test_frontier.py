@@ -136,9 +136,70 @@ def test_a_bend_of_the_curve_is_no_gain():
     assert place(replace(on(2.5, "ours"), nats=torch.full((50,), 58.0)), curve).verdict == "gain"
 
 
+def exact(name, entropy, loss, noise=0.0, temperature=1.0) -> FrontierPoint:
+    """Ten tokens each; nats scatter about the loss, entropies hardly."""
+    noise = torch.as_tensor(noise, dtype=torch.float64).expand(6)
+    entropies = entropy + 1e-6 * torch.arange(6).double()
+    return FrontierPoint(name, "random", 2, temperature, entropies, 10 * (loss + noise), torch.full((6,), 10))
+
+
+NOISE = torch.tensor([0.4, -0.1, -0.5, 0.3, 0.2, -0.3], dtype=torch.float64)
+
+
+def test_against_a_curve_without_errors_the_error_is_that_of_the_points_loss():
+    point = exact("ours", 4.5, 3.0, NOISE)
+    found = place(point, [exact("base", 4.0, 3.0), exact("base", 5.0, 3.0)])
+    assert found.stderr == pytest.approx(point.judge_nats_per_token.stderr, rel=1e-9)
+    assert found.stderr == pytest.approx((NOISE.std() / 6**0.5).item(), rel=1e-9)
+
+
+def test_a_bend_the_other_way_is_no_loss():
+    """Above the line, but on the parabola; more than that is worse."""
+    curve = [exact("base", entropy, -(entropy**2) + 20) for entropy in (1.0, 2.0, 3.0)]
+    assert place(exact("ours", 2.5, 20 - 2.5**2 - 0.01), curve).verdict == "on"
+    assert place(exact("ours", 2.5, 20 - 2.5**2 + 0.02), curve).verdict == "worse"
+
+
+def test_beyond_the_ends_a_bend_makes_no_verdict_easier():
+    curve = [replace(exact("base", float(h), h**2), entropy=h + NOISE) for h in (1, 2, 3)]
+    found = place(replace(exact("ours", 3.2, 10.5), entropy=3.2 + NOISE), curve)
+    assert found.interpolation == pytest.approx(1.0 * 1.2 * 0.2, rel=1e-6)
+
+
+def test_what_the_seeds_share_cancels_in_what_is_colder_too():
+    base = [exact("base", h, h - 1, NOISE, t) for h, t in ((4.0, 0.7), (4.5, 1.0), (5.0, 1.2))]
+    assert place(exact("ours", 4.3, 3.3, NOISE), base).said == COLDER
+    assert place(exact("ours", 4.7, 3.7, NOISE), base).said == HOTTER
+    assert place(exact("ours", 4.3, 3.3, NOISE.flip(0)), base).said == EQUAL  # now it may be chance
+    usual_last = [*base[:1], base[2], base[1]]
+    assert place(exact("ours", 4.3, 3.3, NOISE), usual_last).said == COLDER
+
+
+def test_colder_and_dearer_is_neither_colder_nor_hotter():
+    base = [exact("base", h, 8 - h, temperature=t) for h, t in ((4.0, 0.7), (4.5, 1.0), (5.0, 1.2))]
+    for h in (4.2, 4.8):
+        assert place(exact("ours", h, 8 - h, 1e-9 * NOISE), base).said == EQUAL
+
+
+def test_the_bend_is_the_greatest_beside_the_segment():
+    """Points of a cubic: the second divided differences of 1, 2, 3 and of 2, 3, 4 are 6 and 9."""
+
+    def on(entropy, name="base"):
+        lengths = torch.full((50,), 10)
+        entropies = entropy + torch.linspace(-1e-4, 1e-4, 50, dtype=torch.float64)
+        return FrontierPoint(name, "random", 2, 1.0, entropies, 10 * torch.full((50,), entropy**3).double(), lengths)
+
+    curve = [on(float(entropy)) for entropy in (1, 2, 3, 4)]
+    for entropy, bend in ((1.5, 6), (2.5, 9), (3.5, 9)):
+        assert place(on(entropy, "ours"), curve).interpolation == pytest.approx(bend / 4, rel=1e-3)
+    assert place(on(1.5, "ours"), curve[:2]).interpolation == 0  # two points show no bend
+
+
 def test_sets_of_other_sizes_are_not_compared():
     with pytest.raises(ValueError, match=r"the same number of samples, at least 2, got \[59, 60\]"):
         place(without(made("a", 4, 3, 1), 0), [made("base", 4, 3, 1), made("base", 5, 4, 2)])
+    with pytest.raises(ValueError, match=r"at least 2, got \[1\]"):
+        place(made("a", 4, 3, 1, 1), [made("base", 4, 3, 1, 1), made("base", 5, 4, 2, 1)])
     assert math.isfinite(place(made("a", 4.5, 3, 1), [made("base", 4, 3, 1), made("base", 5, 4, 2)]).stderr)
 
 

@@ -22,7 +22,15 @@ from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 
 from edlm.evaluation.harness import HarnessModel, model  # noqa: E402
-from edlm.evaluation.harness.requests import generation_request, sampler_config, seeds_of, usable_device  # noqa: E402
+from edlm.evaluation.harness.requests import (  # noqa: E402
+    generation_request,
+    likeliest_sampler,
+    sampler_config,
+    seeds_of,
+    usable_device,
+)
+from edlm.evaluation.text_bounds import TextBounds, row_to_score  # noqa: E402
+from edlm.sampler.proposal import Proposal  # noqa: E402
 
 CONTEXT = "Once upon a time, there was a little girl named"
 STORY = "Once upon a time, there was a dog. He liked to play with a ball."
@@ -181,6 +189,56 @@ def test_equal_requests_are_written_differently_and_repeatably(denoiser):
     written = lm.generate_until(asked)
     assert len(set(written)) == 3 and written == lm.generate_until(asked)
     assert written != HarnessModel(denoiser, num_steps=2, seed=1).generate_until(asked)
+
+
+def test_only_greedy_tasks_get_the_likeliest_tokens(denoiser):
+    lm = HarnessModel(denoiser, num_steps=2, greedy="likeliest")
+    drawn = {"until": [], "max_gen_toks": 8, "do_sample": True, "temperature": 1.0}
+    assert len(set(lm.generate_until(requests(*[("Once upon", drawn)] * 3)))) == 3
+    assert len(set(lm.generate_until(requests(*[("Once upon", drawn | {"do_sample": False})] * 3)))) == 1
+
+
+def test_a_tasks_own_proposal_is_what_is_drawn_from(denoiser):
+    lm = HarnessModel(denoiser, num_steps=2)
+    asked = {"until": [], "max_gen_toks": 8, "do_sample": True}
+    for proposal, different in (({}, 3), ({"top_k": 1}, 1), ({"top_k": 0}, 3)):
+        assert len(set(lm.generate_until(requests(*[("Once upon", asked | proposal)] * 3)))) == different
+
+
+def test_a_prompt_has_one_prefix():
+    class Prefixed:
+        max_length, prefix_ids, suffix_ids, is_framed = 20, (8, 9), (), False
+
+    for context in ([1, 2], [8, 9, 1, 2]):
+        assert generation_request(Prefixed, context, {}, 3, None).prompt == [8, 9, 1, 2]
+    assert generation_request(Prefixed, [8, 1], {}, 3, None).prompt == [8, 9, 8, 1]
+
+
+def test_the_likeliest_tokens_are_taken_one_step_at_a_time(denoiser, head):
+    """Without exact decisions candidates would all be alike: the denoiser's own likeliest are what is left."""
+    how = {"num_steps": 2, "temperature": 0.7, "weight_temperature": 2.0}
+    weighed = SamplerConfig(num_candidates=3, scope="sequence", **how)
+    found = likeliest_sampler(weighed.build(denoiser, head), weighed)
+    assert (found.energy, found.num_candidates, found.scope, found.group_size) == (None, 1, "step", None)
+    assert found.proposal == Proposal(top_k=1) and found.num_steps == 2
+    exact = SamplerConfig(num_candidates=None, num_steps=2)
+    found = likeliest_sampler(exact.build(denoiser, head), exact)
+    assert found.exact and found.energy is head and found.proposal == Proposal(top_k=1)
+
+
+def test_a_likelihood_is_the_bound_of_its_own_seed(denoiser):
+    """That of the context, which choices share; without one, that of the text itself."""
+    lm = HarnessModel(denoiser, num_steps=2, order="random", check_greedy=False, seed=3)
+    rest = (" a time, there was a little girl named Lily", " the hill there was a big red ball")
+    pairs = [("Once upon", rest[0]), ("Once upon", rest[1]), ("", "The dog ran to the tree"), ("", "Tom was a boy")]
+    told = [nats for nats, _ in lm.loglikelihood(requests(*pairs))]
+    for pair, nats in zip(pairs, told, strict=True):
+        seeds = seeds_of(3, [pair[0] or pair[1]], [pair])
+        known, rest = (lm.tok_encode(part) for part in (pair[0], pair[0] + pair[1]))
+        row = row_to_score(denoiser, known, rest[len(known) :])
+        assert nats == pytest.approx(-TextBounds(lm.sampler).bounds([row], seeds).item(), abs=1e-4)
+    other = [nats for nats, _ in HarnessModel(denoiser, num_steps=2, order="random").loglikelihood(requests(*pairs))]
+    assert all(abs(one - another) > 1e-3 for one, another in zip(told, other, strict=True))  # the seed is seen
 
 
 def test_choices_of_a_context_share_its_seed():

@@ -1,6 +1,8 @@
 """Held-out text: cut as a corpus is, and what is corrupt is named by file and line."""
 
+import copy
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,6 +30,24 @@ def test_text_is_cut_into_blocks_of_the_denoisers_length(denoiser, tmp_path):
         found = load_held_out(path, denoiser)
         assert torch.equal(found.tokens, expected.tokens) and found.num_characters == expected.num_characters
     assert load_held_out(lines, denoiser, 32).tokens.shape[1] == 32
+
+
+@pytest.mark.parametrize(("is_framed", "length"), [(True, 17), (False, 20)])
+def test_a_frame_takes_its_place_in_the_longest_that_fits(denoiser, tmp_path, is_framed, length):
+    path = tmp_path / "a.txt"
+    path.write_text(STORIES[0])
+    framed = SimpleNamespace(tokenizer=denoiser.tokenizer, max_length=20, prefix_ids=(0, 1), suffix_ids=(1,))
+    framed.is_framed = is_framed
+    assert load_held_out(path, framed).tokens.shape[1] == length
+
+
+def test_documents_end_at_the_tokenizers_eos_or_else_at_its_sep(denoiser, tmp_path):
+    path, tokenizer = tmp_path / "a.txt", copy.deepcopy(denoiser.tokenizer)
+    tokenizer.sep_token = "<sep>"
+    framed = SimpleNamespace(tokenizer=tokenizer, max_length=20, prefix_ids=(), suffix_ids=(), is_framed=False)
+    for separator in ("<|endoftext|>", "<sep>"):
+        path.write_text(f"\n{separator}\n".join(STORIES))
+        assert (load_held_out(path, framed).num_documents > 1) == (separator == "<|endoftext|>")
 
 
 def test_blocks_are_read_as_they_are(denoiser):

@@ -11,8 +11,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from edlm.denoisers import FunctionDenoiser
+from edlm.denoisers.loading import load_denoiser
+from edlm.energies import AutoregressiveEnergy
 from edlm.energies import causal_lms as module
-from edlm.evaluation.judge import Judge, JudgedTexts
+from edlm.energies.base import WeightedSum
+from edlm.evaluation.judge import Judge, JudgedTexts, load_judge
 from edlm.evaluation.statistics import mean_of, ratio_of
 
 WORDS = ["<bos>", "<eos>", "<pad>", "<unk>", "a", "b", "c", "d", "e"]
@@ -162,6 +166,58 @@ def test_a_text_that_is_too_long_is_cut_where_asked():
     cut = Judge(random_model(), tokenizer(), cut=True).score(["a", "b a " * LIMIT])
     assert cut.num_tokens.tolist() == [1, LIMIT] and cut.num_cut == 1
     torch.testing.assert_close(cut.nats, by_hand(random_model(), ["a", "b a " * (LIMIT // 2)]), rtol=0, atol=1e-5)
+
+
+def test_of_a_text_beyond_the_context_exactly_what_fits_is_read():
+    texts = ["a b", "c " * LIMIT, "d e c b " * 5, "", "b " * (LIMIT + 1)]
+    judged = Judge(random_model(), tokenizer(), cut=True).score(texts)
+    assert judged.num_cut == 2 and judged.num_tokens.tolist() == [2, LIMIT, LIMIT, 0, LIMIT]
+    fitting = [*texts[:2], "d e c b " * 3, "", "b " * LIMIT]
+    torch.testing.assert_close(judged.nats, by_hand(random_model(), fitting), rtol=0, atol=1e-5)
+    assert Judge(random_model(), tokenizer()).score(texts[:2]).num_cut == 0
+
+
+def test_a_judge_knows_its_weights_whatever_runs_them():
+    judge, ids = Judge(random_model(), tokenizer(), name="wise"), {"bos_token_id": 0}
+    mine, other = (AutoregressiveEnergy(random_model(seed=seed), **ids) for seed in (0, 1))
+    assert judge.has_part_in(mine) and not judge.has_part_in(other) and not judge.has_part_in(None)
+    assert judge.has_part_in(WeightedSum([(0.5, other), (0.5, mine)]))
+    again, stranger = (Judge(random_model(seed=seed), tokenizer(), name="wise") for seed in (0, 1))
+    assert judge.identity == again.identity != stranger.identity and judge.identity.startswith("wise ")
+    assert judge.describe()["weights"] != stranger.describe()["weights"]
+
+
+def test_it_says_how_texts_are_read():
+    usual = Judge(random_model(), tokenizer()).describe()
+    assert (usual["longer_texts"], usual["end_of_document"]) == ("an error", "read as an empty line")
+    own = Judge(random_model(), tokenizer(), cut=True, separator=None, bos_token_id=4).describe()
+    assert own["longer_texts"] == "only their beginning is read"
+    assert own["end_of_document"] == "the judge's own token, scored"
+    assert (usual["first_token"], own["first_token"], own["max_tokens"]) == (0, 4, LIMIT)
+
+
+def test_an_energys_lm_judges_from_its_own_first_token_and_reads_separators(tmp_path):
+    denoiser = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, V), V, V)
+    denoiser.tokenizer = tokenizer()
+    AutoregressiveEnergy(random_model(), bos_token_id=5).save_pretrained(tmp_path / "ar")
+    judge = load_judge(str(tmp_path / "ar"), denoiser, batch_size=3)
+    assert (judge.separator, judge.cut, judge.name) == (None, True, str(tmp_path / "ar"))
+    torch.testing.assert_close(judge.score(TEXTS).nats, by_hand(random_model(), bos=5), rtol=0, atol=1e-4)
+    random_model().save_pretrained(tmp_path / "lm")
+    tokenizer().save_pretrained(tmp_path / "lm")
+    judge = load_judge(str(tmp_path / "lm"), denoiser)
+    assert judge.separator == "\n\n" and judge.score(["a " * 40]).num_cut == 1
+
+
+def test_an_energy_that_is_no_lm_or_of_another_denoiser_is_no_judge(tmp_path):
+    denoiser = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 4), 4, 4)
+    with pytest.raises(ValueError, match="a judge must be a causal LM, got a ResidualHead in tinystories/head"):
+        load_judge("tinystories/head", denoiser)
+    bound = AutoregressiveEnergy(random_model(), bos_token_id=0)
+    bound.denoiser_identity = load_denoiser("tinystories").identity
+    bound.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="this energy belongs to denoiser"):
+        load_judge(str(tmp_path), denoiser)
 
 
 def test_one_string_is_no_list_of_texts():

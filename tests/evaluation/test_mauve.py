@@ -3,10 +3,14 @@
 import random
 import sys
 
+import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 import edlm
+from edlm.evaluation import mauve
 from edlm.evaluation.features import Featurizer
 from edlm.evaluation.mauve import mauve_score, score_of_histograms
 
@@ -50,6 +54,54 @@ def test_long_texts_are_cut(featurizer):
     short = Featurizer(featurizer.model, featurizer.tokenizer, max_tokens=3)
     torch.testing.assert_close(short(["Once upon a time"]), short(["Once upon a dog"]))
     assert featurizer(["Once upon a time " * 200]).isfinite().all()
+
+
+WORDS = ["<bos>", "<eos>", "<pad>", "a", "b", "c", "d"]
+
+
+def words_of_a_letter(bos="<bos>", eos="<eos>") -> PreTrainedTokenizerFast:
+    letters = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<pad>"))
+    letters.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=letters, pad_token="<pad>", bos_token=bos, eos_token=eos)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> BertModel:
+    """Reads to the left and to the right, and drops out in training."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    return BertModel(BertConfig(vocab_size=7, max_position_embeddings=12, **shape))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_what_fills_a_row_is_not_read_and_nothing_drops_out(encoder, pooling):
+    """A model that reads to both sides, where padding would count if it was attended to."""
+    texts = ["a b c d a b", "c", "d a", "b b b c"]
+    together = Featurizer(encoder.train(), words_of_a_letter(), pooling=pooling, batch_size=4)
+    alone = Featurizer(encoder.train(), words_of_a_letter(), pooling=pooling, batch_size=1)
+    found = together(texts)
+    torch.testing.assert_close(found, alone(texts), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, together(texts), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("bos", "eos", "instead"), [("<bos>", "<eos>", 0), (None, "<eos>", 1), ("a", "<eos>", 3)])
+def test_a_text_without_tokens_is_its_first_special_one(encoder, bos, eos, instead):
+    found = Featurizer(encoder, words_of_a_letter(bos, eos))([""])[0]
+    with torch.no_grad():
+        states = encoder.eval()(torch.tensor([[instead]]), output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(found, states[0, 0], rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="needs a special token in their place, got a tokenizer with none"):
+        Featurizer(encoder, words_of_a_letter(None, None))([""])
+
+
+def test_a_package_holds_one_model(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        (tmp_path / "models_of_mine" / name).mkdir(parents=True)
+        for file in ("config.json", "model.safetensors"):
+            (tmp_path / "models_of_mine" / name / file).touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"a package must hold one model, got 2 in models_of_mine: \['one', 'two'\]"):
+        Featurizer.from_pretrained("package:models_of_mine")
 
 
 @pytest.mark.parametrize(
@@ -107,6 +159,27 @@ def test_it_is_the_packages_score(featurizer, package):
 
 
 @few
+@pytest.mark.filterwarnings("ignore:MAUVE wants sets of one size")
+def test_the_interval_is_a_bootstrap_of_each_set_of_its_own_size(featurizer, package):
+    """Sets of unequal sizes: clusters are a tenth of the smaller, and each is drawn anew as often as it has texts."""
+    generated, reference = stories(45, 0) + figures(15, 0), stories(150, 1)
+    how = {"num_seeds": 2, "num_resamples": 300, "level": 0.8, "scaling_factor": 2.0, "explained_variance": 0.5}
+    score = mauve_score(generated, reference, featurizer, 3, **how)
+    p, q = (featurizer(sorted(texts)).numpy() for texts in (generated, reference))
+    draws = []
+    for i in range(2):
+        found = package.compute_mauve(p_features=p, q_features=q, seed=3 + i, num_buckets=6, kmeans_explained_var=0.5)
+        generator = np.random.default_rng([3, i])
+        drawn = [generator.multinomial(n, h, 300) / n for n, h in ((60, found.p_hist), (150, found.q_hist))]
+        draws.append(score_of_histograms(*map(torch.from_numpy, drawn), 2.0).numpy())
+    draws = np.concatenate(draws)
+    ends = score.value + np.quantile(draws - draws.mean(), [0.1, 0.9])
+    assert (score.low, score.high) == pytest.approx((max(0, ends[0]), min(1, ends[1])), rel=1e-4)
+    assert (score.num_clusters, score.num_generated, score.num_reference) == (6, 60, 150)
+    assert 0 < score.low < score.value < score.high < 1
+
+
+@few
 def test_from_equal_to_disjoint(featurizer, package):
     reference = stories(100, 1)
     values = []
@@ -144,6 +217,22 @@ def test_small_and_unequal_sets_are_warned_of(featurizer, package):
     ):
         score = mauve_score(stories(40, 0), stories(30, 1), featurizer, num_seeds=1, num_resamples=1)
     assert len(score.warnings) == 2 and "one size" in score.warnings[1]
+
+
+@pytest.mark.parametrize(
+    ("generated", "reference", "parts"),
+    [
+        (1000, 1000, []),
+        (999, 999, ["fewer than 1000"]),
+        (5000, 999, ["fewer than 1000", "one size"]),
+        (999, 5000, ["fewer than 1000", "one size"]),
+        (2000, 1000, ["one size"]),
+        (1000, 2000, ["one size"]),
+    ],
+)
+def test_the_smaller_set_decides_whether_texts_are_few(generated, reference, parts):
+    notes = mauve._notes(generated, reference)
+    assert len(notes) == len(parts) and all(part in note for part, note in zip(parts, notes, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,30 @@ def test_times_given_the_number_of_masks_have_the_right_law():
     assert torch.stack([d.weight for d in draws]).sum(0).unique().numel() == 1  # 1 + 1/2 + 1/3
 
 
+def test_enumeration_masks_every_set_of_what_is_predicted_once_at_its_share_of_time():
+    """Rows of one, three and two tokens to predict, side by side: what one row has no more of is no draw of it."""
+    target = torch.tensor([[0, 1, 0], [1, 1, 1], [1, 0, 1]]).bool()
+    schedule = get_schedule("cosine")
+    how = {"estimator": "enumerated", "num_draws": 1, "smallest": 1e-3, "schedule": schedule}
+    draws = list(masked_draws(target, range(3), **how))
+    for row, n in enumerate(target.sum(1).tolist()):
+        assert all((draw.weight[row] > 0) == draw.masked[row].any() for draw in draws)
+        mine = [draw for draw in draws if draw.masked[row].any()]
+        assert len({tuple(draw.masked[row].tolist()) for draw in mine}) == len(mine) == 2**n - 1
+        for draw in mine:
+            m = int(draw.masked[row].sum())
+            assert not (draw.masked[row] & ~target[row]).any()
+            assert draw.weight[row].item() == pytest.approx(1 / (m * math.comb(n, m)))
+            assert 1 - schedule.alpha(draw.t[row].double()).item() == pytest.approx(m / n, abs=1e-6)
+
+
+def test_a_network_that_was_trained_last_is_not_in_training_here():
+    """Dropout would be noise in a number that has none."""
+    denoiser = FunctionDenoiser(lambda x_t, t: torch.randn(*x_t.shape, 3) * denoiser.training, 3, 3)
+    found = continuous_nelbo(denoiser.train(), ROWS, estimator="enumerated").nats_per_row
+    torch.testing.assert_close(found, torch.full((3,), 3 * math.log(3), dtype=torch.float64))
+
+
 def test_time_is_found_for_any_schedule():
     shares = torch.tensor([0.01, 0.3, 0.99], dtype=torch.float64)
     for name in ("log_linear", "cosine", "polynomial"):
@@ -156,6 +180,8 @@ def test_time_is_found_for_any_schedule():
         (ROWS, {"given": torch.ones(3, 3, dtype=torch.bool)}, "a token to predict, got none in row 0"),
         (ROWS, {"given": torch.ones(3, 2, dtype=torch.bool)}, r"given must be bool \[3, 3\]"),
         (torch.tensor([[0, 3, 1]]), {}, "other than the mask 3, got 3"),
+        (torch.tensor([[0, 4, 1]]), {}, "tokens in 0..2 other than the mask 3, got 4"),
+        (torch.tensor([[0, -1, 1]]), {}, "tokens in 0..2 other than the mask 3, got -1"),
         (ROWS[:0], {}, "with n >= 1"),
         (torch.zeros(1, 13, dtype=torch.long), {"estimator": "enumerated"}, "at most 12 tokens, got 13"),
     ],

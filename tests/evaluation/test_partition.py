@@ -137,6 +137,7 @@ def test_trust_needs_draws_a_small_spread_and_more_than_one_draw_that_counts():
 
     assert trusted(1.0, 15.0, 32) and not trusted(3.0, 15.0, 32) and trusted(3.0, 15.0, 8104)
     assert not trusted(1.0, 1.1, 32) and not trusted(0.1, 2.9, 3) and not trusted(math.nan, 5.0, 32)
+    assert trusted(1.0, 2.0, 32) and not trusted(1.0, 1.99, 32) and trusted(0.1, 2.9, 4)
     flat = estimate_partition(torch.zeros(1, 8))
     assert flat.is_trustworthy.item() and flat.spread.item() == 0 and flat.ess.item() == 8
     v = torch.tensor([[1.0, 2.0, 4.0, 8.0]], dtype=torch.float64)

@@ -6,9 +6,16 @@ import pytest
 import torch
 
 from edlm.corpus.languages import MarkovChain
-from edlm.energies import AutoregressiveEnergy, CallableEnergy, OracleEnergy
+from edlm.corpus.text import load_blocks
+from edlm.denoisers import FunctionDenoiser
+from edlm.denoisers.loading import SHIPPED, load_denoiser
+from edlm.diffusion.schedule import get_schedule
+from edlm.diffusion.slots import Slots
+from edlm.energies import AutoregressiveEnergy, CallableEnergy, OracleEnergy, load_energy
+from edlm.energies.base import Step
 from edlm.evaluation import published_perplexity
 from edlm.evaluation.exact_languages import exact_denoiser
+from edlm.evaluation.masked_draws import masked_draws
 from tests.chance import SIGMAS
 from tests.enumerable import BOS, SEQUENCES, fillings, log_p_ar, random_causal_lm, random_denoiser
 
@@ -95,6 +102,95 @@ def test_the_two_estimates_of_log_z_enclose_the_formula_with_the_exact_one():
     flipped = CallableEnergy(lambda *args: -score_energy().f(*args))
     other = published_perplexity(random_denoiser(), flipped, x_0.expand(300, -1), **how)
     assert abs(other.with_lower.nats_per_row.mean() - exact) > 0.2
+
+
+def exact_means(x_0: torch.Tensor) -> tuple[float, float]:
+    """The formula with the mean of both estimates of log Z over all pairs of draws, subset by subset."""
+    denoiser, totals = random_denoiser(), [0.0, 0.0]
+    for subset in range(1, 8):
+        masked = torch.tensor([bool(subset >> i & 1) for i in range(3)])
+        m = int(masked.sum())
+        x_t = torch.where(masked, 3, x_0)
+        fills = fillings(x_t)
+        log_p = denoiser.log_probs(x_t[None])[0].double()[torch.arange(3), fills].sum(1)
+        p, v = log_p.exp(), -SCORES[(fills * torch.tensor([9, 3, 1])).sum(1)].double()
+        at = (fills == x_0).all(1).nonzero().item()
+        lower = (p[:, None] * p * (torch.logaddexp(v[:, None], v) - math.log(2))).sum().item()
+        upper = 3 * lower - 2 * (p * v).sum().item()  # (2n - 1) T_2 - 2 (n - 1) T_1 with n = 2
+        for i, log_z in enumerate((lower, upper)):
+            totals[i] += (-log_p[at] - v[at] + log_z).item() / (m * math.comb(3, m))
+    return totals[0], totals[1]
+
+
+def test_log_z_is_of_fresh_draws_alone():
+    """The data's own energy is none of them: with two draws each mean is a sum over all pairs."""
+    x_0 = SEQUENCES[[5]]
+    how = {"estimator": "enumerated", "num_candidates": 2, "batch_size": 6000}
+    found = published_perplexity(random_denoiser(), score_energy(), x_0.expand(6000, -1), **how)
+    for end, expected in zip((found.with_lower, found.with_upper), exact_means(x_0[0]), strict=True):
+        error = end.nats_per_row.std().item() / 6000**0.5
+        assert abs(end.nats_per_row.mean().item() - expected) < SIGMAS * error and error < 0.01
+
+
+def test_every_noisy_version_of_a_row_has_draws_of_its_own():
+    seen = []
+    energy = CallableEnergy(lambda candidates, x, log_p: seen.append(candidates[:, 1:, 0]) or torch.zeros_like(log_p))
+    flat = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 50), 50, 50)
+    how = {"estimator": "counts", "num_draws": 3, "num_candidates": 16}
+    published_perplexity(flat, energy, torch.tensor([[7], [8]]), **how)  # one token: it is masked in each of them
+    rows = torch.stack(seen)
+    assert rows.shape == (3, 2, 16) and len(rows.flatten(0, 1).unique(dim=0)) == 6
+
+
+def test_whether_z_is_1_is_what_the_energy_says_of_itself():
+    language, x_0, _ = two_bits(0.9)
+    energy = OracleEnergy(language)
+    assert published_perplexity(exact_denoiser(language), energy, x_0).num_candidates == 0
+    energy.is_normalized = False
+    assert published_perplexity(exact_denoiser(language), energy, x_0).num_candidates == 16
+    assert published_perplexity(exact_denoiser(language), energy, x_0, normalized=True).num_candidates == 0
+
+
+def test_each_end_says_what_it_is():
+    found = published_perplexity(random_denoiser(), score_energy(), SEQUENCES[:4], num_candidates=3, num_draws=2)
+    assert found.with_lower.estimator.startswith("published joint formula, lower log Z from 3 draws, 2 evenly spread")
+    assert found.with_upper.estimator.startswith("published joint formula, upper log Z from 3 draws, 2 evenly spread")
+    assert found.marginal.estimator == "continuous-time NELBO, 2 evenly spread times a row in [0.001, 1)"
+    assert found.perplexity("lower") == found.with_lower.perplexity != found.perplexity("upper")
+    assert found.perplexity("upper") == found.with_upper.perplexity
+    known = published_perplexity(random_denoiser(), score_energy(), SEQUENCES[:4], normalized=True, estimator="counts")
+    said = "published joint formula, log Z = 0, 8 evenly spread numbers of masked tokens a row"
+    assert known.with_lower.estimator == known.with_upper.estimator == said
+
+
+def test_given_tokens_are_not_counted():
+    given = torch.tensor([[True, False, False], [False, True, True]])
+    how = {"given": given, "normalized": True, "estimator": "enumerated"}
+    nothing = CallableEnergy(lambda candidates, x, log_p: torch.zeros_like(log_p))
+    flat = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 3), 3, 3)
+    found = published_perplexity(flat, nothing, SEQUENCES[[5, 7]], **how)
+    for likelihood in (found.with_lower, found.with_upper, found.marginal):
+        assert likelihood.value == pytest.approx(math.log(3)) and likelihood.tokens_per_row.tolist() == [2, 1]
+
+
+def test_a_head_reads_the_hidden_states_of_the_denoiser():
+    """By hand from its own log q, one noisy version at a time."""
+    denoiser, head = load_denoiser("tinystories"), load_energy("tinystories/head")
+    x_0 = load_blocks(SHIPPED / "tinystories" / "valid.safetensors").tokens[:2, :4]
+    found = published_perplexity(denoiser, head, x_0, estimator="enumerated")
+    expected = torch.zeros(2, dtype=torch.float64)
+    how = {"estimator": "enumerated", "num_draws": 1, "smallest": 1e-3, "schedule": get_schedule("log_linear")}
+    for draw in masked_draws(torch.ones_like(x_0, dtype=torch.bool), range(2), **how):
+        x_t, slots = x_0.masked_fill(draw.masked, denoiser.mask_token_id), Slots.where(draw.masked)
+        encoding = denoiser.encode(x_t, draw.t, keep_hidden=True)
+        log_q = head.log_prob(Step(denoiser, x_t, draw.t, encoding, slots), slots.gather(x_0))
+        expected -= (draw.weight * log_q).detach()
+    torch.testing.assert_close(found.with_lower.nats_per_row, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_an_energy_of_another_denoiser_is_refused():
+    with pytest.raises(ValueError, match="this energy belongs to denoiser"):
+        published_perplexity(random_denoiser(), load_energy("tinystories/head"), SEQUENCES[:2])
 
 
 def test_an_energy_of_nothing_leaves_the_bound_of_the_base():

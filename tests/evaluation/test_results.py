@@ -122,6 +122,8 @@ def test_conclusions_stand_beside_the_settings(tmp_path):
     found.conclude(ratios=[{"value": 0.5, "high": math.inf}])
     assert strict(path)["ratios"] == [{"value": 0.5, "high": None}]
     assert results(path).of(base()) == kept[base()][0]
+    found.conclude(verdict="none")
+    assert strict(path)["ratios"] == [{"value": 0.5, "high": None}] and strict(path)["verdict"] == "none"
 
 
 @pytest.mark.parametrize("changed", [{"seed": 8}, {"data": "b3"}, {"denoiser": {"revision": "a2", "vocab_size": 3}}])
@@ -145,6 +147,9 @@ def test_results_of_another_denoiser_data_or_seed_are_refused(tmp_path, changed)
         {"group_size": 1},
         {"scope": "sequence"},
         {"sampled_steps": 1},
+        {"temperature": 0.9},
+        {"top_p": 0.9999},
+        {"top_k": 3},
     ],
     ids=str,
 )

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,8 +18,10 @@ from edlm.corpus.languages import Dyck, HiddenMarkov, MarkovChain
 from edlm.corpus.synthetic import LanguageConfig
 from edlm.evaluation.exact_languages import exact_denoiser, truth_energy
 from edlm.evaluation.exact_law import all_sequences, exact_distance, exact_law
+from edlm.evaluation.likelihood import estimate_bound
 from edlm.evaluation.plot_errors import plot_sequence_errors
 from edlm.evaluation.sequence_error import ErrorRule, errors_of_data, measure_sequence_errors, sequence_error_table
+from edlm.evaluation.statistics import mean_of, share_of
 from edlm.sampler import EnergySampler
 from tests.chance import SIGMAS
 
@@ -47,6 +50,23 @@ def test_an_error_is_beyond_the_99th_percentile_of_data_or_ruled_out():
     wrong, invalid, found = rule.judge(broken)
     assert invalid.tolist() == [True, True, False] and wrong[:2].all()
     assert found.isinf().tolist() == [True, True, False]
+
+
+def test_the_threshold_is_rounded_up_and_data_are_not_held_against_themselves():
+    language = HiddenMarkov.reference()
+    rule = ErrorRule.of(language, 12, num_reference=150, seed=3)
+    nats = -language.log_prob(language.sample(150, 12, torch.Generator().manual_seed(3)))
+    assert len(nats.unique()) == 150 and rule.threshold == nats.sort().values[148]  # 0.99 * 149 = 147.51
+    usual = ErrorRule.of(language, 12, num_reference=150)
+    fresh = errors_of_data(usual, 150).nats_per_token
+    assert fresh.value != usual.data_nats_per_token.value and abs(fresh.value - usual.data_nats_per_token.value) < 0.3
+
+
+def test_what_is_as_likely_as_the_threshold_is_no_error_whatever_the_rounding():
+    rule = ErrorRule.of(BRACKETS, 6, num_reference=200)
+    x = BRACKETS.sample(50, 6, torch.Generator().manual_seed(9))
+    assert not replace(rule, threshold=rule.threshold * (1 - 1e-13)).judge(x)[0].any()
+    assert replace(rule, threshold=rule.threshold * (1 - 1e-6)).judge(x)[0].all()
 
 
 def test_in_a_uniform_language_only_what_is_ruled_out_is_wrong():
@@ -97,6 +117,22 @@ def test_the_loss_per_token_is_flat_in_length_where_the_error_rate_is_not():
     for row in rows:
         assert abs(row["data_nats_per_token"] - 2.3) < 0.05
     assert short["data"]["num_steps"] is None and short["data"]["error_high"] < 0.03
+
+
+def test_sequences_have_seeds_of_their_own_and_every_number_its_field():
+    rule = ErrorRule.of(HARD, 6, num_reference=500)
+    rule, sampler = replace(rule, threshold=0.8 * rule.threshold), base(HARD, 2)
+    found = measure_sequence_errors(sampler, rule, num_samples=60, num_bound_rows=30, seed=9, batch_size=25)
+    wrong, invalid, nats = rule.judge(sampler.sample(60, 6, seeds=range(9, 69)).tokens)
+    x_0 = HARD.sample(30, 6, torch.Generator().manual_seed(9))
+    bound = estimate_bound(sampler, x_0, seed=9).nats_per_row + HARD.log_prob(x_0)
+    expected = {"n": 60, "denoiser_passes": 2, "energy_passes": 0.0, "kl_n": 30}
+    for name, flags in (("error", wrong), ("invalid", invalid)):
+        share = share_of(flags)
+        expected |= {f"{name}_rate": share.value, f"{name}_low": share.low, f"{name}_high": share.high}
+    for name, mean in (("nats", mean_of(nats[~invalid] / 6)), ("kl_bound", mean_of(bound / 6))):
+        expected |= {f"{name}_nats_per_token".replace("nats_nats", "nats"): mean.value, f"{name}_stderr": mean.stderr}
+    assert found.as_record() == pytest.approx(expected) and 0 < invalid.sum() < wrong.sum() < 60
 
 
 def test_where_every_sequence_is_ruled_out_there_is_no_loss_per_token():

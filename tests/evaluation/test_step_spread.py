@@ -50,6 +50,28 @@ def test_groups_that_do_not_exist_in_a_row_are_left_out():
         assert step.ess.value == pytest.approx(info.ess[judged].mean().item())
 
 
+def test_groups_of_a_row_that_drew_anew_are_no_more_for_that():
+    """Each redraw is k candidates more, of the same decision: groups that do not exist must not be counted for it."""
+
+    def energy(candidates, x, log_p):
+        zero = ((candidates == 0) & (x[:, None] == 3)).any(-1)
+        return torch.where(zero, math.inf, 1.0 + candidates.double().sum(-1))
+
+    how = {"order": "ancestral", "group_size": 1, "num_candidates": 2, "on_impossible": "redraw"}
+    output = sample(CallableEnergy(energy), **how)
+    assert sum(info.redraws.sum() for info in output.steps) > 10
+    for step in step_spreads(output):
+        assert step.num_decisions == output.steps[step.step].num_revealed.sum().item() < 600
+
+
+def test_effective_candidates_are_those_of_the_weights_that_choose():
+    output = sample(weight_temperature=3.0)
+    for step, info in zip(step_spreads(output), output.steps, strict=True):
+        weights = (-info.energies / 3).softmax(1)
+        assert step.ess.value == pytest.approx((1 / weights.square().sum(1)).mean().item())
+        assert step.ess.value > 1.1 * estimate_partition(-info.energies).ess.mean().item()
+
+
 def test_steps_outside_of_the_window_and_samplers_without_weights_have_none():
     assert [step.step for step in step_spreads(sample(window=(0.5, 1.0)))] == [0]
     assert step_spreads(sample(num_candidates=1)) == []

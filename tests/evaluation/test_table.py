@@ -1,5 +1,6 @@
 """The grid of samplers: gains are over the base of the same steps and order, on the same rows, seeds and passes."""
 
+import csv
 import itertools
 import math
 from dataclasses import asdict, replace
@@ -13,7 +14,7 @@ from edlm.energies import CallableEnergy
 from edlm.evaluation.grid import measure_bounds
 from edlm.evaluation.likelihood import estimate_bound, paired_gain
 from edlm.evaluation.measurement import Setting
-from edlm.evaluation.table import as_markdown, as_table
+from edlm.evaluation.table import as_csv, as_markdown, as_table
 from edlm.evaluation.units import TextUnits
 from edlm.sampler.bounds import likelihood_bounds
 from tests.enumerable import SEQUENCES, random_denoiser
@@ -76,6 +77,31 @@ def test_each_gain_is_over_the_base_of_the_same_steps_and_order_wherever_it_stan
         gain = gains[setting.sampler.order, setting.sampler.num_steps]
         expected = (None, None) if setting.energy is None else (gain.value, gain.stderr)
         assert (m.gain_nats_per_token, m.gain_stderr) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_denoiser_of_another_proposal_is_no_base_and_has_a_gain_of_its_own(reverse):
+    """No energy, but colder, or of fewer tokens: what is held against it would seem better or worse than it is."""
+    hows = {"cold": {"temperature": 0.5}, "nucleus": {"top_p": 0.7}, "few": {"top_k": 2}}
+    others = [Setting(name, None, SamplerConfig(num_steps=2, order="random", **how)) for name, how in hows.items()]
+    assert not any(setting.is_base for setting in others) and base("random", 2).is_base
+    everything = [base("random", 2), ours("random", 2), *others]
+    found = measured(everything[::-1] if reverse else everything, seed=9)
+    rows = {setting.name: bound.nats_per_row for setting, (_, bound) in found.items()}
+    for setting, (m, _) in found.items():
+        if setting.name == "base":
+            assert m.gain_nats_per_token is None and m.gain_stderr is None
+        else:
+            differences = (rows["base"] - rows[setting.name]) / 3
+            assert m.gain_nats_per_token == pytest.approx(differences.mean().item(), nan_ok=True)
+    assert abs((rows["base"] - rows["cold"]).mean().item()) > 0.01
+
+
+def test_a_bound_less_a_gain_from_some_steps_is_exact_no_more():
+    found = measured([base("left_to_right", 2), ours("left_to_right", 2, 1)])
+    (whole, _), (some, bound) = found.values()
+    assert whole.bound_direction == "exact"  # a fixed order, nothing decides
+    assert some.bound_direction == bound.direction == "upper bound of -log p"
 
 
 def test_settings_of_one_order_share_their_passes():
@@ -218,6 +244,7 @@ def test_the_terminal_shows_all_rows():
     assert cells["gain"][0] == "" and cells["gain"][1].startswith(f"{found[1].gain_nats_per_token:.3f} ±")
     assert cells["nats/token"][1].startswith(f"{found[1].bound_nats_per_token:.3f} ±")
     assert cells["s/sequence"] == ["", "0.123", ""]
+    assert cells["perplexity"] == [f"{math.exp(m.bound_nats_per_token):.1f}" for m in found]
     exact = as_table([replace(found[1], num_candidates=None, group_size=size) for size in (None, 4)])
     assert [[*column.cells] for column in exact.columns][3:5] == [["exact", "exact"], ["1", "4"]]
 
@@ -227,6 +254,7 @@ def test_the_markdown_has_a_line_a_setting_and_a_dash_for_what_was_not_measured(
     found[1] = replace(
         found[1], seconds_per_sequence=0.12345, energy_passes=10.0, judge_nats_per_token=2.5, judge_stderr=0.1
     )
+    found[1] = replace(found[1], entropy_nats=1.25, entropy_stderr=0.2, distinct_2=0.75)
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in as_markdown(found).splitlines()]
     assert len(lines) == 4 and {len(line) for line in lines} == {12} and set(lines[1]) == {"---"}
     first, second = (dict(zip(lines[0], line, strict=True)) for line in lines[2:])
@@ -234,3 +262,17 @@ def test_the_markdown_has_a_line_a_setting_and_a_dash_for_what_was_not_measured(
     assert second["s/sequence"] == "0.1235" and second["judge"] == "2.500 ± 0.100" and second["energy passes"] == "10"
     assert second["bound"] == f"{found[1].bound_nats_per_token:.3f} ± {found[1].bound_stderr:.3f}"
     assert (second["k"], second["groups"]) == ("5", "1")
+    assert second["gain"] == f"{found[1].gain_nats_per_token:.4f} ± {found[1].gain_stderr:.4f}"
+    assert (second["entropy"], second["distinct-2"]) == ("1.250 ± 0.200", "0.750")
+
+
+def test_csv_has_every_number_and_nothing_where_it_is_not_finite():
+    (m, _), _ = measured([base("random", 2), ours("random", 2)]).values()
+    m = replace(m, bound_nats_per_token=math.inf, bound_stderr=math.nan, examples=("a, b",), seconds_of_batches=(1.0,))
+    (row,) = csv.DictReader(as_csv([m]).splitlines())
+    expected = {name: value for name, value in asdict(m).items() if name not in ("examples", "seconds_of_batches")}
+    assert row.pop("window") == "[0.0, 1.0]" and expected.pop("window") == (0.0, 1.0)
+    assert row.pop("bound_nats_per_token") == row.pop("bound_stderr") == ""
+    for name in ("bound_nats_per_token", "bound_stderr"):
+        del expected[name]
+    assert row == {name: "" if value is None else str(value) for name, value in expected.items()}

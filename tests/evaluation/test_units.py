@@ -52,7 +52,10 @@ def test_units():
 def test_the_record_says_where_a_number_comes_from():
     record = Likelihood.of(NATS, 2, **HOW).as_record()
     assert record["nats_per_token"] == 2.5 and record["direction"] == "exact" and record["estimator"] == "by hand"
-    assert record["n"] == 3 and record["stderr"] > 0 and record["perplexity"] == pytest.approx(math.exp(2.5))
+    error = (NATS / 2).std().item() / 3**0.5
+    assert record["n"] == 3 and record["stderr"] == pytest.approx(error)
+    assert record["perplexity"] == pytest.approx(math.exp(2.5))
+    assert record["perplexity_stderr"] == pytest.approx(math.exp(2.5) * error)
 
 
 def test_mistakes_are_named():

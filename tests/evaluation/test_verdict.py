@@ -207,6 +207,68 @@ def test_a_tight_bound_is_not_doubted(fine):
     assert cautions([measured(**how)], **QUIET) == []
 
 
+def mauve(number) -> dict:
+    return {"mauve": 0.5, "num_samples": number, "mauve_references": number}
+
+
+def warned(*some, **about) -> list[str]:
+    return cautions([measured(**more) for more in some], **{**QUIET, **about})
+
+
+@pytest.mark.parametrize(
+    ("enough", "few", "part"),
+    [
+        ({"n": 100}, {"n": 99}, "Only 99 held-out rows"),
+        ({"num_samples": 50}, {"num_samples": 49}, "Only 49 samples"),
+        ({"seconds_of_batches": (1.0,) * 3}, {"seconds_of_batches": (1.0,) * 2}, "two timed batches of each setting"),
+        (mauve(1000), mauve(999), "MAUVE of 999 samples and 999 held-out texts"),
+    ],
+)
+def test_a_doubt_begins_where_numbers_are_few(enough, few, part):
+    assert warned(enough) == []
+    (warning,) = warned(few)
+    assert part in warning
+
+
+def test_the_worst_of_the_settings_is_told_of_wherever_it_stands():
+    batches = [{"seconds_of_batches": (1.0,) * count} for count in (3, 1, 2)]
+    for some, part in (
+        ([{"n": 500}, {"n": 16}, {"n": 99}], "Only 16 held-out rows"),
+        ([{"num_samples": 200}, {"num_samples": 8}, {}], "Only 8 samples"),
+        (batches, "Seconds are of one timed batch of some settings"),
+        ([mauve(2000), mauve(400), {"num_samples": 64}], "of 400 samples and 400"),
+        (
+            [{"judged_cut": 3, "num_samples": 60}, {"judged_cut": None}, {"judged_cut": 2, "num_samples": 70}],
+            "The judge read only the beginning of 5 of 130 samples",
+        ),
+        ([{}, {"sampled_steps": 1}, {}], "estimated from some of the steps"),
+    ):
+        for settings in (some, some[::-1]):
+            (warning,) = warned(*settings)
+            assert part in warning
+
+
+def test_an_energy_is_doubted_for_a_tenth_of_its_candidates_or_a_decision_that_cannot_be_trusted():
+    assert warned({}, energies=[look(3.3)]) == []
+    (warning,) = warned({}, energies=[look(3.1, normalized=True)])  # Z = 1 makes no candidate count
+    assert "ours (random): 3.1 of 32" in warning
+    (warning,) = warned({}, energies=[look(20.0), look(20.0, 0.99)])
+    assert "ours (random): spread 3.0 nats:" in warning
+    unseen = SimpleNamespace(name="never", order="random", steps=[], normalized=False, num_candidates=32)
+    assert warned({}, energies=[unseen]) == []
+
+
+def test_all_doubts_are_said_and_what_is_no_number_at_all_first():
+    some = {"n": 16, **mauve(8), "judged_cut": 1, "seconds_of_batches": (1.0,), "sampled_steps": 1}
+    about = {"judge": {"name": "j", "is_energy_of": ["ours", "b"]}, "energies": [look(2.0, 0.5)]}
+    about |= {"frontier": [{"name": "ours", "verdict": "outside"}], "published": [published("a", 3.0, 2.9, 0.25)]}
+    parts = ["The published formula is not a bound", "Its log Z is from too few", "the energy of ours, b: their losses"]
+    parts += ["Small effective sample size", "log Z is not to be trusted", "Only 16 held-out rows", "Only 8 samples"]
+    parts += ["Seconds are of", "Some gains", "MAUVE of 8", "1 of 1 points lie outside", "The judge read"]
+    found = warned(some, **about)
+    assert len(found) == len(parts) and all(part in said for part, said in zip(parts, found, strict=True))
+
+
 def test_each_energy_whose_log_z_is_not_known_is_named():
     records = [published("a", 3.0, 2.9, 0.25), published("b", 3.0, 2.5), published("c", 3.0, 2.5, 1.0)]
     _, warning = cautions([measured()], **{**QUIET, "published": records})
