@@ -208,6 +208,9 @@ def load_judge(path: str, denoiser: Denoiser, *, batch_size: int = 16) -> Judge:
     if not isinstance(energy, AutoregressiveEnergy):
         raise ValueError(f"a judge must be a causal LM, got a {type(energy).__name__} in {path}")
     energy.check_denoiser(denoiser)
+    size = energy.model.config.vocab_size
+    if energy.tokenizer is None and abs(size - denoiser.vocab_size) > 1:  # one of them may have a mask
+        raise ValueError(f"a judge must have the denoiser's {denoiser.vocab_size} tokens, got {size} in {path}")
     bos = "auto" if energy.bos_token_id is None else energy.bos_token_id
     tokenizer = energy.tokenizer or denoiser.tokenizer
     how = {"batch_size": batch_size, "name": str(path), "separator": None, "bos_token_id": bos, "cut": True}

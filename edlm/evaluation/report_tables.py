@@ -179,7 +179,8 @@ def ratios(result: Result) -> str:
         never = "never" if r["num_unreached"] else DASH
         low, high, value = (never if r[name] is None else number(r[name], 3) for name in ("low", "high", "value"))
         faster = r["high"] is not None and r["high"] < 1
-        kind = "gain" if faster else "worse" if r["low"] is not None and r["low"] > 1 else "muted"
+        slower = r["num_unreached"] > 0 if r["low"] is None else r["low"] > 1
+        kind = "gain" if faster else "worse" if slower else "muted"
         rows.append(
             [
                 f"{escape(r['name'])}, {_order(r['order'])}",

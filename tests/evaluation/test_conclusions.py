@@ -102,12 +102,17 @@ def test_the_fastest_that_reaches_the_bound_is_told_of_in_its_order_and_against_
     ratios = [ratio("base", "dilated", "random", 0.1), ratio("slow", "dilated", "dilated", 0.8)]
     ratios += [ratio("fast", "dilated", "dilated", 0.5), ratio("never", "dilated", "dilated", inf)]
     ratios += [ratio("fast", "random", "random", 0.2), ratio("slow", "dilated", "random", 0.3)]
-    ratios += [ratio("fast", "dilated", "random", 0.4)]
-    assert module._of_time(ratios, "dilated") == [
+    ratios += [ratio("fast", "dilated", "random", 0.4), ratio("cold", "dilated", "random", 0.05)]  # no method
+    methods = ("slow", "fast", "never")
+    assert module._of_time(ratios, "dilated", methods) == [
         "fast (dilated order) reaches the bound of base (dilated order, 16 passes) in 0.50 [0.40, 0.70] of its time.",
-        "slow (dilated order) reaches the bound of base (random order, 16 passes) in 0.30 [0.20, 0.50] of its time.",
+        "slow (dilated order) reaches the bound of base (random order, 16 passes) in 0.30 [0.20, 0.50] of its time; "
+        "the base in that order alone in 0.10 [0.00, 0.30].",
     ]
-    assert module._of_time([ratio("never", "dilated", "dilated", inf)], "dilated") == []
+    assert module._of_time([ratio("never", "dilated", "dilated", inf)], "dilated", methods) == []
+    one_row = {**ratio("fast", "dilated", "dilated", 0.5), "low": float("nan"), "high": float("nan")}
+    (said,) = module._of_time([one_row], "dilated", methods)
+    assert said.endswith("in 0.50 of its time.")
 
 
 def point(name, order, steps, temperature, entropy, loss, n=50) -> FrontierPoint:

@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from edlm.config import SamplerConfig
 from edlm.corpus.languages import MarkovChain
 from edlm.energies import CallableEnergy, OracleEnergy
 from edlm.evaluation import continuous_nelbo, published_perplexity
-from edlm.evaluation.continuous import energies_by_name, in_continuous_time, is_normalized
+from edlm.evaluation.continuous import energies_by_name, in_continuous_time
+from edlm.evaluation.exact_languages import exact_denoiser
 from edlm.evaluation.measurement import Setting
 from edlm.evaluation.plan import ContinuousConfig
 from edlm.evaluation.units import TextUnits
@@ -49,12 +51,16 @@ def test_numbers_are_those_of_the_estimators():
         assert some["published"] == [] and len(some["nelbo"]) == 2
 
 
-def test_an_energy_is_normalized_where_it_says_so():
+def test_formulas_of_energies_that_say_that_they_are_normalized_need_no_draws():
     """A head has two forms: one of them needs draws for log Z."""
     language = MarkovChain([[0.9, 0.1], [0.2, 0.8]], [0.5, 0.5])
     energies = [OracleEnergy(language), OracleEnergy(language), A]
     energies[1].is_normalized = False
-    assert [is_normalized(energy) for energy in energies] == [True, False, False]
+    x_0 = torch.tensor([[0, 1, 1], [1, 0, 0]])
+    settings = [setting(name, energy) for name, energy in zip("abc", energies, strict=True)]
+    how = {"units": TextUnits()}
+    found = in_continuous_time(exact_denoiser(language), settings, x_0, ContinuousConfig(num_draws=2), **how)
+    assert [(record["name"], record["num_candidates"]) for record in found["published"]] == [("a", 0)]
 
 
 @pytest.mark.parametrize("wrong", [{"num_rows": -1}, {"num_draws": 0}, {"num_candidates": 1}])

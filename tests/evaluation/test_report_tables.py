@@ -14,6 +14,7 @@ SEEDED = {"identity": {"seed": 40}, "controls": ["blind"]}
 def setting(name, order="random", steps=2, **numbers) -> dict:
     nothing = dict.fromkeys(Measurement.__dataclass_fields__)
     usual = {"num_candidates": 1, "scope": "step", "n": 50, "window": (0.0, 1.0), "bound_direction": "exact"}
+    usual |= {"inner_draws": 1, "temperature": 1.0, "top_p": 1.0, "energy": "abc {}"}
     return nothing | usual | {"name": name, "order": order, "num_steps": steps} | numbers
 
 
@@ -81,6 +82,11 @@ def test_what_goes_beyond_a_control_is_a_gain_only_where_the_whole_interval_is(l
         ({"num_candidates": None, "group_size": 8}, "rounds of 8"),
         ({"num_candidates": None, "window": (0.0, 0.5)}, "exactly, times 0 to 0.5"),
         ({"num_candidates": 4, "window": (0.25, 1.0)}, "k = 4, times 0.25 to 1"),
+        ({"num_candidates": 4, "inner_draws": 16}, "k = 4, 16 draws in the bound"),
+        ({"num_candidates": None, "energy": 'abc {"carry_over": true}'}, "exactly, carry-over"),
+        ({"energy": None, "temperature": 0.7, "top_k": 5}, "temperature 0.7, top-k 5"),
+        ({"num_candidates": 2, "top_p": 0.9}, "k = 2, top-p 0.9"),
+        ({"energy": None}, "–"),
     ],
 )
 def test_how_a_setting_decides_is_said(how, said):
@@ -190,14 +196,18 @@ def test_stand_ins_of_samples_stand_below_those_of_held_out_text():
         (1.5, 1.2, 1.9, "1.500 [1.200, 1.900]", "worse"),
         (0.9, 0.5, None, "0.900 [0.500, never]", "muted"),
         (None, 1.5, None, "never [1.500, never]", "worse"),
+        (None, None, None, "never [never, never]", "worse"),
     ],
 )
 def test_a_method_is_faster_only_where_its_whole_interval_is_and_never_is_said(value, low, high, said, kind):
     how = {"name": "ours", "order": "dilated", "than": "base", "than_order": "random", "than_steps": 16}
-    html = tables.ratios({"time_ratios": [{**how, "value": value, "low": low, "high": high}]})
+    html = tables.ratios({"time_ratios": [{**how, "value": value, "low": low, "high": high, "num_unreached": 9}]})
     (found,) = words(html)
     assert (found["sampler"], found["reaches the bound of"]) == ("ours, dilated", "base, random, 16 passes")
     assert found["share of its time [95 %]"] == said and kinds(html) == [kind]
+    unknown = {**how, "value": None, "low": None, "high": None, "num_unreached": 0}  # of an infinite bound
+    (found,) = words(tables.ratios({"time_ratios": [unknown]}))
+    assert found["share of its time [95 %]"] == "– [–, –]"
 
 
 def test_costs_have_their_units():

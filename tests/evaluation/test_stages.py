@@ -168,7 +168,7 @@ def test_costs_are_of_a_batch_of_samples_and_measured_once(tmp_path, monkeypatch
     for settings in ((BASE,), (BASE, OURS)):
         found = measured(tmp_path, *settings, output=str(tmp_path))
         found.measure_costs()
-    assert calls == [(None, 3, 2, 5), (ENERGY, 3, 2, 5)] and found.memory == "by hand"
+    assert calls == [(None, 3, 2, 5), (ENERGY, 3, 2, 5)] and found.results.once("memory", 2, str) == "by hand"
     assert (found.results.of(OURS).flops_per_sequence, found.results.of(OURS).peak_memory_bytes) == (7.0, 9)
 
 
