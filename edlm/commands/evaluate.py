@@ -114,7 +114,7 @@ def _show(evaluation: Evaluation) -> None:
 def _write_folder(evaluation: Evaluation, points: list[FrontierPoint], looks: list[EnergyLook]) -> None:
     """CSV, pictures and the page, of all that is in the results' file."""
     folder = evaluation.config.folder
-    measured = evaluation.results.measured(evaluation.settings)
+    measured = evaluation.results.shown()
     (folder / "results.csv").write_text(as_csv(measured), encoding="utf-8", newline="")
     names = [m.name for m in measured]
     pictures = {"bounds": bounds_svg(measured), "energies": energies_svg(looks, names)}

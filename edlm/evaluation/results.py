@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,17 @@ class Results:
     def beside(self, what: str) -> Path | None:
         """File of tensors beside the JSON file; None where all is in memory."""
         return self.path.with_suffix(f".{what}.safetensors") if self.path is not None else None
+
+    def shown(self) -> list[Measurement]:
+        """What the file holds as ``settings``, in its order."""
+        asked = self._asked_for()
+        return [measured for key, measured in self._measured.items() if key in asked]
+
+    def _asked_for(self) -> Collection[str]:
+        """Keys of what this call asks for and is there."""
+        if self.settings is None:
+            return self._measured.keys()
+        return {setting.key for setting in self.settings if self.of(setting) is not None}
 
     def measured(self, settings: Iterable[Setting]) -> list[Measurement]:
         """What is known of these settings, in their order."""
@@ -133,7 +144,7 @@ class Results:
 
     def _content(self) -> dict[str, Any]:
         records = {key: {**asdict(m), "energy": self._energies[key]} for key, m in self._measured.items()}
-        asked = records if self.settings is None else {s.key for s in self.settings if self.of(s) is not None}
+        asked = self._asked_for()
         content = {"identity": self.identity, "earlier": self.earlier}
         content["settings"] = [record for key, record in records.items() if key in asked]
         content["others"] = [record for key, record in records.items() if key not in asked]
