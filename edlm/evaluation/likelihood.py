@@ -118,7 +118,7 @@ def estimate_bounds(
     keep: Callable[[Tensor], None] | None = None,
     progress: str | None = None,
 ) -> list[BoundEstimate]:
-    """Bounds of samplers of one order and number of steps, in batches, on shared denoiser passes.
+    """Bounds of samplers of one order, in batches, on shared denoiser passes.
 
     Args:
         samplers: What is judged: these steps, this k, this order.
