@@ -36,7 +36,7 @@ def bounds(result: Result) -> str:
             )
         groups.append(rows)
     headings = ["order", "passes", "sampler", "decided", "bound, nats/token", "gain over base", "beyond control [95 %]"]
-    return table(headings, groups, text=(0, 2, 3), label="Likelihood bounds")
+    return table(headings, groups, text=(0, 2), wrapped=(3,), label="Likelihood bounds")
 
 
 def units(result: Result) -> str:
