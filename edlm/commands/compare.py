@@ -12,6 +12,8 @@ from rich.table import Table
 
 from edlm.commands.terminal import console
 from edlm.evaluation.compare import LEVEL, Difference, StoredResult, differences
+from edlm.evaluation.provenance import json_value
+from edlm.evaluation.texts import counted
 
 DASH = "–"
 
@@ -42,7 +44,7 @@ def run(config: CompareConfig) -> None:
     found = differences(a, b, allow_other=config.allow_other, generator=generator)
     console().print(_table(found, config))
     if config.output:
-        rows = [{name: _finite(value) for name, value in asdict(difference).items()} for difference in found]
+        rows = [json_value(asdict(difference)) for difference in found]
         Path(config.output).write_text(json.dumps({"a": config.a, "b": config.b, "differences": rows}, indent=1) + "\n")
 
 
@@ -50,7 +52,7 @@ def _table(found: list[Difference], config: CompareConfig) -> Table:
     paired = found[0].paired
     pairing = "paired by rows" if paired else "unpaired: the rows differ"
     sure = f"{LEVEL:.0%} interval, all at once" if paired else "in standard errors"
-    rows = f"{found[0].n} {'row' if found[0].n == 1 else 'rows'}"
+    rows = counted(found[0].n, "row")
     table = Table(title=f"bounds in nats per token (low = good), {rows}, {pairing}")
     unlike = ["not the same"] if any(d.differs for d in found) else []  # samplers of one name that are two
     for heading in ("sampler", "order", "passes", config.a, config.b, "difference", sure, *unlike):
@@ -70,8 +72,3 @@ def _sure(d: Difference) -> str:
 
 def _number(value: float, form: str) -> str:
     return DASH if math.isnan(value) else f"{value:{form}}".replace("inf", "∞")
-
-
-def _finite(value: object) -> object:
-    """A JSON value: a number that is not finite is null."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -9,6 +9,7 @@ from edlm.evaluation.energies import EnergyLook
 from edlm.evaluation.mauve import FEW
 from edlm.evaluation.measurement import Measurement
 from edlm.evaluation.published import WARNING
+from edlm.evaluation.texts import counted
 
 FEW_ROWS, FEW_SAMPLES, SMALL_SHARE = 100, 50, 0.1
 
@@ -100,11 +101,11 @@ def _of_numbers(measured: Sequence[Measurement]) -> list[str]:
     found = []
     rows = min((m.n for m in measured), default=0)
     if rows < FEW_ROWS:
-        found.append(f"Only {_counted(rows, 'held-out row')}: errors are large, and errors of errors too.")
+        found.append(f"Only {counted(rows, 'held-out row')}: errors are large, and errors of errors too.")
     samples = min((m.num_samples for m in measured if m.num_samples), default=FEW_SAMPLES)
     if samples < FEW_SAMPLES:
-        counted = _counted(samples, "sample")
-        found.append(f"Only {counted} of each setting: entropy, distinct-2 and judge losses are rough.")
+        of_each = f"{counted(samples, 'sample')} of each setting"
+        found.append(f"Only {of_each}: entropy, distinct-2 and judge losses are rough.")
     batches = [len(m.seconds_of_batches) for m in measured if m.seconds_of_batches]
     if batches and min(batches) < 3:
         few = "one timed batch" if min(batches) == 1 else "two timed batches"
@@ -134,7 +135,3 @@ def _of_mauve(measured: Sequence[Measurement]) -> list[str]:
     if texts != references:
         found.append(f"MAUVE wants sets of one size, got {texts} samples and {references} held-out texts.")
     return found
-
-
-def _counted(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

@@ -44,7 +44,7 @@ def described_result(config: Any, **content: Any) -> dict[str, Any]:
 
     Numbers that are not finite become None.
     """
-    return _plain({"config": asdict(config), **provenance(), **content})
+    return json_value({"config": asdict(config), **provenance(), **content})
 
 
 def write_result(path: str | Path, config: Any, **content: Any) -> None:
@@ -81,9 +81,10 @@ def revision_of(package: Path) -> str | None:
         return None
 
 
-def _plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
+    """With lists for tuples, and None for numbers that are not finite."""
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: json_value(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [json_value(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

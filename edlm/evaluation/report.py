@@ -12,6 +12,7 @@ from typing import Any
 from edlm.evaluation import report_tables as tables
 from edlm.evaluation.html import figure, listed
 from edlm.evaluation.report_plots import inline
+from edlm.evaluation.texts import counted
 
 Result = Mapping[str, Any]
 
@@ -33,7 +34,7 @@ def write_report(result: Result, pictures: Mapping[str, str], path: str | Path) 
 
 def _about(result: Result) -> str:
     data, machine = result["data"], result["machine"]
-    where = machine["gpu"] or f"CPU of {machine['cpus']} cores, {_counted(machine['threads'], 'thread')}"
+    where = machine["gpu"] or f"CPU of {machine['cpus']} cores, {counted(machine['threads'], 'thread')}"
     said = [
         f"{data['rows']} held-out blocks of {data['length']} tokens",
         f"edlm {result['versions']['edlm']}, revision {result['revision'] or 'unknown'}",
@@ -41,10 +42,6 @@ def _about(result: Result) -> str:
         f"seed {result['identity']['seed']}",
     ]
     return " · ".join(map(escape, said))
-
-
-def _counted(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _verdict(result: Result, pictures: Mapping[str, str]) -> str:

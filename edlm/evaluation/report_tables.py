@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -16,45 +16,29 @@ _UNITS = ("perplexity per token", "per word", "bits per character")
 def bounds(result: Result) -> str:
     """Bounds and gains, by order and passes."""
     beyond = {(g["name"], g["order"], g["num_steps"]): g for g in result["gains"]}
-    groups = []
-    for (order, steps), cell in _cells(result["settings"]).items():
-        lowest = min(s["bound_nats_per_token"] or float("inf") for s in cell)
-        rows = []
-        for i, s in enumerate(cell):
-            gain = beyond.get((s["name"], order, steps))
-            bound = with_error(s["bound_nats_per_token"], s["bound_stderr"], 3)
-            rows.append(
-                [
-                    _order(order) if i == 0 else "",
-                    str(steps) if i == 0 else "",
-                    escape(s["name"]),
-                    _decided(s),
-                    f'<span class="best">{bound}</span>' if s["bound_nats_per_token"] == lowest else bound,
-                    with_error(s["gain_nats_per_token"], s["gain_stderr"], 3),
-                    _beyond(gain),
-                ]
-            )
-        groups.append(rows)
+    lowest = {
+        cell: min(s["bound_nats_per_token"] or float("inf") for s in some)
+        for cell, some in _cells(result["settings"]).items()
+    }
+
+    def cells(s: Mapping[str, Any]) -> list[str]:
+        bound = with_error(s["bound_nats_per_token"], s["bound_stderr"], 3)
+        is_lowest = s["bound_nats_per_token"] == lowest[s["order"], s["num_steps"]]
+        return [
+            _decided(s),
+            f'<span class="best">{bound}</span>' if is_lowest else bound,
+            with_error(s["gain_nats_per_token"], s["gain_stderr"], 3),
+            _beyond(beyond.get((s["name"], s["order"], s["num_steps"]))),
+        ]
+
+    groups = _by_cell(result["settings"], cells)
     headings = ["order", "passes", "sampler", "decided", "bound, nats/token", "gain over base", "beyond control [95 %]"]
     return table(headings, groups, text=(0, 2), wrapped=(3,), label="Likelihood bounds")
 
 
 def units(result: Result) -> str:
     """Every bound in the units that papers give likelihoods in."""
-    groups = []
-    for (order, steps), cell in _cells(result["settings"]).items():
-        groups.append(
-            [
-                [
-                    _order(order) if i == 0 else "",
-                    str(steps) if i == 0 else "",
-                    escape(s["name"]),
-                    escape(s["bound_direction"]),
-                    *_in_units(s),
-                ]
-                for i, s in enumerate(cell)
-            ]
-        )
+    groups = _by_cell(result["settings"], lambda s: [escape(s["bound_direction"]), *_in_units(s)])
     headings = ["order", "passes", "sampler", "what it is", *_UNITS]
     return "<h3>In other units</h3>" + table(headings, groups, text=(0, 2, 3), label="Bounds in other units")
 
@@ -118,22 +102,15 @@ def _short(point: Mapping[str, Any]) -> str:
 
 def judged(result: Result) -> str:
     """Judge, entropy and distinct-2 of every setting at its own temperature."""
-    groups = []
-    for (order, steps), cell in _cells([s for s in result["settings"] if s["entropy_nats"] is not None]).items():
-        groups.append(
-            [
-                [
-                    _order(order) if i == 0 else "",
-                    str(steps) if i == 0 else "",
-                    escape(s["name"]),
-                    with_error(s["judge_nats_per_token"], s["judge_stderr"], 3),
-                    with_error(s["entropy_nats"], s["entropy_stderr"], 3),
-                    number(s["distinct_2"], 3),
-                    str(s["num_samples"]),
-                ]
-                for i, s in enumerate(cell)
-            ]
-        )
+    groups = _by_cell(
+        [s for s in result["settings"] if s["entropy_nats"] is not None],
+        lambda s: [
+            with_error(s["judge_nats_per_token"], s["judge_stderr"], 3),
+            with_error(s["entropy_nats"], s["entropy_stderr"], 3),
+            number(s["distinct_2"], 3),
+            str(s["num_samples"]),
+        ],
+    )
     headings = ["order", "passes", "sampler", "judge, nats/token", "entropy, nats", "distinct-2", "samples"]
     return "<h3>Every setting</h3>" + table(headings, groups, text=(0, 2), label="Judge, entropy and diversity")
 
@@ -144,20 +121,8 @@ def texts(result: Result) -> str:
     if not measured or "held_out_text" not in result:
         return ""
     held_out = result["held_out_text"]
-    groups = [[["", "", "held-out text", *_text_measures(held_out), str(held_out["num_texts"])]]]
-    for (order, steps), cell in _cells(measured).items():
-        groups.append(
-            [
-                [
-                    _order(order) if i == 0 else "",
-                    str(steps) if i == 0 else "",
-                    escape(s["name"]),
-                    *_text_measures(s),
-                    str(s["num_samples"]),
-                ]
-                for i, s in enumerate(cell)
-            ]
-        )
+    people = [["", "", "held-out text", *_text_measures(held_out), str(held_out["num_texts"])]]
+    groups = [people, *_by_cell(measured, lambda s: [*_text_measures(s), str(s["num_samples"])])]
     measures = ["with an unknown word", "unknown words", "repeated 4-grams", "MAUVE [95 %]"]
     headings = ["order", "passes", "sampler", *measures, "samples"]
     return table(headings, groups, text=(0, 2), label="Stand-ins for errors")
@@ -194,24 +159,17 @@ def ratios(result: Result) -> str:
 
 def costs(result: Result) -> str:
     """Seconds, tokens per second, operations, passes and memory."""
-    groups = []
-    for (order, steps), cell in _cells(result["settings"]).items():
-        groups.append(
-            [
-                [
-                    _order(order) if i == 0 else "",
-                    str(steps) if i == 0 else "",
-                    escape(s["name"]),
-                    number(s["seconds_per_sequence"], 4),
-                    number(s["tokens_per_second"], 0),
-                    large(s["flops_per_sequence"]),
-                    DASH if s["denoiser_passes"] is None else str(s["denoiser_passes"]),
-                    number(s["energy_passes"], 0),
-                    large(s["peak_memory_bytes"], ("B", "kB", "MB", "GB")),
-                ]
-                for i, s in enumerate(cell)
-            ]
-        )
+    groups = _by_cell(
+        result["settings"],
+        lambda s: [
+            number(s["seconds_per_sequence"], 4),
+            number(s["tokens_per_second"], 0),
+            large(s["flops_per_sequence"]),
+            DASH if s["denoiser_passes"] is None else str(s["denoiser_passes"]),
+            number(s["energy_passes"], 0),
+            large(s["peak_memory_bytes"], ("B", "kB", "MB", "GB")),
+        ],
+    )
     headings = ["order", "passes", "sampler", "s/sequence", "tokens/s", "FLOP/sequence", "denoiser", "energy", "memory"]
     return "<h3>Every setting</h3>" + table(headings, groups, text=(0, 2), label="Cost of every setting")
 
@@ -269,6 +227,19 @@ def _cells(settings: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], list[
     for s in sorted(settings, key=lambda s: (orders.index(s["order"]), s["num_steps"])):
         cells.setdefault((s["order"], s["num_steps"]), []).append(s)
     return cells
+
+
+def _by_cell(
+    settings: Sequence[Mapping[str, Any]], cells: Callable[[Mapping[str, Any]], list[str]]
+) -> list[list[list[str]]]:
+    """Rows that begin with order, passes and name, in a group for each order and number of passes, which names them."""
+    return [
+        [
+            [*((_order(order), str(steps)) if i == 0 else ("", "")), escape(s["name"]), *cells(s)]
+            for i, s in enumerate(cell)
+        ]
+        for (order, steps), cell in _cells(settings).items()
+    ]
 
 
 def _order(order: str) -> str:

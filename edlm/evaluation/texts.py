@@ -1,4 +1,4 @@
-"""Text of sampled tokens, as a judge and a reader see it."""
+"""Text of sampled tokens, as a judge and a reader see it; and small words of reports."""
 
 from __future__ import annotations
 
@@ -39,3 +39,13 @@ def tokens_per_word(denoiser: Denoiser, tokens: Tensor) -> float | None:
         return None
     words = sum(len(text.split()) for text in texts_of(denoiser, tokens.reshape(1, -1)))
     return tokens.numel() / words if words else None
+
+
+def counted(number: int, word: str) -> str:
+    """A number with its word.
+
+    Example:
+        >>> counted(1, "row"), counted(2, "row")
+        ('1 row', '2 rows')
+    """
+    return f"{number} {word}{'' if number == 1 else 's'}"
