@@ -1,0 +1,8 @@
+"""What a redesign may move or spell otherwise: the only place to adapt. No number is decided here."""
+
+from edlm.cli import main as command_line
+from edlm.evaluation.exact_law import exact_law
+
+__all__ = ["EXACT", "command_line", "exact_law"]
+
+EXACT = None  # num_candidates of exact decisions
