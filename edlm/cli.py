@@ -34,7 +34,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(_AT + "evaluate:EvaluateConfig", "measure likelihood and text quality"),
     "compare": Command(_AT + "compare:CompareConfig", "two results of evaluate, in pairs", ("a", "b")),
     "benchmark": Command(_AT + "benchmark:BenchmarkConfig", "compare samplers: quality and cost"),
-    "errors": Command(_AT + "sequence_errors:SequenceErrorsConfig", "wrong sequences on languages with known truth"),
+    "errors": Command(_AT + "languages:SequenceErrorsConfig", "wrong sequences on languages with known truth"),
     "info": Command(_AT + "info:InfoConfig", "say what a checkpoint is: family, ids, shift, time", ("path",)),
     "export": Command(_AT + "export:ExportConfig", "copy trained models to where a package ships them"),
     "plot logs": Command(_AT + "plot_logs:PlotLogsConfig", "draw the curves of training runs"),

@@ -95,7 +95,7 @@ def test_every_documented_command_has_its_own_module_and_class():
         "evaluate": "edlm.commands.evaluate:EvaluateConfig",
         "compare": "edlm.commands.compare:CompareConfig",
         "benchmark": "edlm.commands.benchmark:BenchmarkConfig",
-        "errors": "edlm.commands.sequence_errors:SequenceErrorsConfig",
+        "errors": "edlm.commands.languages:SequenceErrorsConfig",
         "info": "edlm.commands.info:InfoConfig",
         "export": "edlm.commands.export:ExportConfig",
         "plot logs": "edlm.commands.plot_logs:PlotLogsConfig",

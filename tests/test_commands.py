@@ -20,15 +20,16 @@ from edlm.cli import COMMANDS, main
 from edlm.corpus.prepared import PreparedCorpus
 from edlm.corpus.synthetic import LanguageConfig, build_language
 from edlm.corpus.text import load_blocks
-from edlm.evaluation import estimate_bound, paired_gain, stages
-from edlm.evaluation.diversity import distinct_n, unigram_entropy
-from edlm.evaluation.judge import JudgedTexts
-from edlm.evaluation.oracle_tables import cells, data_nats_per_token, measure_cells
-from edlm.evaluation.samples import TimedSamples
-from edlm.evaluation.speedup import Curve, time_ratio
-from edlm.evaluation.statistics import mean_of
-from edlm.evaluation.text_errors import known_words
-from edlm.evaluation.texts import EMPTY_LINE
+from edlm.evaluation import estimate_bound, paired_gain
+from edlm.evaluation.estimates.bootstrap import mean_of
+from edlm.evaluation.experiment import run as stages
+from edlm.evaluation.languages.oracle_tables import cells, data_nats_per_token, measure_cells
+from edlm.evaluation.likelihood.speedup import Curve, time_ratio
+from edlm.evaluation.samples.diversity import distinct_n, unigram_entropy
+from edlm.evaluation.samples.draw import TimedSamples
+from edlm.evaluation.samples.judge import JudgedTexts
+from edlm.evaluation.samples.text_errors import known_words
+from edlm.evaluation.samples.texts import EMPTY_LINE
 from edlm.sampler.bounds import likelihood_bounds
 from edlm.training.trainer import NonFiniteLossError
 
@@ -383,7 +384,7 @@ class OddJudge:
 
 def test_evaluate_has_judged_what_is_to_be_judged_however_many_are_timed(runs, denoiser, tmp_path, monkeypatch):
     judge, asked = OddJudge(), []
-    monkeypatch.setattr("edlm.evaluation.stages.load_judge", lambda name, denoiser: asked.append(name) or judge)
+    monkeypatch.setattr("edlm.evaluation.experiment.run.load_judge", lambda name, denoiser: asked.append(name) or judge)
     few = SAMPLED | {"samples__timed_batches": 3, "samples__judged": 2, "samples__judged_methods": None}
     _, found = evaluate(
         runs, tmp_path / "result.json", exact_and_groups(runs), orders=["dilated"], samples__judge="wise", **few
@@ -414,8 +415,8 @@ def test_evaluate_has_judged_what_is_to_be_judged_however_many_are_timed(runs, d
 def test_evaluate_can_judge_what_was_timed_before(runs, tmp_path, monkeypatch):
     output = tmp_path / "result.json"
     _, before = evaluate(runs, output, exact_and_groups(runs), **SAMPLED)
-    monkeypatch.setattr("edlm.evaluation.stages.load_judge", lambda name, denoiser: OddJudge())
-    monkeypatch.setattr("edlm.evaluation.stages.draw_timed", _again)
+    monkeypatch.setattr("edlm.evaluation.experiment.run.load_judge", lambda name, denoiser: OddJudge())
+    monkeypatch.setattr("edlm.evaluation.experiment.run.draw_timed", _again)
     more = SAMPLED | {"samples__judge": "wise", "samples__judged_methods": None, "samples__judged_orders": ["random"]}
     _, found = evaluate(runs, output, exact_and_groups(runs), **more)
     for (name, order, steps), row in found.items():
@@ -433,7 +434,7 @@ def test_evaluate_measures_nothing_twice(runs, tmp_path, monkeypatch):
     output = tmp_path / "result.json"
     _, found = evaluate(runs, output, exact_and_groups(runs), **SAMPLED)
     nats = output.with_suffix(".rows.safetensors").read_bytes()
-    for name in ("edlm.evaluation.grid.estimate_bounds", "edlm.evaluation.stages.draw_timed"):
+    for name in ("edlm.evaluation.experiment.grid.estimate_bounds", "edlm.evaluation.experiment.run.draw_timed"):
         monkeypatch.setattr(name, _again)
     printed, again = evaluate(runs, output, exact_and_groups(runs), **SAMPLED)
     assert again == found and output.with_suffix(".rows.safetensors").read_bytes() == nats
@@ -458,9 +459,9 @@ def test_evaluate_measures_nothing_twice(runs, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("where", "times", "left"),
     [
-        ("edlm.evaluation.grid.estimate_bounds", 1, (6, 0)),  # one of two orders
-        ("edlm.evaluation.grid.estimate_bounds", 0, (0, 0)),
-        ("edlm.evaluation.stages.draw_timed", 5, (12, 5)),
+        ("edlm.evaluation.experiment.grid.estimate_bounds", 1, (6, 0)),  # one of two orders
+        ("edlm.evaluation.experiment.grid.estimate_bounds", 0, (0, 0)),
+        ("edlm.evaluation.experiment.run.draw_timed", 5, (12, 5)),
     ],
 )
 def test_evaluate_goes_on_where_it_was_interrupted(runs, tmp_path, monkeypatch, where, times, left):
@@ -581,7 +582,7 @@ def test_benchmark_speed_holds_every_way_against_the_base_of_the_same_passes_and
         asked.append((sampler.num_steps, sampler.num_candidates, sampler.group_size, length, how))
         return TimedSamples(torch.empty(0, length), (0.5, seconds[len(asked) - 1], 99.0), sampler.num_steps, 0.0)
 
-    monkeypatch.setattr("edlm.evaluation.speed.draw_timed", draw)
+    monkeypatch.setattr("edlm.evaluation.samples.speed.draw_timed", draw)
     names = {"denoiser": str(runs / "text_denoiser/final"), "energy": str(runs / "text_head/final")}
     output, how = tmp_path / "speed.json", {"num_steps": [3], "batch_sizes": [1, 4], "repeats": 2, "seed": 6}
     printed = edlm("benchmark", what="speed", output=str(output), **names, **how)
@@ -600,7 +601,7 @@ def test_benchmark_speed_holds_every_way_against_the_base_of_the_same_passes_and
 
 def test_benchmark_oracle_writes_every_cell_and_the_data(tmp_path, monkeypatch):
     few = cells()[:3]
-    monkeypatch.setattr("edlm.evaluation.oracle_tables.cells", lambda: few)
+    monkeypatch.setattr("edlm.evaluation.languages.oracle_tables.cells", lambda: few)
     printed = edlm("benchmark", what="oracle", num_samples=3, seed=2, output=str(tmp_path / "oracle.json"))
     result = json.loads((tmp_path / "oracle.json").read_text())
     assert result["rows"] == [*measure_cells(3, 2), {"table": "data", "published": 2.289, **data_nats_per_token(3, 2)}]

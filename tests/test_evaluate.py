@@ -17,13 +17,16 @@ import edlm
 from edlm.cli import main, parse_config
 from edlm.corpus.text import load_blocks
 from edlm.denoisers.loading import SHIPPED
-from edlm.evaluation import continuous_nelbo, grid, likelihood, published_perplexity, stages
-from edlm.evaluation.html import number
-from edlm.evaluation.plan import EvaluateConfig
-from edlm.evaluation.text_errors import repeated_ngram_rate, unknown_word_rate, words_of
-from edlm.evaluation.texts import texts_of
-from edlm.evaluation.tracking import summary_of
-from tests.evaluation.test_report import SCHEMA, check
+from edlm.evaluation import continuous_nelbo, published_perplexity
+from edlm.evaluation.experiment import grid
+from edlm.evaluation.experiment import run as stages
+from edlm.evaluation.experiment.plan import EvaluateConfig
+from edlm.evaluation.likelihood import bounds as likelihood
+from edlm.evaluation.report.html import number
+from edlm.evaluation.report.wandb import summary_of
+from edlm.evaluation.samples.text_errors import repeated_ngram_rate, unknown_word_rate, words_of
+from edlm.evaluation.samples.texts import texts_of
+from tests.evaluation.report.test_page import SCHEMA, check
 
 VALID = SHIPPED / "tinystories" / "valid.safetensors"
 HEAD = {"name": "head", "energy": "tinystories/head", "num_candidates": None}

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 import edlm
 from edlm.cli import COMMANDS
 from edlm.denoisers import checkpoint
-from edlm.energies import causal_lms
+from edlm.energies import causal_lm as causal_lms
 from tests.denoisers import published, published_decoders
 from tests.denoisers.test_framing import bert_tokenizer, modernbert
 

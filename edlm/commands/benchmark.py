@@ -17,13 +17,13 @@ from edlm.corpus.text import load_blocks
 from edlm.denoisers.loading import SHIPPED, load_denoiser
 from edlm.energies.loading import load_energy
 from edlm.energies.text import TextEnergy
-from edlm.evaluation.infilling import measure_infilling
-from edlm.evaluation.judge import Judge, load_judge
-from edlm.evaluation.known_truth import share_of_the_way
-from edlm.evaluation.oracle_tables import data_nats_per_token, measure_cells
-from edlm.evaluation.provenance import write_result
-from edlm.evaluation.reranked_text import cost_of_disorder, judge_samplers
-from edlm.evaluation.speed import measure_speed
+from edlm.evaluation.experiment.provenance import write_result
+from edlm.evaluation.languages.known_truth import share_of_the_way
+from edlm.evaluation.languages.oracle_tables import data_nats_per_token, measure_cells
+from edlm.evaluation.likelihood.infilling import measure_infilling
+from edlm.evaluation.samples.judge import Judge, load_judge
+from edlm.evaluation.samples.reranked_text import cost_of_disorder, judge_samplers
+from edlm.evaluation.samples.speed import measure_speed
 
 
 @dataclass(frozen=True)

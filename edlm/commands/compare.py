@@ -11,9 +11,9 @@ import torch
 from rich.table import Table
 
 from edlm.commands.terminal import console
-from edlm.evaluation.compare import LEVEL, Difference, StoredResult, differences
-from edlm.evaluation.provenance import json_value
-from edlm.evaluation.texts import counted
+from edlm.evaluation.experiment.provenance import json_value
+from edlm.evaluation.report.compare import LEVEL, Difference, StoredResult, differences
+from edlm.evaluation.samples.texts import counted
 
 DASH = "–"
 

@@ -12,10 +12,10 @@ from edlm.config import SamplerConfig
 from edlm.corpus.text import load_blocks
 from edlm.denoisers.loading import SHIPPED, load_denoiser
 from edlm.energies.loading import load_energy
-from edlm.evaluation.grid import measure_bounds
-from edlm.evaluation.measurement import Setting
-from edlm.evaluation.samples import draw_timed
-from edlm.evaluation.table import as_table
+from edlm.evaluation.experiment.grid import measure_bounds
+from edlm.evaluation.experiment.measurement import Setting
+from edlm.evaluation.experiment.table import as_table
+from edlm.evaluation.samples.draw import draw_timed
 
 AS_PUBLISHED = "random"
 BEST = "dilated"

@@ -9,22 +9,22 @@ from pathlib import Path
 
 from edlm.commands.terminal import console
 from edlm.denoisers.loading import SHIPPED, load_denoiser
-from edlm.evaluation.asked import ratios_of, settings_of
-from edlm.evaluation.conclusions import conclusions
-from edlm.evaluation.energies import EnergyLook, look_at_energies
-from edlm.evaluation.frontier import FrontierPoint
-from edlm.evaluation.held_out import load_held_out
-from edlm.evaluation.plan import EvaluateConfig
-from edlm.evaluation.plot import plot_curves
-from edlm.evaluation.points import Points
-from edlm.evaluation.report import write_report
-from edlm.evaluation.report_plots import bounds_svg, energies_svg, frontier_svg, save
-from edlm.evaluation.results import Results, curves_of
-from edlm.evaluation.stages import Evaluation
-from edlm.evaluation.table import as_csv, as_markdown, as_table
-from edlm.evaluation.texts import tokens_per_word
-from edlm.evaluation.tracking import check_wandb, log_to_wandb
-from edlm.evaluation.units import TextUnits
+from edlm.evaluation.estimates.units import TextUnits
+from edlm.evaluation.experiment.asked import ratios_of, settings_of
+from edlm.evaluation.experiment.energies import EnergyLook, look_at_energies
+from edlm.evaluation.experiment.held_out import load_held_out
+from edlm.evaluation.experiment.plan import EvaluateConfig
+from edlm.evaluation.experiment.points import Points
+from edlm.evaluation.experiment.run import Evaluation
+from edlm.evaluation.experiment.store import Results, curves_of
+from edlm.evaluation.experiment.table import as_csv, as_markdown, as_table
+from edlm.evaluation.plots.report import bounds_svg, energies_svg, frontier_svg, save
+from edlm.evaluation.plots.table import plot_curves
+from edlm.evaluation.report.conclusions import conclusions
+from edlm.evaluation.report.page import write_report
+from edlm.evaluation.report.wandb import check_wandb, log_to_wandb
+from edlm.evaluation.samples.frontier import FrontierPoint
+from edlm.evaluation.samples.texts import tokens_per_word
 from edlm.training.checkpoints import fingerprint
 
 

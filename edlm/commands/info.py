@@ -12,9 +12,9 @@ from rich.table import Table
 from edlm.commands.terminal import console
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.loading import SHIPPED, load_denoiser
+from edlm.denoisers.probe import probe_shift
 from edlm.energies.loading import load_energy
 from edlm.energies.pretrained import SETTINGS, PretrainedEnergy
-from edlm.evaluation.shift_probe import probe_shift
 
 TEXT = (
     "Once upon a time, there was a little girl who lived in a small house near the forest. Every day she walked "

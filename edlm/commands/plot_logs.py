@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edlm.evaluation.plot import plot_logs
+from edlm.evaluation.plots.table import plot_logs
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from edlm.config import SamplerConfig
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy
-from edlm.sampler.rows import rows_of_prompts, rows_of_texts
 from edlm.sampler.sampler import EnergySampler
-from edlm.sampler.writing import GenerationOutput, Partial
+from edlm.sampler.text.prompts import rows_of_prompts, rows_of_texts
+from edlm.sampler.text.writing import GenerationOutput, Partial
 
 
 @dataclass(frozen=True)

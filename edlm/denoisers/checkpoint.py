@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from edlm.denoisers.unpickling import load_pickle
+from edlm.denoisers.pickles import load_pickle
 
 SAFETENSORS, PICKLES = (".safetensors",), (".ckpt", ".pth", ".th", ".bin", ".pt")
 _NOT_MODELS = ("optimizer.bin", "training_args.bin", "scheduler.pt", "optimizer.pt", "rng_state.pth")

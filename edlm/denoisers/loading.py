@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from edlm.denoisers import bd3lm, diffullama, dream, llada, masked_lm, mdlm, sedd, smdm, x0_prediction
+from edlm.denoisers import masked_lm
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
-from edlm.denoisers.family import Family, LoadOptions, check_module
+from edlm.denoisers.families import bd3lm, diffullama, dream, llada, mdlm, sedd, smdm, x0_prediction
+from edlm.denoisers.families.family import Family, LoadOptions, check_module
 
 SHIPPED = Path(__file__).parent.parent / "models"
 FAMILIES: tuple[Family, ...] = (  # the first that recognises a checkpoint takes it

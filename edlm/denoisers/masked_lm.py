@@ -14,7 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
-from edlm.denoisers.family import Family, LoadOptions
+from edlm.denoisers.families.family import Family, LoadOptions
 from edlm.denoisers.identity import DenoiserIdentity, identity_of
 from edlm.denoisers.logits import name_of, unused_columns
 

@@ -8,7 +8,7 @@ from transformers import AutoModel
 
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
-from edlm.denoisers.family import LoadOptions
+from edlm.denoisers.families.family import LoadOptions
 
 
 def wants_own_code(checkpoint: Checkpoint, options: LoadOptions) -> bool:

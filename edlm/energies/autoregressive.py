@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Decision
-from edlm.energies.causal_lms import load_causal_lm
+from edlm.energies.causal_lm import load_causal_lm
 from edlm.energies.causal_scoring import CausalScorer, distinct_rows
 from edlm.energies.pretrained import PretrainedEnergy
 from edlm.energies.reading import at_slots, ends_of_text, log_proposal_until, readable

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Decision, Energy
-from edlm.energies.decoding import TextDecoder
+from edlm.energies.candidate_text import TextDecoder
 
 
 class CallableEnergy(Energy):

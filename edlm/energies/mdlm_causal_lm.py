@@ -11,12 +11,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.modeling_outputs import CausalLMOutput
 from typing_extensions import Self
 
-from edlm.denoisers.bd3lm import BUFFERS
 from edlm.denoisers.checkpoint import Checkpoint
-from edlm.denoisers.dit import DiT, DiTShape, visible_positions
-from edlm.denoisers.dit_denoiser import GPT2_ROWS, GPT2_SEPARATOR, build_dit, mask_of
-from edlm.denoisers.lightning import is_lightning, load_backbone, setting, settings_of
-from edlm.denoisers.mdlm import hub_shape, hub_weights
+from edlm.denoisers.families.bd3lm import BUFFERS
+from edlm.denoisers.families.dit import DiT, DiTShape, visible_positions
+from edlm.denoisers.families.dit_denoiser import GPT2_ROWS, GPT2_SEPARATOR, build_dit, mask_of
+from edlm.denoisers.families.lightning import is_lightning, load_backbone, setting, settings_of
+from edlm.denoisers.families.mdlm import hub_shape, hub_weights
 
 
 class MDLMCausalLMConfig(PretrainedConfig):

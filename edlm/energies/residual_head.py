@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from edlm.denoisers.base import Denoiser
 from edlm.diffusion.slots import DenseSlots, Slots, num_rounds
 from edlm.energies.base import Decision, Step, TokenwiseEnergy
-from edlm.energies.head_settings import HeadSettings, copy_blocks, fitting_settings
+from edlm.energies.head_body import HeadSettings, copy_blocks, fitting_settings
 from edlm.energies.head_state import HeadState, causal_masks, seen_positions, take
 from edlm.energies.pretrained import PretrainedEnergy
 from edlm.energies.two_stream import Block, Memory, Own, Rotary

@@ -13,8 +13,8 @@ from typing_extensions import Self
 
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Decision, Energy
-from edlm.energies.causal_lms import TextScorer, load_causal_lm
-from edlm.energies.decoding import TextDecoder
+from edlm.energies.candidate_text import TextDecoder
+from edlm.energies.causal_lm import TextScorer, load_causal_lm
 from edlm.energies.reading import log_proposal_until
 
 

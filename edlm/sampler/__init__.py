@@ -1,11 +1,11 @@
 """The sampler: candidates from the denoiser, weights from the energy, one chosen and revealed."""
 
+from edlm.sampler.hooks import DreamLogitsHook, RerankLogits
 from edlm.sampler.output import SampleOutput, StepInfo
 from edlm.sampler.proposal import Proposal
 from edlm.sampler.sampler import EnergySampler
-from edlm.sampler.shims import DreamLogitsHook, RerankLogits
+from edlm.sampler.text.writing import GenerationOutput, Partial
 from edlm.sampler.window import FractionMasked, Steps, Times
-from edlm.sampler.writing import GenerationOutput, Partial
 
 __all__ = [
     "DreamLogitsHook",

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from edlm.diffusion.reveal import plan_reveal
 from edlm.diffusion.streams import RowStreams
-from edlm.sampler import checks
-from edlm.sampler.begin import Passes, begin_step
-from edlm.sampler.decisions import bound_of_step
+from edlm.sampler import inputs as checks
+from edlm.sampler.candidates import bound_of_step
+from edlm.sampler.step import Passes, begin_step
 
 if TYPE_CHECKING:
     from edlm.sampler.sampler import EnergySampler

@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from edlm.diffusion.streams import draw_seeds
-from edlm.sampler import checks
-from edlm.sampler.blocks import check_block_length
-from edlm.sampler.rows import Row, rows_of_prompts, rows_of_texts
-from edlm.sampler.transcript import Transcript
-from edlm.sampler.writing import GenerationOutput, Partial, run, write
+from edlm.sampler import inputs as checks
+from edlm.sampler.text.blocks import check_block_length
+from edlm.sampler.text.prompts import Row, rows_of_prompts, rows_of_texts
+from edlm.sampler.text.transcript import Transcript
+from edlm.sampler.text.writing import GenerationOutput, Partial, run, write
 
 if TYPE_CHECKING:
     from typing_extensions import Self

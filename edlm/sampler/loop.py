@@ -11,10 +11,10 @@ from torch import Tensor
 from edlm.denoisers.base import Denoiser
 from edlm.diffusion.reveal import plan_reveal
 from edlm.diffusion.streams import RowStreams
-from edlm.sampler import checks
-from edlm.sampler.begin import Passes, begin_step
-from edlm.sampler.decisions import decide_step, no_energy_asked
+from edlm.sampler import inputs as checks
+from edlm.sampler.candidates import decide_step, no_energy_asked
 from edlm.sampler.output import StepInfo, summarize
+from edlm.sampler.step import Passes, begin_step
 
 if TYPE_CHECKING:
     from edlm.sampler.sampler import EnergySampler

@@ -12,7 +12,7 @@ from edlm.denoisers.base import Denoiser
 from edlm.diffusion.schedule import Schedule, get_schedule
 from edlm.diffusion.streams import RowStreams, draw_seeds
 from edlm.energies.base import Energy
-from edlm.sampler import checks
+from edlm.sampler import inputs as checks
 from edlm.sampler.bounds import likelihood_bounds
 from edlm.sampler.generation import TextGeneration
 from edlm.sampler.loop import denoise, device_of

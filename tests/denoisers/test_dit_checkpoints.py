@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from edlm import load_denoiser
-from edlm.denoisers.dit_denoiser import framing
+from edlm.denoisers.families.dit_denoiser import framing
 from tests.denoisers import published
 from tests.denoisers.published import MASK, ROWS, backbone_weights, write_lightning, write_run
 

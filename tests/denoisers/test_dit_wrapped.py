@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from edlm import wrap_denoiser
-from edlm.denoisers.dit import DiT, DiTShape
-from edlm.denoisers.dit_denoiser import build_dit, total_noise
+from edlm.denoisers.families.dit import DiT, DiTShape
+from edlm.denoisers.families.dit_denoiser import build_dit, total_noise
 from tests.denoisers.published import BLOCKS, COND, HEADS, MASK, ROWS, SIZE, backbone_weights
 from tests.denoisers.test_dit_families import X_T, T, expected_log_probs
 

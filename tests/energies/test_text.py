@@ -12,10 +12,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from edlm.denoisers import FunctionDenoiser
 from edlm.energies import AutoregressiveEnergy, CallableEnergy, TextEnergy
-from edlm.energies import causal_lms as module
-from edlm.evaluation.judge import Judge
+from edlm.energies import causal_lm as module
+from edlm.evaluation.samples.judge import Judge
 from edlm.sampler import EnergySampler
-from edlm.sampler.decisions import ImpossibleCandidates
+from edlm.sampler.candidates import ImpossibleCandidates
 from tests.chance import assert_law
 from tests.enumerable import MASK, SEQUENCES, decide, fillings, random_denoiser
 

@@ -1,7 +1,7 @@
 """What a redesign may move or spell otherwise: the only place to adapt. No number is decided here."""
 
 from edlm.cli import main as command_line
-from edlm.evaluation.exact_law import exact_law
+from edlm.evaluation.languages.law import exact_law
 
 __all__ = ["EXACT", "command_line", "exact_law"]
 

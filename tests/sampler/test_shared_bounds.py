@@ -8,8 +8,8 @@ import torch
 from edlm import CallableEnergy, EnergySampler, FunctionDenoiser
 from edlm.diffusion.schedule import Cosine, Polynomial
 from edlm.sampler import FractionMasked, Steps
-from edlm.sampler.begin import begin_step
 from edlm.sampler.bounds import likelihood_bounds
+from edlm.sampler.step import begin_step
 from tests.chance import assert_law, assert_mean
 from tests.energies.heads import VOCAB_SIZE, disturbed_head, modernbert
 from tests.sampler.brute_force import MASK, NOTHING, SEQUENCES, BruteForce, Options, World, write

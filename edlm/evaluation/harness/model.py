@@ -24,8 +24,8 @@ from edlm.evaluation.harness.requests import (
     seeds_of,
     usable_device,
 )
-from edlm.evaluation.text_bounds import TextBounds, row_to_score
-from edlm.sampler.rows import Reader
+from edlm.evaluation.likelihood.text import TextBounds, row_to_score
+from edlm.sampler.text.prompts import Reader
 
 try:
     from lm_eval.api.instance import Instance

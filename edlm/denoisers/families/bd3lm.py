@@ -1,0 +1,79 @@
+"""BD3-LM: block diffusion; each block is denoised given the blocks before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from edlm.denoisers.checkpoint import Checkpoint
+from edlm.denoisers.families.dit_denoiser import DiTDenoiser, build_dit, wrap_official
+from edlm.denoisers.families.family import Family, LoadOptions
+from edlm.denoisers.families.lightning import setting
+from edlm.denoisers.families.mdlm import hub_shape, hub_weights
+from edlm.denoisers.logits import LogitsDenoiser
+
+BUFFERS = ("sampling_eps_min", "sampling_eps_max")  # bounds of the noise that it was trained with
+
+
+def _recognizes(checkpoint: Checkpoint) -> bool:
+    return checkpoint.model_type == "bd3lm"
+
+
+def _load(checkpoint: Checkpoint, options: LoadOptions) -> DiTDenoiser:
+    config, source = checkpoint.config, checkpoint.path
+    if not _recognizes(checkpoint):
+        raise ValueError(f"{source} must be a folder of model_type 'bd3lm', got {checkpoint.describe()}")
+    if config.get("causal", False):
+        raise ValueError(
+            f"{source} must be a diffusion model, got an autoregressive one: "
+            "it makes an energy, see edlm.energies.MDLMCausalLM.from_checkpoint"
+        )
+    # Baselines published in this layout (MDLM, SEDD) have no blocks.
+    has_blocks = config.get("cross_attn", True)
+    shape = hub_shape(checkpoint, conditioned=config.get("adaln", True))
+    return DiTDenoiser(
+        build_dit(shape, hub_weights(checkpoint, BUFFERS), source).to(options.dtype),
+        checkpoint.tokenizer(options.tokenizer),
+        mask_token_id=options.mask_token_id,
+        time_conditioned=bool(config.get("time_conditioning", False)),
+        name=checkpoint.name,
+        block_size=setting(config, "block_size", source) if has_blocks else None,
+        max_length=config.get("model_length"),
+    )
+
+
+def _wrap(
+    module: nn.Module,
+    tokenizer: Any = None,
+    *,
+    mask_token_id: int | None = None,
+    block_size: int | None = None,
+    **options: Any,
+) -> LogitsDenoiser:
+    """As `wrap_official`; the module is called with ``sample_mode=True`` and needs ``attn_backend='sdpa'``.
+
+    Args:
+        module: As for `wrap_official`.
+        tokenizer: As for `wrap_official`.
+        mask_token_id: As for `wrap_official`.
+        block_size: By default that of the module's configuration.
+        options: As for `wrap_official`.
+
+    Raises:
+        ValueError: the block size is not known, or the module attends with another backend.
+    """
+    config = getattr(module, "config", None)
+    block_size = block_size if block_size is not None else getattr(config, "block_size", None)
+    if block_size is None:
+        raise ValueError(f"block_size must be given, since {type(module).__name__} has none in its configuration")
+    backend = getattr(config, "attn_backend", "sdpa")
+    if backend != "sdpa":
+        raise ValueError(f"the module's attn_backend must be 'sdpa' to take x_t alone, got {backend!r}")
+    call_options = {"sample_mode": True, **options.pop("call_options", {})}
+    return wrap_official(
+        module, tokenizer, mask_token_id=mask_token_id, block_size=block_size, call_options=call_options, **options
+    )
+
+
+FAMILY = Family("bd3lm", _recognizes, _load, _wrap)

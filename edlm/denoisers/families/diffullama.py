@@ -1,0 +1,107 @@
+"""DiffuLLaMA and DiffuGPT: a Llama or GPT-2 without causal mask whose output at position i - 1 predicts token i.
+
+The mask is an ordinary token of most of these models. By default it is only a mask: it gets no mass. Text that holds
+it needs ``mask_token_id = vocab_size``: then that id, outside the vocabulary, is the mask, the network is fed the
+token that it was trained with, and the token itself keeps its mass (as in the authors' own sampler).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from edlm.denoisers.base import Denoiser
+from edlm.denoisers.checkpoint import Checkpoint
+from edlm.denoisers.decoder import DecoderDenoiser, build_network, rename, see_both_sides
+from edlm.denoisers.families.family import Family, LoadOptions, unwrap_logits
+from edlm.denoisers.logits import LogitsDenoiser, unused_columns
+
+LLAMA_MASK, GPT2_SMALL_MASK, GPT2_VOCABULARY = 811, 10541, 50257
+_ARCHITECTURES = {
+    "llama": (LlamaForCausalLM, LlamaConfig, {"denoise_model.": "model.", "embed_tokens.": "model.embed_tokens."}),
+    "gpt2": (GPT2LMHeadModel, GPT2Config, {"denoise_model.": "transformer.", "embed_tokens.": "transformer.wte."}),
+}
+
+
+def _recognizes(checkpoint: Checkpoint, family: str, model_type: str) -> bool:
+    if checkpoint.model_type != model_type:
+        return False
+    return family in checkpoint.name.lower() or any(n.startswith("denoise_model.") for n in checkpoint.weight_names)
+
+
+def _load(checkpoint: Checkpoint, options: LoadOptions, model_type: str) -> Denoiser:
+    if checkpoint.model_type != model_type:
+        raise ValueError(f"{checkpoint.path} must have model_type {model_type!r}, got {checkpoint.describe()}")
+    architecture, config_class, prefixes = _ARCHITECTURES[model_type]
+    weights, tokenizer = rename(checkpoint.weights(), prefixes), checkpoint.tokenizer(options.tokenizer)
+    tables = [weights[name] for name in ("lm_head.weight", prefixes["embed_tokens."] + "weight") if name in weights]
+    if not tables:
+        raise ValueError(f"{checkpoint.path} must hold token embeddings, got {checkpoint.describe()}")
+    vocab_size = len(tables[0])  # a mask token may have been added to the config's
+    config = config_class.from_dict({**checkpoint.config, "vocab_size": vocab_size, "pad_token_id": None})
+    network = build_network(architecture, config, weights, options.dtype, checkpoint.path)
+    return DecoderDenoiser(
+        network,
+        **_masks(options.mask_token_id, vocab_size, model_type, tokenizer),
+        tokenizer=tokenizer,
+        name=checkpoint.name,
+        max_length=config.max_position_embeddings,
+        **_special(config, tokenizer),
+    )
+
+
+def _wrap(
+    module: nn.Module, tokenizer: Any = None, *, mask_token_id: int | None = None, model_type: str
+) -> Denoiser:
+    """A denoiser of a ``DiscreteDiffusionModel`` (with its authors' attention patch), or of a plain causal LM."""
+    vocab_size = module.lm_head.weight.shape[0]
+    masks = _masks(mask_token_id, vocab_size, model_type, tokenizer)
+    mask, fed = masks["mask_token_id"], masks["network_mask_token_id"]
+
+    def call(x_t: Tensor, t: Tensor, attention_mask: Tensor | None) -> Tensor:
+        tokens = x_t.masked_fill(x_t == mask, fed)
+        both_sides = see_both_sides(tokens, attention_mask, module.lm_head.weight.dtype)
+        return unwrap_logits(module(tokens, attention_mask=both_sides.expand(len(tokens), -1, -1, -1)))
+
+    return LogitsDenoiser(
+        module,
+        call,
+        mask_token_id=mask,
+        vocab_size=vocab_size,
+        impossible_token_ids=unused_columns(tokenizer, vocab_size),
+        tokenizer=tokenizer,
+        max_length=getattr(module.config, "max_position_embeddings", None),
+        **_special(module.config, tokenizer),
+    )
+
+
+def _masks(given: int | None, vocab_size: int, model_type: str, tokenizer: Any) -> dict[str, int]:
+    """The mask of ``x_t``, and the token that the network is fed for it."""
+    trained = getattr(tokenizer, "mask_token_id", None)
+    if trained is None:
+        gpt2 = GPT2_SMALL_MASK if vocab_size == GPT2_VOCABULARY else GPT2_VOCABULARY  # of medium: an added token
+        trained = LLAMA_MASK if model_type == "llama" else gpt2
+    mask = trained if given is None else given
+    return {"mask_token_id": mask, "network_mask_token_id": trained if mask == vocab_size else mask}
+
+
+def _special(config: Any, tokenizer: Any) -> dict[str, Any]:
+    bos = getattr(tokenizer, "bos_token_id", None)
+    eos = getattr(tokenizer, "eos_token_id", None)
+    bos, eos = config.bos_token_id if bos is None else bos, config.eos_token_id if eos is None else eos
+    return {"shift": True, "prefix_ids": () if bos is None else (bos,), "is_framed": True, "eos_token_id": eos}
+
+
+def _family(name: str, model_type: str) -> Family:
+    return Family(
+        name,
+        partial(_recognizes, family=name, model_type=model_type),
+        partial(_load, model_type=model_type),
+        partial(_wrap, model_type=model_type),
+    )
+
+
+DIFFULLAMA, DIFFUGPT = _family("diffullama", "llama"), _family("diffugpt", "gpt2")

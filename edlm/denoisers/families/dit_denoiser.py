@@ -1,0 +1,202 @@
+"""Denoisers on the diffusion transformer of the MDLM code base: MDLM, D3PM, SEDD, BD3-LM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edlm.denoisers.base import Denoiser
+from edlm.denoisers.checkpoint import load_strictly
+from edlm.denoisers.families.dit import DiT, DiTShape, rotary_frequencies, visible_positions
+from edlm.denoisers.families.family import first_given, unwrap_logits
+from edlm.denoisers.identity import DenoiserIdentity, identity_of
+from edlm.denoisers.logits import LogitsDenoiser, set_attributes, unused_columns
+from edlm.denoisers.unpadded import run_unpadded
+
+NOISE_EPS = 1e-3  # of the published log-linear schedules
+GPT2_ROWS, GPT2_SEPARATOR = 50258, 50256  # GPT-2's tokens and the mask; <|endoftext|>
+
+
+def total_noise(t: Tensor) -> Tensor:
+    """Log-linear noise level ``sigma(t) = -log(1 - (1 - eps) t)``, which networks are conditioned on; shape of ``t``.
+
+    References:
+        Lou et al. 2024, arXiv:2310.16834, App. C.1.
+    """
+    return -torch.log1p(-(1 - NOISE_EPS) * t.float())
+
+
+class DiTDenoiser(Denoiser):
+    """A `DiT` as ``p_theta``: the softmax of its outputs at masked positions, the mask's column left out.
+
+    That is so for all its families. MDLM, D3PM and BD3-LM predict ``x_0``; and SEDD's concrete scores
+    ``s_v = p(x_0 = v | x_t) exp(-sigma) / (1 - exp(-sigma))`` differ from ``p`` by a factor common to all ``v``.
+
+    Args:
+        network: The network.
+        tokenizer: Its tokenizer, or None.
+        mask_token_id: By default the tokenizer's, else the last row.
+        time_conditioned: Give the network ``sigma(t)``; else 0.
+        name: What the identity calls it.
+        attributes: Those of `Denoiser`, such as ``block_size``: tokens of block b then read blocks <= b only.
+
+    Raises:
+        ValueError: the mask is no row of the embedding, or the tokenizer is larger than that.
+
+    References:
+        SEDD's scores: Lou et al. 2024, arXiv:2310.16834, Sec. 3; absorbing case: Ou et al. 2024, arXiv:2406.03736.
+    """
+
+    def __init__(
+        self,
+        network: DiT,
+        tokenizer: Any = None,
+        *,
+        mask_token_id: int | None = None,
+        time_conditioned: bool = False,
+        name: str | None = None,
+        **attributes: Any,
+    ):
+        rows = network.shape.vocab_size
+        mask_token_id = mask_of(rows, tokenizer, mask_token_id)
+        super().__init__(mask_token_id, rows, unused_columns(tokenizer, rows))
+        self.network = network
+        self.tokenizer = tokenizer
+        self.time_conditioned = time_conditioned and network.shape.cond_dim is not None
+        self.name = name or "dit"
+        set_attributes(self, {**framing(rows, tokenizer), **attributes})
+
+    @property
+    def hidden_size(self) -> int:
+        return self.network.shape.hidden_size
+
+    @property
+    def num_blocks(self) -> int:
+        return self.network.shape.num_blocks
+
+    def encode_tokens(
+        self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool
+    ) -> tuple[Callable[[], Tensor], tuple[Tensor, ...] | None]:
+        visible = visible_positions(x_t.shape[1], self.block_size, attention_mask, x_t.device)
+        finish, entering = self.network.run(x_t, noise_level(t, self.time_conditioned), visible)
+        if keep_hidden:
+            return finish, entering
+        features = finish()
+        return lambda: features, None
+
+    def decode(self, features: Tensor) -> Tensor:
+        return self.network.output_layer.linear(features)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        return self.network.embed(tokens)
+
+    @property
+    def identity(self) -> DenoiserIdentity:
+        return identity_of(self, self.network, self.name)
+
+
+class _OfficialCall:
+    """Calls ``module(x_t, sigma)``, which takes no attention mask, without the padding."""
+
+    def __init__(self, module: nn.Module, time_conditioned: bool, options: dict[str, Any]):
+        self.module = module
+        self.time_conditioned = time_conditioned
+        self.options = options
+
+    def __call__(self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None) -> Tensor:
+        return run_unpadded(self._run, x_t, t, attention_mask)
+
+    def _run(self, x_t: Tensor, t: Tensor) -> Tensor:
+        # At sigma = 0 SEDD's scores are infinite.
+        sigma = noise_level(t.clamp(min=1e-5), self.time_conditioned)
+        return unwrap_logits(self.module(x_t, sigma, **self.options))
+
+
+def wrap_official(
+    module: nn.Module,
+    tokenizer: Any = None,
+    *,
+    mask_token_id: int | None = None,
+    time_conditioned: bool = False,
+    call_options: dict[str, Any] | None = None,
+    **attributes: Any,
+) -> LogitsDenoiser:
+    """A denoiser of a module of the official code, called as ``module(x_t[n, length], sigma[n])``.
+
+    Args:
+        module: Gives logits or log scores ``[n, length, vocab_size]``, as a tensor or an object with ``logits``;
+            its embedding is named ``vocab_embed.embedding``.
+        tokenizer: Its tokenizer, or None.
+        mask_token_id: By default the tokenizer's, else the last row of the embedding.
+        time_conditioned: Give it ``sigma(t)``; else 0.
+        call_options: Further keyword arguments of the module.
+        attributes: Those of `Denoiser`.
+
+    Raises:
+        ValueError: it has no such embedding, or the mask is none of its rows.
+    """
+    tables = [table for name, table in module.named_parameters() if name.endswith("vocab_embed.embedding")]
+    if not tables:
+        raise ValueError(f"the module must have a parameter vocab_embed.embedding, {type(module).__name__} has none")
+    rows = len(tables[0])
+    return LogitsDenoiser(
+        module,
+        _OfficialCall(module, time_conditioned, call_options or {}),
+        mask_token_id=mask_of(rows, tokenizer, mask_token_id),
+        vocab_size=rows,
+        impossible_token_ids=unused_columns(tokenizer, rows),
+        tokenizer=tokenizer,
+        time_conditioned=time_conditioned,
+        **{**framing(rows, tokenizer), **attributes},
+    )
+
+
+def noise_level(t: Tensor, time_conditioned: bool) -> Tensor:
+    """``sigma(t)``, or zeros for a network that is not conditioned on time; shape of ``t``."""
+    return total_noise(t) if time_conditioned else torch.zeros_like(t, dtype=torch.float32)
+
+
+def mask_of(rows: int, tokenizer: Any, given: int | None = None) -> int:
+    """The mask token: the one given, else the tokenizer's, else the last row, as the official code decides.
+
+    Raises:
+        ValueError: it is no row of the embedding, or the tokenizer has more tokens than that.
+    """
+    if tokenizer is not None and len(tokenizer) > rows:
+        raise ValueError(
+            f"the tokenizer must have at most {rows} tokens, the rows of the embedding, got {len(tokenizer)}"
+        )
+    mask = first_given(given, getattr(tokenizer, "mask_token_id", None), rows - 1, of="mask_token_id")
+    if not 0 <= mask < rows:
+        raise ValueError(f"mask_token_id must lie in 0..{rows - 1}, the rows of the embedding, got {mask}")
+    return mask
+
+
+def framing(rows: int, tokenizer: Any) -> dict[str, Any]:
+    """What separates documents: the tokenizer's tokens, or GPT-2's where the embedding has its size."""
+    known = GPT2_SEPARATOR if tokenizer is None and rows == GPT2_ROWS else None
+    begin, end = getattr(tokenizer, "bos_token_id", known), getattr(tokenizer, "eos_token_id", known)
+    return {"prefix_ids": () if begin is None else (begin,), "eos_token_id": end}
+
+
+def build_dit(shape: DiTShape, weights: dict[str, Tensor], source: object) -> DiT:
+    """The network of published weights.
+
+    Raises:
+        ValueError: weights are missing, unexpected or of another shape; or the rotary frequencies are others.
+    """
+    network = DiT(shape)
+    weights, own = dict(weights), rotary_frequencies(shape.hidden_size // shape.num_heads)
+    frequencies = weights.pop("rotary_emb.inv_freq", None)
+    if frequencies is not None and (
+        frequencies.shape != own.shape or not torch.allclose(frequencies.float(), own, rtol=1e-2)
+    ):
+        raise ValueError(
+            f"{source}: rotary_emb.inv_freq must have base 10000 and {len(own)} frequencies "
+            f"({shape.num_heads} heads), got {len(frequencies)} of other values or number"
+        )
+    load_strictly(network, weights, source)
+    return network

@@ -1,0 +1,123 @@
+"""MDLM and D3PM: hub folders, and Lightning checkpoints of the official code."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from edlm.denoisers.checkpoint import Checkpoint
+from edlm.denoisers.families.dit import DiTShape
+from edlm.denoisers.families.dit_denoiser import DiTDenoiser, build_dit, wrap_official
+from edlm.denoisers.families.family import Family, LoadOptions
+from edlm.denoisers.families.lightning import is_lightning, load_backbone, setting, settings_of
+from edlm.denoisers.logits import LogitsDenoiser
+
+# What the network's outputs mean; for sedd, scores are formed outside of the network.
+_PARAMETERIZATIONS = {"mdlm": ("subs", "sedd"), "d3pm": ("d3pm",)}
+
+
+def hub_shape(checkpoint: Checkpoint, *, conditioned: bool = True) -> DiTShape:
+    """Sizes of the network in a hub folder.
+
+    Raises:
+        ValueError: one is missing in its configuration.
+    """
+    names = ("vocab_size", "hidden_dim", "n_blocks", "n_heads")
+    sizes = [setting(checkpoint.config, name, checkpoint.path) for name in names]
+    return DiTShape(*sizes, setting(checkpoint.config, "cond_dim", checkpoint.path) if conditioned else None)
+
+
+def hub_weights(checkpoint: Checkpoint, buffers: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """Weights of the network in a hub folder, under their names in the network.
+
+    Args:
+        checkpoint: The folder.
+        buffers: Names that are not of the network, and left out.
+    """
+    weights = checkpoint.weights()
+    return {name.removeprefix("backbone."): weight for name, weight in weights.items() if name not in buffers}
+
+
+def _load(checkpoint: Checkpoint, options: LoadOptions, family: str) -> DiTDenoiser:
+    if checkpoint.model_type == "mdlm":
+        network = build_dit(hub_shape(checkpoint), hub_weights(checkpoint), checkpoint.path)
+        config, length = checkpoint.config, checkpoint.config.get("model_length")
+    elif is_lightning(checkpoint):
+        config = settings_of(checkpoint)
+        _check_settings(config, family, checkpoint)
+        network = load_backbone(checkpoint)
+        length = setting(config, "model.length", checkpoint.path)
+    else:
+        raise ValueError(
+            f"{checkpoint.path} must be a folder of model_type 'mdlm' or a Lightning checkpoint for "
+            f"family={family!r}, got {checkpoint.describe()}"
+        )
+    tokenizer = checkpoint.tokenizer(options.tokenizer)
+    if tokenizer is None and options.mask_token_id is None:
+        _check_last_row_is_mask(config, checkpoint)
+    return DiTDenoiser(
+        network.to(options.dtype),
+        tokenizer,
+        mask_token_id=options.mask_token_id,
+        time_conditioned=bool(config.get("time_conditioning", False)),
+        name=checkpoint.name,
+        max_length=length,
+    )
+
+
+def _check_settings(config: dict[str, Any], family: str, checkpoint: Checkpoint) -> None:
+    """Refuse what was trained to do something else."""
+    source = checkpoint.path
+    if setting(config, "backbone", source) == "ar" or setting(config, "parameterization", source) == "ar":
+        raise ValueError(
+            f"{source} must be a diffusion model, got an autoregressive one: "
+            "it makes an energy, see edlm.energies.MDLMCausalLM.from_checkpoint"
+        )
+    if config["backbone"] not in ("dit", "hf_dit"):
+        raise ValueError(f"{source}: backbone must be 'dit', got {config['backbone']!r}")
+    if config["parameterization"] not in _PARAMETERIZATIONS[family]:
+        raise ValueError(
+            f"{source}: parameterization must be one of {list(_PARAMETERIZATIONS[family])} for family={family!r}, "
+            f"got {config['parameterization']!r}"
+        )
+    if config.get("time_conditioning"):
+        noise = setting(config, "noise.type", source)
+        if noise != "loglinear":
+            raise ValueError(f"{source}: noise.type must be 'loglinear' with time_conditioning, got {noise!r}")
+
+
+def _check_last_row_is_mask(config: dict[str, Any], checkpoint: Checkpoint) -> None:
+    """The mask is an extra row for GPT-2's tokenizer, but not for one that has a mask token."""
+    data = config.get("data")
+    name = data.get("tokenizer_name_or_path") if isinstance(data, dict) else None
+    if name is not None and not str(name).startswith("gpt2"):
+        raise ValueError(
+            f"{checkpoint.path}: mask_token_id or the tokenizer must be given, since it was trained with {name!r}"
+        )
+
+
+def _recognizes(checkpoint: Checkpoint, family: str) -> bool:
+    if is_lightning(checkpoint):
+        is_d3pm = settings_of(checkpoint).get("parameterization") == "d3pm"
+        return is_d3pm == (family == "d3pm")
+    return checkpoint.model_type == "mdlm" and family == "mdlm"
+
+
+def _wrap_d3pm(
+    module: nn.Module,
+    tokenizer: Any = None,
+    *,
+    mask_token_id: int | None = None,
+    time_conditioned: bool = True,
+    **options: Any,
+) -> LogitsDenoiser:
+    """As `wrap_official`, but conditioned on time unless told otherwise."""
+    return wrap_official(
+        module, tokenizer, mask_token_id=mask_token_id, time_conditioned=time_conditioned, **options
+    )
+
+
+FAMILY = Family("mdlm", partial(_recognizes, family="mdlm"), partial(_load, family="mdlm"), wrap_official)
+D3PM = Family("d3pm", partial(_recognizes, family="d3pm"), partial(_load, family="d3pm"), _wrap_d3pm)

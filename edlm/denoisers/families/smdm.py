@@ -1,0 +1,144 @@
+"""SMDM: a Llama of lit-gpt without causal mask; its mask has an input embedding, but no column in the logits."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from edlm.denoisers.base import Denoiser
+from edlm.denoisers.checkpoint import Checkpoint
+from edlm.denoisers.decoder import DecoderDenoiser, build_network, rename
+from edlm.denoisers.families.family import Family, LoadOptions, unwrap_logits
+from edlm.denoisers.logits import LogitsDenoiser, unused_columns
+from edlm.denoisers.unpadded import run_unpadded
+
+MAX_LENGTH = 2048
+_NAMES = {"transformer.wte.": "model.embed_tokens.", "transformer.ln_f.": "model.norm."}
+_INNER = {
+    "norm_1": "input_layernorm",
+    "attn.proj": "self_attn.o_proj",
+    "norm_2": "post_attention_layernorm",
+    "mlp.swiglu.w1": "mlp.gate_proj",
+    "mlp.swiglu.w2": "mlp.up_proj",
+    "mlp.swiglu.w3": "mlp.down_proj",
+}
+_MARKS = {"transformer.wte.weight", "transformer.h.0.attn.attn.weight", "transformer.h.0.mlp.swiglu.w1.weight"}
+
+
+class _Rotary(LlamaRotaryEmbedding):
+    """Angles rounded to bfloat16, as the published networks were trained with."""
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        return tuple(part.to(x.dtype) for part in (p.bfloat16() for p in super().forward(x.float(), position_ids)))
+
+
+class _Network(LlamaForCausalLM):
+    """A Llama with one embedding more than columns: the mask's."""
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size - 1, bias=False)
+        self.model.rotary_emb = _Rotary(config)
+
+
+def _load(checkpoint: Checkpoint, options: LoadOptions) -> Denoiser:
+    weights, tokenizer = checkpoint.weights(), checkpoint.tokenizer(options.tokenizer)
+    config = _config_of(weights, checkpoint)
+    names = dict(_NAMES)
+    for i in range(config.num_hidden_layers):
+        names |= {f"transformer.h.{i}.{old}.": f"model.layers.{i}.{new}." for old, new in _INNER.items()}
+    weights = rename(_unpack(weights, config), names)
+    network = build_network(_Network, config, weights, options.dtype, checkpoint.path)
+    return DecoderDenoiser(
+        network,
+        mask_token_id=_mask(options.mask_token_id, config.vocab_size - 1),
+        tokenizer=tokenizer,
+        name=checkpoint.name,
+        max_length=MAX_LENGTH,
+        eos_token_id=getattr(tokenizer, "eos_token_id", None),
+    )
+
+
+def _config_of(weights: dict[str, Tensor], checkpoint: Checkpoint) -> LlamaConfig:
+    """The shape, from the weights' own: a size determines its number of heads in the published table.
+
+    References:
+        ``lit_gpt/config.py`` of ML-GSAI/SMDM, ``Diff_LLaMA_6M`` to ``Diff_LLaMA_2121M``.
+    """
+    lacking = sorted({*_MARKS, "lm_head.weight"} - weights.keys())
+    if lacking:
+        raise ValueError(f"an SMDM checkpoint must hold {lacking}, got {checkpoint.describe()}")
+    rows, width = weights["transformer.wte.weight"].shape
+    columns, inner = len(weights["lm_head.weight"]), len(weights["transformer.h.0.mlp.swiglu.w1.weight"])
+    if rows != columns + 1:
+        raise ValueError(
+            f"an SMDM checkpoint must have one embedding more than columns, that of the mask, got {rows} and {columns}"
+        )
+    blocks = {int(found[1]) for name in weights if (found := re.match(r"transformer\.h\.(\d+)\.", name))}
+    head_size = 80 if (width, inner) == (640, 1600) else 64 if width <= 1024 else 128
+    if width % head_size:
+        raise ValueError(f"an SMDM checkpoint must have a width of heads of {head_size}, got {width}")
+    return LlamaConfig(
+        vocab_size=rows,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=len(blocks),
+        num_attention_heads=width // head_size,
+        max_position_embeddings=MAX_LENGTH,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        tie_word_embeddings=False,
+        pad_token_id=None,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+
+
+def _unpack(weights: dict[str, Tensor], config: LlamaConfig) -> dict[str, Tensor]:
+    """Weights with the packed queries, keys and values of lit-gpt (head by head) in three matrices."""
+    unpacked = {}
+    for name, weight in weights.items():
+        found = re.fullmatch(r"transformer\.h\.(\d+)\.attn\.attn\.weight", name)
+        if not found or weight.shape != (3 * config.hidden_size, config.hidden_size):
+            unpacked[name] = weight
+            continue
+        parts = weight.view(config.num_attention_heads, 3, -1, config.hidden_size).unbind(1)
+        for letter, part in zip("qkv", parts, strict=True):
+            unpacked[f"model.layers.{found[1]}.self_attn.{letter}_proj.weight"] = part.flatten(0, 1).contiguous()
+    return unpacked
+
+
+def wrap(module: nn.Module, tokenizer: Any = None, *, mask_token_id: int | None = None) -> Denoiser:
+    """A denoiser of a ``TransEncoder``, which takes tokens only: rows are run in groups of equal length."""
+    vocab_size = module.lm_head.weight.shape[0]
+
+    def call(x_t: Tensor, t: Tensor, attention_mask: Tensor | None) -> Tensor:
+        return run_unpadded(lambda rows, _: unwrap_logits(module(rows)), x_t, t, attention_mask)
+
+    return LogitsDenoiser(
+        module,
+        call,
+        mask_token_id=_mask(mask_token_id, vocab_size),
+        vocab_size=vocab_size,
+        impossible_token_ids=unused_columns(tokenizer, vocab_size),
+        tokenizer=tokenizer,
+        max_length=getattr(getattr(module, "config", None), "block_size", MAX_LENGTH),
+        eos_token_id=getattr(tokenizer, "eos_token_id", None),
+    )
+
+
+def _mask(given: int | None, vocab_size: int) -> int:
+    if given not in (None, vocab_size):
+        raise ValueError(f"mask_token_id of SMDM must be its vocab_size ({vocab_size}), got {given}")
+    return vocab_size
+
+
+def _recognizes(checkpoint: Checkpoint) -> bool:
+    return checkpoint.weight_names >= _MARKS
+
+
+FAMILY = Family("smdm", _recognizes, _load, wrap)

@@ -1,0 +1,163 @@
+"""A likelihood with its error, where it came from and which way it is good; and the units that papers give it in."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from edlm.evaluation.estimates.bootstrap import Mean, ratio_of
+
+Direction = Literal["upper bound of -log p", "exact", "estimate"]
+DIRECTIONS: tuple[Direction, ...] = ("upper bound of -log p", "exact", "estimate")
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """``-log p`` of data, nats per token, low = good.
+
+    Attributes:
+        value: Mean over all tokens.
+        stderr: Its standard error over rows; NaN for a single row.
+        n: Rows.
+        estimator: How it was found.
+        direction: "upper bound of -log p" (in expectation), "exact", or "estimate" (neither).
+        nats_per_row: ``[n]``, float64; None where unknown.
+        tokens_per_row: ``[n]``; None where unknown.
+
+    Raises:
+        ValueError: another direction.
+    """
+
+    value: float
+    stderr: float
+    n: int
+    estimator: str
+    direction: Direction
+    nats_per_row: Tensor | None = field(default=None, repr=False, compare=False)
+    tokens_per_row: Tensor | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.direction not in DIRECTIONS:
+            raise ValueError(f"direction must be one of {list(DIRECTIONS)}, got {self.direction!r}")
+
+    @classmethod
+    def of(
+        cls, nats_per_row: Tensor, tokens_per_row: int | Tensor, *, estimator: str, direction: Direction
+    ) -> Likelihood:
+        """From the ``-log p`` of each row.
+
+        Args:
+            nats_per_row: Shape ``[n]``.
+            tokens_per_row: How many tokens each predicts, one number or shape ``[n]``.
+            estimator: As the attribute.
+            direction: As the attribute.
+
+        Example:
+            >>> nats = torch.tensor([6.0, 2.0])
+            >>> Likelihood.of(nats, 2, estimator="by hand", direction="exact")
+            Likelihood(value=2.0, stderr=1.0, n=2, estimator='by hand', direction='exact')
+        """
+        nats = nats_per_row.double().cpu()
+        tokens = torch.as_tensor(tokens_per_row).cpu().expand(len(nats))
+        mean = ratio_of(nats, tokens)
+        return cls(mean.value, mean.stderr, mean.n, estimator, direction, nats, tokens)
+
+    @property
+    def nats_per_token(self) -> Mean:
+        """The value with its error."""
+        return Mean(self.value, self.stderr, self.n)
+
+    @property
+    def bits_per_token(self) -> Mean:
+        """``nats / ln 2``."""
+        return Mean(self.value / math.log(2), self.stderr / math.log(2), self.n)
+
+    @property
+    def perplexity(self) -> Mean:
+        """Per token: ``exp(nats)``, its error by the delta method."""
+        return _exp(self.nats_per_token)
+
+    def per(self, units: float | Tensor) -> Mean:
+        """Nats per character, per word or per byte: of all nats over all units.
+
+        Args:
+            units: Units of each row, shape ``[n]``: the error is that of the ratio. Or, where rows are not known one
+                by one, the tokens of a unit, as if they were the same in all rows.
+
+        Raises:
+            ValueError: a number is not positive, or the rows' nats are not known.
+        """
+        if isinstance(units, Tensor):
+            if self.nats_per_row is None:
+                raise ValueError("units of each row need the nats of each row, got a likelihood without them")
+            return ratio_of(self.nats_per_row, units.cpu())
+        if not units > 0:
+            raise ValueError(f"the tokens of a unit must be positive, got {units}")
+        return Mean(self.value * units, self.stderr * units, self.n)
+
+    def bits_per_character(self, characters: float | Tensor) -> Mean:
+        """``nats / (characters ln 2)``.
+
+        Args:
+            characters: Of each row, shape ``[n]``; or of a token, on average.
+
+        Example:
+            >>> nats = torch.tensor([2.0, 6.0], dtype=torch.float64) * math.log(2)
+            >>> found = Likelihood.of(nats, 2, estimator="by hand", direction="exact")
+            >>> found.bits_per_character(torch.tensor([4, 4])).value, found.bits_per_character(2.0).value
+            (1.0, 1.0)
+        """
+        nats = self.per(characters if isinstance(characters, Tensor) else 1 / characters)
+        return Mean(nats.value / math.log(2), nats.stderr / math.log(2), nats.n)
+
+    def perplexity_per_word(self, words: float | Tensor) -> Mean:
+        """``exp(nats / words)``, which tokenizers do not change; its error by the delta method.
+
+        Args:
+            words: Of each row, shape ``[n]``; or the tokens of a word, on average.
+        """
+        return _exp(self.per(words))
+
+    def as_record(self) -> dict[str, Any]:
+        """For JSON: value, error, n, estimator, direction, and the perplexity per token."""
+        return {
+            "nats_per_token": self.value,
+            "stderr": self.stderr,
+            "n": self.n,
+            "estimator": self.estimator,
+            "direction": self.direction,
+            "perplexity": self.perplexity.value,
+            "perplexity_stderr": self.perplexity.stderr,
+        }
+
+
+@dataclass(frozen=True)
+class TextUnits:
+    """How long a text is in other units than tokens; None where that is not known.
+
+    Attributes:
+        characters_per_token: Characters (code points).
+        tokens_per_word: Words are what blanks separate.
+    """
+
+    characters_per_token: float | None = None
+    tokens_per_word: float | None = None
+
+    def of(self, likelihood: Likelihood) -> dict[str, float | None]:
+        """A likelihood in all units, with standard errors, by the names that results have for them."""
+        found = {"perplexity": likelihood.perplexity, "bits_per_char": None, "perplexity_per_word": None}
+        if self.characters_per_token is not None:
+            found["bits_per_char"] = likelihood.bits_per_character(self.characters_per_token)
+        if self.tokens_per_word is not None:
+            found["perplexity_per_word"] = likelihood.perplexity_per_word(self.tokens_per_word)
+        values = {name: mean.value if mean else None for name, mean in found.items()}
+        return values | {f"{name}_stderr": mean.stderr if mean else None for name, mean in found.items()}
+
+
+def _exp(mean: Mean) -> Mean:
+    value = math.exp(mean.value) if mean.value < 700 else math.inf
+    return Mean(value, value * mean.stderr, mean.n)

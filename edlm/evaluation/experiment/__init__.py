@@ -1,0 +1,1 @@
+"""An experiment: settings, jobs, metrics, results."""

@@ -1,0 +1,90 @@
+"""Where a result came from: versions, revision, machine."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edlm import __version__
+
+
+def provenance() -> dict[str, Any]:
+    """What a reader needs to run it again.
+
+    The revision is None outside a git checkout, and the GPU is None where this process did not use it.
+    """
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_initialized() else None
+    return {
+        "command": " ".join(["edlm", *sys.argv[1:]]),
+        "revision": revision_of(Path(__file__).parents[2]),
+        "versions": {"edlm": __version__, **{name: version(name) for name in ("torch", "transformers")}},
+        "machine": {
+            "system": platform.system(),
+            "processor": platform.machine(),
+            "cpus": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": gpu,
+        },
+    }
+
+
+def described_result(config: Any, **content: Any) -> dict[str, Any]:
+    """JSON values: the config dataclass, where the result came from, and its content.
+
+    Numbers that are not finite become None.
+    """
+    return json_value({"config": asdict(config), **provenance(), **content})
+
+
+def write_result(path: str | Path, config: Any, **content: Any) -> None:
+    """Write a JSON file: the config dataclass, where the result came from, and its content.
+
+    Numbers that are not finite become null. The file is replaced as a whole, so an interrupt leaves the old one.
+    """
+    result = described_result(config, **content)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    new.replace(path)
+
+
+@cache
+def revision_of(package: Path) -> str | None:
+    """Git revision of a package, with "-dirty" if its own files are not those of the revision.
+
+    None without git, and where the checkout around the package does not track it: what is installed in the
+    environment of some project is not of that project's revision. What else lies in the checkout has no part in a
+    result. Asked once: what runs was loaded at the start.
+    """
+
+    def git(*words: str) -> str:
+        call = ["git", "-C", str(package), *words]
+        return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if not git("ls-files", "--", "."):
+            return None
+        return git("describe", "--always") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def json_value(value: Any) -> Any:
+    """With lists for tuples, and None for numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: json_value(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

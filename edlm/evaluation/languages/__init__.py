@@ -1,0 +1,1 @@
+"""Synthetic languages with known truth."""

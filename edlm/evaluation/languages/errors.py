@@ -1,0 +1,201 @@
+"""Sequence error rate on languages with known truth: any mistake fails the whole sequence.
+
+Perplexity per token hardly depends on the length at a fixed number of steps; the share of sequences without a mistake
+does, so a sampler that looks good per token can be wrong in almost every sequence (arXiv:2502.09622).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edlm.evaluation.estimates.bootstrap import Interval, Mean, mean_of, share_of
+from edlm.evaluation.languages.exact import Language
+from edlm.evaluation.likelihood.bounds import estimate_bounds
+from edlm.sampler.sampler import EnergySampler
+
+QUANTILE = 0.99
+
+
+@dataclass(frozen=True)
+class ErrorRule:
+    """What counts as an error at one length: what data are in 1 of 100 cases, or never.
+
+    Attributes:
+        language: The truth.
+        length: Tokens of a sequence.
+        threshold: 99th percentile of the data's ``-log p_true``, nats of the row.
+        num_reference: Sequences of the language that it was taken from.
+        data_nats_per_token: Their mean ``-log p_true``: an estimate of the language's entropy.
+    """
+
+    language: Language
+    length: int
+    threshold: float
+    num_reference: int
+    data_nats_per_token: Mean
+
+    @classmethod
+    def of(cls, language: Language, length: int, *, num_reference: int = 20000, seed: int = 0) -> ErrorRule:
+        """The rule from sequences that the language itself draws.
+
+        Raises:
+            ValueError: fewer than 100 of them.
+        """
+        if num_reference < 100:
+            raise ValueError(f"num_reference must be >= 100 for a 99th percentile, got {num_reference}")
+        x = language.sample(num_reference, length, torch.Generator().manual_seed(seed))
+        nats = -language.log_prob(x)
+        threshold = nats.quantile(QUANTILE, interpolation="higher").item()
+        return cls(language, length, threshold, num_reference, mean_of(nats / length))
+
+    def judge(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Which sequences are wrong, which of these the language rules out, and ``-log p_true``.
+
+        Args:
+            tokens: Shape ``[n, length]``; a row with a mask left in it is ruled out.
+
+        Returns:
+            Bool ``[n]``, bool ``[n]``, and nats of the row, ``[n]``: ``inf`` where ruled out.
+        """
+        if tokens.ndim != 2 or tokens.shape[1] != self.length:
+            raise ValueError(f"tokens must be [n, {self.length}], got {[*tokens.shape]}")
+        whole = (tokens != self.language.mask_token_id).all(1)
+        nats = torch.full((len(tokens),), torch.inf, dtype=torch.float64)
+        valid = torch.zeros_like(whole)
+        if whole.any():
+            valid[whole] = self.language.is_valid(tokens[whole])
+        if valid.any():
+            nats[valid] = -self.language.log_prob(tokens[valid])
+        # Equal up to rounding is not beyond: all sequences of a uniform language are equally likely.
+        beyond = nats > self.threshold + 1e-9 * max(1.0, abs(self.threshold))
+        return beyond | ~valid, ~valid, nats
+
+
+@dataclass(frozen=True)
+class SequenceErrors:
+    """Errors of one sampler at one length.
+
+    Attributes:
+        error_rate: Share of sequences that are ruled out or beyond the data's 99th percentile; data have 1 %.
+        invalid_rate: Share that the language rules out.
+        nats_per_token: Mean ``-log p_true`` per token of the sequences that it does not rule out; NaN without any.
+        kl_per_token: Bound of ``KL(truth || sampler)`` per token: mean of the sampler's bound of ``-log P`` less
+            ``-log p_true`` on the same data, nats; None where it was not asked for.
+        denoiser_passes: Of a sequence.
+        energy_passes: Candidates that the energy judged for a sequence, mean; for exact decisions, tokens.
+    """
+
+    error_rate: Interval
+    invalid_rate: Interval
+    nats_per_token: Mean
+    kl_per_token: Mean | None
+    denoiser_passes: int
+    energy_passes: float
+
+    def as_record(self) -> dict[str, Any]:
+        """For JSON."""
+        kl = self.kl_per_token
+        return {
+            "n": self.error_rate.n,
+            "error_rate": self.error_rate.value,
+            "error_low": self.error_rate.low,
+            "error_high": self.error_rate.high,
+            "invalid_rate": self.invalid_rate.value,
+            "invalid_low": self.invalid_rate.low,
+            "invalid_high": self.invalid_rate.high,
+            "nats_per_token": self.nats_per_token.value,
+            "nats_stderr": self.nats_per_token.stderr,
+            "kl_bound_nats_per_token": kl.value if kl else None,
+            "kl_bound_stderr": kl.stderr if kl else None,
+            "kl_n": kl.n if kl else None,
+            "denoiser_passes": self.denoiser_passes,
+            "energy_passes": self.energy_passes,
+        }
+
+
+def errors_of_data(rule: ErrorRule, num_samples: int, *, seed: int = 1) -> SequenceErrors:
+    """The same of fresh sequences of the language: what a perfect sampler has."""
+    generator = torch.Generator().manual_seed(seed)
+    return _errors(rule, rule.language.sample(num_samples, rule.length, generator), None, 0, 0.0)
+
+
+def measure_sequence_errors(
+    sampler: EnergySampler,
+    rule: ErrorRule,
+    *,
+    num_samples: int = 500,
+    num_bound_rows: int = 0,
+    seed: int = 0,
+    batch_size: int = 500,
+) -> SequenceErrors:
+    """Draw sequences and judge them by the truth.
+
+    Args:
+        sampler: With the language's own exact marginals as denoiser, or with a trained one.
+        rule: Of the language and the length.
+        num_samples: Sequences that are drawn.
+        num_bound_rows: Data on which the sampler's bound is measured, for the divergence; 0 for none.
+        seed: Sequence ``i`` has the seed ``seed + i``; the data are drawn with ``seed`` too.
+        batch_size: Sequences at a time.
+
+    Raises:
+        ValueError: the sampler's mask token is not the language's, or ``num_samples`` is below 1.
+
+    Note:
+        The mean ``-log p_true`` may fall below the language's entropy: then the sampler is too sure of itself, which
+        is no virtue. The bound of the divergence sees that, since it asks for all of the data.
+    """
+    language = rule.language
+    if sampler.denoiser.mask_token_id != language.mask_token_id:
+        rule_, got = "the denoiser's mask token must be the language's", sampler.denoiser.mask_token_id
+        raise ValueError(f"{rule_} ({language.mask_token_id}), got {got}")
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be >= 1, got {num_samples}")
+    output = sampler.sample(num_samples, rule.length, batch_size=batch_size, seeds=range(seed, seed + num_samples))
+    passes = sum(step.denoiser_calls for step in output.steps) // math.ceil(num_samples / batch_size)
+    judged = sum(step.judged for step in output.steps).double().mean().item()
+    divergence = None
+    if num_bound_rows:
+        x_0 = language.sample(num_bound_rows, rule.length, torch.Generator().manual_seed(seed))
+        bound = estimate_bounds([sampler], x_0, seed=seed, batch_size=batch_size)[0]
+        divergence = mean_of((bound.nats_per_row + language.log_prob(x_0)) / rule.length)
+    return _errors(rule, output.tokens.cpu(), divergence, passes, judged)
+
+
+def sequence_error_table(
+    rules: Sequence[ErrorRule], samplers: dict[str, Any], num_steps: Sequence[int], **how: Any
+) -> Iterator[dict[str, Any]]:
+    """Every sampler at every length and number of steps.
+
+    Args:
+        rules: One a length.
+        samplers: Name -> function of ``num_steps`` that builds the sampler.
+        num_steps: Denoiser passes; those that exceed a length are left out.
+        how: As for `measure_sequence_errors`; every cell has the same seeds.
+
+    Yields:
+        Dicts: first the data's at each length (``name`` "data", ``num_steps`` None), then a cell at a time.
+    """
+    for rule in rules:
+        common = {"length": rule.length, "data_nats_per_token": rule.data_nats_per_token.value}
+        data = errors_of_data(rule, rule.num_reference)
+        yield {"name": "data", "num_steps": None, **common, **data.as_record()}
+    for rule in rules:
+        common = {"length": rule.length, "data_nats_per_token": rule.data_nats_per_token.value}
+        for steps in (steps for steps in num_steps if steps <= rule.length):
+            for name, build in samplers.items():
+                found = measure_sequence_errors(build(steps), rule, **how)
+                yield {"name": name, "num_steps": steps, **common, **found.as_record()}
+
+
+def _errors(rule: ErrorRule, tokens: Tensor, kl: Mean | None, passes: int, judged: float) -> SequenceErrors:
+    wrong, invalid, nats = rule.judge(tokens)
+    valid = nats[~invalid] / rule.length
+    mean = mean_of(valid) if len(valid) else Mean(math.nan, math.nan, 0)
+    return SequenceErrors(share_of(wrong), share_of(invalid), mean, kl, passes, judged)

@@ -1,0 +1,1 @@
+"""Measures of samples: cost, text statistics, judges."""

@@ -1,0 +1,213 @@
+"""Reranking inside somebody else's sampling loop, by the logits that it is handed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edlm.denoisers.base import Denoiser, FunctionDenoiser
+from edlm.denoisers.encoding import Encoding
+from edlm.denoisers.identity import DenoiserIdentity
+from edlm.diffusion.slots import Slots
+from edlm.diffusion.streams import RowStreams
+from edlm.energies.base import Energy, Step
+from edlm.sampler.candidates import decide_step
+from edlm.sampler.generation import row_seeds
+from edlm.sampler.sampler import EnergySampler
+
+_SMALL, _LEAST, _LARGEST = 1e-3, 1e-6, 60.0  # logits; float16 can tell them apart
+
+
+class RerankLogits:
+    """Turns the logits of a loop into those of a candidate that an energy chose: ``(x, logits) -> logits``.
+
+    For loops that take the largest logit at every masked position and, as confidence, its probability, such as
+    LLaDA's ``generate`` at temperature 0: the largest logit is that of the chosen token, its softmax is the
+    denoiser's own probability of it, and the rest is spread evenly. So the loop keeps its order of confidence.
+
+    Candidates fill all masked positions (sequence scope), drawn from the loop's own logits, which must predict the
+    token at their own position. One object serves one batch from its first step to its last.
+
+    Args:
+        denoiser: The mask token, or a `Denoiser` of the same network, which then also says which tokens are
+            impossible, which tokenizer is meant, and which trained energies fit.
+        energy: Judges candidates. It may not read the denoiser's hidden states.
+        num_candidates: ``k``, >= 1.
+        options: Of `EnergySampler`: ``temperature``, ``top_p``, ``top_k``, ``correct_proposal``,
+            ``weight_temperature``, ``window`` (``t`` is the share of the first call's masks that is left) and
+            ``on_impossible``, "raise" or "redraw".
+        seed: Row r gets ``seed + r``; or one seed a row; None draws them from torch's global generator.
+
+    Raises:
+        ValueError: an option breaks its rule, or the energy needs more than a loop gives it.
+
+    Note:
+        A token with ``p <= 1 / vocab_size`` cannot both be the largest and have its own probability when the rest is
+        spread evenly: its confidence is then just above ``1 / vocab_size``, the higher the likelier. A loop that adds
+        noise or a temperature of its own undoes the choice. Rows that are padded on the left are judged with their
+        padding.
+
+    Example:
+        >>> from edlm import CallableEnergy
+        >>> sevens = CallableEnergy(lambda candidates, x, log_p: -9.0 * (candidates == 7).sum(-1))
+        >>> rerank = RerankLogits(9, sevens, num_candidates=64, seed=0)
+        >>> rerank(torch.tensor([[9, 2, 9]]), torch.zeros(1, 3, 9)).argmax(-1)[0, ::2]
+        tensor([7, 7])
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser | int,
+        energy: Energy,
+        num_candidates: int,
+        *,
+        seed: int | Sequence[int] | None = None,
+        **options: Any,
+    ):
+        if energy.reads_hidden:
+            raise ValueError(f"a loop hands over logits only, and {type(energy).__name__} reads hidden states")
+        allowed = {"temperature", "top_p", "top_k", "correct_proposal", "weight_temperature", "window", "on_impossible"}
+        if not options.keys() <= allowed:
+            raise ValueError(f"options must be among {sorted(allowed)}, got {sorted(options.keys() - allowed)}")
+        if num_candidates is None or options.get("on_impossible") == "keep":
+            raise ValueError(
+                "a loop writes tokens at every step: num_candidates must be a number, and on_impossible 'raise' or "
+                f"'redraw'; got {num_candidates} and {options.get('on_impossible', 'raise')!r}"
+            )
+        self.denoiser = denoiser
+        self.energy = energy
+        self.options = {"num_steps": 1, "num_candidates": num_candidates, "scope": "sequence", **options}
+        self.seed = seed
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, with another batch."""
+        self._streams: RowStreams | None = None
+        self._num_masked: Tensor | None = None
+        self._step = 0
+
+    def __call__(self, x: Tensor, logits: Tensor) -> Tensor:
+        """Logits that make the loop draw the chosen candidates.
+
+        Args:
+            x: Tokens, masks where unknown, shape ``[batch, length]``.
+            logits: Of the denoiser, for the token at the same position, shape ``[batch, length, vocab_size]``.
+
+        Returns:
+            The same shape and dtype; unchanged where nothing is masked.
+        """
+        slots, chosen, log_p = self._choose(x, logits)
+        vocab_size = logits.shape[-1]
+        # softmax = p  <=>  logit = log(p / (1 - p)) + log(V - 1), all others 0
+        margin = log_p - torch.log1p(-log_p.exp()) + math.log(vocab_size - 1)
+        margin = torch.where(margin < _SMALL, _SMALL * (margin - _SMALL).exp(), margin)
+        margin = margin.clamp(_LEAST, _LARGEST)
+        return _write_logits(logits, slots, chosen, 0.0, margin)
+
+    @torch.no_grad()
+    def _choose(self, x: Tensor, logits: Tensor) -> tuple[Slots, Tensor, Tensor]:
+        """Masked positions, the tokens chosen for them, and the denoiser's log-probabilities of these."""
+        denoiser = _GivenLogits(self.denoiser, logits.shape[-1]).to(logits.device)
+        sampler = EnergySampler(denoiser, self.energy, **self.options)
+        masked = x == denoiser.mask_token_id
+        slots = Slots.where(masked)
+        if self._streams is None:
+            self._streams = RowStreams(row_seeds(self.seed, len(x)))
+            self._num_masked = masked.sum(1)
+        if len(self._num_masked) != len(x):
+            raise ValueError(f"a batch must keep its {len(self._num_masked)} rows, got {len(x)}: reset() begins anew")
+        at = torch.full_like(x[:, 0], self._step)
+        t = masked.sum(1) / self._num_masked.clamp(min=1)
+        uses = masked.any(1) & sampler.window.covers(at, t, masked)
+        # Not `encode`, which runs equal rows once: what a loop knows of a row need not show in its tokens.
+        encoding = Encoding(lambda: logits, None, torch.arange(len(x), device=x.device))
+        step = Step(denoiser, x, t, encoding, slots)
+        x_0, _ = decide_step(sampler, step, slots, uses, self._streams.values(self._step))
+        chosen = slots.gather(x_0)
+        log_p = denoiser.slot_log_probs(step.encoding, slots).gather(1, chosen[:, None])[:, 0]
+        self._step += 1
+        return slots, chosen, log_p.double()
+
+
+class DreamLogitsHook(RerankLogits):
+    """`RerankLogits` as Dream's ``generation_logits_hook_func``: ``(step, x, logits) -> logits``.
+
+    Dream hands over logits that are already shifted to their own positions. For ``alg="origin"`` at any temperature
+    the chosen token is left as the only one; for the algorithms by confidence set ``keep_confidence``, and Dream's
+    temperature to 0, so that its order of confidence stays. A call with step 0 begins anew.
+
+    Args:
+        denoiser: As for `RerankLogits`.
+        energy: As for `RerankLogits`.
+        num_candidates: As for `RerankLogits`.
+        keep_confidence: Return what `RerankLogits` does.
+        seed: As for `RerankLogits`.
+        options: As for `RerankLogits`.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser | int,
+        energy: Energy,
+        num_candidates: int,
+        *,
+        keep_confidence: bool = False,
+        seed: int | Sequence[int] | None = None,
+        **options: Any,
+    ):
+        super().__init__(denoiser, energy, num_candidates, seed=seed, **options)
+        self.keep_confidence = keep_confidence
+
+    def __call__(self, step: int | None, x: Tensor, logits: Tensor) -> Tensor:
+        """Logits that make Dream draw the chosen candidates.
+
+        Args:
+            step: Dream's; None stands for a call before the loop, and changes nothing.
+            x: Tokens, shape ``[batch, length]``.
+            logits: Shifted, shape ``[batch, length, vocab_size]``.
+        """
+        if step is None:
+            return logits
+        if step == 0:
+            self.reset()
+        if self.keep_confidence:
+            return super().__call__(x, logits)
+        slots, chosen, _ = self._choose(x, logits)
+        return _write_logits(logits, slots, chosen, -torch.inf, torch.zeros(len(chosen), device=x.device))
+
+
+class _GivenLogits(FunctionDenoiser):
+    """Stands for the network of a loop: the rules for its logits, which are given.
+
+    Args:
+        denoiser: The mask token, or the denoiser whose rules hold.
+        vocab_size: Width of the logits.
+
+    Raises:
+        ValueError: the denoiser has another width.
+    """
+
+    def __init__(self, denoiser: Denoiser | int, vocab_size: int):
+        known = None if isinstance(denoiser, int) else denoiser
+        super().__init__(lambda x_t, t: None, denoiser if known is None else known.mask_token_id, vocab_size)
+        self._known = (known,)  # in a tuple, so that it is no module of this one
+        if known is not None:
+            if vocab_size != known.vocab_size:
+                raise ValueError(f"logits must have vocab_size = {known.vocab_size} columns, got {vocab_size}")
+            self.tokenizer, self.eos_token_id = known.tokenizer, known.eos_token_id
+            self.register_buffer("_impossible", known._impossible.clone(), persistent=False)
+
+    @property
+    def identity(self) -> DenoiserIdentity | None:
+        return None if self._known[0] is None else self._known[0].identity
+
+
+def _write_logits(logits: Tensor, slots: Slots, chosen: Tensor, others: float, largest: Tensor) -> Tensor:
+    """Logits with ``largest`` at the chosen tokens of the slots and ``others`` at all their other tokens."""
+    at_slots = logits.new_full((len(slots), logits.shape[-1]), others)
+    at_slots.scatter_(1, chosen[:, None], largest.to(logits)[:, None])
+    return logits.index_put((slots.rows, slots.positions), at_slots)

@@ -1,0 +1,108 @@
+"""Tokens as text again: where it stops, what was written, and masks shown as masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
+
+from edlm.denoisers.base import Denoiser
+from edlm.sampler.text.prompts import Row
+
+
+class Transcript:
+    """Shows rows as text.
+
+    Args:
+        denoiser: Its tokenizer writes.
+        eos_token_id: Tokens that end what is written; "auto" is the tokenizer's.
+        stop: Strings that end it.
+
+    Raises:
+        ValueError: a stop string is empty, or there is no tokenizer to find it with.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        eos_token_id: int | Sequence[int] | Literal["auto"] | None = None,
+        stop: str | Sequence[str] | None = None,
+    ):
+        self.tokenizer, self.mask_token_id = denoiser.tokenizer, denoiser.mask_token_id
+        if eos_token_id == "auto":
+            own = getattr(self.tokenizer, "eos_token_id", None)
+            eos_token_id = denoiser.eos_token_id if denoiser.eos_token_id is not None else own
+        if isinstance(eos_token_id, str):
+            raise ValueError(f"eos_token_id must be 'auto', a token, several, or None, got {eos_token_id!r}")
+        several = [eos_token_id] if eos_token_id is None or isinstance(eos_token_id, int) else eos_token_id
+        self.eos_token_ids = tuple(int(token) for token in several if token is not None)
+        self.stop = (stop,) if isinstance(stop, str) else tuple(stop or ())
+        if not all(self.stop):
+            raise ValueError(f"stop must hold no empty string, got {list(self.stop)}")
+        if self.stop and self.tokenizer is None:
+            raise ValueError(f"stop strings need a tokenizer, and this denoiser has none; got {list(self.stop)}")
+        special = () if self.tokenizer is None else self.tokenizer.all_special_ids
+        self._special = set(special)
+        self._mask = getattr(self.tokenizer, "mask_token", None)
+        self._knows_mask = getattr(self.tokenizer, "mask_token_id", None) == self.mask_token_id
+
+    def read(self, row: Row, tokens: Tensor) -> tuple[str, tuple[str, ...]]:
+        """The text, cut in its last gap where that stops, and what stands in each gap; masks are shown.
+
+        Args:
+            row: Says what is text and where the gaps are.
+            tokens: Its tokens as they are now, ``[length]``.
+
+        Returns:
+            Without a tokenizer: no text.
+        """
+        if self.tokenizer is None:
+            return "", tuple("" for _ in row.gaps)
+        ids = tokens.tolist()
+        text, fills, at = "", [], row.num_prefix
+        before: list[int | None] = []
+        for start, stop in row.gaps:
+            before += ids[at:start]
+            gap = [None if token == self.mask_token_id else token for token in ids[start:stop]]
+            if self.eos_token_ids and stop == row.gaps[-1][1]:
+                gap = gap[: self._first_eos(gap)]
+            text, through = self._decode(before), self._decode(before + gap)
+            fills.append(through[len(text) :] if through.startswith(text) else self._decode(gap))
+            before, at = before + gap, stop
+        rest = ids[at : len(ids) - row.num_suffix]
+        whole = self._decode(before + rest)
+        cut = self._first_stop(fills[-1]) if fills else None
+        if cut is None:
+            return whole, tuple(fills)
+        through = self._decode(before)
+        tail = whole[len(through) :] if whole.startswith(through) else self._decode(rest)
+        return text + fills[-1][:cut] + tail, (*fills[:-1], fills[-1][:cut])
+
+    def has_stopped(self, row: Row, tokens: Tensor) -> bool:
+        """Whether an end was written in the row's last gap; what is written after it does not count any more."""
+        start, stop = row.gaps[-1]
+        gap = [None if token == self.mask_token_id else token for token in tokens[start:stop].tolist()]
+        if self._first_eos(gap) < len(gap):
+            return True
+        return bool(self.stop) and self._first_stop(self._decode(gap)) is not None
+
+    def _first_eos(self, gap: Sequence[int | None]) -> int:
+        return next((i for i, token in enumerate(gap) if token in self.eos_token_ids), len(gap))
+
+    def _first_stop(self, text: str) -> int | None:
+        found = [at for at in (text.find(end) for end in self.stop) if at >= 0]
+        return min(found) if found else None
+
+    def _decode(self, ids: Sequence[int | None]) -> str:
+        """Text of tokens, special ones left out; None stands for a mask."""
+        shown = [token for token in ids if token not in self._special]
+        if self._knows_mask:
+            return self.tokenizer.decode([self.mask_token_id if token is None else token for token in shown])
+        parts: list[list[int]] = [[]]
+        for token in shown:
+            if token is None:
+                parts.append([])
+            else:
+                parts[-1].append(token)
+        return (self._mask or "<mask>").join(self.tokenizer.decode(part) if part else "" for part in parts)

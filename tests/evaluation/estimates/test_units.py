@@ -1,0 +1,84 @@
+"""A likelihood in other units, each with its error."""
+
+import math
+
+import pytest
+import torch
+
+from edlm.evaluation.estimates.bootstrap import Mean, mean_of
+from edlm.evaluation.estimates.units import Likelihood, TextUnits
+
+NATS = torch.tensor([4.0, 9.0, 2.0], dtype=torch.float64)
+TOKENS = torch.tensor([2, 3, 1])
+HOW = {"estimator": "by hand", "direction": "exact"}
+
+
+def test_rows_of_different_length_count_by_their_tokens():
+    found = Likelihood.of(NATS, TOKENS, **HOW)
+    assert (found.value, found.n, found.estimator, found.direction) == (2.5, 3, "by hand", "exact")
+    spread = ((NATS - 2.5 * TOKENS) ** 2).sum().item()
+    assert found.stderr == pytest.approx(math.sqrt(spread * 3 / 2) / 6)
+    assert found.nats_per_token == Mean(found.value, found.stderr, 3)
+
+
+def test_equal_rows_have_the_mean_and_its_error():
+    found = Likelihood.of(NATS, 2, **HOW)
+    assert found.value == pytest.approx(2.5)
+    assert found.stderr == pytest.approx((NATS / 2).std().item() / 3**0.5)
+    assert found.nats_per_token == pytest.approx(mean_of(NATS / 2))
+
+
+def test_units():
+    found = Likelihood.of(NATS, 2, **HOW)
+    assert found.bits_per_token.value == pytest.approx(2.5 / math.log(2))
+    assert found.bits_per_token.stderr == pytest.approx(found.stderr / math.log(2))
+    assert found.perplexity.value == pytest.approx(math.exp(2.5))
+    assert found.perplexity.stderr == pytest.approx(math.exp(2.5) * found.stderr)
+    assert found.bits_per_character(4.0).value == pytest.approx(2.5 / 4 / math.log(2))
+    characters = torch.tensor([8, 10, 2])
+    rows = found.bits_per_character(characters)
+    assert rows.value == pytest.approx(15 / 20 / math.log(2))
+    ratio = 15 / 20
+    spread = ((NATS - ratio * characters) ** 2).sum().item()
+    assert rows.stderr == pytest.approx(math.sqrt(spread * 3 / 2) / 20 / math.log(2))
+    assert found.perplexity_per_word(1.5).value == pytest.approx(math.exp(3.75))
+    words = torch.tensor([2, 3, 1])
+    per_word = found.perplexity_per_word(words)
+    assert per_word.value == pytest.approx(math.exp(2.5))
+    assert per_word.stderr == pytest.approx(per_word.value * found.per(words).stderr)
+    assert Likelihood.of(torch.tensor([1e4, 1e4]), 1, **HOW).perplexity.value == math.inf
+
+
+def test_the_record_says_where_a_number_comes_from():
+    record = Likelihood.of(NATS, 2, **HOW).as_record()
+    assert record["nats_per_token"] == 2.5 and record["direction"] == "exact" and record["estimator"] == "by hand"
+    error = (NATS / 2).std().item() / 3**0.5
+    assert record["n"] == 3 and record["stderr"] == pytest.approx(error)
+    assert record["perplexity"] == pytest.approx(math.exp(2.5))
+    assert record["perplexity_stderr"] == pytest.approx(math.exp(2.5) * error)
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ValueError, match="direction must be one of .*, got 'lower'"):
+        Likelihood(1.0, 0.1, 3, "x", "lower")
+    bare = Likelihood(1.0, 0.1, 3, "x", "exact")
+    with pytest.raises(ValueError, match="units of each row need the nats of each row"):
+        bare.bits_per_character(torch.tensor([1, 2, 3]))
+    with pytest.raises(ValueError, match="must be positive, got 0"):
+        bare.perplexity_per_word(0)
+    assert bare.bits_per_character(2.0).value == pytest.approx(0.5 / math.log(2))
+
+
+def test_a_text_has_units_of_its_own():
+    found = Likelihood.of(NATS, 2, **HOW)
+    units = TextUnits(characters_per_token=4.0, tokens_per_word=1.5).of(found)
+    for name, mean in {
+        "perplexity": found.perplexity,
+        "bits_per_char": found.bits_per_character(4.0),
+        "perplexity_per_word": found.perplexity_per_word(1.5),
+    }.items():
+        assert (units.pop(name), units.pop(f"{name}_stderr")) == mean[:2]
+    assert not units
+    bare = TextUnits().of(found)
+    assert bare["perplexity"] == found.perplexity.value
+    assert [name for name, value in bare.items() if value is not None] == ["perplexity", "perplexity_stderr"]

@@ -1,0 +1,101 @@
+"""Held-out text: cut as a corpus is, and what is corrupt is named by file and line."""
+
+import copy
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from edlm import load_denoiser
+from edlm.corpus.text import load_blocks, pack_documents
+from edlm.denoisers import FunctionDenoiser
+from edlm.denoisers.loading import SHIPPED
+from edlm.evaluation.experiment.held_out import load_held_out
+
+STORIES = [f"Once upon a time, there were {i} cats. " * 20 for i in range(1, 9)]
+
+
+@pytest.fixture(scope="module")
+def denoiser():
+    return load_denoiser("tinystories")
+
+
+def test_text_is_cut_into_blocks_of_the_denoisers_length(denoiser, tmp_path):
+    lines, plain = tmp_path / "a.jsonl", tmp_path / "a.txt"
+    lines.write_text("".join(json.dumps({"text": story}) + "\n" for story in STORIES))
+    plain.write_text("\n<|endoftext|>\n".join(STORIES))
+    expected = pack_documents(STORIES, denoiser.tokenizer, 128)
+    for path in (lines, plain):
+        found = load_held_out(path, denoiser)
+        assert torch.equal(found.tokens, expected.tokens) and found.num_characters == expected.num_characters
+    assert load_held_out(lines, denoiser, 32).tokens.shape[1] == 32
+
+
+@pytest.mark.parametrize(("is_framed", "length"), [(True, 17), (False, 20)])
+def test_a_frame_takes_its_place_in_the_longest_that_fits(denoiser, tmp_path, is_framed, length):
+    path = tmp_path / "a.txt"
+    path.write_text(STORIES[0])
+    framed = SimpleNamespace(tokenizer=denoiser.tokenizer, max_length=20, prefix_ids=(0, 1), suffix_ids=(1,))
+    framed.is_framed = is_framed
+    assert load_held_out(path, framed).tokens.shape[1] == length
+
+
+def test_documents_end_at_the_tokenizers_eos_or_else_at_its_sep(denoiser, tmp_path):
+    path, tokenizer = tmp_path / "a.txt", copy.deepcopy(denoiser.tokenizer)
+    tokenizer.sep_token = "<sep>"
+    framed = SimpleNamespace(tokenizer=tokenizer, max_length=20, prefix_ids=(), suffix_ids=(), is_framed=False)
+    for separator in ("<|endoftext|>", "<sep>"):
+        path.write_text(f"\n{separator}\n".join(STORIES))
+        assert (load_held_out(path, framed).num_documents > 1) == (separator == "<|endoftext|>")
+
+
+def test_blocks_are_read_as_they_are(denoiser):
+    path = SHIPPED / "tinystories" / "valid.safetensors"
+    for length in (None, 128):
+        assert torch.equal(load_held_out(path, denoiser, length).tokens, load_blocks(path).tokens)
+    with pytest.raises(ValueError, match=f"length must be that of the blocks, 128, .* got 64 with {path}"):
+        load_held_out(path, denoiser, 64)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [('{"text": "cut off', "JSON must be valid, got"), ('{"story": "a"}', "must have valid Unicode text in 'text'")],
+)
+def test_a_corrupt_line_is_named(denoiser, tmp_path, line, said):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join([*(json.dumps({"text": story}) for story in STORIES[:3]), line, '{"text": "b"}']))
+    with pytest.raises(ValueError, match=said) as error:
+        load_held_out(path, denoiser)
+    assert f"{path}:4" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_a_bad_byte_is_named(denoiser, tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b'{"text": "good"}\n{"text": "good"}\n{"text": "b\xffd"}\n')
+    with pytest.raises(ValueError, match=r"must be UTF-8, got a bad byte \(0xff\) in .*:3$"):
+        load_held_out(path, denoiser)
+
+
+def test_a_file_that_is_cut_off_or_not_there_is_named(denoiser, tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes((SHIPPED / "tinystories" / "valid.safetensors").read_bytes()[:5000])
+    with pytest.raises(ValueError, match=f"must be a safetensors file of token blocks, got {path}"):
+        load_held_out(path, denoiser)
+    with pytest.raises(FileNotFoundError, match="data must be an existing file, got .*no.jsonl"):
+        load_held_out(tmp_path / "no.jsonl", denoiser)
+    (tmp_path / "short.txt").write_text("Too short.")
+    with pytest.raises(ValueError, match="short.txt: documents must fill one block of 128 tokens"):
+        load_held_out(tmp_path / "short.txt", denoiser)
+
+
+def test_text_needs_a_tokenizer_and_a_length(tmp_path, denoiser):
+    path = tmp_path / "a.txt"
+    path.write_text("a")
+    bare = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 4), 4, 4)
+    with pytest.raises(ValueError, match="text needs a denoiser with a tokenizer, got"):
+        load_held_out(path, bare)
+    bare.tokenizer = denoiser.tokenizer
+    with pytest.raises(ValueError, match="length must be given for text"):
+        load_held_out(path, bare)

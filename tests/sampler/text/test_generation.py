@@ -1,0 +1,338 @@
+"""Text from prompts: batches, blocks, ends, seeds, partial results."""
+
+import re
+
+import pytest
+import torch
+
+from edlm import (
+    AutoregressiveEnergy,
+    CallableEnergy,
+    EnergySampler,
+    FunctionDenoiser,
+    SequenceEnergy,
+)
+from edlm.sampler import Partial
+from edlm.sampler.candidates import ImpossibleCandidates
+from tests.energies.heads import disturbed_head, modernbert
+from tests.sampler.test_padding import causal_lm
+
+MASK, V = 6, 6
+EOS = 5
+
+
+def watched(seen: list, **attributes) -> FunctionDenoiser:
+    """Marginals that depend on the position in the view and on what stands there; notes what it is shown."""
+    table = torch.randn(64, V, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def f(x_t, t):
+        seen.append(x_t.clone())
+        return table[(torch.arange(x_t.shape[1]) + x_t.sum(1, keepdim=True)) % 64]
+
+    denoiser = FunctionDenoiser(f, MASK, V)
+    for name, value in attributes.items():
+        setattr(denoiser, name, value)
+    return denoiser
+
+
+def certain(tokens: list[int], **attributes) -> FunctionDenoiser:
+    """Writes ``tokens[i]`` at position i."""
+    logits = torch.full((len(tokens), V), -torch.inf).scatter_(1, torch.tensor(tokens)[:, None], 0.0)
+    denoiser = FunctionDenoiser(lambda x_t, t: logits[: x_t.shape[1]].expand(len(x_t), -1, -1), MASK, V)
+    for name, value in attributes.items():
+        setattr(denoiser, name, value)
+    return denoiser
+
+
+# Rows and batches
+
+
+@pytest.mark.parametrize("block_length", [None, 8])
+@pytest.mark.parametrize("order", ["ancestral", "dilated", "confidence"])
+def test_prompts_of_unequal_length_are_as_each_alone(stories, block_length, order):
+    sampler = EnergySampler(stories.denoiser, stories.energy, num_steps=2, num_candidates=None, order=order)
+    text = "Once upon a time, there was a little girl who liked to play with her big red ball in the park. One day"
+    tokens = stories.denoiser.tokenizer(text)["input_ids"]
+    prompts, seeds = [tokens[:3], tokens[:7], tokens[:20], []], [4, 9, 2, 30]
+    options = {"max_new_tokens": 20, "block_length": block_length}
+    together = sampler.generate(prompts, seed=seeds, **options)
+    for row, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+        alone = sampler.generate([prompt], seed=[seed], **options)
+        assert torch.equal(alone.tokens[0], together.tokens[row]) and alone.text[0] == together.text[row]
+        assert together.tokens[row][: len(prompt)].tolist() == prompt and len(together.tokens[row]) == len(prompt) + 20
+        assert together.tokens[row].dtype == torch.int64
+    assert together.seeds == tuple(seeds) and len(together.steps) == (2 if block_length is None else 6)
+
+
+def test_candidates_and_blocks_in_a_batch():
+    denoiser = modernbert()
+    sampler = EnergySampler(denoiser, disturbed_head(denoiser), num_steps=2, num_candidates=4, group_size=2)
+    prompts, seeds = [[0, 1, 2], [3], [2, 2, 1, 0, 0, 1, 3]], [1, 2, 3]
+    together = sampler.generate(prompts, 25, seed=seeds, block_length=4)  # 16 positions: views slide
+    for row, prompt in enumerate(prompts):
+        alone = sampler.generate([prompt], 25, seed=[seeds[row]], block_length=4)
+        assert torch.equal(alone.tokens[0], together.tokens[row])
+    assert all((row < 4).all() for row in together.tokens)
+
+
+def test_it_is_fill_on_the_tokens_with_masks(stories):
+    denoiser = stories.denoiser
+    output = stories.generate("Tom had a", 9, seed=[5], suffix=" He was happy.")
+    tokenize = denoiser.tokenizer
+    given, after = tokenize("Tom had a")["input_ids"], tokenize(" He was happy.")["input_ids"]
+    x_t = torch.tensor([[*denoiser.prefix_ids, *given, *[denoiser.mask_token_id] * 9, *after]])
+    filled = stories.fill(x_t, seeds=[5])
+    assert torch.equal(filled.tokens[0], output.tokens[0])
+    assert output.text[0].startswith("Tom had a") and output.text[0].endswith(" He was happy.")
+    assert output.text[0] == "Tom had a" + output.completions[0] + " He was happy."
+    for a, b in zip(filled.steps, output.steps, strict=True):
+        assert torch.equal(a.num_revealed, b.num_revealed)
+
+
+def test_prompts_of_every_kind(stories):
+    denoiser = stories.denoiser
+    assert denoiser.prefix_ids and not denoiser.is_framed
+    free = stories.generate(None, 5, seed=0)
+    begun = stories.generate("", 5, seed=0)
+    assert len(free.tokens[0]) == 5 and begun.tokens[0][0] == denoiser.prefix_ids[0] and len(begun.tokens[0]) == 6
+    ids = denoiser.tokenizer("Tom")["input_ids"]
+    by_text = stories.generate(["Tom", "Tom"], 5, seed=3)
+    by_ids = stories.generate([[*denoiser.prefix_ids, *ids]], 5, seed=3)
+    assert torch.equal(by_text.tokens[0], by_ids.tokens[0]) and by_text.text[0] == by_ids.text[0]
+    assert not torch.equal(by_text.tokens[0], by_text.tokens[1])  # their seeds differ
+
+
+def test_seeds(stories):
+    rows = stories.generate(["Tom", "Sue"], 6, num_return_sequences=2, seed=7)
+    assert rows.seeds == (7, 8, 9, 10) and [text[:3] for text in rows.text] == ["Tom", "Tom", "Sue", "Sue"]
+    listed = stories.generate(["Tom", "Sue"], 6, num_return_sequences=2, seed=[7, 8, 9, 10])
+    assert listed.text == rows.text
+    assert stories.generate("Sue", 6, seed=10).text == rows.text[3:]
+    torch.manual_seed(1)
+    first = stories.generate("Tom", 6)
+    torch.manual_seed(1)
+    assert stories.generate("Tom", 6).seeds == first.seeds != stories.generate("Tom", 6).seeds
+
+
+def test_overrides_leave_the_sampler_alone(stories):
+    before = dict(vars(stories))
+    plain = stories.generate("Tom", 8, seed=0).text
+    greedy = [stories.generate("Tom", 8, seed=seed, top_k=1).text for seed in (0, 1)]
+    assert greedy[0] == greedy[1] and vars(stories) == before
+    assert stories.generate("Tom", 8, seed=0).text == plain
+    own = EnergySampler(stories.denoiser, stories.energy, num_steps=2, num_candidates=None, order="dilated", top_k=1)
+    assert own.generate("Tom", 8, seed=3).text == greedy[0] == own.generate("Tom", 8, seed=3, temperature=0.5).text
+
+
+# Blocks
+
+
+def test_a_block_sees_its_view_only():
+    seen: list = []
+    sampler = EnergySampler(watched(seen, max_length=8), num_steps=1)
+    output = sampler.generate([[1, 2, 3, 4]], 10, block_length=3, seed=0)
+    tokens = output.tokens[0].tolist()
+    assert len(tokens) == 14 and MASK not in tokens and len(output.steps) == 4
+    # Blocks 4..6, 7..9, 10..12, 13; the first view begins with the row and keeps what masks fit on its right.
+    expected = [
+        tokens[:4] + [MASK] * 4,
+        tokens[2:7] + [MASK] * 3,
+        tokens[5:10] + [MASK] * 3,
+        tokens[6:13] + [MASK],
+    ]
+    assert [x.tolist() for x in seen] == [[view] for view in expected]
+
+
+def test_all_that_is_to_be_written_is_seen_where_it_fits():
+    seen: list = []
+    sampler = EnergySampler(watched(seen, max_length=9), num_steps=2, order="left_to_right")
+    tokens = sampler.generate([[1, 2]], 6, block_length=3, suffix=None, seed=0).tokens[0].tolist()
+    assert [x.shape[1] for x in seen] == [8] * 4
+    assert seen[0][0].tolist() == [1, 2] + [MASK] * 6 and seen[2][0].tolist() == tokens[:5] + [MASK] * 3
+
+
+def test_blocks_of_the_denoiser_are_aligned_and_see_nothing_to_their_right():
+    seen: list = []
+    denoiser = watched(seen, max_length=8, block_size=4)
+    sampler = EnergySampler(denoiser, num_steps=1)
+    tokens = sampler.generate([[1, 2, 3]], 10, seed=0).tokens[0].tolist()
+    expected = [
+        tokens[:3] + [MASK],  # up to position 4
+        tokens[:4] + [MASK] * 4,
+        tokens[4:8] + [MASK] * 4,
+        tokens[8:12] + [MASK],
+    ]
+    assert [x[0].tolist() for x in seen] == expected
+    with pytest.raises(ValueError, match=r"block_length must be the denoiser's block_size \(4\), got 8"):
+        sampler.generate([[1]], 10, block_length=8)
+    seen.clear()
+    rows = sampler.generate([[1, 2, 3], [1, 2, 3, 4, 0]], 10, seed=[0, 1])
+    assert rows.tokens[0].tolist() == tokens
+
+
+def test_the_frame_is_in_every_view():
+    seen: list = []
+    frame = {"prefix_ids": (0,), "suffix_ids": (5,), "is_framed": True}
+    sampler = EnergySampler(watched(seen, max_length=7, **frame), num_steps=1)
+    tokens = sampler.generate([[1, 2, 3]], 6, block_length=2, seed=0).tokens[0].tolist()
+    assert tokens[:4] == [0, 1, 2, 3] and tokens[-1] == 5 and len(tokens) == 11
+    assert [x[0].tolist() for x in seen] == [
+        [0, 1, 2, 3, MASK, MASK, 5],
+        [0, *tokens[3:6], MASK, MASK, 5],
+        [0, *tokens[5:8], MASK, MASK, 5],
+    ]
+    assert sampler.generate([[0, 1, 2, 3]], 2, seed=0).tokens[0][:4].tolist() == [0, 1, 2, 3]  # not framed twice
+
+
+def test_blocks_draw_from_streams_of_their_own():
+    uniform = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 97), 97, 97)
+    tokens = EnergySampler(uniform, num_steps=1).generate([[0]], 60, block_length=20, seed=3).tokens[0][1:]
+    first, second, third = tokens.view(3, 20)
+    assert (first == second).sum() < 5 and (second == third).sum() < 5 and (first == third).sum() < 5
+    alone = EnergySampler(uniform, num_steps=1).generate([[0]], 20, seed=3).tokens[0][1:]
+    assert torch.equal(first, alone)
+
+
+def test_energies_judge_a_clean_prefix_and_the_block(stories):
+    denoiser = modernbert()
+    ar = AutoregressiveEnergy(causal_lm(), bos_token_id=0)
+    for form in ({"scope": "sequence"}, {"order": "left_to_right"}):
+        sampler = EnergySampler(denoiser, ar, num_steps=2, num_candidates=4, **form)
+        rows = sampler.generate([[1, 2], [3]], 12, block_length=4, seed=[0, 1])
+        assert torch.equal(sampler.generate([[3]], 12, block_length=4, seed=[1]).tokens[0], rows.tokens[1])
+    energy = SequenceEnergy.from_denoiser(denoiser)
+    whole = EnergySampler(denoiser, energy, num_steps=2, num_candidates=2, scope="sequence")
+    whole.generate([[1, 2]], 8, seed=0)
+    with pytest.raises(ValueError, match="the blocks to come, where text is written block by block"):
+        whole.generate([[1, 2]], 8, block_length=4, seed=0)
+
+
+# Ends
+
+
+def test_an_end_of_text_cuts_the_text_and_saves_passes():
+    seen: list = []
+    denoiser = certain([1, 2, 3, EOS, 1, 2, 3, 4, 1, 2, 3, 4])
+    denoiser.encode_tokens, encode = (lambda *args: seen.append(len(args[0])) or encode(*args)), denoiser.encode_tokens
+    sampler = EnergySampler(denoiser, num_steps=1)
+    output = sampler.generate([[0]], 11, block_length=2, eos_token_id=EOS, seed=0)
+    assert len(seen) == len(output.steps) == 2  # position 3 lies in the second block
+    assert output.tokens[0].tolist() == [0, 2, 3, EOS, 1] + [EOS] * 7
+    assert len(sampler.generate([[0]], 11, block_length=2, eos_token_id=None, seed=0).steps) == 6
+    seen.clear()  # a row that goes on is not held up, and pays for itself only
+    rows = sampler.generate([[0], [0, 0, 0, 0, 0]], 7, block_length=2, eos_token_id=[EOS, 99], seed=0)
+    assert rows.tokens[0].tolist() == [0, 2, 3, EOS, 1] + [EOS] * 3
+    assert rows.tokens[1].tolist() == [0] * 5 + [2, 3, 4, 1, 2, 3, 4]
+    assert seen == [2, 2, 1, 1]
+    assert [step.num_revealed.tolist() for step in rows.steps] == [[2, 2], [2, 2], [0, 2], [0, 1]]
+
+
+def test_ends_of_text(stories):
+    tokenizer = stories.denoiser.tokenizer
+    ids = tokenizer(" a cat.<|endoftext|> Then more")["input_ids"]
+    logits = torch.full((20, len(tokenizer)), -torch.inf).scatter(1, torch.arange(20)[:, None] % 5 + 300, 0.0)
+    logits[1 : 1 + len(ids)] = torch.full((len(ids), len(tokenizer)), -torch.inf)
+    logits[torch.arange(1, 1 + len(ids)), ids] = 0.0
+    mask = stories.denoiser.mask_token_id
+    denoiser = FunctionDenoiser(lambda x_t, t: logits[: x_t.shape[1]].expand(len(x_t), -1, -1), mask, len(tokenizer))
+    denoiser.tokenizer = tokenizer
+    sampler, prompt = EnergySampler(denoiser, num_steps=1), [tokenizer("I")["input_ids"]]
+    cut = sampler.generate(prompt, len(ids), seed=0)
+    assert (cut.text, cut.completions) == (["I a cat."], [" a cat."]) and cut.tokens[0][1:].tolist() == ids
+    assert sampler.generate(prompt, len(ids), eos_token_id=None, seed=0).text == ["I a cat. Then more"]
+    assert sampler.generate(prompt, len(ids), stop=["more", " cat"], seed=0).completions == [" a"]
+    stopped = sampler.generate(prompt, len(ids), stop="cat", suffix=" and a dog", seed=0, eos_token_id=None)
+    assert stopped.text == ["I a  and a dog"]
+    early = sampler.generate(prompt, len(ids), stop=" cat", block_length=3, seed=0)
+    assert early.text == ["I a"] and len(early.steps) == 1
+
+
+# Partial results
+
+
+def test_stream_shows_every_step_and_ends_with_the_output(stories):
+    partials: list = []
+    output = stories.generate("Tom had", 8, seed=0, block_length=4, callback=partials.append)
+    assert [(p.step, p.block) for p in partials] == [(0, 0), (1, 0), (2, 1), (3, 1)]
+    assert all(isinstance(p, Partial) and p.text[0].startswith("Tom had") for p in partials)
+    masks = [p.text[0].count("<|mask|>") for p in partials]
+    assert masks == [6, 4, 2, 0] and partials[-1].text == output.text
+    writing = stories.stream("Tom had", 8, seed=0, block_length=4)
+    for partial in partials:
+        assert torch.equal(next(writing).tokens[0], partial.tokens[0])
+    with pytest.raises(StopIteration) as end:
+        next(writing)
+    assert end.value.value.text == output.text and torch.equal(end.value.value.tokens[0], partials[-1].tokens[0])
+
+
+def test_a_denoiser_without_a_tokenizer_gives_tokens():
+    output = EnergySampler(watched([]), num_steps=2).generate([[1, 2]], 4, seed=0)
+    assert output.text == [""] and len(output.tokens[0]) == 6
+    with pytest.raises(ValueError, match="text needs a tokenizer, and this denoiser has none"):
+        EnergySampler(watched([]), num_steps=2).generate("a", 4)
+
+
+# What is impossible
+
+
+def pattern_energy(pattern: str) -> CallableEnergy:
+    """Infinite where a candidate, written as digits, does not match."""
+
+    def f(candidates, x_partial, log_p):
+        rows = candidates.flatten(0, 1).tolist()
+        texts = ["".join("_" if token == MASK else str(token) for token in row) for row in rows]
+        matches = torch.tensor([re.fullmatch(pattern, text) is not None for text in texts])
+        return torch.where(matches, 0.0, torch.inf).view(candidates.shape[:2])
+
+    return CallableEnergy(f)
+
+
+def test_impossible_candidates_raise_are_redrawn_or_kept():
+    even = pattern_energy("(1[024][024_]*)|([024][024_]*)")
+    uniform = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, V), MASK, V)
+    options = {"num_steps": 2, "num_candidates": 2, "scope": "step", "order": "left_to_right"}
+    makes = lambda policy: EnergySampler(uniform, even, on_impossible=policy, **options)  # noqa: E731
+    with pytest.raises(ImpossibleCandidates):
+        makes("raise").generate([[1]] * 30, 4, seed=0)
+    for block_length in (None, 2):
+        rows = makes("redraw").generate([[1], [0, 4]] * 10, 4, seed=0, block_length=block_length)
+        assert all((row[1:] % 2 == 0).all() for row in rows.tokens)
+        assert sum(step.redraws.sum() for step in rows.steps) > 0
+        kept = makes("keep").generate([[1]] * 30, 4, seed=0, block_length=block_length)
+        written = torch.stack(kept.tokens)
+        assert ((written[:, 1:] % 2 == 0) | (written[:, 1:] == MASK)).all()
+        assert (written == MASK).any() and sum(step.kept.sum() for step in kept.steps) > 0
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "message"),
+    [
+        ([[1]], {"max_new_tokens": 0}, "max_new_tokens must be >= 1, got 0"),
+        ([], {}, "at least one text or token list"),
+        ([1, 2], {}, r"a list of at least one text or token list, got \[1, 2\]"),
+        ([[1]], {"num_return_sequences": 0}, "num_return_sequences must be >= 1, got 0"),
+        ([[1]], {"block_length": 0}, "block_length must be >= 1, got 0"),
+        ([[1]], {"block_length": 9}, "block_length must be at most 8, to fit max_length = 8, got 9"),
+        ([[1]], {}, "at most max_length = 8 tokens long to be written at once, got 11; generate writes longer ones"),
+        ([[1]], {"seed": [1, 2], "block_length": 2}, r"seed must be one integer, or one a row \(1\), got 2"),
+        ([[1]], {"seed": -1, "block_length": 2}, "seeds must be >= 0, got -1"),
+        ([[1]], {"temperature": 0.0, "block_length": 2}, "temperature must be > 0"),
+        ([[1]], {"eos_token_id": "eos", "block_length": 2}, "eos_token_id must be 'auto', a token, several, or None"),
+        ([[1]], {"stop": "a", "block_length": 2}, "stop strings need a tokenizer"),
+        ([[1]], {"stop": ["a", ""], "block_length": 2}, "stop must hold no empty string"),
+        ([[1], [2]], {"suffix": ["a"]}, r"suffix must be one text, or one a prompt \(2\), got 1"),
+        ([[9]], {"block_length": 2}, r"tokens must lie in 0\.\.5 or be the mask, got 9"),
+    ],
+)
+def test_mistakes(prompts, options, message):
+    sampler = EnergySampler(watched([], max_length=8), num_steps=1)
+    with pytest.raises(ValueError, match=message):
+        sampler.generate(prompts, **{"max_new_tokens": 10, **options})
+
+
+def test_stream_checks_its_options_at_once():
+    with pytest.raises(ValueError, match="max_new_tokens"):
+        EnergySampler(watched([]), num_steps=1).stream([[1]], 0)
