@@ -21,7 +21,7 @@ from edlm.corpus.prepared import PreparedCorpus
 from edlm.corpus.synthetic import LanguageConfig, build_language
 from edlm.corpus.text import load_blocks
 from edlm.evaluation import estimate_bound, paired_gain
-from edlm.evaluation.estimates.bootstrap import mean_of
+from edlm.evaluation.estimates.estimate import mean_of
 from edlm.evaluation.experiment import run as stages
 from edlm.evaluation.languages.oracle_tables import cells, data_nats_per_token, measure_cells
 from edlm.evaluation.likelihood.speedup import Curve, time_ratio

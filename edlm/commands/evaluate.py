@@ -47,9 +47,7 @@ def run(config: EvaluateConfig) -> None:
         _write_folder(evaluation, points, looks)
     if config.wandb != "off":
         folder = config.folder or Path(config.output or "edlm-evaluate").parent
-        log_to_wandb(
-            evaluation.results.as_json(), mode=config.wandb, project=config.wandb_project, folder=folder
-        )
+        log_to_wandb(evaluation.results.as_json(), mode=config.wandb, project=config.wandb_project, folder=folder)
 
 
 def prepare(config: EvaluateConfig) -> Evaluation:

@@ -172,9 +172,7 @@ class Checkpoint:
         return ", ".join(found)
 
 
-def load_strictly(
-    module: torch.nn.Module, weights: dict[str, Tensor], source: object, *, assign: bool = False
-) -> None:
+def load_strictly(module: torch.nn.Module, weights: dict[str, Tensor], source: object, *, assign: bool = False) -> None:
     """Load all weights of a module; nothing may be missing or left over.
 
     Args:

@@ -65,9 +65,7 @@ def load_denoiser(
     """
     _check_device(device)
     shipped = SHIPPED / str(path_or_hub_id) / "denoiser"
-    checkpoint = Checkpoint.open(
-        shipped if shipped.is_dir() else path_or_hub_id, revision, code=trust_remote_code
-    )
+    checkpoint = Checkpoint.open(shipped if shipped.is_dir() else path_or_hub_id, revision, code=trust_remote_code)
     options = LoadOptions(tokenizer, mask_token_id, dtype, trust_remote_code)
     found = recognize(checkpoint, family)
     return _as_of(found, found.load(checkpoint, options).to(device))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
 from edlm.diffusion.slots import Slots
-from edlm.evaluation.estimates.bootstrap import Mean, mean_of
+from edlm.evaluation.estimates.estimate import Estimate, mean_of
 
 OFFSETS = (-1, 0, 1)
 CLEAR = 3.0  # standard errors
@@ -24,7 +24,7 @@ class ShiftProbe:
         verdict: In words.
     """
 
-    nats: dict[int, Mean]
+    nats: dict[int, Estimate]
     verdict: str
 
 

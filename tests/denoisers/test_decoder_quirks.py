@@ -59,7 +59,7 @@ def test_a_mask_named_by_the_config_goes_before_the_familys(tmp_path):
 
 @pytest.mark.parametrize("setting", [{"alibi": True}, {"include_bias": True}, {"block_type": "sequential"}])
 def test_other_settings_of_olmo_are_refused(setting, tmp_path):
-    (name, value), = setting.items()
+    ((name, value),) = setting.items()
     with pytest.raises(ValueError, match=f"a LLaDA config must have {name} = .*, got {value!r}"):
         load_denoiser(published.write("llada", tmp_path, **setting))
 

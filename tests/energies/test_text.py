@@ -37,9 +37,7 @@ def pairs(**special):
     merges = [("a", "b"), ("c", "a"), ("b", "c")]
     words = Tokenizer(models.BPE({token: i for i, token in enumerate(MERGED)}, merges))
     words.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words, **{"bos_token": "<bos>", "eos_token": "<eos>", **special}
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=words, **{"bos_token": "<bos>", "eos_token": "<eos>", **special})
 
 
 def pairs_by_hand(text):

@@ -53,9 +53,7 @@ def _load(checkpoint: Checkpoint, options: LoadOptions, model_type: str) -> Deno
     )
 
 
-def _wrap(
-    module: nn.Module, tokenizer: Any = None, *, mask_token_id: int | None = None, model_type: str
-) -> Denoiser:
+def _wrap(module: nn.Module, tokenizer: Any = None, *, mask_token_id: int | None = None, model_type: str) -> Denoiser:
     """A denoiser of a ``DiscreteDiffusionModel`` (with its authors' attention patch), or of a plain causal LM."""
     vocab_size = module.lm_head.weight.shape[0]
     masks = _masks(mask_token_id, vocab_size, model_type, tokenizer)

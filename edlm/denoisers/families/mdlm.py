@@ -114,9 +114,7 @@ def _wrap_d3pm(
     **options: Any,
 ) -> LogitsDenoiser:
     """As `wrap_official`, but conditioned on time unless told otherwise."""
-    return wrap_official(
-        module, tokenizer, mask_token_id=mask_token_id, time_conditioned=time_conditioned, **options
-    )
+    return wrap_official(module, tokenizer, mask_token_id=mask_token_id, time_conditioned=time_conditioned, **options)
 
 
 FAMILY = Family("mdlm", partial(_recognizes, family="mdlm"), partial(_load, family="mdlm"), wrap_official)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from edlm.evaluation.estimates.bootstrap import Mean, ratio_of
+from edlm.evaluation.estimates.estimate import Estimate, ratio_of
 
 Direction = Literal["upper bound of -log p", "exact", "estimate"]
 DIRECTIONS: tuple[Direction, ...] = ("upper bound of -log p", "exact", "estimate")
@@ -20,7 +20,7 @@ class Likelihood:
     """``-log p`` of data, nats per token, low = good.
 
     Attributes:
-        value: Mean over all tokens.
+        value: Estimate over all tokens.
         stderr: Its standard error over rows; NaN for a single row.
         n: Rows.
         estimator: How it was found.
@@ -67,21 +67,21 @@ class Likelihood:
         return cls(mean.value, mean.stderr, mean.n, estimator, direction, nats, tokens)
 
     @property
-    def nats_per_token(self) -> Mean:
+    def nats_per_token(self) -> Estimate:
         """The value with its error."""
-        return Mean(self.value, self.stderr, self.n)
+        return Estimate(self.value, self.stderr, self.n)
 
     @property
-    def bits_per_token(self) -> Mean:
+    def bits_per_token(self) -> Estimate:
         """``nats / ln 2``."""
-        return Mean(self.value / math.log(2), self.stderr / math.log(2), self.n)
+        return Estimate(self.value / math.log(2), self.stderr / math.log(2), self.n)
 
     @property
-    def perplexity(self) -> Mean:
+    def perplexity(self) -> Estimate:
         """Per token: ``exp(nats)``, its error by the delta method."""
         return _exp(self.nats_per_token)
 
-    def per(self, units: float | Tensor) -> Mean:
+    def per(self, units: float | Tensor) -> Estimate:
         """Nats per character, per word or per byte: of all nats over all units.
 
         Args:
@@ -97,9 +97,9 @@ class Likelihood:
             return ratio_of(self.nats_per_row, units.cpu())
         if not units > 0:
             raise ValueError(f"the tokens of a unit must be positive, got {units}")
-        return Mean(self.value * units, self.stderr * units, self.n)
+        return Estimate(self.value * units, self.stderr * units, self.n)
 
-    def bits_per_character(self, characters: float | Tensor) -> Mean:
+    def bits_per_character(self, characters: float | Tensor) -> Estimate:
         """``nats / (characters ln 2)``.
 
         Args:
@@ -112,9 +112,9 @@ class Likelihood:
             (1.0, 1.0)
         """
         nats = self.per(characters if isinstance(characters, Tensor) else 1 / characters)
-        return Mean(nats.value / math.log(2), nats.stderr / math.log(2), nats.n)
+        return Estimate(nats.value / math.log(2), nats.stderr / math.log(2), nats.n)
 
-    def perplexity_per_word(self, words: float | Tensor) -> Mean:
+    def perplexity_per_word(self, words: float | Tensor) -> Estimate:
         """``exp(nats / words)``, which tokenizers do not change; its error by the delta method.
 
         Args:
@@ -158,6 +158,6 @@ class TextUnits:
         return values | {f"{name}_stderr": mean.stderr if mean else None for name, mean in found.items()}
 
 
-def _exp(mean: Mean) -> Mean:
+def _exp(mean: Estimate) -> Estimate:
     value = math.exp(mean.value) if mean.value < 700 else math.inf
-    return Mean(value, value * mean.stderr, mean.n)
+    return Estimate(value, value * mean.stderr, mean.n)

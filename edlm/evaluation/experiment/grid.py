@@ -84,9 +84,7 @@ def _from_sampled_steps(
     return BoundEstimate(whole.nats_per_row + after.nats_per_row - before.nats_per_row, whole.length)
 
 
-def _measurement(
-    setting: Setting, bound: BoundEstimate, base: BoundEstimate | None, units: TextUnits
-) -> Measurement:
+def _measurement(setting: Setting, bound: BoundEstimate, base: BoundEstimate | None, units: TextUnits) -> Measurement:
     gain = paired_gain(base, bound).nats_per_token if not setting.is_base and base is not None else None
     mean = bound.likelihood
     return Measurement(

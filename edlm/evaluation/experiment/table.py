@@ -14,6 +14,7 @@ from edlm.evaluation.experiment.measurement import Measurement
 
 _NOT_NUMBERS = ("seconds_of_batches", "examples")  # of several values each
 
+
 def as_table(measurements: Iterable[Measurement]) -> Table:
     """For the terminal."""
     table = Table(title="likelihood bound of the sampler (upper bound of -log p; low = good)")

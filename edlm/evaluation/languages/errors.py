@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edlm.evaluation.estimates.bootstrap import Interval, Mean, mean_of, share_of
+from edlm.evaluation.estimates.bootstrap import Interval, share_of
+from edlm.evaluation.estimates.estimate import Estimate, mean_of
 from edlm.evaluation.languages.exact import Language
 from edlm.evaluation.likelihood.bounds import estimate_bounds
 from edlm.sampler.sampler import EnergySampler
@@ -38,7 +39,7 @@ class ErrorRule:
     length: int
     threshold: float
     num_reference: int
-    data_nats_per_token: Mean
+    data_nats_per_token: Estimate
 
     @classmethod
     def of(cls, language: Language, length: int, *, num_reference: int = 20000, seed: int = 0) -> ErrorRule:
@@ -84,7 +85,7 @@ class SequenceErrors:
     Attributes:
         error_rate: Share of sequences that are ruled out or beyond the data's 99th percentile; data have 1 %.
         invalid_rate: Share that the language rules out.
-        nats_per_token: Mean ``-log p_true`` per token of the sequences that it does not rule out; NaN without any.
+        nats_per_token: Estimate ``-log p_true`` per token of the sequences that it does not rule out; NaN without any.
         kl_per_token: Bound of ``KL(truth || sampler)`` per token: mean of the sampler's bound of ``-log P`` less
             ``-log p_true`` on the same data, nats; None where it was not asked for.
         denoiser_passes: Of a sequence.
@@ -93,8 +94,8 @@ class SequenceErrors:
 
     error_rate: Interval
     invalid_rate: Interval
-    nats_per_token: Mean
-    kl_per_token: Mean | None
+    nats_per_token: Estimate
+    kl_per_token: Estimate | None
     denoiser_passes: int
     energy_passes: float
 
@@ -194,8 +195,8 @@ def sequence_error_table(
                 yield {"name": name, "num_steps": steps, **common, **found.as_record()}
 
 
-def _errors(rule: ErrorRule, tokens: Tensor, kl: Mean | None, passes: int, judged: float) -> SequenceErrors:
+def _errors(rule: ErrorRule, tokens: Tensor, kl: Estimate | None, passes: int, judged: float) -> SequenceErrors:
     wrong, invalid, nats = rule.judge(tokens)
     valid = nats[~invalid] / rule.length
-    mean = mean_of(valid) if len(valid) else Mean(math.nan, math.nan, 0)
+    mean = mean_of(valid) if len(valid) else Estimate(math.nan, math.nan, 0)
     return SequenceErrors(share_of(wrong), share_of(invalid), mean, kl, passes, judged)

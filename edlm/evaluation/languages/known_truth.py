@@ -10,7 +10,7 @@ from edlm.corpus.languages import HiddenMarkov, MarkovChain
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Energy
 from edlm.energies.oracle import OracleEnergy
-from edlm.evaluation.estimates.bootstrap import mean_of
+from edlm.evaluation.estimates.estimate import mean_of
 from edlm.evaluation.likelihood.bounds import estimate_bound, paired_gain
 from edlm.sampler.sampler import EnergySampler
 

@@ -16,7 +16,7 @@ import torch
 from edlm.corpus.languages import HiddenMarkov
 from edlm.denoisers.base import FunctionDenoiser
 from edlm.energies.oracle import OracleEnergy
-from edlm.evaluation.estimates.bootstrap import mean_of
+from edlm.evaluation.estimates.estimate import mean_of
 from edlm.sampler.sampler import EnergySampler
 
 LENGTH = 32

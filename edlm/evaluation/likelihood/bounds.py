@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Energy
-from edlm.evaluation.estimates.bootstrap import Mean, mean_of
+from edlm.evaluation.estimates.estimate import Estimate, mean_of
 from edlm.evaluation.estimates.units import Direction, Likelihood
 from edlm.sampler.bounds import likelihood_bounds
 from edlm.sampler.sampler import EnergySampler
@@ -61,7 +61,7 @@ class BoundEstimate:
     direction: Direction = "upper bound of -log p"
 
     @property
-    def nats_per_token(self) -> Mean:
+    def nats_per_token(self) -> Estimate:
         """With its standard error over rows."""
         return mean_of(self.nats_per_row / self.length)
 
@@ -77,13 +77,13 @@ class Gain:
     """How much lower one bound is than another, nats per token, high = good.
 
     Attributes:
-        nats_per_token: Mean difference, its standard error from the paired differences of rows.
+        nats_per_token: Estimate difference, its standard error from the paired differences of rows.
 
     Note:
         A gain in a bound neither bounds nor equals the gain in likelihood, unless both are exact.
     """
 
-    nats_per_token: Mean
+    nats_per_token: Estimate
 
 
 def paired_gain(base: BoundEstimate, other: BoundEstimate) -> Gain:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from edlm.evaluation.estimates.bootstrap import Mean, mean_of
+from edlm.evaluation.estimates.estimate import Estimate, mean_of
 from edlm.evaluation.likelihood.bounds import BoundEstimate, estimate_bounds, paired_gain
 from edlm.sampler.sampler import EnergySampler
 
@@ -28,14 +28,14 @@ class Infilling:
     """
 
     name: str
-    bound: Mean
-    gain: Mean | None
-    spans: Mean
-    tokens: Mean
+    bound: Estimate
+    gain: Estimate | None
+    spans: Estimate
+    tokens: Estimate
 
     def as_record(self) -> dict[str, Any]:
         """Values and standard errors, as JSON values."""
-        gain = self.gain or Mean(None, None, 0)
+        gain = self.gain or Estimate(None, None, 0)
         return {
             "name": self.name,
             "n": self.bound.n,
@@ -100,4 +100,3 @@ def _filled(sampler: EnergySampler, x_0: Tensor, gap: Tensor, seed: int, batch_s
         x_t = x_0[rows].masked_fill(gap[rows], sampler.denoiser.mask_token_id)
         parts.append(sampler.fill(x_t, seeds=range(seed + start, seed + start + len(x_t))).tokens)
     return torch.cat(parts)
-

@@ -15,7 +15,7 @@ from edlm.diffusion.schedule import Schedule, get_schedule
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowStreams
 from edlm.energies.base import Energy, Step
-from edlm.evaluation.estimates.bootstrap import Mean
+from edlm.evaluation.estimates.estimate import Estimate
 from edlm.evaluation.estimates.units import Likelihood
 from edlm.evaluation.likelihood.masked_draws import Estimator, MaskedDraw, describe, masked_draws
 from edlm.evaluation.likelihood.nelbo import predicted
@@ -59,7 +59,7 @@ class PublishedPerplexity:
     num_candidates: int
     untrusted: float
 
-    def perplexity(self, log_z: Literal["lower", "upper"]) -> Mean:
+    def perplexity(self, log_z: Literal["lower", "upper"]) -> Estimate:
         """Per token, with its error, at one of the two estimates of ``log Z``."""
         if log_z not in ("lower", "upper"):
             raise ValueError(f"log_z must be 'lower' or 'upper', got {log_z!r}")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edlm.evaluation.estimates.bootstrap import mean_of, row_weights
+from edlm.evaluation.estimates.bootstrap import row_weights
+from edlm.evaluation.estimates.estimate import mean_of
 
 
 @dataclass(frozen=True)

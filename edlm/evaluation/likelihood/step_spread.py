@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edlm.evaluation.estimates.bootstrap import Mean, mean_of
+from edlm.evaluation.estimates.estimate import Estimate, mean_of
 from edlm.evaluation.likelihood.partition import PartitionEstimate, estimate_partition
 from edlm.sampler.output import SampleOutput, StepInfo
 
@@ -34,11 +34,11 @@ class StepSpread:
     t: float
     num_candidates: int
     num_decisions: int
-    spread: Mean
-    ess: Mean
+    spread: Estimate
+    ess: Estimate
     impossible: float
-    log_z_lower: Mean
-    log_z_upper: Mean
+    log_z_lower: Estimate
+    log_z_upper: Estimate
     trustworthy: float
 
 
@@ -98,9 +98,9 @@ def _judged(info: StepInfo) -> tuple[Tensor, Tensor]:
     return energies[judged].double().cpu(), ess[judged].double().cpu()
 
 
-def _finite_mean(values: Tensor) -> Mean:
+def _finite_mean(values: Tensor) -> Estimate:
     finite = values[values.isfinite()]
-    return mean_of(finite) if len(finite) else Mean(math.nan, math.nan, 0)
+    return mean_of(finite) if len(finite) else Estimate(math.nan, math.nan, 0)
 
 
 def _trusted_share(found: PartitionEstimate) -> float:

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from edlm.evaluation.estimates.bootstrap import mean_of, simultaneous_intervals
+from edlm.evaluation.estimates.bootstrap import simultaneous_intervals
+from edlm.evaluation.estimates.estimate import mean_of
 
 LEVEL = 0.95
 # What a sampler is beside its name, order and passes; files of before a field was written have its default.

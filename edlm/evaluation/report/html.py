@@ -73,6 +73,5 @@ def figure(svg: str | None, caption: str, name: str) -> str:
     if svg is None:
         return ""
     return (
-        f'<figure data-plot="{escape(name)}"><div class="plot">{svg}</div>'
-        f"<figcaption>{caption}</figcaption></figure>"
+        f'<figure data-plot="{escape(name)}"><div class="plot">{svg}</div><figcaption>{caption}</figcaption></figure>'
     )

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edlm.evaluation.estimates.bootstrap import Mean, mean_of, ratio_of
+from edlm.evaluation.estimates.estimate import Estimate, mean_of, ratio_of
 
 Verdict = Literal["gain", "on", "worse", "outside"]
 GAIN = "below the base's frontier: better at equal entropy"
@@ -49,12 +49,12 @@ class FrontierPoint:
     distinct_2: float | None = None
 
     @property
-    def entropy_nats(self) -> Mean:
+    def entropy_nats(self) -> Estimate:
         """Of a sample."""
         return mean_of(self.entropy)
 
     @property
-    def judge_nats_per_token(self) -> Mean:
+    def judge_nats_per_token(self) -> Estimate:
         """Loss under the judge, low = plausible to it."""
         return ratio_of(self.nats, self.num_tokens)
 

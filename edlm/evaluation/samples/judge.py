@@ -20,7 +20,7 @@ from edlm.energies.base import Energy
 from edlm.energies.causal_lm import TextScorer, load_causal_lm
 from edlm.energies.loading import load_energy
 from edlm.energies.pretrained import SETTINGS
-from edlm.evaluation.estimates.bootstrap import Mean, ratio_of
+from edlm.evaluation.estimates.estimate import Estimate, ratio_of
 from edlm.evaluation.samples.texts import EMPTY_LINE
 from edlm.sampler.loop import device_of
 
@@ -44,7 +44,7 @@ class JudgedTexts:
     num_cut: int = 0
 
     @property
-    def nats_per_token(self) -> Mean:
+    def nats_per_token(self) -> Estimate:
         """``sum(nats) / sum(num_tokens)``, with its standard error over the ``n`` texts."""
         return ratio_of(self.nats, self.num_tokens)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from edlm.evaluation.estimates.bootstrap import Mean, mean_of
+from edlm.evaluation.estimates.estimate import Estimate, mean_of
 from edlm.evaluation.samples.diversity import distinct_n, unigram_entropy
 from edlm.evaluation.samples.judge import Judge
 from edlm.evaluation.samples.texts import texts_of
@@ -29,7 +29,7 @@ def shuffled_words(texts: Sequence[str], seed: int) -> list[str]:
     return [" ".join(row[i] for i in torch.randperm(len(row), generator=generator).tolist()) for row in words]
 
 
-def cost_of_disorder(judge: Judge, texts: Sequence[str], seed: int) -> Mean:
+def cost_of_disorder(judge: Judge, texts: Sequence[str], seed: int) -> Estimate:
     """How much higher ``-log p`` of a text is with its words shuffled, nats per word, over texts.
 
     Args:
@@ -51,7 +51,7 @@ class JudgedSamples:
         judge: Nats per token of each sample under the judge, ``[n]``, low = good.
         entropy: Unigram entropy of each, nats, ``[n]``.
         distinct_2: Share of distinct bigrams.
-        ess: Mean effective sample size of decisions, 1..k; 1 without weights.
+        ess: Estimate effective sample size of decisions, 1..k; 1 without weights.
     """
 
     name: str

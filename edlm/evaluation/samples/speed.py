@@ -50,7 +50,5 @@ def measure_speed(
                 seconds = draw_timed(sampler, denoiser.max_length, **how).seconds_per_sequence
                 base = base or seconds
                 measured = {"seconds_per_sequence": seconds, "ratio_to_base": seconds / base}
-                rows.append(
-                    {"decided by": name, "num_steps": steps, "batch_size": batch_size, **measured, **options}
-                )
+                rows.append({"decided by": name, "num_steps": steps, "batch_size": batch_size, **measured, **options})
     return rows

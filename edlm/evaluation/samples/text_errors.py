@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from edlm.evaluation.estimates.bootstrap import Mean, mean_of, ratio_of
+from edlm.evaluation.estimates.estimate import Estimate, mean_of, ratio_of
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
@@ -42,7 +42,7 @@ def known_words(texts: Sequence[str], *, least: int = 1) -> frozenset[str]:
     return frozenset(word for word, count in counts.items() if count >= least)
 
 
-def unknown_text_rate(texts: Sequence[str], vocabulary: Collection[str], *, cut: bool = True) -> Mean:
+def unknown_text_rate(texts: Sequence[str], vocabulary: Collection[str], *, cut: bool = True) -> Estimate:
     """Share of texts with a word outside of a vocabulary; a cheap stand-in for an error rate, low = good.
 
     Args:
@@ -69,7 +69,7 @@ def unknown_text_rate(texts: Sequence[str], vocabulary: Collection[str], *, cut:
     return mean_of((unknown > 0).double())
 
 
-def unknown_word_rate(texts: Sequence[str], vocabulary: Collection[str], *, cut: bool = True) -> Mean:
+def unknown_word_rate(texts: Sequence[str], vocabulary: Collection[str], *, cut: bool = True) -> Estimate:
     """Share of all words that are outside of a vocabulary; for the rest see `unknown_text_rate`.
 
     It tells texts apart of which each has an unknown word, and does not grow with their length.
@@ -99,7 +99,7 @@ def _unknown(texts: Sequence[str], vocabulary: Collection[str], cut: bool) -> tu
     return torch.tensor(unknown), torch.tensor([len(words) for words in counted])
 
 
-def repeated_ngram_rate(texts: Sequence[str], n: int = 4) -> Mean:
+def repeated_ngram_rate(texts: Sequence[str], n: int = 4) -> Estimate:
     """Share of a text's n-grams of words that stood in the same text before; a cheap stand-in, low = good.
 
     Args:
@@ -107,7 +107,7 @@ def repeated_ngram_rate(texts: Sequence[str], n: int = 4) -> Mean:
         n: Words of an n-gram, >= 1.
 
     Returns:
-        Mean over texts (0 for a text of fewer than ``n`` words) with its standard error.
+        Estimate over texts (0 for a text of fewer than ``n`` words) with its standard error.
 
     Raises:
         ValueError: no texts, ``texts`` is one string, or ``n`` is below 1.

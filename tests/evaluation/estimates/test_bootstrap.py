@@ -7,7 +7,8 @@ import statistics
 import pytest
 import torch
 
-from edlm.evaluation.estimates.bootstrap import mean_of, row_weights, share_of, simultaneous_intervals
+from edlm.evaluation.estimates.bootstrap import row_weights, share_of, simultaneous_intervals
+from edlm.evaluation.estimates.estimate import mean_of
 
 
 def generator(seed: int = 0) -> torch.Generator:

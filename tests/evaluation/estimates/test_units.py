@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from edlm.evaluation.estimates.bootstrap import Mean, mean_of
+from edlm.evaluation.estimates.estimate import Estimate, mean_of
 from edlm.evaluation.estimates.units import Likelihood, TextUnits
 
 NATS = torch.tensor([4.0, 9.0, 2.0], dtype=torch.float64)
@@ -18,7 +18,7 @@ def test_rows_of_different_length_count_by_their_tokens():
     assert (found.value, found.n, found.estimator, found.direction) == (2.5, 3, "by hand", "exact")
     spread = ((NATS - 2.5 * TOKENS) ** 2).sum().item()
     assert found.stderr == pytest.approx(math.sqrt(spread * 3 / 2) / 6)
-    assert found.nats_per_token == Mean(found.value, found.stderr, 3)
+    assert found.nats_per_token == Estimate(found.value, found.stderr, 3)
 
 
 def test_equal_rows_have_the_mean_and_its_error():

@@ -16,7 +16,8 @@ from edlm.commands.languages import (
 )
 from edlm.corpus.languages import Dyck, HiddenMarkov, MarkovChain
 from edlm.corpus.synthetic import LanguageConfig
-from edlm.evaluation.estimates.bootstrap import mean_of, share_of
+from edlm.evaluation.estimates.bootstrap import share_of
+from edlm.evaluation.estimates.estimate import mean_of
 from edlm.evaluation.languages.errors import ErrorRule, errors_of_data, measure_sequence_errors, sequence_error_table
 from edlm.evaluation.languages.exact import exact_denoiser, truth_energy
 from edlm.evaluation.languages.law import all_sequences, exact_distance, exact_law

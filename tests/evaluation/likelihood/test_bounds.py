@@ -7,7 +7,7 @@ import torch
 
 from edlm.energies import CallableEnergy
 from edlm.evaluation import BoundEstimate, estimate_bound, likelihood_bound, paired_gain
-from edlm.evaluation.estimates.bootstrap import mean_of
+from edlm.evaluation.estimates.estimate import mean_of
 from edlm.evaluation.likelihood.bounds import estimate_bounds
 from edlm.sampler import EnergySampler
 from tests.enumerable import SEQUENCES, random_denoiser

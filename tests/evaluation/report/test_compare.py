@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from edlm.cli import main
-from edlm.evaluation.estimates.bootstrap import mean_of, simultaneous_intervals
+from edlm.evaluation.estimates.bootstrap import simultaneous_intervals
+from edlm.evaluation.estimates.estimate import mean_of
 from edlm.evaluation.report.compare import StoredResult, differences
 
 DENOISER = {"name": "a", "revision": "r", "vocab_size": 3}

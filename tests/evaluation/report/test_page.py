@@ -120,6 +120,7 @@ def test_numbers_are_written_with_their_errors():
     assert (number(float("inf"), 2), number(-float("inf"), 2)) == ("∞", "−∞")
     assert with_error(1.0, 0.25, 1) == '1.0 <span class="error">± 0.2</span>'
     assert with_error(1.0, None, 1) == with_error(1.0, float("nan"), 1) == "1.0"
-    assert [large(value) for value in (950, 1234.0, 56_700_000, 3.21e12)] == ["950", *(
-        f"{shown}&#8239;{unit}" for shown, unit in (("1.23", "k"), ("56.7", "M"), ("3.21", "T"))
-    )]
+    assert [large(value) for value in (950, 1234.0, 56_700_000, 3.21e12)] == [
+        "950",
+        *(f"{shown}&#8239;{unit}" for shown, unit in (("1.23", "k"), ("56.7", "M"), ("3.21", "T"))),
+    ]

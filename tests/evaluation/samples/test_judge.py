@@ -16,7 +16,7 @@ from edlm.denoisers.loading import load_denoiser
 from edlm.energies import AutoregressiveEnergy
 from edlm.energies import causal_lm as module
 from edlm.energies.base import WeightedSum
-from edlm.evaluation.estimates.bootstrap import mean_of, ratio_of
+from edlm.evaluation.estimates.estimate import mean_of, ratio_of
 from edlm.evaluation.samples.judge import Judge, JudgedTexts, load_judge
 
 WORDS = ["<bos>", "<eos>", "<pad>", "<unk>", "a", "b", "c", "d", "e"]

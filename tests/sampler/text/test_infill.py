@@ -14,7 +14,7 @@ def infilled(sampler, texts, **options):
 
 
 def test_text_that_is_all_given_comes_back(stories):
-    texts = ["Once upon a time, there was a dog.", " Two  spaces, \"quotes\" and\nlines. ", "One."]
+    texts = ["Once upon a time, there was a dog.", ' Two  spaces, "quotes" and\nlines. ', "One."]
     output = infilled(stories, texts)
     assert output.text == texts and output.fills == [(), (), ()] and output.steps == ()
     mixed = infilled(stories, [texts[0], "A <mask> dog."])
