@@ -33,8 +33,10 @@ COMMANDS: dict[str, Command] = {
     "sample": Command(_AT + "sample:SampleConfig", "write text with a denoiser and an energy"),
     "evaluate": Command(_AT + "evaluate:EvaluateConfig", "measure likelihood and text quality"),
     "compare": Command(_AT + "compare:CompareConfig", "two results of evaluate, in pairs", ("a", "b")),
-    "benchmark": Command(_AT + "benchmark:BenchmarkConfig", "compare samplers: quality and cost"),
-    "errors": Command(_AT + "languages:SequenceErrorsConfig", "wrong sequences on languages with known truth"),
+    "benchmark": Command(_AT + "benchmark:BenchmarkConfig", "seconds per sequence of samplers"),
+    "languages oracle": Command(_AT + "languages:OracleConfig", "the tables of the method page, with a perfect energy"),
+    "languages truth": Command(_AT + "languages:TruthConfig", "share of a perfect energy's gain that is reached"),
+    "languages errors": Command(_AT + "language_errors:ErrorsConfig", "wrong sequences on languages with known truth"),
     "info": Command(_AT + "info:InfoConfig", "say what a checkpoint is: family, ids, shift, time", ("path",)),
     "export": Command(_AT + "export:ExportConfig", "copy trained models to where a package ships them"),
     "plot logs": Command(_AT + "plot_logs:PlotLogsConfig", "draw the curves of training runs"),
@@ -65,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
             config = parse_config([*given, *options], getattr(command, class_name), f"edlm {name}")
         except SystemExit as stop:  # after --help or --print_config
             return int(stop.code or 0)
-        command.run(config)
+        getattr(command, name.split()[-1] if name.startswith("languages ") else "run")(config)
         return 0
     except (ValueError, OSError) as error:
         if os.environ.get("EDLM_DEBUG") == "1":

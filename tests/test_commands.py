@@ -23,7 +23,7 @@ from edlm.corpus.text import load_blocks
 from edlm.evaluation import estimate_bound, paired_gain
 from edlm.evaluation.estimates.estimate import mean_of
 from edlm.evaluation.experiment import run as stages
-from edlm.evaluation.languages.oracle_tables import cells, data_nats_per_token, measure_cells
+from edlm.evaluation.languages.oracle import cells, measure_cells, measure_data
 from edlm.evaluation.likelihood.speedup import Curve, time_ratio
 from edlm.evaluation.samples.diversity import distinct_n, unigram_entropy
 from edlm.evaluation.samples.draw import TimedSamples
@@ -262,7 +262,7 @@ def test_evaluate_writes_the_bounds_that_the_library_computes(runs, denoiser, tm
                 bound = estimate_bound(
                     EnergySampler(denoiser, load_energy(method["energy"]), **common, **how), rows, seed=5
                 )
-                row, gain = found[method["name"], order, steps], paired_gain(base, bound).nats_per_token
+                row, gain = found[method["name"], order, steps], paired_gain(base, bound)
                 assert row["bound_nats_per_token"] == pytest.approx(bound.nats_per_token.value, **CLOSE)
                 assert row["gain_nats_per_token"] == pytest.approx(gain.value, **CLOSE)
                 assert row["gain_stderr"] == pytest.approx(gain.stderr, **CLOSE)
@@ -544,9 +544,9 @@ def test_benchmark_truth_holds_energies_against_the_oracle(runs, tmp_path):
     energies = [{"name": name, "energy": str(runs / folder / "final")} for name, folder in names.items()]
     energies[1] |= {"num_candidates": 4, "group_size": 2}
     edlm(
-        "benchmark",
+        "languages",
+        "truth",
         *LANGUAGE,
-        what="truth",
         denoiser=str(runs / "symbols_denoiser/final"),
         corpus=str(runs / "symbols"),
         energies=energies,
@@ -601,10 +601,10 @@ def test_benchmark_speed_holds_every_way_against_the_base_of_the_same_passes_and
 
 def test_benchmark_oracle_writes_every_cell_and_the_data(tmp_path, monkeypatch):
     few = cells()[:3]
-    monkeypatch.setattr("edlm.evaluation.languages.oracle_tables.cells", lambda: few)
-    printed = edlm("benchmark", what="oracle", num_samples=3, seed=2, output=str(tmp_path / "oracle.json"))
+    monkeypatch.setattr("edlm.commands.languages.cells", lambda: few)
+    printed = edlm("languages", "oracle", num_samples=3, seed=2, output=str(tmp_path / "oracle.json"))
     result = json.loads((tmp_path / "oracle.json").read_text())
-    assert result["rows"] == [*measure_cells(3, 2), {"table": "data", "published": 2.289, **data_nats_per_token(3, 2)}]
+    assert result["rows"] == [*measure_cells(few, 3, 2), measure_data(3, 2)]
     assert result["config"]["num_samples"] == 3
     lines = printed.splitlines()
     assert len(lines) == 4 and all(
@@ -811,7 +811,6 @@ def mistakes(runs: Path) -> dict[str, tuple[list[str], dict, str]]:
             {"corpus": str(runs / "symbols"), "trainer__output_dir": str(runs / "never")},
             "must have a bos or an eos token",
         ),
-        "truth without corpus": (["benchmark"], {"what": "truth", "denoiser": text}, "'truth' needs corpus"),
         "evaluate, other denoiser": (
             ["evaluate"],
             {**evaluate, "methods": [{"name": "a", "energy": str(runs / "symbols_head/final")}]},
@@ -823,9 +822,8 @@ def mistakes(runs: Path) -> dict[str, tuple[list[str], dict, str]]:
             "output_dir must hold no checkpoint",
         ),
         "truth of another language": (
-            ["benchmark"],
+            ["languages", "truth"],
             {
-                "what": "truth",
                 "denoiser": symbols,
                 "corpus": str(runs / "symbols"),
                 "language__vocab_size": 9,

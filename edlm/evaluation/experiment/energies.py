@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from edlm.denoisers.base import Denoiser
 from edlm.evaluation.experiment.measurement import Setting
-from edlm.evaluation.likelihood.step_spread import StepSpread, step_spreads
+from edlm.evaluation.likelihood.partition import StepSpread, step_spreads
 from edlm.sampler.sampler import EnergySampler
 
 _SHOWN = 4096  # energies of the picture

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from edlm.config import SamplerConfig
 from edlm.denoisers.base import Denoiser
-from edlm.evaluation.estimates.units import TextUnits
+from edlm.evaluation.estimates.units import Likelihood, TextUnits
 from edlm.evaluation.experiment.measurement import Measurement, Setting
 from edlm.evaluation.experiment.unfinished import Unfinished
-from edlm.evaluation.likelihood.bounds import BoundEstimate, estimate_bounds, paired_gain
+from edlm.evaluation.likelihood.bounds import ESTIMATOR, estimate_bounds, paired_gain
 
 
 def measure_bounds(
@@ -25,7 +25,7 @@ def measure_bounds(
     batch_size: int = 32,
     units: TextUnits | None = None,
     unfinished: Unfinished | None = None,
-) -> Iterator[tuple[Setting, Measurement, BoundEstimate]]:
+) -> Iterator[tuple[Setting, Measurement, Likelihood]]:
     """Bounds of all settings on the same rows, seeds and orders; those of equal order share their passes.
 
     Args:
@@ -70,8 +70,8 @@ def _resumed(unfinished: Unfinished | None, settings: Sequence[Setting]) -> dict
 
 
 def _from_sampled_steps(
-    denoiser: Denoiser, setting: Setting, x_0: Tensor, bases: dict[int, BoundEstimate], how: dict[str, Any]
-) -> BoundEstimate:
+    denoiser: Denoiser, setting: Setting, x_0: Tensor, bases: dict[int, Likelihood], how: dict[str, Any]
+) -> Likelihood:
     """The base's bound less the gain on some steps of each row, where the base is run along."""
     num_steps = setting.sampler.num_steps
     if num_steps not in bases:
@@ -81,19 +81,23 @@ def _from_sampled_steps(
     how = {**how, "sampled_steps": min(setting.sampled_steps, num_steps), "inner_draws": [1, setting.inner_draws]}
     before, after = estimate_bounds(pair, x_0, progress=setting.key, **how)
     whole = bases[num_steps]
-    return BoundEstimate(whole.nats_per_row + after.nats_per_row - before.nats_per_row, whole.length)
+    return Likelihood.of(
+        whole.nats_per_row + after.nats_per_row - before.nats_per_row,
+        whole.tokens_per_row,
+        estimator=ESTIMATOR,
+        direction="upper bound of -log p",
+    )
 
 
-def _measurement(setting: Setting, bound: BoundEstimate, base: BoundEstimate | None, units: TextUnits) -> Measurement:
-    gain = paired_gain(base, bound).nats_per_token if not setting.is_base and base is not None else None
-    mean = bound.likelihood
+def _measurement(setting: Setting, bound: Likelihood, base: Likelihood | None, units: TextUnits) -> Measurement:
+    gain = paired_gain(base, bound) if not setting.is_base and base is not None else None
     return Measurement(
         **setting.described,
-        n=mean.n,
-        bound_nats_per_token=mean.value,
-        bound_stderr=mean.stderr,
-        bound_direction=mean.direction,
-        **units.of(mean),
+        n=bound.n,
+        bound_nats_per_token=bound.value,
+        bound_stderr=bound.stderr,
+        bound_direction=bound.direction,
+        **units.of(bound),
         gain_nats_per_token=gain.value if gain else None,
         gain_stderr=gain.stderr if gain else None,
     )

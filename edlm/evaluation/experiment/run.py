@@ -15,6 +15,7 @@ from edlm.denoisers.base import Denoiser
 from edlm.denoisers.loading import SHIPPED
 from edlm.evaluation.estimates.units import TextUnits
 from edlm.evaluation.experiment.asked import frontier_of, rows_in_continuous_time
+from edlm.evaluation.experiment.continuous import in_continuous_time
 from edlm.evaluation.experiment.grid import measure_bounds
 from edlm.evaluation.experiment.measurement import Measurement, Setting
 from edlm.evaluation.experiment.metrics import METRICS
@@ -22,7 +23,6 @@ from edlm.evaluation.experiment.plan import EvaluateConfig
 from edlm.evaluation.experiment.points import Points
 from edlm.evaluation.experiment.store import Results
 from edlm.evaluation.experiment.unfinished import Unfinished
-from edlm.evaluation.likelihood.continuous import in_continuous_time
 from edlm.evaluation.samples.cost import measure_cost
 from edlm.evaluation.samples.diversity import distinct_n, unigram_entropy
 from edlm.evaluation.samples.draw import draw_timed
@@ -147,7 +147,7 @@ class Evaluation:
             self.denoiser, wanted, self.x_0, unfinished=unfinished, **how
         ):
             if setting in missing:
-                self.results.add(setting, measurement, bound.nats_per_row / bound.length)
+                self.results.add(setting, measurement, bound.nats_per_row / bound.tokens_per_row)
         if unfinished is not None:
             unfinished.clear()
 

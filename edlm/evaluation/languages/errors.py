@@ -7,7 +7,7 @@ does, so a sampler that looks good per token can be wrong in almost every sequen
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +25,13 @@ QUANTILE = 0.99
 
 @dataclass(frozen=True)
 class ErrorRule:
-    """What counts as an error at one length: what data are in 1 of 100 cases, or never.
+    """What counts as an error at one length: a sequence that data exceed in 1 of 100 cases, or never have.
 
     Attributes:
         language: The truth.
         length: Tokens of a sequence.
         threshold: 99th percentile of the data's ``-log p_true``, nats of the row.
-        num_reference: Sequences of the language that it was taken from.
+        num_reference: Sequences of the language from which it was taken.
         data_nats_per_token: Their mean ``-log p_true``: an estimate of the language's entropy.
     """
 
@@ -59,7 +59,7 @@ class ErrorRule:
         """Which sequences are wrong, which of these the language rules out, and ``-log p_true``.
 
         Args:
-            tokens: Shape ``[n, length]``; a row with a mask left in it is ruled out.
+            tokens: Shape ``[n, length]``; a row that still holds a mask is ruled out.
 
         Returns:
             Bool ``[n]``, bool ``[n]``, and nats of the row, ``[n]``: ``inf`` where ruled out.
@@ -85,9 +85,9 @@ class SequenceErrors:
     Attributes:
         error_rate: Share of sequences that are ruled out or beyond the data's 99th percentile; data have 1 %.
         invalid_rate: Share that the language rules out.
-        nats_per_token: Estimate ``-log p_true`` per token of the sequences that it does not rule out; NaN without any.
-        kl_per_token: Bound of ``KL(truth || sampler)`` per token: mean of the sampler's bound of ``-log P`` less
-            ``-log p_true`` on the same data, nats; None where it was not asked for.
+        nats_per_token: Mean ``-log p_true`` per token of the sequences that it does not rule out; NaN without any.
+        kl_per_token: Bound of ``KL(truth || sampler)`` per token: mean of the sampler's bound of ``-log P`` minus
+            ``-log p_true`` on the same data, nats; None where it was not measured.
         denoiser_passes: Of a sequence.
         energy_passes: Candidates that the energy judged for a sequence, mean; for exact decisions, tokens.
     """
@@ -101,27 +101,24 @@ class SequenceErrors:
 
     def as_record(self) -> dict[str, Any]:
         """For JSON."""
-        kl = self.kl_per_token
+        record = {"n": self.error_rate.n}
+        for name, rate in (("error", self.error_rate), ("invalid", self.invalid_rate)):
+            record |= {f"{name}_rate": rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high}
+        kl = self.kl_per_token or Estimate(None)
         return {
-            "n": self.error_rate.n,
-            "error_rate": self.error_rate.value,
-            "error_low": self.error_rate.low,
-            "error_high": self.error_rate.high,
-            "invalid_rate": self.invalid_rate.value,
-            "invalid_low": self.invalid_rate.low,
-            "invalid_high": self.invalid_rate.high,
+            **record,
             "nats_per_token": self.nats_per_token.value,
             "nats_stderr": self.nats_per_token.stderr,
-            "kl_bound_nats_per_token": kl.value if kl else None,
-            "kl_bound_stderr": kl.stderr if kl else None,
-            "kl_n": kl.n if kl else None,
+            "kl_bound_nats_per_token": kl.value,
+            "kl_bound_stderr": kl.stderr,
+            "kl_n": kl.n,
             "denoiser_passes": self.denoiser_passes,
             "energy_passes": self.energy_passes,
         }
 
 
 def errors_of_data(rule: ErrorRule, num_samples: int, *, seed: int = 1) -> SequenceErrors:
-    """The same of fresh sequences of the language: what a perfect sampler has."""
+    """Errors of fresh sequences of the language: those of a perfect sampler."""
     generator = torch.Generator().manual_seed(seed)
     return _errors(rule, rule.language.sample(num_samples, rule.length, generator), None, 0, 0.0)
 
@@ -138,7 +135,7 @@ def measure_sequence_errors(
     """Draw sequences and judge them by the truth.
 
     Args:
-        sampler: With the language's own exact marginals as denoiser, or with a trained one.
+        sampler: Its denoiser gives the language's own exact marginals, or is a trained one.
         rule: Of the language and the length.
         num_samples: Sequences that are drawn.
         num_bound_rows: Data on which the sampler's bound is measured, for the divergence; 0 for none.
@@ -149,13 +146,13 @@ def measure_sequence_errors(
         ValueError: the sampler's mask token is not the language's, or ``num_samples`` is below 1.
 
     Note:
-        The mean ``-log p_true`` may fall below the language's entropy: then the sampler is too sure of itself, which
-        is no virtue. The bound of the divergence sees that, since it asks for all of the data.
+        The mean ``-log p_true`` may fall below the language's entropy where a sampler avoids unlikely sequences. The
+        bound of the divergence shows that, since it covers all of the data.
     """
-    language = rule.language
-    if sampler.denoiser.mask_token_id != language.mask_token_id:
-        rule_, got = "the denoiser's mask token must be the language's", sampler.denoiser.mask_token_id
-        raise ValueError(f"{rule_} ({language.mask_token_id}), got {got}")
+    language, mask_token_id = rule.language, sampler.denoiser.mask_token_id
+    if mask_token_id != language.mask_token_id:
+        expected = f"the denoiser's mask token must be the language's ({language.mask_token_id})"
+        raise ValueError(f"{expected}, got {mask_token_id}")
     if num_samples < 1:
         raise ValueError(f"num_samples must be >= 1, got {num_samples}")
     output = sampler.sample(num_samples, rule.length, batch_size=batch_size, seeds=range(seed, seed + num_samples))
@@ -164,35 +161,33 @@ def measure_sequence_errors(
     divergence = None
     if num_bound_rows:
         x_0 = language.sample(num_bound_rows, rule.length, torch.Generator().manual_seed(seed))
-        bound = estimate_bounds([sampler], x_0, seed=seed, batch_size=batch_size)[0]
+        (bound,) = estimate_bounds([sampler], x_0, seed=seed, batch_size=batch_size)
         divergence = mean_of((bound.nats_per_row + language.log_prob(x_0)) / rule.length)
     return _errors(rule, output.tokens.cpu(), divergence, passes, judged)
 
 
 def sequence_error_table(
-    rules: Sequence[ErrorRule], samplers: dict[str, Any], num_steps: Sequence[int], **how: Any
+    rules: Sequence[ErrorRule], samplers: Mapping[tuple[str, int], EnergySampler], **options: Any
 ) -> Iterator[dict[str, Any]]:
-    """Every sampler at every length and number of steps.
+    """Every sampler at every length.
 
     Args:
         rules: One a length.
-        samplers: Name -> function of ``num_steps`` that builds the sampler.
-        num_steps: Denoiser passes; those that exceed a length are left out.
-        how: As for `measure_sequence_errors`; every cell has the same seeds.
+        samplers: By name and ``num_steps``; those with more steps than a length are left out there.
+        options: Those of `measure_sequence_errors`; every cell has the same seeds.
 
     Yields:
-        Dicts: first the data's at each length (``name`` "data", ``num_steps`` None), then a cell at a time.
+        Records: first the data's at each length (``name`` "data", ``num_steps`` None), then one cell at a time.
     """
-    for rule in rules:
-        common = {"length": rule.length, "data_nats_per_token": rule.data_nats_per_token.value}
+    common = [{"length": rule.length, "data_nats_per_token": rule.data_nats_per_token.value} for rule in rules]
+    for rule, of_length in zip(rules, common, strict=True):
         data = errors_of_data(rule, rule.num_reference)
-        yield {"name": "data", "num_steps": None, **common, **data.as_record()}
-    for rule in rules:
-        common = {"length": rule.length, "data_nats_per_token": rule.data_nats_per_token.value}
-        for steps in (steps for steps in num_steps if steps <= rule.length):
-            for name, build in samplers.items():
-                found = measure_sequence_errors(build(steps), rule, **how)
-                yield {"name": name, "num_steps": steps, **common, **found.as_record()}
+        yield {"name": "data", "num_steps": None, **of_length, **data.as_record()}
+    for rule, of_length in zip(rules, common, strict=True):
+        for (name, steps), sampler in samplers.items():
+            if steps <= rule.length:
+                errors = measure_sequence_errors(sampler, rule, **options)
+                yield {"name": name, "num_steps": steps, **of_length, **errors.as_record()}
 
 
 def _errors(rule: ErrorRule, tokens: Tensor, kl: Estimate | None, passes: int, judged: float) -> SequenceErrors:

@@ -1,4 +1,4 @@
-"""The likelihood bound of a sampler on data, and its gain over the base, paired row by row."""
+"""Likelihood bounds of samplers on held-out rows, and gains of one over another, paired row by row."""
 
 from __future__ import annotations
 
@@ -8,14 +8,29 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Energy
 from edlm.evaluation.estimates.estimate import Estimate, mean_of
-from edlm.evaluation.estimates.units import Direction, Likelihood
+from edlm.evaluation.estimates.units import Likelihood
+from edlm.evaluation.likelihood.batches import Batches
 from edlm.sampler.bounds import likelihood_bounds
 from edlm.sampler.sampler import EnergySampler
+
+ESTIMATOR = "bound (*) of the sampler, a draw for each row"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundOptions(Batches):
+    """How bounds of a data set are estimated.
+
+    Attributes:
+        sampled_steps: Steps of each row from which the sum over steps is estimated; all if None.
+        inner_draws: Draws of candidates for each sampler, see `EnergySampler.likelihood_bound`; 1 by default.
+    """
+
+    sampled_steps: int | None = None
+    inner_draws: Sequence[int] | None = None
 
 
 def likelihood_bound(
@@ -28,81 +43,14 @@ def likelihood_bound(
     seeds: Sequence[int] | None = None,
     **options: Any,
 ) -> Tensor:
-    """One draw of the upper bound of ``-log P(x_0)``, nats of the row, low = good.
-
-    Args:
-        denoiser: Gives the marginals.
-        energy: Judges candidates, or None.
-        x_0: Tokens, shape ``[batch, length]``.
-        given: True where a token is given.
-        generator: Draws one seed a row.
-        seeds: The rows' seeds.
-        options: The sampler's (``num_steps`` and so on).
-
-    Returns:
-        Shape ``[batch]``, float64; see `EnergySampler.likelihood_bound`.
-    """
+    """`EnergySampler.likelihood_bound` of the sampler with these ``options`` (``num_steps`` and so on)."""
     sampler = EnergySampler(denoiser, energy, **options)
     return sampler.likelihood_bound(x_0, given=given, generator=generator, seeds=seeds)
 
 
-@dataclass(frozen=True)
-class BoundEstimate:
-    """A bound on held-out rows of equal length; low = good.
-
-    Attributes:
-        nats_per_row: One draw of the bound for each row, ``[n]``.
-        length: Tokens of a row.
-        direction: "exact" where it is ``-log p`` itself, see `EnergySampler.bound_is_exact`.
-    """
-
-    nats_per_row: Tensor
-    length: int
-    direction: Direction = "upper bound of -log p"
-
-    @property
-    def nats_per_token(self) -> Estimate:
-        """With its standard error over rows."""
-        return mean_of(self.nats_per_row / self.length)
-
-    @property
-    def likelihood(self) -> Likelihood:
-        """For other units: perplexities, bits per character."""
-        said = "bound (*) of the sampler, a draw for each row"
-        return Likelihood.of(self.nats_per_row, self.length, estimator=said, direction=self.direction)
-
-
-@dataclass(frozen=True)
-class Gain:
-    """How much lower one bound is than another, nats per token, high = good.
-
-    Attributes:
-        nats_per_token: Estimate difference, its standard error from the paired differences of rows.
-
-    Note:
-        A gain in a bound neither bounds nor equals the gain in likelihood, unless both are exact.
-    """
-
-    nats_per_token: Estimate
-
-
-def paired_gain(base: BoundEstimate, other: BoundEstimate) -> Gain:
-    """Gain of ``other`` over ``base`` on the same rows and seeds.
-
-    Raises:
-        ValueError: they are of different rows.
-    """
-    if base.nats_per_row.shape != other.nats_per_row.shape or base.length != other.length:
-        raise ValueError(
-            "a paired gain needs the same rows, got "
-            f"{len(base.nats_per_row)} of {base.length} and {len(other.nats_per_row)} of {other.length} tokens"
-        )
-    return Gain(mean_of((base.nats_per_row - other.nats_per_row) / base.length))
-
-
-def estimate_bound(sampler: EnergySampler, x_0: Tensor, **how: Any) -> BoundEstimate:
-    """The sampler's bound on rows ``x_0[n, length]``; for the rest see `estimate_bounds`."""
-    return estimate_bounds([sampler], x_0, **how)[0]
+def estimate_bound(sampler: EnergySampler, x_0: Tensor, **options: Any) -> Likelihood:
+    """The bound of one sampler, see `estimate_bounds`."""
+    return estimate_bounds([sampler], x_0, **options)[0]
 
 
 def estimate_bounds(
@@ -110,51 +58,62 @@ def estimate_bounds(
     x_0: Tensor,
     *,
     given: Tensor | None = None,
-    seed: int = 0,
-    batch_size: int = 32,
-    sampled_steps: int | None = None,
-    inner_draws: Sequence[int] | None = None,
     known: Tensor | None = None,
     keep: Callable[[Tensor], None] | None = None,
-    progress: str | None = None,
-) -> list[BoundEstimate]:
-    """Bounds of samplers of one order, in batches, on shared denoiser passes.
+    **options: Any,
+) -> list[Likelihood]:
+    """Bounds of ``-log P(x_0)`` of samplers of one order, in batches, on shared denoiser passes; low = good.
 
     Args:
-        samplers: What is judged: these steps, this k, this order.
+        samplers: One denoiser, order and schedule.
         x_0: Held-out tokens, shape ``[n, length]``.
-        given: True where a token is given and not predicted, as many in each row, shape ``[n, length]``; the
-            estimates' ``length`` is then the number of the others.
-        seed: Row ``i`` has the seed ``seed + i``: equal seeds pair samplers, whatever the batch size.
-        batch_size: Rows at a time.
-        sampled_steps: Steps of each row that the sum is estimated from; all if None.
-        inner_draws: Of each sampler, see `EnergySampler.likelihood_bound`; 1 by default.
-        known: Nats of the first rows where an earlier call was interrupted, ``[samplers, done]``.
-        keep: Called after each batch with the nats of all rows so far, as ``known`` has them.
-        progress: Title of a progress bar; none without.
+        given: True where a token is given and not predicted, equally many in each row, shape ``[n, length]``.
+        known: Nats of the first rows from an interrupted call, ``[samplers, rows]``.
+        keep: Called after each batch with the nats of all rows so far, in the form of ``known``.
+        options: Fields of `BoundOptions`.
+
+    Returns:
+        One for each sampler. The direction is "exact" where ``-log P`` itself is summed
+        (`EnergySampler.bound_is_exact`, without ``sampled_steps``), else "upper bound of -log p".
 
     Raises:
-        ValueError: rows have different numbers of given tokens.
+        ValueError: rows have different numbers of given tokens, or as `likelihood_bounds`.
     """
+    options = BoundOptions(**options)
+    predicted = torch.ones_like(x_0, dtype=torch.bool) if given is None else ~given
+    counts = predicted.sum(1)
+    if (counts != counts[0]).any():
+        raise ValueError(f"given must leave equally many tokens to predict in each row, got {counts.unique().tolist()}")
     parts = [] if known is None else [known]
-    starts = range(0 if known is None else known.shape[1], len(x_0), batch_size)
-    predicted = x_0.shape[1]
-    if given is not None:
-        counts = (~given).sum(1).unique().tolist()
-        if len(counts) != 1:
-            raise ValueError(f"given must leave as many tokens to predict in each row, got {counts}")
-        predicted = counts[0]
-    for start in tqdm(starts, desc=progress, disable=None if progress else True, leave=False):
-        rows = x_0[start : start + batch_size]
-        seeds = range(seed + start, seed + start + len(rows))
-        how = {"given": given[start : start + batch_size] if given is not None else None}
-        how |= {"sampled_steps": sampled_steps, "inner_draws": inner_draws}
-        parts.append(torch.stack(likelihood_bounds(samplers, rows, seeds, **how)).cpu())
+    for rows, seeds in options.of(len(x_0), 0 if known is None else known.shape[1]):
+        how = {"sampled_steps": options.sampled_steps, "inner_draws": options.inner_draws}
+        nats = likelihood_bounds(samplers, x_0[rows], seeds, given=None if given is None else given[rows], **how)
+        parts.append(torch.stack(nats).cpu())
         if keep is not None:
             keep(torch.cat(parts, 1))
-    # Of some steps alone the sum is that of all in expectation only.
-    exact = [sampler.bound_is_exact and sampled_steps is None for sampler in samplers]
-    return [
-        BoundEstimate(nats, predicted, "exact" if is_exact else "upper bound of -log p")
-        for nats, is_exact in zip(torch.cat(parts, 1), exact, strict=True)
+    directions = [
+        "exact" if sampler.bound_is_exact and options.sampled_steps is None else "upper bound of -log p"
+        for sampler in samplers
     ]
+    return [
+        Likelihood.of(nats, counts, estimator=ESTIMATOR, direction=direction)
+        for nats, direction in zip(torch.cat(parts, 1), directions, strict=True)
+    ]
+
+
+def paired_gain(base: Likelihood, other: Likelihood) -> Estimate:
+    """How much lower ``other`` is than ``base`` on the same rows and seeds, nats per token, high = good.
+
+    Its standard error is that of the paired differences of rows.
+
+    Raises:
+        ValueError: they are of different rows.
+
+    Note:
+        A gain in a bound neither bounds nor equals the gain in likelihood, unless both are exact.
+    """
+    counts = [likelihood.tokens_per_row for likelihood in (base, other)]
+    if not torch.equal(*counts):
+        shown = " and ".join(f"{len(c)} rows of {c.unique().tolist()}" for c in counts)
+        raise ValueError(f"a paired gain needs the same rows, got {shown} tokens")
+    return mean_of((base.nats_per_row - other.nats_per_row) / base.tokens_per_row)

@@ -1,4 +1,4 @@
-"""The partition function from draws: two bounds of ``log Z``, and what says when the upper one cannot be trusted."""
+"""The partition function from draws: bounds of ``log Z``, when to trust them, and the spread of energies by step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from edlm.evaluation.estimates.estimate import Estimate, mean_of
 from edlm.numerics import precise
+from edlm.sampler.output import SampleOutput, StepInfo
 
 FEWEST_DRAWS = 4  # of a row whose bounds may be trusted
 LEAST_ESS = 2.0  # of the same: no single draw may carry the mean
@@ -16,7 +18,7 @@ LEAST_ESS = 2.0  # of the same: no single draw may carry the mean
 
 @dataclass(frozen=True)
 class PartitionEstimate:
-    """What ``n`` draws a row say of ``log Z = log E[exp v]``, ``v = -E``; nats.
+    """Estimates of ``log Z = log E[exp v]``, ``v = -E``, from ``n`` draws a row; nats.
 
     Attributes:
         lower: ``log mean exp v``: at most ``log Z`` in expectation, ``[batch]``.
@@ -52,7 +54,7 @@ def log_partition_bounds(neg_energies: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         ``lower`` and ``upper``, float64, shape ``[batch]``. With one finite draw ``upper`` is ``inf``, with none
-        ``lower`` is ``-inf`` too: nothing is known.
+        ``lower`` is ``-inf`` too.
 
     Raises:
         ValueError: another shape, ``n < 2``, or an entry that is NaN or ``+inf``.
@@ -93,7 +95,7 @@ def estimate_partition(neg_energies: Tensor) -> PartitionEstimate:
 
 
 def is_trustworthy(spread: Tensor, ess: Tensor, num_draws: int) -> Tensor:
-    """Whether the two bounds may be taken to bracket ``log Z`` in the mean.
+    """Whether the two bounds bracket ``log Z`` in the mean, as far as the draws show.
 
     ``n >= exp(spread^2)``, ``n >= 4`` and ``ess >= 2``. For Gaussian energies the biases of the bounds are
     ``-/+ (exp(spread^2) - 1) / (2 n)`` to first order, which the rule keeps below 1/2; measured with 400,000 draws
@@ -110,7 +112,7 @@ def is_trustworthy(spread: Tensor, ess: Tensor, num_draws: int) -> Tensor:
         Bool, same shape; False where ``spread`` is NaN.
 
     Note:
-        It sees only what was drawn: weight that no draw found leaves no trace.
+        It depends on the draws alone: weight that no draw has reached is not seen.
 
     Example:
         >>> is_trustworthy(torch.tensor([1.0, 3.0]), torch.tensor([15.0, 3.4]), num_draws=32)
@@ -121,11 +123,11 @@ def is_trustworthy(spread: Tensor, ess: Tensor, num_draws: int) -> Tensor:
 
 
 def _leave_one_out(v: Tensor) -> Tensor:
-    """``log sum_{j != i} exp v_j`` without cancellation: what stands before ``i`` and what behind, ``[batch, n]``."""
+    """``log sum_{j != i} exp v_j`` without cancellation: the sum before ``i`` plus the sum after it, ``[batch, n]``."""
     nothing = torch.full_like(v[:, :1], -torch.inf)
     before = torch.cat([nothing, v.logcumsumexp(1)[:, :-1]], 1)
-    behind = torch.cat([v.flip(1).logcumsumexp(1).flip(1)[:, 1:], nothing], 1)
-    return torch.logaddexp(before, behind)
+    after = torch.cat([v.flip(1).logcumsumexp(1).flip(1)[:, 1:], nothing], 1)
+    return torch.logaddexp(before, after)
 
 
 def _spread(v: Tensor) -> Tensor:
@@ -144,3 +146,92 @@ def _checked(neg_energies: Tensor) -> Tensor:
     if bad.any():
         raise ValueError(f"neg_energies must be finite or -inf, got {v[bad][0].item()}")
     return v
+
+
+@dataclass(frozen=True)
+class StepSpread:
+    """Energies of the candidates of one step; all means are over the decisions that the energy judged.
+
+    Attributes:
+        step: Index, from 0.
+        t: Time at which the step starts.
+        num_candidates: ``k``.
+        num_decisions: Decisions that the energy judged, in all rows.
+        spread: Standard deviation of the energies of a decision's possible candidates, nats.
+        ess: Effective sample size of the weights, 1..k.
+        impossible: Share of candidates of infinite energy.
+        log_z_lower: Lower estimate of the decision's ``log Z``, nats.
+        log_z_upper: Upper estimate, leave-one-out.
+        trustworthy: Share of decisions with `is_trustworthy` estimates.
+    """
+
+    step: int
+    t: float
+    num_candidates: int
+    num_decisions: int
+    spread: Estimate
+    ess: Estimate
+    impossible: float
+    log_z_lower: Estimate
+    log_z_upper: Estimate
+    trustworthy: float
+
+
+def step_spreads(output: SampleOutput) -> list[StepSpread]:
+    """Spread of energies and effective sample size of each step in which an energy judged several candidates.
+
+    Args:
+        output: Samples of any sampler.
+
+    Returns:
+        Steps without such decisions (no energy, one candidate, exact decisions, outside the window) are left out.
+
+    Note:
+        Errors are over decisions as if they were independent; those of one sequence need not be. Where candidates
+        were drawn again, only the last draws count. ``ess`` is of weights at the sampler's temperature, the other
+        fields of the energies themselves.
+
+    Example:
+        >>> from edlm import CallableEnergy, EnergySampler, FunctionDenoiser
+        >>> uniform = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 4), mask_token_id=4, vocab_size=4)
+        >>> flat = CallableEnergy(lambda candidates, x_partial, log_proposal: 0 * log_proposal)
+        >>> sampler = EnergySampler(uniform, flat, num_steps=2, num_candidates=8)
+        >>> [(step.step, step.ess.value, step.spread.value) for step in step_spreads(sampler.sample(5, length=6))]
+        [(0, 8.0, 0.0), (1, 8.0, 0.0)]
+    """
+    return [spread for info in output.steps if (spread := _spread_of_step(info)) is not None]
+
+
+def _spread_of_step(info: StepInfo) -> StepSpread | None:
+    energies, ess = _judged(info)
+    if energies.shape[-1] < 2 or not len(energies):
+        return None
+    log_z = estimate_partition(-energies)
+    return StepSpread(
+        step=info.step,
+        t=info.t,
+        num_candidates=energies.shape[-1],
+        num_decisions=len(energies),
+        spread=_finite_mean(log_z.spread),
+        ess=mean_of(ess),
+        impossible=energies.isinf().double().mean().item(),
+        log_z_lower=_finite_mean(log_z.lower),
+        log_z_upper=_finite_mean(log_z.upper),
+        trustworthy=log_z.is_trustworthy.double().mean().item(),
+    )
+
+
+def _judged(info: StepInfo) -> tuple[Tensor, Tensor]:
+    """Energies ``[n, k]`` and effective sample sizes ``[n]`` of the decisions that were judged."""
+    energies = info.energies if info.energies.ndim == 3 else info.energies[:, None]
+    ess = info.ess if info.ess.ndim == 2 else info.ess[:, None]
+    k = energies.shape[-1]
+    # The groups of a row that have tokens come first; each draws k candidates, and k more for each redraw.
+    counts = info.judged // k - info.redraws if k > 1 else torch.zeros_like(info.judged)
+    judged = torch.arange(energies.shape[1], device=energies.device) < counts[:, None]
+    return energies[judged].double().cpu(), ess[judged].double().cpu()
+
+
+def _finite_mean(values: Tensor) -> Estimate:
+    finite = values[values.isfinite()]
+    return mean_of(finite) if len(finite) else Estimate(math.nan, math.nan, 0)

@@ -1,4 +1,4 @@
-"""The perplexity that the paper reports of energy models: for comparison with the paper, since it is no bound."""
+"""The perplexity that the paper reports of energy models: for comparison with the paper only, since it is no bound."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from edlm.denoisers.base import Denoiser
-from edlm.diffusion.schedule import Schedule, get_schedule
 from edlm.diffusion.slots import Slots
-from edlm.diffusion.streams import RowStreams
+from edlm.diffusion.streams import RowGenerators, RowStreams
 from edlm.energies.base import Energy, Step
 from edlm.evaluation.estimates.estimate import Estimate
 from edlm.evaluation.estimates.units import Likelihood
-from edlm.evaluation.likelihood.masked_draws import Estimator, MaskedDraw, describe, masked_draws
-from edlm.evaluation.likelihood.nelbo import predicted
+from edlm.evaluation.likelihood.continuous import ContinuousTime, MaskedDraw, predicted
 from edlm.evaluation.likelihood.partition import PartitionEstimate, estimate_partition
 from edlm.numerics import precise
 from edlm.sampler.proposal import draw_categorical, make_decision
@@ -37,11 +34,11 @@ UNTRUSTED = (
 
 @dataclass(frozen=True)
 class PublishedPerplexity:
-    """What the published formula gives; never to be read without its warning.
+    """Result of the published formula; never to be read without its warning.
 
     Attributes:
-        with_lower: With the lower estimate of ``log Z``: what is published, the lower of the two.
-        with_upper: With the upper, leave-one-out one; the same where the energy is normalised.
+        with_lower: With the lower estimate of ``log Z``: the published number, the lower of the two.
+        with_upper: With the upper, leave-one-out estimate; the same where the energy is normalised.
         marginal: The same formula on the same noisy rows with the denoiser's marginals: the base's bound.
         warning: Why it is no bound, and how far ``log Z`` can be trusted.
         spread: Standard deviation of the energies of a noisy row's draws, nats, mean over them; 0 if normalised.
@@ -68,8 +65,8 @@ class PublishedPerplexity:
     def as_record(self) -> dict[str, Any]:
         """For JSON, the warning first."""
         parts = {name: getattr(self, name).as_record() for name in ("with_lower", "with_upper", "marginal")}
-        rest = {name: getattr(self, name) for name in ("spread", "ess", "num_candidates", "untrusted")}
-        return {"warning": self.warning, **parts, **rest}
+        of_z = {name: getattr(self, name) for name in ("spread", "ess", "num_candidates", "untrusted")}
+        return {"warning": self.warning, **parts, **of_z}
 
 
 @torch.no_grad()
@@ -81,13 +78,7 @@ def published_perplexity(
     given: Tensor | None = None,
     normalized: bool | None = None,
     num_candidates: int = 16,
-    estimator: Estimator = "times",
-    num_draws: int = 8,
-    schedule: str | Schedule = "log_linear",
-    smallest: float = 1e-3,
-    seed: int = 0,
-    batch_size: int = 32,
-    progress: str | None = None,
+    **options: Any,
 ) -> PublishedPerplexity:
     """EDLM's continuous-time formula with the joint in it; NOT a bound of ``-log p``.
 
@@ -98,18 +89,12 @@ def published_perplexity(
         energy: Judges whole sequences: all masked positions at once.
         x_0: Tokens without masks, shape ``[n, length]``.
         given: True where a token is given and not predicted, shape ``[n, length]``.
-        normalized: Whether ``Z = 1``, so that nothing is estimated; None for what the energy says of itself.
+        normalized: Whether ``Z = 1``, so that nothing is estimated; None for the energy's own ``is_normalized``.
         num_candidates: Draws behind each ``log Z``, >= 2.
-        estimator: Of the integral, see `continuous_nelbo`.
-        num_draws: Noisy versions of each row.
-        schedule: Of the noise.
-        smallest: Least time of ``times``.
-        seed: Row ``i`` has the seed ``seed + i``.
-        batch_size: Rows at a time.
-        progress: Title of a progress bar; none without.
+        options: Fields of `ContinuousTime`: the estimator of the integral.
 
     Returns:
-        Both ends of ``log Z``, the same with marginals, and a warning.
+        The formula with both estimates of ``log Z`` and with marginals, and a warning.
 
     Raises:
         ValueError: as `continuous_nelbo`; ``num_candidates`` is below 2; or the energy is of another denoiser.
@@ -117,66 +102,71 @@ def published_perplexity(
     References:
         Xu et al. 2025, arXiv:2410.21357, Sec. 4.3 and Theorem 1; why it is no bound: section 4 of the method page.
     """
+    time = ContinuousTime(**options)
     energy.check_denoiser(denoiser)
     target = predicted(denoiser, x_0, given)
-    if normalized is None:
-        normalized = energy.is_normalized
+    normalized = energy.is_normalized if normalized is None else normalized
     if not normalized and num_candidates < 2:
         raise ValueError(f"num_candidates must be >= 2 to estimate log Z, got {num_candidates}")
-    of_z = 0 if normalized else num_candidates
-    how = {"num_draws": num_draws, "schedule": get_schedule(schedule), "smallest": smallest}
-    models, totals, estimates = (denoiser.eval(), energy.eval()), [], []
-    for start in tqdm(range(0, len(x_0), batch_size), desc=progress, disable=None if progress else True, leave=False):
-        rows, seeds = x_0[start : start + batch_size], range(seed + start, seed + min(start + batch_size, len(x_0)))
-        total = torch.zeros(3, len(rows), dtype=torch.float64)
-        draws = masked_draws(target[start : start + batch_size], seeds, estimator=estimator, **how)
-        for j, draw in enumerate(draws):
-            some = draw.masked.any(1).nonzero()[:, 0]
-            if len(some):
-                part = MaskedDraw(draw.masked[some], draw.t[some], draw.weight[some])
-                nats, estimate = _joint_nats(*models, rows[some], part, of_z, [seeds[i] for i in some.tolist()], j)
-                total[:, some.cpu()] += (part.weight * nats).cpu()
+    formula = _Formula(denoiser.eval(), energy.eval(), 0 if normalized else num_candidates)
+    totals, estimates = [], []
+    for rows, seeds in time.of(len(x_0)):
+        total = torch.zeros(3, len(seeds), dtype=torch.float64)
+        for j, draw in enumerate(time.draws(target[rows], seeds)):
+            kept = draw.masked.any(1).nonzero()[:, 0]
+            if len(kept):
+                draw = MaskedDraw(draw.masked[kept], draw.t[kept], draw.weight[kept])
+                streams = RowStreams([seeds[i] for i in kept.tolist()])
+                nats, estimate = formula.nats(x_0[rows][kept], draw, streams.values(j))
+                total[:, kept.cpu()] += (draw.weight * nats).cpu()
                 estimates += [estimate] if estimate else []
         totals.append(total)
-    return _result(torch.cat(totals, 1), target.sum(1), estimates, of_z, describe(estimator, num_draws, smallest))
+    return formula.result(torch.cat(totals, 1), target.sum(1), estimates, time.described)
 
 
-def _joint_nats(
-    denoiser: Denoiser, energy: Energy, x_0: Tensor, draw: MaskedDraw, of_z: int, seeds: list[int], j: int
-) -> tuple[Tensor, PartitionEstimate | None]:
-    """``-log p(x_0 | x_t)`` with lower and upper ``log Z``, and with marginals, nats, ``[3, batch]``."""
-    slots, x_t = Slots.where(draw.masked), x_0.masked_fill(draw.masked, denoiser.mask_token_id)
-    encoding = denoiser.encode(x_t, draw.t, keep_hidden=energy.reads_hidden)
-    log_probs = denoiser.slot_log_probs(encoding, slots)
-    tokens = slots.gather(x_0)[:, None]
-    if of_z:
-        uniforms = RowStreams(seeds).values(j).uniform(slots.counts.cpu(), of_z)
-        tokens = torch.cat([tokens, draw_categorical(log_probs, uniforms)], 1)
-    decision = make_decision(Step(denoiser, x_t, draw.t, encoding, slots), slots, x_t, log_probs, tokens)
-    energies = precise(energy(decision))
-    marginal = -decision.log_p[:, 0]
-    estimate = estimate_partition(-energies[:, 1:]) if of_z else None
-    ends = (estimate.lower, estimate.upper) if estimate else (0.0, 0.0)
-    return torch.stack([*(marginal + energies[:, 0] + log_z for log_z in ends), marginal]), estimate
+@dataclass(frozen=True)
+class _Formula:
+    """The integrand, with ``num_candidates`` draws behind each ``log Z``; 0 where ``Z = 1``."""
 
+    denoiser: Denoiser
+    energy: Energy
+    num_candidates: int
 
-def _result(
-    totals: Tensor, tokens: Tensor, estimates: list[PartitionEstimate], of_z: int, described: str
-) -> PublishedPerplexity:
-    lower, upper, marginal = totals
-    known = ["log Z = 0"] * 2 if not of_z else [f"{end} log Z from {of_z} draws" for end in ("lower", "upper")]
-    said = [f"published joint formula, {end}, {described}" for end in known]
-    ends = [
-        Likelihood.of(nats, tokens, estimator=name, direction="estimate")
-        for nats, name in zip((lower, upper), said, strict=True)
-    ]
-    said = f"continuous-time NELBO, {described}"
-    base = Likelihood.of(marginal, tokens, estimator=said, direction="upper bound of -log p")
-    if not estimates:
-        return PublishedPerplexity(*ends, base, WARNING, 0.0, math.nan, 0, 0.0)
-    spread, ess, trusted = (
-        torch.cat([getattr(e, name).cpu().double() for e in estimates]) for name in ("spread", "ess", "is_trustworthy")
-    )
-    untrusted = 1 - trusted.mean().item()
-    warning = WARNING + (UNTRUSTED.format(untrusted) if untrusted else "")
-    return PublishedPerplexity(*ends, base, warning, spread.nanmean().item(), ess.mean().item(), of_z, untrusted)
+    def nats(self, x_0: Tensor, draw: MaskedDraw, values: RowGenerators) -> tuple[Tensor, PartitionEstimate | None]:
+        """``-log p(x_0 | x_t)`` with lower and upper ``log Z``, and with marginals, ``[3, batch]``."""
+        slots, x_t = Slots.where(draw.masked), x_0.masked_fill(draw.masked, self.denoiser.mask_token_id)
+        encoding = self.denoiser.encode(x_t, draw.t, keep_hidden=self.energy.reads_hidden)
+        log_probs = self.denoiser.slot_log_probs(encoding, slots)
+        tokens = slots.gather(x_0)[:, None]
+        if self.num_candidates:
+            uniforms = values.uniform(slots.counts.cpu(), self.num_candidates)
+            tokens = torch.cat([tokens, draw_categorical(log_probs, uniforms)], 1)
+        decision = make_decision(Step(self.denoiser, x_t, draw.t, encoding, slots), slots, x_t, log_probs, tokens)
+        energies = precise(self.energy(decision))
+        marginal = -decision.log_p[:, 0]
+        if not self.num_candidates:
+            return torch.stack([marginal + energies[:, 0], marginal + energies[:, 0], marginal]), None
+        log_z = estimate_partition(-energies[:, 1:])
+        ends = (marginal + energies[:, 0] + end for end in (log_z.lower, log_z.upper))
+        return torch.stack([*ends, marginal]), log_z
+
+    def result(
+        self, totals: Tensor, tokens: Tensor, estimates: list[PartitionEstimate], described: str
+    ) -> PublishedPerplexity:
+        """The three numbers of ``totals[3, n]``, with how far ``log Z`` can be trusted."""
+        lower, upper, marginal = totals
+        k = self.num_candidates
+        ends = []
+        for nats, end in ((lower, "lower"), (upper, "upper")):
+            of_z = f"{end} log Z from {k} draws" if k else "log Z = 0"
+            estimator = f"published joint formula, {of_z}, {described}"
+            ends.append(Likelihood.of(nats, tokens, estimator=estimator, direction="estimate"))
+        estimator = f"continuous-time NELBO, {described}"
+        base = Likelihood.of(marginal, tokens, estimator=estimator, direction="upper bound of -log p")
+        if not estimates:
+            return PublishedPerplexity(*ends, base, WARNING, 0.0, math.nan, 0, 0.0)
+        names = ("spread", "ess", "is_trustworthy")
+        spread, ess, trusted = (torch.cat([getattr(e, name).cpu().double() for e in estimates]) for name in names)
+        untrusted = 1 - trusted.mean().item()
+        warning = WARNING + (UNTRUSTED.format(untrusted) if untrusted else "")
+        return PublishedPerplexity(*ends, base, warning, spread.nanmean().item(), ess.mean().item(), k, untrusted)

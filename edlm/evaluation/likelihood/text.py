@@ -1,17 +1,19 @@
-"""Likelihood bounds of texts of any lengths, given what stands before them: windows, batches, draws."""
+"""Likelihood bounds of texts of any lengths, given what precedes them; and how often samplers write the true text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
 
 from edlm.denoisers.base import Denoiser
 from edlm.diffusion.streams import seed_of
+from edlm.evaluation.estimates.estimate import Estimate, mean_of
+from edlm.evaluation.likelihood.batches import Batches
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.text.blocks import View, check_block_length, views_of
 from edlm.sampler.text.prompts import Row
@@ -22,8 +24,8 @@ def row_to_score(denoiser: Denoiser, context: Sequence[int], continuation: Seque
 
     Args:
         denoiser: Its prefix goes before the context, unless that begins with it; framed ones get their suffix too.
-        context: Token ids, may be none.
-        continuation: Token ids, may be none.
+        context: Token ids, may be empty.
+        continuation: Token ids, may be empty.
     """
     prefix, context = list(denoiser.prefix_ids), list(context)
     if prefix and context[: len(prefix)] == prefix:
@@ -36,17 +38,17 @@ def row_to_score(denoiser: Denoiser, context: Sequence[int], continuation: Seque
 
 
 def windows_of(row: Row, denoiser: Denoiser, context: int | None = None) -> list[View]:
-    """Windows in which the one gap of a row is predicted, left to right, each at once given what is left of it.
+    """Windows in which the one gap of a row is predicted, left to right, each at once given the tokens on its left.
 
-    A row that fits the denoiser's ``max_length`` is one window. Where the gap fits, but not all that stands before it,
-    the window keeps the end of that. A longer gap is cut: the first window has up to ``context`` known tokens, each
-    later one exactly as many, all others are predicted, and the last window is as wide as the others. The frame is
-    always there.
+    A row that fits the denoiser's ``max_length`` is one window. Where the gap fits, but not all that precedes it, the
+    window keeps the nearest preceding tokens. A longer gap is cut: the first window has up to ``context`` observed
+    tokens, each later one exactly as many, the others are predicted, and the last window is as wide as the others.
+    Every window keeps the frame.
 
     Args:
-        row: With a gap or none.
+        row: With one gap or none.
         denoiser: Its ``max_length`` and frame.
-        context: Known tokens of a window; by default half of it.
+        context: Observed tokens of a window; by default half of it.
 
     Raises:
         ValueError: ``context`` leaves no room.
@@ -62,22 +64,22 @@ def windows_of(row: Row, denoiser: Denoiser, context: int | None = None) -> list
     if not 0 <= context < room:
         raise ValueError(f"context must lie in 0..{room - 1}, to leave room in max_length = {limit}, got {context}")
     [(start, end)] = row.gaps
-    known = min(start - prefix, 1)  # at least one token, if there is any: what shifts its outputs needs one
-    known = known if end - start + known <= room else min(start - prefix, context)
+    observed = min(start - prefix, 1)  # at least one token, if any: shifted outputs need one on their left
+    observed = observed if end - start + observed <= room else min(start - prefix, context)
     views, done = [], start
     while done < end:
-        stop = min(end, done + room - known)
+        stop = min(end, done + room - observed)
         index = torch.cat(
             (torch.arange(prefix), torch.arange(max(prefix, stop - room), stop), torch.arange(length - suffix, length))
         )
         views.append(View(index, (done <= index) & (index < stop)))
-        done, known = stop, context
+        done, observed = stop, context
     return views
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """One window of a row: its tokens, masked where later windows write, which of them count, and its seed."""
+    """One draw of one window: its row, its tokens, masked where later windows write, which are predicted, its seed."""
 
     row: int
     x_0: Tensor
@@ -86,16 +88,16 @@ class _Piece:
 
 
 class TextBounds:
-    """Minus log-likelihood bounds of rows under a sampler, nats; a row's value does not depend on the other rows.
+    """Upper bounds of ``-log P`` of rows under a sampler, nats; a row's value does not depend on the other rows.
 
     Every window (or block) is one run of the sampler, of ``num_steps`` passes or as many as it has tokens, and its
-    length is known: this is the law of what `EnergySampler.generate` writes in so many tokens.
+    length is known: this is the law of what `EnergySampler.generate` writes in a given number of tokens.
 
     Args:
-        sampler: Whose bound.
+        sampler: The sampler.
         batch_size: Windows at a time; changes memory and speed only.
-        num_draws: Draws of the bound that are averaged; one will do where it is exact.
-        inner_draws: Draws of candidates inside of each, see `EnergySampler.likelihood_bound`.
+        num_draws: Draws of the bound that are averaged; 1 where the bound is exact.
+        inner_draws: Draws of candidates inside each, see `EnergySampler.likelihood_bound`.
         block_length: Predict in blocks, as ``generate`` writes them with this ``block_length``; the denoiser's own by
             default, else in windows.
         context: See `windows_of`.
@@ -125,33 +127,32 @@ class TextBounds:
         self.context = context
 
     def bounds(self, rows: Sequence[Row], seeds: Sequence[int], *, progress: str | None = None) -> Tensor:
-        """The bound of each row's gap, given the rest of the row.
+        """The bound of each row's gap, given the other tokens of the row.
 
         Args:
             rows: See `row_to_score`.
-            seeds: One a row; equal seeds pair rows of one shape: the same order, the same draws.
+            seeds: One a row; equal seeds give rows of one shape the same order and draws.
             progress: Title of a progress bar; none without.
 
         Returns:
-            Nats, low = good, shape ``[n]``, float64, on the CPU; 0 without a gap, ``inf`` for what is never written.
+            Nats, low = good, shape ``[n]``, float64, on the CPU; 0 without a gap, ``inf`` for impossible text.
         """
         totals = torch.zeros(len(rows), dtype=torch.float64)
         for pieces, x_0, target, real in self._batches(rows, seeds, self.num_draws, progress):
             seeds = [piece.seed for piece in pieces]
-            how = {"given": ~target, "attention_mask": real, "inner_draws": self.inner_draws}
-            nats = self.sampler.likelihood_bound(x_0, seeds=seeds, **how)
+            nats = self.sampler.likelihood_bound(
+                x_0, given=~target, attention_mask=real, seeds=seeds, inner_draws=self.inner_draws
+            )
             totals.index_add_(0, torch.tensor([piece.row for piece in pieces]), nats.cpu() / self.num_draws)
         return totals
 
     def would_write(self, rows: Sequence[Row], seeds: Sequence[int], *, progress: str | None = None) -> list[bool]:
-        """Whether the sampler, with these seeds, writes the very tokens of each row's gap."""
+        """Whether the sampler, with these seeds, writes exactly the tokens of each row's gap."""
         equal = [True] * len(rows)
-        mask = self.sampler.denoiser.mask_token_id
         for pieces, x_0, target, real in self._batches(rows, seeds, 1, progress):
-            x_t = x_0.masked_fill(target, mask)
-            written = self.sampler.fill(
-                x_t, target=target, attention_mask=real, seeds=[piece.seed for piece in pieces]
-            ).tokens
+            x_t = x_0.masked_fill(target, self.sampler.denoiser.mask_token_id)
+            seeds = [piece.seed for piece in pieces]
+            written = self.sampler.fill(x_t, target=target, attention_mask=real, seeds=seeds).tokens
             same = ((written == x_0) | ~target).all(1).tolist()
             for piece, is_same in zip(pieces, same, strict=True):
                 equal[piece.row] &= is_same
@@ -166,18 +167,17 @@ class TextBounds:
             for i, (row, seed) in enumerate(zip(rows, seeds, strict=True))
             for piece in self._pieces(i, row, seed, num_draws)
         ]
-        # Like lengths together, the longest first: a batch that does not fit in memory fails at once.
+        # Equal lengths together, the longest first: a batch that does not fit in memory fails at once.
         pieces.sort(key=lambda piece: len(piece.x_0), reverse=True)
         denoiser = self.sampler.denoiser
         device = next(iter([*denoiser.parameters(), *denoiser.buffers()])).device
         pad = int(denoiser.mask_token_id == 0)  # any token but the mask
-        starts = range(0, len(pieces), self.batch_size)
-        for start in tqdm(starts, desc=progress, disable=None if progress else True, leave=False):
-            some = pieces[start : start + self.batch_size]
-            x_0 = pad_sequence([piece.x_0 for piece in some], True, pad)
-            target = pad_sequence([piece.target for piece in some], True, False)
-            real = pad_sequence([torch.ones_like(piece.target) for piece in some], True, False)
-            yield some, x_0.to(device), target.to(device), real.to(device)
+        for places, _ in Batches(batch_size=self.batch_size, progress=progress).of(len(pieces)):
+            batch = pieces[places]
+            x_0 = pad_sequence([piece.x_0 for piece in batch], True, pad)
+            target = pad_sequence([piece.target for piece in batch], True, False)
+            real = pad_sequence([torch.ones_like(piece.target) for piece in batch], True, False)
+            yield batch, x_0.to(device), target.to(device), real.to(device)
 
     def _pieces(self, i: int, row: Row, seed: int, num_draws: int) -> Iterator[_Piece]:
         denoiser = self.sampler.denoiser
@@ -188,5 +188,45 @@ class TextBounds:
             later = row.is_gap()[view.index] & (view.index > last)
             x_0 = row.tokens[view.index].masked_fill(later, denoiser.mask_token_id)
             for draw in range(num_draws):
-                own = seed_of(seed, number, draw) if number or draw else seed
-                yield _Piece(i, x_0, view.target, own)
+                yield _Piece(i, x_0, view.target, seed_of(seed, number, draw) if number or draw else seed)
+
+
+class Recovery(NamedTuple):
+    """How often a sampler fills gaps with the true tokens.
+
+    Attributes:
+        spans: Share of gaps of which every token is true.
+        tokens: Share of the gaps' tokens that are true, by row.
+    """
+
+    spans: Estimate
+    tokens: Estimate
+
+
+def measure_recovery(sampler: EnergySampler, x_0: Tensor, *, given: Tensor, **options: Any) -> Recovery:
+    """Fill the gaps of held-out rows, and compare with the truth.
+
+    Args:
+        sampler: The sampler.
+        x_0: Held-out rows, shape ``[n, length]``.
+        given: False in the gaps, bool, same shape; at least one in each row.
+        options: Fields of `Batches`.
+    """
+    same = []
+    for rows, seeds in Batches(**options).of(len(x_0)):
+        x_t = x_0[rows].masked_fill(~given[rows], sampler.denoiser.mask_token_id)
+        same.append(sampler.fill(x_t, seeds=seeds).tokens == x_0[rows])
+    same = torch.cat(same)
+    return Recovery(mean_of((same | given).all(1).double()), mean_of((same & ~given).sum(1) / (~given).sum(1)))
+
+
+def middle_third(x_0: Tensor) -> Tensor:
+    """A gap in each row: its middle third, bool, the shape ``[n, length]`` of ``x_0``.
+
+    Example:
+        >>> middle_third(torch.zeros(1, 7)).int()
+        tensor([[0, 0, 1, 1, 0, 0, 0]], dtype=torch.int32)
+    """
+    length = x_0.shape[1]
+    index = torch.arange(length, device=x_0.device)
+    return ((index >= length // 3) & (index < 2 * length // 3)).expand(x_0.shape)

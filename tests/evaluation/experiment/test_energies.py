@@ -8,10 +8,10 @@ from edlm.corpus.languages import MarkovChain
 from edlm.energies import CallableEnergy, OracleEnergy
 from edlm.evaluation.experiment.energies import look_at_energies
 from edlm.evaluation.experiment.measurement import Setting
-from edlm.evaluation.likelihood.step_spread import step_spreads
+from edlm.evaluation.likelihood.partition import step_spreads
 from edlm.sampler import EnergySampler
 from tests.enumerable import random_denoiser
-from tests.evaluation.likelihood.test_step_spread import ENERGY
+from tests.evaluation.likelihood.test_partition import ENERGY
 
 OTHER = CallableEnergy(lambda candidates, x, log_p: 0.5 * candidates.double().sum(-1))
 OTHER.shape = type("Shape", (), {"blind": True})()

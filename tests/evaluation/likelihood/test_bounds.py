@@ -1,4 +1,4 @@
-"""Bounds of a data set: seeds pair rows, batches change nothing, units follow from nats."""
+"""Bounds of a data set: seeds pair rows, batches change nothing, directions are true."""
 
 import math
 
@@ -6,28 +6,42 @@ import pytest
 import torch
 
 from edlm.energies import CallableEnergy
-from edlm.evaluation import BoundEstimate, estimate_bound, likelihood_bound, paired_gain
-from edlm.evaluation.estimates.estimate import mean_of
-from edlm.evaluation.likelihood.bounds import estimate_bounds
+from edlm.evaluation import Likelihood, estimate_bound, estimate_bounds, likelihood_bound, paired_gain
 from edlm.sampler import EnergySampler
 from tests.enumerable import SEQUENCES, random_denoiser
 
 ROWS = SEQUENCES[[0, 5, 26, 13, 7, 2, 21]]
 ENERGY = CallableEnergy(lambda candidates, x, log_p: (candidates * torch.tensor([0.9, -0.7, 0.4])).sum(-1))
 OPTIONS = {"num_steps": 2, "order": "random", "num_candidates": 3}
+DENOISER = random_denoiser()
 
 
 def sampler(energy=ENERGY, **options) -> EnergySampler:
-    return EnergySampler(random_denoiser(), energy, **{**OPTIONS, **options})
+    return EnergySampler(DENOISER, energy, **{**OPTIONS, **options})
+
+
+def likelihood(nats, length=2) -> Likelihood:
+    return Likelihood.of(torch.tensor(nats), length, estimator="by hand", direction="exact")
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 100])
 def test_row_i_has_the_seed_plus_i_whatever_the_batch_size(batch_size):
     rows = [sampler().likelihood_bound(ROWS[i : i + 1], seeds=[40 + i]) for i in range(7)]
-    estimate = estimate_bound(sampler(), ROWS, seed=40, batch_size=batch_size)
-    torch.testing.assert_close(estimate.nats_per_row, torch.cat(rows))
-    assert estimate.nats_per_row.dtype == torch.float64 and estimate.length == 3
-    assert (estimate_bound(sampler(), ROWS, seed=41).nats_per_row != estimate.nats_per_row).any()
+    bound = estimate_bound(sampler(), ROWS, seed=40, batch_size=batch_size)
+    torch.testing.assert_close(bound.nats_per_row, torch.cat(rows))
+    assert bound.nats_per_row.dtype == torch.float64 and bound.tokens_per_row.tolist() == [3] * 7
+    assert bound.value == pytest.approx(torch.cat(rows).mean().item() / 3)
+    assert (estimate_bound(sampler(), ROWS, seed=41).nats_per_row != bound.nats_per_row).any()
+
+
+def test_an_interrupted_call_resumes_with_the_same_numbers():
+    samplers, kept = [sampler(None, num_candidates=1), sampler()], []
+    whole = estimate_bounds(samplers, ROWS, seed=3, batch_size=2, keep=kept.append)
+    assert [part.shape for part in kept] == [(2, 2), (2, 4), (2, 6), (2, 7)]
+    resumed = estimate_bounds(samplers, ROWS, seed=3, batch_size=2, known=kept[1], keep=kept.append)
+    assert len(kept) == 6
+    for one, other in zip(whole, resumed, strict=True):
+        assert torch.equal(one.nats_per_row, other.nats_per_row)
 
 
 def test_equal_seeds_pair_the_orders_of_different_samplers():
@@ -35,38 +49,31 @@ def test_equal_seeds_pair_the_orders_of_different_samplers():
     nothing = CallableEnergy(lambda candidates, x, log_p: torch.zeros_like(log_p))
     base = estimate_bound(sampler(None, num_candidates=1), ROWS, seed=3)
     for options in ({}, {"num_candidates": 8}, {"group_size": 1}):
-        torch.testing.assert_close(
-            estimate_bound(sampler(nothing, **options), ROWS, seed=3).nats_per_row, base.nats_per_row
-        )
+        bound = estimate_bound(sampler(nothing, **options), ROWS, seed=3)
+        torch.testing.assert_close(bound.nats_per_row, base.nats_per_row)
 
 
 def test_the_function_is_the_samplers_method():
     given = torch.zeros(7, 3, dtype=torch.bool)
     given[:, 1] = True
-    for more in ({}, {"given": given}):
-        expected = sampler(group_size=1).likelihood_bound(ROWS, seeds=range(7), **more)
-        bound = likelihood_bound(random_denoiser(), ENERGY, ROWS, seeds=range(7), group_size=1, **OPTIONS, **more)
-        assert torch.equal(bound, expected)
+    for options in ({"seeds": range(7)}, {"seeds": range(7), "given": given}):
+        bound = likelihood_bound(random_denoiser(), ENERGY, ROWS, group_size=1, **options, **OPTIONS)
+        assert torch.equal(bound, sampler(group_size=1).likelihood_bound(ROWS, **options))
     drawn = [
         likelihood_bound(random_denoiser(), ENERGY, ROWS, generator=torch.Generator().manual_seed(2), **OPTIONS),
         sampler().likelihood_bound(ROWS, generator=torch.Generator().manual_seed(2)),
     ]
-    assert torch.equal(*drawn) and not torch.equal(drawn[0], expected)
-    base = likelihood_bound(random_denoiser(), None, ROWS, num_steps=1, seeds=range(7))
-    torch.testing.assert_close(
-        base, -random_denoiser().log_probs(torch.full((1, 3), 3))[0, range(3), ROWS].double().sum(1)
-    )
+    assert torch.equal(*drawn) and not torch.equal(drawn[0], bound)
 
 
-def test_the_units_of_a_bound():
-    estimate = BoundEstimate(torch.tensor([6.0, 9.0, 12.0, 21.0], dtype=torch.float64), 3)
-    value, stderr, n = estimate.nats_per_token
-    assert (value, n) == (4.0, 4)  # rows: 2, 3, 4, 7 nats per token
-    assert stderr == pytest.approx(math.sqrt((4 + 1 + 0 + 9) / 3) / 2)
-    found = estimate.likelihood
-    assert found.nats_per_token == pytest.approx(estimate.nats_per_token)
-    assert found.direction == "upper bound of -log p" and "bound" in found.estimator
-    assert BoundEstimate(estimate.nats_per_row, 3, "exact").likelihood.direction == "exact"
+def test_given_tokens_are_not_counted():
+    given = torch.tensor([[True, False, False]] * 7)
+    bound = estimate_bound(sampler(), ROWS, given=given, batch_size=3)
+    assert torch.equal(bound.nats_per_row, sampler().likelihood_bound(ROWS, given=given, seeds=range(7)))
+    assert bound.tokens_per_row.tolist() == [2] * 7
+    given[0, 1] = True
+    with pytest.raises(ValueError, match=r"given must leave .*got \[1, 2\]"):
+        estimate_bound(sampler(), ROWS, given=given)
 
 
 EXACT = [("left_to_right", 1, True), ("dilated", 1, True), ("random", 1, False), ("ancestral", 1, False)]
@@ -75,36 +82,26 @@ EXACT += [("left_to_right", 3, False)]
 
 @pytest.mark.parametrize(("order", "k", "exact"), EXACT)
 def test_a_bound_is_called_exact_where_every_seed_gives_minus_log_p(order, k, exact):
-    energy = CallableEnergy(lambda candidates, x, log_p: 0.7 * candidates.double().sum(-1))
-    sampler = EnergySampler(random_denoiser(), energy, num_steps=2, num_candidates=k, order=order)
-    assert sampler.bound_is_exact == exact
-    bound = estimate_bound(sampler, ROWS)
-    assert bound.direction == ("exact" if exact else "upper bound of -log p")
-    draws = torch.stack([sampler.likelihood_bound(ROWS, seeds=[seed] * len(ROWS)) for seed in range(8)])
+    judged = sampler(num_candidates=k, order=order)
+    assert judged.bound_is_exact == exact
+    bound = estimate_bound(judged, ROWS)
+    assert bound.direction == ("exact" if exact else "upper bound of -log p") and "bound" in bound.estimator
+    draws = torch.stack([judged.likelihood_bound(ROWS, seeds=[seed] * len(ROWS)) for seed in range(8)])
     assert (draws.std(0) < 1e-9).all() == exact
-    if exact:  # of some steps alone it is so in expectation only
-        assert estimate_bounds([sampler], ROWS, sampled_steps=1)[0].direction == "upper bound of -log p"
+    if exact:  # estimated from some steps it is so in expectation only
+        assert estimate_bound(judged, ROWS, sampled_steps=1).direction == "upper bound of -log p"
 
 
 def test_a_gain_is_base_minus_other_with_the_error_of_the_differences():
-    base = BoundEstimate(torch.tensor([10.0, 40.0, 90.0]).double(), 2)
-    other = BoundEstimate(torch.tensor([8.0, 39.0, 84.0]).double(), 2)
-    gain = paired_gain(base, other).nats_per_token
+    base, other = likelihood([10.0, 40.0, 90.0]), likelihood([8.0, 39.0, 84.0])
+    gain = paired_gain(base, other)
     assert gain.value == 1.5 and gain.n == 3  # 1, 0.5 and 3 nats per token
     assert gain.stderr == pytest.approx(math.sqrt((0.25 + 1 + 2.25) / 2) / math.sqrt(3))
-    assert gain.stderr < base.nats_per_token.stderr / 5
-    assert paired_gain(other, base).nats_per_token.value == -1.5
+    assert gain.stderr < base.stderr / 5
+    assert paired_gain(other, base).value == -1.5
 
 
 def test_a_gain_over_other_rows_is_refused():
-    base = BoundEstimate(torch.zeros(3), 2)
-    for other in (BoundEstimate(torch.zeros(4), 2), BoundEstimate(torch.zeros(3), 3)):
-        with pytest.raises(ValueError, match="needs the same rows, got 3 of 2 and "):
-            paired_gain(base, other)
-
-
-def test_a_mean_of_one_has_no_error_and_float32_is_summed_in_float64():
-    assert mean_of(torch.tensor([2.5]))[0] == 2.5 and math.isnan(mean_of(torch.tensor([2.5])).stderr)
-    values = torch.full((1000,), 1e4) + torch.linspace(0, 1, 1000)
-    exact = values.double()
-    assert mean_of(values) == (exact.mean().item(), exact.std().item() / math.sqrt(1000), 1000)
+    for other in (likelihood([0.0] * 4), likelihood([0.0] * 3, 3)):
+        with pytest.raises(ValueError, match="needs the same rows"):
+            paired_gain(likelihood([0.0] * 3), other)

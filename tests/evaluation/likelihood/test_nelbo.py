@@ -11,7 +11,7 @@ from edlm.denoisers.base import FunctionDenoiser
 from edlm.diffusion.schedule import get_schedule
 from edlm.evaluation import continuous_nelbo
 from edlm.evaluation.languages.exact import exact_denoiser
-from edlm.evaluation.likelihood.masked_draws import masked_draws, time_at
+from edlm.evaluation.likelihood.continuous import ContinuousTime, time_at
 from edlm.sampler import EnergySampler
 from tests.chance import SIGMAS
 from tests.enumerable import SEQUENCES, random_denoiser
@@ -131,8 +131,7 @@ def test_given_tokens_are_neither_masked_nor_counted(estimator):
 def test_times_given_the_number_of_masks_have_the_right_law():
     """``counts`` draws the time too: m of 3 masked has mean share of noise m / 4 (order statistics)."""
     target = torch.ones(4000, 3, dtype=torch.bool)
-    how = {"estimator": "counts", "num_draws": 3, "smallest": 1e-3}
-    draws = list(masked_draws(target, range(4000), schedule=get_schedule("cosine"), **how))
+    draws = list(ContinuousTime(estimator="counts", num_draws=3, schedule="cosine").draws(target, range(4000)))
     for m in (1, 2, 3):
         shares = torch.cat([1 - get_schedule("cosine").alpha(d.t[d.masked.sum(1) == m].double()) for d in draws])
         assert len(shares) == 4000  # evenly spread numbers: each row has every number once
@@ -144,8 +143,7 @@ def test_enumeration_masks_every_set_of_what_is_predicted_once_at_its_share_of_t
     """Rows of one, three and two tokens to predict, side by side: what one row has no more of is no draw of it."""
     target = torch.tensor([[0, 1, 0], [1, 1, 1], [1, 0, 1]]).bool()
     schedule = get_schedule("cosine")
-    how = {"estimator": "enumerated", "num_draws": 1, "smallest": 1e-3, "schedule": schedule}
-    draws = list(masked_draws(target, range(3), **how))
+    draws = list(ContinuousTime(estimator="enumerated", schedule=schedule).draws(target, range(3)))
     for row, n in enumerate(target.sum(1).tolist()):
         assert all((draw.weight[row] > 0) == draw.masked[row].any() for draw in draws)
         mine = [draw for draw in draws if draw.masked[row].any()]

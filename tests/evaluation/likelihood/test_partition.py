@@ -1,12 +1,14 @@
-"""Bounds of log Z (Theorem 1 of arXiv:2410.21357): by hand, in closed form, enumerated; and where they fail."""
+"""Bounds of log Z (Theorem 1 of arXiv:2410.21357): by hand, in closed form, enumerated; where they fail; by step."""
 
 import math
 
 import pytest
 import torch
 
-from edlm.evaluation import estimate_partition, log_partition_bounds
+from edlm.energies import CallableEnergy
+from edlm.evaluation import estimate_partition, log_partition_bounds, step_spreads
 from edlm.evaluation.likelihood.partition import is_trustworthy
+from edlm.sampler import EnergySampler
 from tests.chance import SIGMAS
 from tests.enumerable import SEQUENCES, random_denoiser
 
@@ -69,16 +71,10 @@ def test_rows_and_the_sequence_of_draws_do_not_matter():
 
 
 @pytest.mark.parametrize(
-    ("v", "said"),
-    [
-        (torch.zeros(3), r"\[batch, n\] with n >= 2 draws a row, got \[3\]"),
-        (torch.zeros(3, 1), r"got \[3, 1\]"),
-        (torch.tensor([[0.0, math.nan]]), "finite or -inf, got nan"),
-        (torch.tensor([[0.0, INF]]), "finite or -inf, got inf"),
-    ],
+    "v", [torch.zeros(3), torch.zeros(3, 1), torch.tensor([[0.0, math.nan]]), torch.tensor([[0.0, INF]])]
 )
-def test_what_is_no_draw_is_refused(v, said):
-    with pytest.raises(ValueError, match=said):
+def test_draws_of_another_shape_or_not_finite_are_refused(v):
+    with pytest.raises(ValueError, match="neg_energies"):
         log_partition_bounds(v)
 
 
@@ -107,13 +103,6 @@ def test_the_documented_failure_at_spread_3():
     assert estimate_partition(v).is_trustworthy.double().mean() < 0.02
     (_, _), (upper, error) = gaussian_means(3.0, 4, rows=5000)
     assert upper < -0.4
-
-
-def test_a_flipped_sign_is_seen():
-    """Energies of a skewed law: log mean exp of -E and of E differ."""
-    energies = torch.tensor([[0.0, 0.0, 0.0, -3.0]])
-    lower, _ = log_partition_bounds(-energies)
-    assert lower.item() == pytest.approx(math.log((3 + math.exp(3)) / 4))
 
 
 def test_the_bounds_bracket_the_enumerated_partition_function():
@@ -145,3 +134,73 @@ def test_trust_needs_draws_a_small_spread_and_more_than_one_draw_that_counts():
     assert estimate.spread.item() == pytest.approx(v.std().item()) and estimate.num_draws == 4
     weights = v.exp()
     assert estimate.ess.item() == pytest.approx((weights.sum() ** 2 / (weights**2).sum()).item())
+
+
+# --- by step
+
+SCORES = 0.8 * torch.randn(64, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+ENERGY = CallableEnergy(lambda candidates, x, log_p: SCORES[(candidates * torch.tensor([16, 4, 1])).sum(-1)])
+
+
+def sample(energy=ENERGY, n=200, **options):
+    options = {"num_steps": 2, "num_candidates": 8, "order": "random", **options}
+    return EnergySampler(random_denoiser(), energy, **options).sample(n, 3, seeds=range(n))
+
+
+def test_a_step_has_the_means_of_its_decisions():
+    output = sample()
+    steps = step_spreads(output)
+    assert [(step.step, step.t, step.num_candidates, step.num_decisions) for step in steps] == [
+        (0, 1.0, 8, 200),
+        (1, 0.5, 8, 200),
+    ]
+    for step, info in zip(steps, output.steps, strict=True):
+        log_z = estimate_partition(-info.energies)
+        assert step.spread.value == pytest.approx(info.energies.std(1).mean().item())
+        assert step.ess.value == pytest.approx(info.ess.mean().item())
+        assert step.ess.stderr == pytest.approx(info.ess.std().item() / 200**0.5)
+        assert step.log_z_lower.value == pytest.approx(log_z.lower.mean().item())
+        assert step.log_z_upper.value == pytest.approx(log_z.upper.mean().item())
+        assert step.trustworthy == pytest.approx(log_z.is_trustworthy.double().mean().item())
+        assert step.impossible == 0
+    assert 1 < steps[0].ess.value < 8 and steps[0].spread.value > 0.3
+
+
+def test_groups_that_a_row_lacks_and_redraws_add_no_decisions():
+    """Ancestral steps reveal 0 to 3 tokens: that many decisions in groups of one, however often one is redrawn."""
+
+    def energy(candidates, x, log_p):
+        zero = ((candidates == 0) & (x[:, None] == 3)).any(-1)
+        return torch.where(zero, math.inf, 1.0 + candidates.double().sum(-1))
+
+    for judge, options in ((ENERGY, {}), (CallableEnergy(energy), {"num_candidates": 2, "on_impossible": "redraw"})):
+        output = sample(judge, order="ancestral", group_size=1, **options)
+        assert (sum(info.redraws.sum() for info in output.steps) > 10) == bool(options)
+        for step in step_spreads(output):
+            info = output.steps[step.step]
+            judged = (info.energies != 0).any(-1)  # no energy is 0
+            assert step.num_decisions == info.num_revealed.sum().item() == judged.sum().item() < 600
+            assert step.ess.value == pytest.approx(info.ess[judged].mean().item())
+
+
+def test_effective_candidates_are_those_of_the_weights_that_choose():
+    output = sample(weight_temperature=3.0)
+    for step, info in zip(step_spreads(output), output.steps, strict=True):
+        weights = (-info.energies / 3).softmax(1)
+        assert step.ess.value == pytest.approx((1 / weights.square().sum(1)).mean().item())
+        assert step.ess.value > 1.1 * estimate_partition(-info.energies).ess.mean().item()
+
+
+def test_steps_outside_the_window_and_samplers_without_weights_have_none():
+    assert [step.step for step in step_spreads(sample(window=(0.5, 1.0)))] == [0]
+    assert step_spreads(sample(num_candidates=1)) == step_spreads(sample(None, num_candidates=1)) == []
+
+
+def test_impossible_candidates_are_counted():
+    hard = CallableEnergy(lambda candidates, x, log_p: torch.where((candidates == 0).any(-1), math.inf, 0.0 * log_p))
+    output = sample(hard, num_steps=1, num_candidates=2, on_impossible="redraw")
+    (step,) = step_spreads(output)
+    assert output.steps[0].redraws.sum() > 0 and step.num_decisions == 200
+    share = output.steps[0].energies.isinf().double().mean().item()
+    assert step.impossible == pytest.approx(share) and 0 < share < 0.5
+    assert step.spread.value == 0 and step.trustworthy == 0  # two draws are too few for log Z

@@ -9,13 +9,12 @@ from edlm.corpus.languages import MarkovChain
 from edlm.corpus.text import load_blocks
 from edlm.denoisers import FunctionDenoiser
 from edlm.denoisers.loading import SHIPPED, load_denoiser
-from edlm.diffusion.schedule import get_schedule
 from edlm.diffusion.slots import Slots
 from edlm.energies import AutoregressiveEnergy, CallableEnergy, OracleEnergy, load_energy
 from edlm.energies.base import Step
 from edlm.evaluation import published_perplexity
 from edlm.evaluation.languages.exact import exact_denoiser
-from edlm.evaluation.likelihood.masked_draws import masked_draws
+from edlm.evaluation.likelihood.continuous import ContinuousTime
 from tests.chance import SIGMAS
 from tests.enumerable import BOS, SEQUENCES, fillings, log_p_ar, random_causal_lm, random_denoiser
 
@@ -179,8 +178,7 @@ def test_a_head_reads_the_hidden_states_of_the_denoiser():
     x_0 = load_blocks(SHIPPED / "tinystories" / "valid.safetensors").tokens[:2, :4]
     found = published_perplexity(denoiser, head, x_0, estimator="enumerated")
     expected = torch.zeros(2, dtype=torch.float64)
-    how = {"estimator": "enumerated", "num_draws": 1, "smallest": 1e-3, "schedule": get_schedule("log_linear")}
-    for draw in masked_draws(torch.ones_like(x_0, dtype=torch.bool), range(2), **how):
+    for draw in ContinuousTime(estimator="enumerated").draws(torch.ones_like(x_0, dtype=torch.bool), range(2)):
         x_t, slots = x_0.masked_fill(draw.masked, denoiser.mask_token_id), Slots.where(draw.masked)
         encoding = denoiser.encode(x_t, draw.t, keep_hidden=True)
         log_q = head.log_prob(Step(denoiser, x_t, draw.t, encoding, slots), slots.gather(x_0))

@@ -1,6 +1,7 @@
 """Bounds of texts: windows, blocks and batches, against sums over all texts and direct calls of the sampler."""
 
 import itertools
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 import edlm
 from edlm.denoisers.base import FunctionDenoiser
 from edlm.energies.callable import CallableEnergy
-from edlm.evaluation.likelihood.text import TextBounds, row_to_score, windows_of
+from edlm.evaluation.likelihood.text import TextBounds, measure_recovery, middle_third, row_to_score, windows_of
 from edlm.sampler.sampler import EnergySampler
 
 V = 3
@@ -165,6 +166,23 @@ def test_it_knows_what_the_sampler_would_write():
     rows = [row_to_score(denoiser, [2, 0], text) for text in [written, *others]]
     equal = TextBounds(sampler, block_length=3, batch_size=4).would_write(rows, [0] * 7)
     assert equal == [True] + [False] * 6
+
+
+def test_recovery_is_the_share_of_spans_and_tokens_of_the_truth():
+    """Three tokens of nine are masked, each true with probability 0.8: a span is with 0.8^3."""
+    x_0 = torch.arange(9).remainder(4).expand(400, 9).contiguous()
+
+    def f(x_t, t):
+        log_probs = torch.full((*x_t.shape, 4), math.log(0.2 / 3))
+        return log_probs.scatter(2, x_0[: len(x_t), :, None], math.log(0.8))
+
+    gap = middle_third(x_0)
+    assert gap[0].tolist() == [False] * 3 + [True] * 3 + [False] * 3
+    sampler = EnergySampler(FunctionDenoiser(f, mask_token_id=4, vocab_size=4), num_steps=2, order="dilated")
+    spans, tokens = measure_recovery(sampler, x_0, given=~gap, batch_size=64)
+    assert spans.value == pytest.approx(0.512, abs=4 * math.sqrt(0.25 / 400)) and spans.n == 400
+    assert tokens.value == pytest.approx(0.8, abs=4 * math.sqrt(0.16 / 1200))
+    assert measure_recovery(sampler, x_0, given=~gap, batch_size=400) == (spans, tokens)
 
 
 def test_the_shipped_models_whole_rows():

@@ -10,10 +10,10 @@ from edlm.corpus.languages import MarkovChain
 from edlm.energies import CallableEnergy, OracleEnergy
 from edlm.evaluation import continuous_nelbo, published_perplexity
 from edlm.evaluation.estimates.units import TextUnits
+from edlm.evaluation.experiment.continuous import energies_by_name, in_continuous_time
 from edlm.evaluation.experiment.measurement import Setting
 from edlm.evaluation.experiment.plan import ContinuousConfig
 from edlm.evaluation.languages.exact import exact_denoiser
-from edlm.evaluation.likelihood.continuous import energies_by_name, in_continuous_time
 from tests.enumerable import SEQUENCES, random_denoiser
 
 A, B = (CallableEnergy(lambda candidates, x, log_p, c=c: c * candidates.double().sum(-1)) for c in (0.5, -0.3))
