@@ -26,7 +26,6 @@ from edlm.evaluation.report.html import number
 from edlm.evaluation.report.wandb import summary_of
 from edlm.evaluation.samples.text_errors import repeated_ngram_rate, unknown_word_rate, words_of
 from edlm.evaluation.samples.texts import texts_of
-from tests.evaluation.report.test_page import SCHEMA, check
 
 VALID = SHIPPED / "tinystories" / "valid.safetensors"
 HEAD = {"name": "head", "energy": "tinystories/head", "num_candidates": None}
@@ -69,7 +68,6 @@ def test_the_folder_holds_numbers_pictures_and_a_page(made):
     names = {"results.json", "results.csv", "results.rows.safetensors", "results.samples.safetensors", "report.html"}
     assert {path.name for path in made.iterdir()} == names | {"bounds.svg", "frontier.svg", "energies.svg"}
     result = json.loads((made / "results.json").read_text())
-    check(result, json.loads(SCHEMA.read_text()))
     assert [setting["name"] for setting in result["settings"]] == ["base", "head", "blind", "cold"]
     for setting in result["settings"]:
         assert all(setting[name] is not None for name in PROMISED[4:]), setting
@@ -80,14 +78,6 @@ def test_the_folder_holds_numbers_pictures_and_a_page(made):
     assert len(result["frontier"]) == 2 + 2 + 2 + 1  # what has a temperature of its own is one point
     assert {look["name"] for look in result["energies"]} == {"head", "blind"}
     assert result["verdict"] in (made / "report.html").read_text()
-
-
-def test_every_number_has_its_error_n_direction_and_estimator(made):
-    result = json.loads((made / "results.json").read_text())
-    for name, about in result["metrics"].items():
-        assert about["direction"] and about["estimator"] and about["unit"]
-        for field in (name, about["error"], about["n"]):
-            assert field is None or all(field in setting for setting in result["settings"]), field
 
 
 def test_csv_holds_what_json_holds(made):

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from edlm.evaluation.estimates.estimate import Estimate
+from edlm.evaluation.experiment.metrics import METRICS, Metric
+
+# Options of files that were written before an option was.
+DEFAULTS = {
+    "num_candidates": 1,
+    "group_size": None,
+    "scope": "step",
+    "schedule": "log_linear",
+    "window": [0.0, 1.0],
+    "weight_temperature": 1.0,
+    "on_impossible": "raise",
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": None,
+    "correct_proposal": False,
+    "sampled_steps": None,
+    "inner_draws": 1,
+    "carry_over": False,
+    "energy": None,
+}
+OPTIONS = ("name", "order", "num_steps", *DEFAULTS)
+_KEYS_OF_METRICS = {key for metric in METRICS.values() for key in metric.names.values()}
 
 
 @dataclass(frozen=True)
@@ -15,7 +38,7 @@ class Row:
 
     Attributes:
         options: JSON values that say what was run, by the flat keys of ``results.json``: ``name``, ``order``,
-            ``num_steps``, ``num_candidates``, ``scope``, ..., ``energy`` (fingerprint; None for the base).
+            ``num_steps``, ``num_candidates``, ``scope``, ..., ``energy`` (fingerprint; None without an energy).
         metrics: Estimates by the names of `METRICS`; what was not measured is absent.
         notes: JSON values that belong to the metrics: ``seconds_of_batches``, ``examples``, ``judge``, ...
     """
@@ -39,9 +62,76 @@ class Row:
         """Denoiser passes."""
         return self.options["num_steps"]
 
+    @property
+    def cell(self) -> tuple[str, int]:
+        """Order and number of steps, in which methods are compared with the base."""
+        return self.order, self.num_steps
+
+    @property
+    def key(self) -> str:
+        """Key of its rows' nats in ``results.rows.safetensors``."""
+        return f"{self.name}, {self.order}, {self.num_steps} steps"
+
+    @property
+    def is_base(self) -> bool:
+        """Whether it is the denoiser alone: no energy, and tokens drawn from its own marginals."""
+        return self.options["energy"] is None and all(
+            self.options[name] == DEFAULTS[name] for name in ("temperature", "top_p", "top_k")
+        )
+
     def __getitem__(self, metric: str) -> Estimate:
         return self.metrics[metric]
 
     def get(self, metric: str) -> Estimate | None:
         """The estimate of a metric, or None where it was not measured."""
         return self.metrics.get(metric)
+
+
+def flat(row: Row) -> dict[str, Any]:
+    """JSON values by the keys of ``results.json``: all options, and what was measured.
+
+    An infinite value and a NaN error are None, since JSON has neither.
+    """
+    record = dict(row.options)
+    for name, estimate in row.metrics.items():
+        values = {key: getattr(estimate, of) for of, key in METRICS[name].names.items()}
+        record |= {key: _finite(value) for key, value in values.items() if value is not None}
+    return record | dict(row.notes)
+
+
+def row_of_flat(record: Mapping[str, Any]) -> Row:
+    """The row that `flat` wrote, or that an older version did.
+
+    Older files have a None for each metric that was not measured, lack options that came later, and hold the settings
+    of the energy next to the fingerprint of its weights.
+    """
+    is_old = "schedule" not in record
+    options = {name: record.get(name, DEFAULTS.get(name)) for name in OPTIONS}
+    if is_old and options["energy"] is not None:
+        options["energy"], _, settings = options["energy"].partition(" ")
+        options["carry_over"] = '"carry_over": true' in settings
+    metrics = {name: _estimate_of(record, metric) for name, metric in METRICS.items() if _has(record, metric, is_old)}
+    notes = {
+        name: value
+        for name, value in record.items()
+        if name not in OPTIONS and name not in _KEYS_OF_METRICS and not (is_old and value is None)
+    }
+    return Row(options, metrics, notes)
+
+
+def _has(record: Mapping[str, Any], metric: Metric, is_old: bool) -> bool:
+    always = metric.name in ("bound_nats_per_token", "perplexity")  # None where infinite, in older files too
+    return metric.name in record and (record[metric.name] is not None or always or not is_old)
+
+
+def _estimate_of(record: Mapping[str, Any], metric: Metric) -> Estimate:
+    values = {field: record.get(key) for field, key in metric.names.items()}
+    if values["value"] is None:
+        values["value"] = -math.inf if metric.direction == "high" else math.inf
+    if metric.error_name in record and values["stderr"] is None:
+        values["stderr"] = math.nan
+    return Estimate(**values)
+
+
+def _finite(value: float | None) -> float | None:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

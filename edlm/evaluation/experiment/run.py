@@ -32,9 +32,9 @@ from edlm.evaluation.samples.text_measures import TextMeasures
 from edlm.evaluation.samples.texts import texts_of
 
 NUM_EXAMPLES = 4
-_OF_SAMPLES = [name for name, metric in METRICS.items() if metric.n == "num_samples"]
+_OF_SAMPLES = [name for name, metric in METRICS.items() if metric.n_name == "num_samples"]
 _BESIDE = ["num_samples", "judge", "judged_cut", "examples", "mauve_low", "mauve_high", "mauve_references"]
-_ERRORS = [METRICS[name].error for name in _OF_SAMPLES if METRICS[name].error]
+_ERRORS = [METRICS[name].error_name for name in _OF_SAMPLES if METRICS[name].error_name]
 NOT_SAMPLED = dict.fromkeys([*_OF_SAMPLES, *_ERRORS, *_BESIDE, "texts_held_against"])
 
 

@@ -183,8 +183,8 @@ def _measurement_of(fields: dict[str, Any]) -> Measurement:
         if fields[name] is None:
             fields[name] = math.inf
     for name, metric in METRICS.items():  # a number that is there has an error, though that of one row is NaN
-        if metric.error in fields and fields[name] is not None and fields[metric.error] is None:
-            fields[metric.error] = math.nan
+        if metric.error_name in fields and fields[name] is not None and fields[metric.error_name] is None:
+            fields[metric.error_name] = math.nan
     return Measurement(**fields)
 
 

@@ -28,7 +28,7 @@ def conclusions(
     looks: Sequence[EnergyLook] = (),
     published: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Everything of ``results.json`` that is not a setting; see ``results.schema.json``."""
+    """Everything of ``results.json`` that is not a setting."""
     measured = done.results.measured(done.settings)
     gains = gains_beyond(done.results, done.settings, generator=torch.Generator().manual_seed(done.config.seed))
     controls = list(dict.fromkeys(s.name for s in done.settings if s.is_control))

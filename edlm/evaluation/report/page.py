@@ -9,6 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from edlm.evaluation.experiment.metrics import METRICS
 from edlm.evaluation.plots.report import inline
 from edlm.evaluation.report import tables
 from edlm.evaluation.report.html import figure, listed
@@ -154,8 +155,8 @@ def _method(result: Result, pictures: Mapping[str, str]) -> str:
         pairs["Ends"] = f"a document's end: {judge['end_of_document']}; a sample's end: {judge['end_of_text']}"
     if result.get("memory"):
         pairs["Memory"] = result["memory"]
-    metrics = {name: about for name, about in result["metrics"].items() if _is_measured(result, name)}
-    pairs |= {about["title"]: f"{about['estimator']} ({about['direction']})" for about in metrics.values()}
+    metrics = [metric for name, metric in METRICS.items() if _is_measured(result, name)]
+    pairs |= {metric.title: metric.note for metric in metrics}
     body = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in pairs.items())
     return _section("How it was measured", "", f"<dl>{body}</dl>")
 

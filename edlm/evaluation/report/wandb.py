@@ -37,7 +37,7 @@ def log_to_wandb(result: Mapping[str, Any], *, mode: str, project: str, folder: 
     folder.mkdir(parents=True, exist_ok=True)
     run = wandb.init(project=project, mode=mode, dir=str(folder), name=folder.name, config=dict(result["config"]))
     try:
-        fields = [*COLUMNS, *METRICS, *(metric.error for metric in METRICS.values() if metric.error)]
+        fields = [*COLUMNS, *METRICS, *(metric.error_name for metric in METRICS.values() if metric.error_name)]
         rows = [[setting.get(field) for field in fields] for setting in result["settings"]]
         run.log({"settings": wandb.Table(columns=fields, data=rows)})
         run.summary.update(summary_of(result))
@@ -51,7 +51,7 @@ def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
     for setting in result["settings"]:
         prefix = f"{setting['name']}/{setting['order']}/{setting['num_steps']}"
         for name, metric in METRICS.items():
-            for field in (name, metric.error):
+            for field in (name, metric.error_name):
                 if field is not None and setting.get(field) is not None:
                     numbers[f"{prefix}/{field}"] = setting[field]
     return numbers

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import re
 from html.parser import HTMLParser
@@ -15,7 +14,6 @@ from edlm.evaluation.report.html import large, number, with_error
 from edlm.evaluation.report.page import write_report
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "docs" / "example_report"
-SCHEMA = Path(importlib.util.find_spec("edlm.evaluation").origin).parent / "experiment" / "results.schema.json"
 VOID = {"meta", "link", "br", "rect", "path", "use", "line"}
 
 
@@ -91,28 +89,8 @@ def test_csv_and_json_hold_the_same_numbers(result):
             assert value == ("" if setting[name] is None else str(setting[name])), name
 
 
-def test_the_example_is_of_the_schema_and_small(result):
-    check(result, json.loads(SCHEMA.read_text()))
+def test_example_report_is_small():
     assert sum(path.stat().st_size for path in EXAMPLE.iterdir()) < 2**20
-
-
-def check(value, schema, where="result"):
-    """As much of JSON Schema as ours uses."""
-    kinds = schema.get("type", [])
-    kinds = [kinds] if isinstance(kinds, str) else kinds
-    python = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "null": type(None)}
-    python |= {"array": list, "object": dict}
-    assert not kinds or any(isinstance(value, python[kind]) for kind in kinds), f"{where}: {value!r} is no {kinds}"
-    assert "const" not in schema or value == schema["const"], where
-    assert "enum" not in schema or value in schema["enum"], where
-    if isinstance(value, dict):
-        assert set(schema.get("required", ())) <= set(value), f"{where} lacks {set(schema['required']) - set(value)}"
-        for name, item in value.items():
-            inner = schema.get("properties", {}).get(name, schema.get("additionalProperties", {}))
-            check(item, inner, f"{where}.{name}")
-    if isinstance(value, list):
-        for i, item in enumerate(value):
-            check(item, schema.get("items", {}), f"{where}[{i}]")
 
 
 def test_numbers_are_written_with_their_errors():

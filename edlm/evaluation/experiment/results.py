@@ -1,0 +1,88 @@
+"""Everything that an evaluation measured, as the report, comparisons and wandb read it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from edlm.evaluation.experiment.rows import Row, row_of_flat
+from edlm.evaluation.samples.frontier import FrontierPoint
+
+
+@dataclass(frozen=True)
+class Results:
+    """What was measured; the report adds what follows from it.
+
+    Attributes:
+        record: JSON values, what ``results.json`` holds next to ``settings``: ``config``, ``identity``, ``data``
+            (rows, length, characters_per_token, tokens_per_word), ``energies`` (what each fingerprint stands for, with
+            ``is_control``), ``judge``, ``held_out_text``, ``continuous``, ``energy_spreads``, ``memory``, ``earlier``
+            (other revisions and machines), and of the machine; what was not measured is absent.
+        rows: One for each setting, in the order of the plan.
+        nats: Bound of each held-out row, nats per token, ``[n]``, float32, by `Row.key`.
+        points: Samples of the frontier.
+        centred: Energies less their decision's mean, for the picture, by the index of ``energy_spreads``.
+        path: The JSON file; None where nothing was written.
+    """
+
+    record: Mapping[str, Any]
+    rows: Sequence[Row]
+    nats: Mapping[str, Tensor] = field(default_factory=dict)
+    points: Sequence[FrontierPoint] = ()
+    centred: Sequence[Tensor] = ()
+    path: Path | None = None
+
+    @property
+    def controls(self) -> list[str]:
+        """Names of methods whose energy cannot see the step's other tokens: they correct marginals only."""
+        energies = self.record.get("energies") or {}
+        if "controls" in self.record:
+            return list(self.record["controls"])
+        names = [row.name for row in self.rows if energies.get(row.options["energy"], {}).get("is_control")]
+        return list(dict.fromkeys(names))
+
+    def nats_of(self, row: Row) -> Tensor:
+        """Bound of each held-out row, nats per token, ``[n]``, float64."""
+        return self.nats[row.key].double()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Results:
+        """Read a folder that ``edlm evaluate`` wrote, or its JSON file; of this version or an older one.
+
+        Raises:
+            FileNotFoundError: there is none, or the nats of its rows are missing.
+            ValueError: it is no result of ``edlm evaluate``.
+        """
+        path = Path(path)
+        path = path / "results.json" if path.is_dir() else path
+        sidecar = path.with_suffix(".rows.safetensors")
+        for file in (path, sidecar):
+            if not file.is_file():
+                raise FileNotFoundError(f"a result must be a folder or .json file of edlm evaluate, got no {file}")
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if "identity" not in record or "settings" not in record:
+            raise ValueError(f"a result must hold identity and settings, got {sorted(record)} in {path}")
+        rows = [row_of_flat(setting) for setting in record.pop("settings")]
+        if isinstance(record.get("energies"), list):
+            record["energy_spreads"] = record.pop("energies")
+        points = _older_points(path.with_suffix(".samples.safetensors"))
+        return cls(record, rows, load_file(sidecar), points, path=path)
+
+
+def _older_points(path: Path) -> list[FrontierPoint]:
+    """Samples of a frontier that an older version wrote."""
+    if not path.is_file():
+        return []
+    with safe_open(path, "pt") as file:
+        described = json.loads(file.metadata()["points"])
+        return [
+            FrontierPoint(*of, **{name: file.get_tensor(f"{key}/{name}") for name in ("entropy", "nats", "num_tokens")})
+            for key, (*of, _, _) in described.items()
+        ]
