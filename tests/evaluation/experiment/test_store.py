@@ -61,7 +61,7 @@ def fill(found: Results, settings, rows=ROWS) -> dict[Setting, tuple[Measurement
     """Measure and keep."""
     kept = {}
     for setting, measurement, bound in measure_bounds(random_denoiser(), settings, rows):
-        kept[setting] = measurement, bound.nats_per_row / bound.length
+        kept[setting] = measurement, bound.nats_per_row / bound.tokens_per_row
         found.add(setting, *kept[setting])
     return kept
 

@@ -47,7 +47,7 @@ def evaluation(path=None, settings=ALL, **how) -> Evaluation:
     for s, m, bound in measure_bounds(random_denoiser(), settings, ROWS):
         seconds = tuple(SECONDS[s.name] * s.sampler.num_steps * share for share in (1.0, 1.1, 1.3))
         found = type(m)(**{**vars(m), "seconds_of_batches": seconds, "seconds_per_sequence": seconds[1]})
-        results.add(s, found, bound.nats_per_row / bound.length)
+        results.add(s, found, bound.nats_per_row / bound.tokens_per_row)
     return Evaluation(config, random_denoiser(), ROWS, TextUnits(2.0, 1.5), [*settings], results, None)
 
 
