@@ -36,8 +36,16 @@ class PartitionEstimate:
 
     @property
     def is_trustworthy(self) -> Tensor:
-        """`is_trustworthy` of each row, bool ``[batch]``."""
-        return is_trustworthy(self.spread, self.ess, self.num_draws)
+        """Whether the two bounds of a row bracket ``log Z`` in the mean, as far as its draws show, bool ``[batch]``.
+
+        ``n >= exp(spread^2)``, ``n >= 4`` and ``ess >= 2``; False where ``spread`` is NaN. For Gaussian energies the
+        biases of the bounds are ``-/+ (exp(spread^2) - 1) / (2 n)`` to first order, which the rule keeps below 1/2;
+        measured with 400,000 draws (means over rows, spreads 0.25 to 4, n = 2 to 4096) the upper bound stays above
+        ``log Z`` wherever the rule holds, and falls below it by more than 0.02 only at spreads of 2 and more (n = 2 at
+        2, n <= 8 at 2.5, n <= 256 at 3, all n at 4). Weight that no draw has reached is not seen.
+        """
+        enough = math.log(self.num_draws) >= self.spread.square()
+        return enough & (self.ess >= LEAST_ESS) & (self.num_draws >= FEWEST_DRAWS)
 
 
 def log_partition_bounds(neg_energies: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,7 +69,7 @@ def log_partition_bounds(neg_energies: Tensor) -> tuple[Tensor, Tensor]:
 
     Note:
         For Gaussian energies of standard deviation 3 nats ``upper`` is still below ``log Z`` at n = 32 (by 0.16 in the
-        mean): see `is_trustworthy`. A low ``log Z`` makes a likelihood look too good.
+        mean): see `PartitionEstimate.is_trustworthy`. A low ``log Z`` makes a likelihood look too good.
 
     References:
         Deng et al. 2020, arXiv:2004.11714, Sec. 4.2; Xu et al. 2025, arXiv:2410.21357, Theorem 1.
@@ -92,34 +100,6 @@ def estimate_partition(neg_energies: Tensor) -> PartitionEstimate:
     lower = total + largest[:, 0]
     upper = torch.where(unknown, torch.inf, lower + gap)
     return PartitionEstimate(lower, upper, _spread(v), ess, n)
-
-
-def is_trustworthy(spread: Tensor, ess: Tensor, num_draws: int) -> Tensor:
-    """Whether the two bounds bracket ``log Z`` in the mean, as far as the draws show.
-
-    ``n >= exp(spread^2)``, ``n >= 4`` and ``ess >= 2``. For Gaussian energies the biases of the bounds are
-    ``-/+ (exp(spread^2) - 1) / (2 n)`` to first order, which the rule keeps below 1/2; measured with 400,000 draws
-    (means over rows, spreads 0.25 to 4, n = 2 to 4096) the upper bound stays above ``log Z`` wherever it holds, and
-    falls below it by more than 0.02 only at spreads of 2 and more (n = 2 at 2, n <= 8 at 2.5, n <= 256 at 3, all n
-    at 4), where it does not hold.
-
-    Args:
-        spread: Standard deviation of ``v``, nats, any shape.
-        ess: Effective sample size, same shape.
-        num_draws: ``n``.
-
-    Returns:
-        Bool, same shape; False where ``spread`` is NaN.
-
-    Note:
-        It depends on the draws alone: weight that no draw has reached is not seen.
-
-    Example:
-        >>> is_trustworthy(torch.tensor([1.0, 3.0]), torch.tensor([15.0, 3.4]), num_draws=32)
-        tensor([ True, False])
-    """
-    enough = math.log(num_draws) >= spread.square()
-    return enough & (ess >= LEAST_ESS) & (num_draws >= FEWEST_DRAWS)
 
 
 def _leave_one_out(v: Tensor) -> Tensor:
@@ -162,7 +142,7 @@ class StepSpread:
         impossible: Share of candidates of infinite energy.
         log_z_lower: Lower estimate of the decision's ``log Z``, nats.
         log_z_upper: Upper estimate, leave-one-out.
-        trustworthy: Share of decisions with `is_trustworthy` estimates.
+        trustworthy: Share of decisions where `PartitionEstimate.is_trustworthy`.
     """
 
     step: int

@@ -41,14 +41,13 @@ class Curve:
             raise ValueError(f"num_steps must ascend and not be empty, got {steps}")
         for field in ("nats", "seconds"):
             values = getattr(self, field)
-            if values.dtype != torch.float64:
-                raise ValueError(f"{field} must be float64, got {values.dtype}")
-            if values.ndim != 2 or len(values) != len(steps) or not values.numel():
-                raise ValueError(f"{field} must have {len(steps)} rows, one a setting, got shape {tuple(values.shape)}")
-        bad = self.nats.isnan() | self.nats.isneginf()
-        if bad.any():
+            if values.dtype != torch.float64 or values.ndim != 2 or len(values) != len(steps) or not values.numel():
+                rule = f"{field} must be float64 with {len(steps)} rows, one a setting"
+                raise ValueError(f"{rule}, got {values.dtype} {[*values.shape]}")
+        if (bad := self.nats.isnan() | self.nats.isneginf()).any():
             raise ValueError(f"nats must be finite or inf, got {self.nats[bad][0]}")
-        _check_seconds(self.seconds)
+        if (bad := ~(self.seconds.isfinite() & (self.seconds > 0))).any():
+            raise ValueError(f"seconds must be finite and positive, got {self.seconds[bad][0]}")
 
     @property
     def bounds(self) -> Tensor:
@@ -71,9 +70,8 @@ class TimeRatio:
     """Time that a curve needs for a bound, as a share of the reference's time; below 1 = faster.
 
     Attributes:
-        value: From all rows and repeats; inf where the curve never reaches the bound, NaN where the bound is infinite
-            and there is nothing to reach.
-        low: Lower end of the interval; NaN for a single row, whose spread is not known, and where ``value`` is.
+        value: From all rows and repeats; inf where the curve never reaches the bound, NaN where the bound is infinite.
+        low: Lower end of the interval; NaN for a single row, and where ``value`` is.
         high: Upper end; inf where too many resamples never reach the bound, NaN as ``low``.
         level: Confidence level of the interval.
         num_unreached: Resamples in which the curve never reaches the bound.
@@ -86,42 +84,6 @@ class TimeRatio:
     num_unreached: int
 
 
-def seconds_to_reach(bounds: Tensor, seconds: Tensor, target: float) -> float:
-    """Least seconds at which a curve reaches a bound of at most ``target``.
-
-    Between neighbouring points of the lower envelope (a point that is slower and no better than another is not
-    on it) the bound is linear in log seconds.
-
-    Args:
-        bounds: Nats per token, low = good, shape ``[settings]``, in any order.
-        seconds: Of the same settings, positive.
-        target: Nats per token.
-
-    Returns:
-        Seconds; the least of ``seconds`` if that setting reaches the target already, inf if none does.
-
-    Raises:
-        ValueError: the shapes differ, a bound or the target is NaN, or seconds are not finite and positive.
-
-    Note:
-        With few settings the interpolation is a convention: no sampler was run in between. A number of passes in
-        between exists, but its bound may lie on either side of the line.
-
-    Example:
-        >>> seconds_to_reach(torch.tensor([4.0, 3.0, 2.0]), torch.tensor([1.0, 4.0, 16.0]), target=3.5)
-        2.0
-    """
-    if bounds.ndim != 1 or bounds.shape != seconds.shape or not len(bounds):
-        raise ValueError(
-            "bounds and seconds must have the same shape [settings], "
-            f"got {tuple(bounds.shape)} and {tuple(seconds.shape)}"
-        )
-    if bounds.isnan().any() or math.isnan(target):
-        raise ValueError(f"bounds and target must not be NaN, got {bounds.tolist()} and {target}")
-    _check_seconds(seconds)
-    return _seconds_to_reach(bounds.double(), seconds.double(), torch.tensor(target, dtype=torch.float64)).item()
-
-
 def time_ratio(
     curve: Curve,
     reference: Curve,
@@ -131,70 +93,79 @@ def time_ratio(
     level: float = 0.95,
     generator: torch.Generator,
 ) -> TimeRatio:
-    """Seconds of ``curve`` for the bound that ``reference`` has at ``reference_steps``, over the reference's there.
+    """Seconds of ``curve`` for the bound of ``reference`` at ``reference_steps``, divided by the reference's seconds.
 
     The interval is a percentile bootstrap. A resample draws rows with replacement, the same rows for both curves
     and all settings, and the timed batches of each setting; it is infinite where the curve never reaches the bound.
     A setting with an infinite row never reaches any, also where a resample lacks that row. A setting that was timed
-    once has the same time in all resamples: the interval says nothing of how times vary.
+    once has the same time in all resamples: the interval does not cover how times vary.
 
     Args:
-        curve: What is judged.
-        reference: What it is judged against, on the same rows.
+        curve: The curve that is compared.
+        reference: The curve it is compared with, on the same rows.
         reference_steps: The reference's setting that gives bound and time; one of its ``num_steps``.
-        resamples: Of the bootstrap.
+        resamples: Of the bootstrap, >= 1.
         level: Of the interval, between 0 and 1.
         generator: Draws rows and batches.
 
-    Returns:
-        The ratio and its interval; below 1 = the curve is faster.
-
     Raises:
-        ValueError: the curves have different numbers of rows, the reference has no such setting, ``resamples`` is
-            below 1 or ``level`` is not between 0 and 1.
+        ValueError: the curves have different numbers of rows, or the reference has no such setting.
 
     Note:
-        Times are of one machine at one batch size: the interval says nothing of others, and with few repeats the
-        median's spread is understated. The interpolation of `seconds_to_reach` is a
-        convention that no interval covers. The envelope takes the least of several noisy bounds, which favours
-        curves with more settings where those bounds differ by less than their paired error.
+        Times are of one machine at one batch size, and with few repeats the median's spread is understated. No
+        interval covers the interpolation of `seconds_to_reach`. The envelope takes the least of several noisy bounds,
+        which favours curves with more settings where those bounds differ by less than their paired error.
 
     References:
         Efron 1979, Bootstrap methods: another look at the jackknife.
     """
-    if curve.nats.shape[1] != reference.nats.shape[1]:
-        raise ValueError(
-            f"a paired ratio needs the same rows, got {curve.nats.shape[1]} and {reference.nats.shape[1]} rows"
-        )
+    n = curve.nats.shape[1]
+    if n != reference.nats.shape[1]:
+        raise ValueError(f"a paired ratio needs the same rows, got {n} and {reference.nats.shape[1]} rows")
     if reference_steps not in reference.num_steps:
         raise ValueError(f"reference_steps must be one of {reference.num_steps}, got {reference_steps}")
-    if resamples < 1:
-        raise ValueError(f"resamples must be >= 1, got {resamples}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, got {level}")
     at = reference.num_steps.index(reference_steps)
     if reference.bounds[at].isinf():
         return TimeRatio(math.nan, math.nan, math.nan, level, 0)
-    value = _seconds_to_reach(curve.bounds, curve.times, reference.bounds[at]) / reference.times[at]
+    value = (seconds_to_reach(curve.bounds, curve.times, reference.bounds[at]) / reference.times[at]).item()
 
-    n = curve.nats.shape[1]
     weights = row_weights(resamples, n, generator)
     times = _resampled_times(curve.seconds, resamples, generator)
-    # Against itself, a batch that was timed once must be drawn once.
+    # Of a curve relative to itself, a batch that was timed once must be drawn once.
     reference_times = times if curve is reference else _resampled_times(reference.seconds, resamples, generator)
     targets = _resampled_bounds(reference.nats, weights)[:, at]
-    ratios = _seconds_to_reach(_resampled_bounds(curve.nats, weights), times, targets) / reference_times[:, at]
+    ratios = seconds_to_reach(_resampled_bounds(curve.nats, weights), times, targets) / reference_times[:, at]
     unreached = int(ratios.isinf().sum())
     if n == 1:
-        return TimeRatio(value.item(), math.nan, math.nan, level, unreached)
+        return TimeRatio(value, math.nan, math.nan, level, unreached)
     # Neighbours are not interpolated, since one may be infinite: each end is rounded outwards.
     low = ratios.quantile((1 - level) / 2, interpolation="lower").item()
     high = ratios.quantile((1 + level) / 2, interpolation="higher").item()
-    return TimeRatio(value.item(), low, high, level, unreached)
+    return TimeRatio(value, low, high, level, unreached)
 
 
-def _seconds_to_reach(bounds: Tensor, seconds: Tensor, target: Tensor) -> Tensor:
-    """`seconds_to_reach` of ``bounds[..., settings]``, ``seconds[..., settings]``, ``target[...]``."""
+def seconds_to_reach(bounds: Tensor, seconds: Tensor, target: Tensor) -> Tensor:
+    """Least seconds at which each curve reaches a bound of at most ``target``.
+
+    Between neighbouring points of the lower envelope (a point that is slower and no better than another is not
+    on it) the bound is linear in log seconds.
+
+    Args:
+        bounds: Nats per token, low = good, not NaN, shape ``[..., settings]``, in any order.
+        seconds: Of the same settings, positive.
+        target: Nats per token, shape ``[...]``.
+
+    Returns:
+        Seconds, ``[...]``; the least of ``seconds`` if that setting reaches the target already, inf if none does.
+
+    Note:
+        With few settings the interpolation is a convention: no sampler was run in between. A number of passes in
+        between exists, but its bound may lie on either side of the line.
+
+    Example:
+        >>> seconds_to_reach(torch.tensor([4.0, 3.0, 2.0]), torch.tensor([1.0, 4.0, 16.0]), torch.tensor(3.5))
+        tensor(2.)
+    """
     seconds, order = seconds.sort(dim=-1)
     bounds = bounds.gather(-1, order)
     reached = bounds <= target[..., None]
@@ -203,10 +174,9 @@ def _seconds_to_reach(bounds: Tensor, seconds: Tensor, target: Tensor) -> Tensor
     before = bounds.where(is_earlier, torch.inf).argmin(-1, keepdim=True)  # the envelope's point before it
     slower, faster = (seconds.gather(-1, at)[..., 0] for at in (after, before))
     better, worse = (bounds.gather(-1, at)[..., 0] for at in (after, before))
-    # From the slower point back, so that a target that a point has gives that point's time exactly.
+    # From the slower point back, so that a target equal to a point's bound gives that point's time exactly.
     share = ((target - better) / (worse - better)).where(after[..., 0] > 0, 0.0)
-    found = slower * (faster / slower) ** share
-    return found.where(reached.any(-1), torch.inf)
+    return (slower * (faster / slower) ** share).where(reached.any(-1), torch.inf)
 
 
 def _resampled_bounds(nats: Tensor, weights: Tensor) -> Tensor:
@@ -224,9 +194,3 @@ def _resampled_times(seconds: Tensor, resamples: int, generator: torch.Generator
 def _median(values: Tensor) -> Tensor:
     """Over the last dimension; of an even number the mean of the middle two, which `torch.median` is not."""
     return values.quantile(0.5, dim=-1)
-
-
-def _check_seconds(seconds: Tensor) -> None:
-    bad = ~(seconds.isfinite() & (seconds > 0))
-    if bad.any():
-        raise ValueError(f"seconds must be finite and positive, got {seconds[bad][0]}")

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from edlm.energies import CallableEnergy
-from edlm.evaluation import estimate_partition, log_partition_bounds, step_spreads
-from edlm.evaluation.likelihood.partition import is_trustworthy
+from edlm.evaluation import PartitionEstimate, estimate_partition, log_partition_bounds, step_spreads
 from edlm.sampler import EnergySampler
 from tests.chance import SIGMAS
 from tests.enumerable import SEQUENCES, random_denoiser
@@ -78,6 +77,10 @@ def test_draws_of_another_shape_or_not_finite_are_refused(v):
         log_partition_bounds(v)
 
 
+def trusted(spread, ess, n) -> bool:
+    return PartitionEstimate(None, None, torch.tensor(spread), torch.tensor(ess), n).is_trustworthy.item()
+
+
 def gaussian_means(spread: float, n: int, rows: int = 20000):
     """Means of both bounds less ``log Z = spread^2 / 2``, and their standard errors."""
     g = torch.Generator().manual_seed(n)
@@ -91,7 +94,7 @@ def test_the_bounds_bracket_gaussian_energies_where_they_can_be_trusted(spread, 
     (lower, lower_error), (upper, upper_error) = gaussian_means(spread, n)
     assert lower < -SIGMAS * lower_error / 2 and upper > -SIGMAS * upper_error / 2
     assert upper - lower > 0 and abs(upper) < 0.2
-    assert is_trustworthy(torch.tensor(spread), torch.tensor(3.0), n)
+    assert trusted(spread, 3.0, n)
 
 
 def test_the_documented_failure_at_spread_3():
@@ -120,10 +123,7 @@ def test_the_bounds_bracket_the_enumerated_partition_function():
     assert lower.mean() < log_z - 6 * lower.std() / len(lower) ** 0.5
 
 
-def test_trust_needs_draws_a_small_spread_and_more_than_one_draw_that_counts():
-    def trusted(spread, ess, n):
-        return is_trustworthy(torch.tensor(spread), torch.tensor(ess), n).item()
-
+def test_trust_needs_draws_a_small_spread_and_several_draws_that_count():
     assert trusted(1.0, 15.0, 32) and not trusted(3.0, 15.0, 32) and trusted(3.0, 15.0, 8104)
     assert not trusted(1.0, 1.1, 32) and not trusted(0.1, 2.9, 3) and not trusted(math.nan, 5.0, 32)
     assert trusted(1.0, 2.0, 32) and not trusted(1.0, 1.99, 32) and trusted(0.1, 2.9, 4)

@@ -25,6 +25,10 @@ def curve(bounds, seconds, rows=None) -> Curve:
     return Curve("ours", "random", num_steps, tensor(bounds)[:, None] + rows, tensor(seconds))
 
 
+def reach(bounds, seconds, target) -> float:
+    return seconds_to_reach(bounds, seconds, tensor(target)).item()
+
+
 # --- reading a curve
 
 
@@ -45,40 +49,32 @@ def curve(bounds, seconds, rows=None) -> Curve:
 def test_between_settings_the_bound_is_linear_in_log_seconds(target, expected):
     for places in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
         bounds, seconds = tensor([4.0, 3.0, 2.6])[places], tensor([1.0, 3.0, 24.0])[places]
-        assert seconds_to_reach(bounds, seconds, target) == pytest.approx(expected, rel=1e-12)
+        assert reach(bounds, seconds, target) == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_setting_gives_its_own_time_exactly():
     seconds = torch.rand(9, dtype=torch.float64, generator=generator()).sort().values + 0.01
     bounds = torch.rand(9, dtype=torch.float64, generator=generator(1)).sort(descending=True).values
-    assert [seconds_to_reach(bounds, seconds, bound) for bound in bounds.tolist()] == seconds.tolist()
+    assert [reach(bounds, seconds, bound) for bound in bounds.tolist()] == seconds.tolist()
 
 
 @pytest.mark.parametrize(
-    ("bounds", "target", "expected"),
+    ("bounds", "seconds", "target", "expected"),
     [
-        ([4.0, 4.5, 2.0], 3.0, 4.0),  # between 1 s and 16 s: the point at 2 s is worse than the one before
-        ([4.0, 4.5, 2.0], 4.2, 1.0),
-        ([4.0, 4.0, 2.0], 3.0, 4.0),  # no better is skipped too
-        ([4.0, 2.0, 2.5], 3.0, math.sqrt(2.0)),
-        ([4.0, 2.0, 2.5], 2.0, 2.0),
-        ([4.0, 2.0, 2.0], 2.0, 2.0),
-        ([3.0, 4.0, 2.0], 3.5, 1.0),
+        ([4.0, 4.5, 2.0], [1.0, 2.0, 16.0], 3.0, 4.0),  # the point at 2 s is worse than the one before
+        ([4.0, 4.5, 2.0], [1.0, 2.0, 16.0], 4.2, 1.0),
+        ([4.0, 4.0, 2.0], [1.0, 2.0, 16.0], 3.0, 4.0),  # no better is skipped too
+        ([4.0, 2.0, 2.5], [1.0, 2.0, 16.0], 3.0, math.sqrt(2.0)),
+        ([4.0, 2.0, 2.0], [1.0, 2.0, 16.0], 2.0, 2.0),
+        ([3.0, 4.0, 2.0], [1.0, 2.0, 16.0], 3.5, 1.0),
+        ([3.0, 2.0, 1.0], [2.0, 2.0, 8.0], 2.5, 2.0),  # of two settings of equal time the better counts
+        ([2.0, 3.0, 1.0], [2.0, 2.0, 8.0], 1.5, 4.0),
+        ([2.0], [0.3], 2.0, 0.3),
+        ([2.0], [0.3], 1.9, math.inf),
     ],
 )
-def test_slower_points_that_are_no_better_are_skipped(bounds, target, expected):
-    assert seconds_to_reach(tensor(bounds), tensor([1.0, 2.0, 16.0]), target) == pytest.approx(expected, rel=1e-12)
-
-
-def test_of_two_settings_of_equal_time_the_better_counts():
-    for bounds in ([3.0, 2.0, 1.0], [2.0, 3.0, 1.0]):
-        assert seconds_to_reach(tensor(bounds), tensor([2.0, 2.0, 8.0]), 2.5) == 2.0
-        assert seconds_to_reach(tensor(bounds), tensor([2.0, 2.0, 8.0]), 1.5) == pytest.approx(4.0)
-
-
-def test_one_setting_reaches_its_bound_or_never():
-    assert seconds_to_reach(tensor([2.0]), tensor([0.3]), 2.0) == 0.3
-    assert seconds_to_reach(tensor([2.0]), tensor([0.3]), 1.9) == math.inf
+def test_slower_points_that_are_no_better_are_skipped(bounds, seconds, target, expected):
+    assert reach(tensor(bounds), tensor(seconds), target) == pytest.approx(expected, rel=1e-12)
 
 
 # --- the ratio
@@ -98,9 +94,9 @@ def test_the_value_is_the_ratio_at_the_references_setting():
     ("repeats", "median"), [([1.0, 2.0, 90.0], 2.0), ([3.0, 1.0, 60.0, 5.0], 4.0), ([6.0, 2.0], 4.0)]
 )
 def test_times_are_medians(repeats, median):
-    found = curve([2.0], [repeats])
-    assert found.times.tolist() == [median]
-    assert time_ratio(found, curve([2.0], [[1.0]]), 4, resamples=1, generator=generator()).value == median
+    timed = curve([2.0], [repeats])
+    assert timed.times.tolist() == [median]
+    assert time_ratio(timed, curve([2.0], [[1.0]]), 4, resamples=1, generator=generator()).value == median
 
 
 @pytest.mark.parametrize(
@@ -114,52 +110,49 @@ def test_times_are_medians(repeats, median):
 )
 def test_resampled_times_are_medians_of_the_drawn_repeats(repeats, level, ends):
     ours, base = curve([2.0], [repeats]), curve([2.0], [[1.0]])
-    found = time_ratio(ours, base, 4, level=level, resamples=4000, generator=generator())
-    assert (found.low, found.high) == ends
+    ratio = time_ratio(ours, base, 4, level=level, resamples=4000, generator=generator())
+    assert (ratio.low, ratio.high) == ends
 
 
-def test_repeats_are_drawn_independently_in_each_curve():
-    """Equal draws in both would give a ratio of 1 in all resamples."""
+def test_repeats_are_drawn_independently_in_each_curve_and_setting():
+    """Equal draws in both curves would give a ratio of 1 in all resamples."""
     repeats = [[1.0, 2.0, 3.0, 4.0]]
-    found = time_ratio(curve([2.0], repeats), curve([2.0], repeats), 4, generator=generator())
-    assert found.value == 1 and found.low < 0.6 and found.high > 1.6
-
-
-def test_repeats_are_drawn_independently_in_each_setting():
-    """Half-way between two settings whose times are least in 1 of 4 resamples: both are in 1 of 16, not in 1 of 4."""
+    ratio = time_ratio(curve([2.0], repeats), curve([2.0], repeats), 4, generator=generator())
+    assert ratio.value == 1 and ratio.low < 0.6 and ratio.high > 1.6
+    # Half-way between two settings whose times are least in 1 of 4 resamples: both are in 1 of 16, not in 1 of 4.
     ours, base = curve([3.0, 1.0], [[1.0, 4.0], [100.0, 400.0]]), curve([2.0], [[1.0]])
-    found = time_ratio(ours, base, 4, level=0.8, resamples=4000, generator=generator())
-    assert (found.low, found.high) == pytest.approx((math.sqrt(1.0 * 250.0), math.sqrt(2.5 * 400.0)))
+    ratio = time_ratio(ours, base, 4, level=0.8, resamples=4000, generator=generator())
+    assert (ratio.low, ratio.high) == pytest.approx((math.sqrt(1.0 * 250.0), math.sqrt(2.5 * 400.0)))
 
 
-def test_a_curve_against_itself_takes_as_long():
+def test_a_curve_takes_as_long_as_itself():
     rows = torch.randn(40, dtype=torch.float64, generator=generator())
     seconds = [[1.0, 1.2, 1.7], [2.0, 2.3, 1.9], [4.1, 4.0, 5.0]]
     itself = curve([4.0, 3.1, 2.7], seconds, rows)
     for steps in itself.num_steps:
-        found = time_ratio(itself, itself, steps, resamples=300, generator=generator())
-        assert found == TimeRatio(1.0, 1.0, 1.0, 0.95, 0)
+        ratio = time_ratio(itself, itself, steps, resamples=300, generator=generator())
+        assert ratio == TimeRatio(1.0, 1.0, 1.0, 0.95, 0)
     bumpy = curve([3.0, 3.1, 2.7], [[1.0], [2.0], [4.0]], rows)
     assert time_ratio(bumpy, bumpy, 8, resamples=300, generator=generator()).value == 0.5
 
 
-def test_a_bound_that_is_never_reached_takes_forever():
+def test_a_bound_that_is_never_reached_takes_infinite_time():
     ours, better = curve([4.0, 3.0], [[1.0], [2.0]]), curve([2.0], [[1.0]])
-    found = time_ratio(ours, better, 4, resamples=50, generator=generator())
-    assert found == TimeRatio(math.inf, math.inf, math.inf, 0.95, 50)
+    ratio = time_ratio(ours, better, 4, resamples=50, generator=generator())
+    assert ratio == TimeRatio(math.inf, math.inf, math.inf, 0.95, 50)
 
 
-def test_resamples_that_never_reach_the_bound_are_counted_and_make_the_upper_end_infinite():
+def test_resamples_that_never_reach_the_bound_are_counted():
     """The last bound is better in the mean by half a standard error: about 0.31 of the resamples miss it."""
     n = 200
     rows = torch.randn(n, dtype=torch.float64, generator=generator())
     rows = (rows - rows.mean()) / rows.std() * math.sqrt(n)  # a standard error of 1
     ours = Curve("ours", "random", (4, 8), torch.stack([rows + 9, rows * 2 - 0.5]), tensor([[1.0], [2.0]]))
     reference = Curve("base", "random", (4,), rows[None], tensor([[4.0]]))
-    found = time_ratio(ours, reference, 4, resamples=4000, generator=generator())
-    assert 0.4 < found.value < 0.5
-    assert found.high == math.inf and 0.25 < found.low < found.value
-    assert abs(found.num_unreached / 4000 - 0.3085) < SIGMAS * math.sqrt(0.31 * 0.69 / 4000) + 0.02
+    ratio = time_ratio(ours, reference, 4, resamples=4000, generator=generator())
+    assert 0.4 < ratio.value < 0.5
+    assert ratio.high == math.inf and 0.25 < ratio.low < ratio.value
+    assert abs(ratio.num_unreached / 4000 - 0.3085) < SIGMAS * math.sqrt(0.31 * 0.69 / 4000) + 0.02
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
@@ -172,8 +165,8 @@ def test_a_setting_with_an_infinite_row_is_as_good_as_none(place):
     seconds = torch.cat([ours.seconds[:place], tensor([[1.5]]), ours.seconds[place:]])
     with_it = Curve("ours", "random", (4, 8, 16), nats, seconds)
     expected = time_ratio(ours, base, 8, generator=generator())
-    found = time_ratio(with_it, base, 8, generator=generator())
-    assert [*vars(found).values()] == pytest.approx([*vars(expected).values()])
+    ratio = time_ratio(with_it, base, 8, generator=generator())
+    assert [*vars(ratio).values()] == pytest.approx([*vars(expected).values()])
     alone = Curve("ours", "random", (4,), never, tensor([[1.0]]))
     assert time_ratio(alone, base, 8, resamples=50, generator=generator()) == TimeRatio(*3 * [math.inf], 0.95, 50)
 
@@ -182,14 +175,14 @@ def test_an_infinite_bound_is_nothing_to_reach():
     ours, base = pair(20, 4)
     base = replace(base, nats=base.nats.masked_fill(torch.arange(20) == 7, math.inf))
     for judged in (ours, base):
-        found = time_ratio(judged, base, 8, generator=generator())
-        assert all(map(math.isnan, (found.value, found.low, found.high))) and found.num_unreached == 0
+        ratio = time_ratio(judged, base, 8, generator=generator())
+        assert all(map(math.isnan, (ratio.value, ratio.low, ratio.high))) and ratio.num_unreached == 0
 
 
 def test_a_single_row_has_a_ratio_but_no_interval():
     ours, base = pair(1, 0)
-    found = time_ratio(ours, base, 8, resamples=50, generator=generator())
-    assert found.value > 0 and math.isnan(found.low) and math.isnan(found.high)
+    ratio = time_ratio(ours, base, 8, resamples=50, generator=generator())
+    assert ratio.value > 0 and math.isnan(ratio.low) and math.isnan(ratio.high)
 
 
 # --- the interval
@@ -214,8 +207,8 @@ def pair(n: int, seed: int, own_noise: float = 0.1) -> tuple[Curve, Curve]:
     )
 
 
-def width(found: TimeRatio) -> float:
-    return math.log(found.high / found.low)
+def width(ratio: TimeRatio) -> float:
+    return math.log(ratio.high / ratio.low)
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says():
@@ -223,14 +216,14 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     results = [
         time_ratio(*pair(100, seed), 8, resamples=400, level=0.8, generator=generator(seed)) for seed in range(200)
     ]
-    covered = sum(found.low <= TRUTH <= found.high for found in results) / 200
+    covered = sum(ratio.low <= TRUTH <= ratio.high for ratio in results) / 200
     assert abs(covered - 0.8) < SIGMAS * math.sqrt(0.8 * 0.2 / 200)
-    assert all(found.low <= found.value <= found.high and not found.num_unreached for found in results)
-    missed_low = sum(found.low > TRUTH for found in results)
-    assert 1 <= missed_low <= 60 and 1 <= sum(found.high < TRUTH for found in results) <= 60
+    assert all(ratio.low <= ratio.value <= ratio.high and not ratio.num_unreached for ratio in results)
+    missed_low = sum(ratio.low > TRUTH for ratio in results)
+    assert 1 <= missed_low <= 60 and 1 <= sum(ratio.high < TRUTH for ratio in results) <= 60
 
 
-def test_the_interval_narrows_with_rows_as_their_root_and_widens_with_the_level():
+def test_the_interval_narrows_with_rows_and_widens_with_the_level():
     few, many = (time_ratio(*pair(n, 1), 8, generator=generator()) for n in (100, 1600))
     assert width(few) / width(many) == pytest.approx(4, rel=0.3)
     sure = time_ratio(*pair(100, 1), 8, level=0.999, generator=generator())
@@ -257,61 +250,30 @@ def test_the_same_generator_gives_the_same_interval():
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "rule"),
     [
-        ({"num_steps": (8, 4)}, r"num_steps must ascend and not be empty, got \(8, 4\)"),
-        ({"num_steps": (4, 4)}, r"num_steps must ascend and not be empty, got \(4, 4\)"),
-        ({"num_steps": ()}, r"num_steps must ascend and not be empty, got \(\)"),
-        ({"num_steps": (4, 8, 16)}, r"nats must have 3 rows, one a setting, got shape \(2, 3\)"),
-        ({"nats": torch.zeros(2).double()}, r"nats must have 2 rows, one a setting, got shape \(2,\)"),
-        ({"nats": torch.zeros(2, 0).double()}, r"nats must have 2 rows, one a setting, got shape \(2, 0\)"),
-        ({"seconds": torch.ones(3, 2).double()}, r"seconds must have 2 rows, one a setting, got shape \(3, 2\)"),
-        ({"seconds": torch.ones(2, 1)}, "seconds must be float64, got torch.float32"),
-        ({"nats": torch.ones(2, 3).int()}, "nats must be float64, got torch.int32"),
-        ({"nats": tensor([[1.0, 2.0], [math.nan, 3.0]])}, "nats must be finite or inf, got nan"),
-        ({"nats": tensor([[1.0, 2.0], [-math.inf, 3.0]])}, "nats must be finite or inf, got -inf"),
-        ({"seconds": tensor([[1.0], [0.0]])}, "seconds must be finite and positive, got 0.0"),
-        ({"seconds": tensor([[1.0], [math.inf]])}, "seconds must be finite and positive, got inf"),
-        ({"seconds": tensor([[math.nan], [1.0]])}, "seconds must be finite and positive, got nan"),
+        ({"num_steps": (8, 4)}, "num_steps must ascend"),
+        ({"num_steps": (4, 4)}, "num_steps must ascend"),
+        ({"num_steps": ()}, "num_steps must ascend"),
+        ({"num_steps": (4, 8, 16)}, "nats must be float64 with 3 rows"),
+        ({"nats": torch.zeros(2).double()}, "nats must be float64 with 2 rows"),
+        ({"nats": torch.zeros(2, 0).double()}, "nats must be float64 with 2 rows"),
+        ({"seconds": torch.ones(3, 2).double()}, "seconds must be float64 with 2 rows"),
+        ({"seconds": torch.ones(2, 1)}, "seconds must be float64"),
+        ({"nats": tensor([[1.0, 2.0], [math.nan, 3.0]])}, "nats must be finite or inf"),
+        ({"nats": tensor([[1.0, 2.0], [-math.inf, 3.0]])}, "nats must be finite or inf"),
+        ({"seconds": tensor([[1.0], [0.0]])}, "seconds must be finite and positive"),
+        ({"seconds": tensor([[1.0], [math.inf]])}, "seconds must be finite and positive"),
     ],
 )
-def test_a_curve_says_what_it_must_be(changes, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_curve_of_wrong_values_is_refused(changes, rule):
+    with pytest.raises(ValueError, match=rule):
         replace(curve([4.0, 3.0], [[1.0], [2.0]]), **changes)
 
 
-@pytest.mark.parametrize(
-    ("bounds", "seconds", "target", "message"),
-    [
-        ([1.0, 2.0], [1.0], 1.0, r"same shape \[settings\], got \(2,\) and \(1,\)"),
-        ([[1.0]], [[1.0]], 1.0, r"same shape \[settings\], got \(1, 1\) and \(1, 1\)"),
-        ([], [], 1.0, r"same shape \[settings\], got \(0,\) and \(0,\)"),
-        ([1.0], [-1.0], 1.0, "seconds must be finite and positive, got -1.0"),
-        ([math.nan], [1.0], 1.0, r"must not be NaN, got \[nan\] and 1.0"),
-        ([1.0], [1.0], math.nan, r"must not be NaN, got \[1.0\] and nan"),
-    ],
-)
-def test_reading_a_curve_says_what_it_needs(bounds, seconds, target, message):
-    with pytest.raises(ValueError, match=message):
-        seconds_to_reach(tensor(bounds), tensor(seconds), target)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"reference_steps": 5}, r"reference_steps must be one of \(4, 8\), got 5"),
-        ({"resamples": 0}, "resamples must be >= 1, got 0"),
-        ({"level": 1.0}, "level must be between 0 and 1, got 1.0"),
-        ({"level": 0.0}, "level must be between 0 and 1, got 0.0"),
-    ],
-)
-def test_a_ratio_says_what_it_needs(options, message):
-    itself = curve([4.0, 3.0], [[1.0], [2.0]])
-    with pytest.raises(ValueError, match=message):
-        time_ratio(itself, itself, **{"reference_steps": 4, **options}, generator=generator())
-
-
-def test_a_ratio_needs_the_same_rows():
-    three, four = curve([4.0], [[1.0]]), curve([4.0], [[1.0]], torch.zeros(4, dtype=torch.float64))
-    with pytest.raises(ValueError, match="the same rows, got 3 and 4 rows"):
-        time_ratio(three, four, 4, generator=generator())
+def test_a_ratio_needs_a_setting_of_the_reference_and_the_same_rows():
+    itself, other = curve([4.0], [[1.0]]), curve([4.0], [[1.0]], torch.zeros(4, dtype=torch.float64))
+    with pytest.raises(ValueError, match="reference_steps"):
+        time_ratio(itself, itself, 5, generator=generator())
+    with pytest.raises(ValueError, match="same rows"):
+        time_ratio(itself, other, 4, generator=generator())
