@@ -23,6 +23,9 @@ TEXT = (
 )
 
 
+_SCOPE = {"slots": "any", "prefix": "sequence, or step from left to right", "sequence": "sequence"}
+
+
 @dataclass(frozen=True)
 class InfoConfig:
     """What is looked at.
@@ -76,12 +79,11 @@ def _of_denoiser(denoiser: Denoiser) -> dict[str, object]:
 
 def _of_energy(energy: PretrainedEnergy) -> dict[str, object]:
     identity = energy.denoiser_identity
-    scope = "sequence" + (", or step from left to right" if energy.prefix_suffices else "")
     return {
         "kind": "energy",
         "class": type(energy).__name__,
         "parameters": f"{sum(p.numel() for p in energy.parameters()):,}",
-        "scope": scope if energy.needs_complete else "any",
+        "scope": _SCOPE[energy.reads],
         "denoiser": "any" if identity is None else f"{identity.name}, weights {identity.revision}",
         **({} if identity is None else {"mask id": identity.mask_token_id, "vocabulary": identity.vocab_size}),
         "settings": json.dumps(energy.settings()),

@@ -12,35 +12,28 @@ from edlm.corpus.prepared import PreparedCorpus
 from edlm.denoisers.identity import weights_fingerprint
 from edlm.denoisers.loading import load_denoiser
 from edlm.denoisers.masked_lm import MaskedLMDenoiser
+from edlm.energies.card import TrainedFor
+from edlm.energies.head_body import Head, HeadOptions
 from edlm.energies.loading import load_energy
 from edlm.energies.pretrained import PretrainedEnergy
 from edlm.energies.residual_head import ResidualHead
+from edlm.energies.scalar_head import ScalarHead
 from edlm.energies.sequence import SequenceEnergy
 from edlm.training.objectives import EnergyObjective, EnergyObjectiveConfig
 from edlm.training.trainer import TrainerConfig, train
 
+FORMS: dict[str, type[Head]] = {"normalized": ResidualHead, "unnormalized": ScalarHead}
+
 
 @dataclass(frozen=True)
-class HeadConfig:
-    """Shape of a residual head; see ``ResidualHead.from_denoiser``.
+class HeadConfig(HeadOptions):
+    """Shape of a head.
 
     Args:
         form: "normalized" (token by token, Z = 1) or "unnormalized" (a scalar for a group).
-        num_blocks: Transformer blocks.
-        start: "warm" (copies of the denoiser's last blocks) or "cold" (new blocks of any size).
-        blind: The control that does not see the step's other tokens.
-        width: Cold start only: size of a token's state.
-        num_heads: Cold start only: attention heads.
-        intermediate_size: Cold start only: of the feed-forward layers.
     """
 
     form: Literal["normalized", "unnormalized"] = "normalized"
-    num_blocks: int = 1
-    start: Literal["warm", "cold"] = "warm"
-    blind: bool = False
-    width: int | None = None
-    num_heads: int | None = None
-    intermediate_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +69,9 @@ def run(config: TrainEnergyConfig) -> None:
     if config.kind == "sequence":
         energy = SequenceEnergy.from_denoiser(denoiser)
     else:
-        energy = ResidualHead.from_denoiser(denoiser, **vars(config.head))
+        options = asdict(config.head)
+        energy = FORMS[options.pop("form")].from_denoiser(denoiser, **options)
+    energy.trained_for = _trained_for(config.objective)
     identity = {
         "denoiser": asdict(denoiser.identity),
         "kind": config.kind,
@@ -99,16 +94,21 @@ def run(config: TrainEnergyConfig) -> None:
     PartialState().print(f"energy of {size:,} parameters, {size / reference:.0%} of the denoiser's, in {path}")
 
 
+def _trained_for(objective: EnergyObjectiveConfig) -> TrainedFor:
+    num_candidates = None if objective.loss == "likelihood" else objective.num_candidates
+    return TrainedFor(objective.orders, objective.num_steps, objective.group_sizes, num_candidates)
+
+
 def _start_from(energy: PretrainedEnergy, denoiser: MaskedLMDenoiser, path: str) -> None:
     """Give ``energy`` the weights saved at ``path``."""
-    found = load_energy(path)
-    found.check_denoiser(denoiser)
-    if (type(found), found.settings()) != (type(energy), energy.settings()):
+    start = load_energy(path)
+    start.check_denoiser(denoiser)
+    if (type(start), start.settings()) != (type(energy), energy.settings()):
         raise ValueError(
             f"start_from must hold a {type(energy).__name__} of settings {energy.settings()}, "
-            f"got a {type(found).__name__} of {found.settings()}"
+            f"got a {type(start).__name__} of {start.settings()}"
         )
-    energy.load_state_dict(found.state_dict())
+    energy.load_state_dict(start.state_dict())
 
 
 def _check(config: TrainEnergyConfig) -> None:

@@ -1,4 +1,4 @@
-"""Energies: what judges candidates jointly; low = plausible, nats, weights are ``exp(-E)``."""
+"""Energies judge candidates jointly: nats, low = plausible, weights are ``exp(-E)``."""
 
 from edlm.energies.autoregressive import AutoregressiveEnergy
 from edlm.energies.base import Decision, Energy, Step, TokenwiseEnergy, WeightedSum
@@ -8,6 +8,7 @@ from edlm.energies.mdlm_causal_lm import MDLMCausalLM
 from edlm.energies.oracle import OracleEnergy
 from edlm.energies.pretrained import PretrainedEnergy
 from edlm.energies.residual_head import ResidualHead
+from edlm.energies.scalar_head import ScalarHead
 from edlm.energies.sequence import SequenceEnergy
 from edlm.energies.text import TextEnergy
 
@@ -20,6 +21,7 @@ __all__ = [
     "OracleEnergy",
     "PretrainedEnergy",
     "ResidualHead",
+    "ScalarHead",
     "SequenceEnergy",
     "Step",
     "TextEnergy",

@@ -14,11 +14,10 @@ from typing_extensions import Self
 
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Decision
-from edlm.energies.causal_lm import load_causal_lm
-from edlm.energies.causal_scoring import CausalScorer, distinct_rows
+from edlm.energies.candidate_text import at_slots, check_same_tokens, ends_of_text, log_proposal_until, readable
+from edlm.energies.causal_lm import load_causal_lm, split_options
+from edlm.energies.causal_scoring import TokenScorer, distinct_rows
 from edlm.energies.pretrained import PretrainedEnergy
-from edlm.energies.reading import at_slots, ends_of_text, log_proposal_until, readable
-from edlm.energies.vocabularies import check_same_tokens
 
 
 class AutoregressiveEnergy(PretrainedEnergy):
@@ -31,12 +30,12 @@ class AutoregressiveEnergy(PretrainedEnergy):
 
     Args:
         model: A causal LM over the denoiser's token ids; put into evaluation mode.
-        bos_token_id: Token that goes before each row, so that its first token has a term; not for rows that hold
+        bos_token_id: Token that goes before each row, so that its first token has a term; not for rows that have
             one themselves. None: a row's own first token, which must be given, serves as one.
         carry_over: "coAR": only the terms at the slots, so ``Z = 1``; right for one step, but blind
-            to what is revealed on the right of a slot.
-        eos_token_id: Token that ends a text: what follows it in a candidate is left out of both sums, so that it
-            keeps the proposal's law (`ends_of_text` says which EOS is an end). None: all tokens are text.
+            to tokens that are revealed on the right of a slot.
+        eos_token_id: Token that ends a text: everything after it in a candidate is left out of both sums and keeps
+            the proposal's law (`ends_of_text` defines which EOS is an end). None: all tokens are text.
         tokenizer: Of the LM; `check_denoiser` compares it with the denoiser's. None: not compared.
         max_tokens_per_pass: Bounds the tokens of a pass, cached ones included (a longer row alone
             is still one pass); changes memory and speed only.
@@ -52,8 +51,8 @@ class AutoregressiveEnergy(PretrainedEnergy):
         with one in a slot is impossible (``+inf``), a prompt with one is an error.
 
         With ``eos_token_id`` the law of the text up to its end is ``p_AR``'s in one step, and left to right in any
-        number of them. In other orders tokens behind an end are revealed before it is known, and are text from then
-        on: nearly, but not exactly ``p_AR``; without ``eos_token_id`` it is exact there too. No gradient is kept.
+        number of them. In other orders tokens behind an end are revealed before the end itself, and are text from
+        then on: nearly, but not exactly ``p_AR``; without ``eos_token_id`` it is exact there too. No gradient is kept.
 
     References:
         Xu et al. 2025, arXiv:2410.21357 (EDLM-AR and EDLM-coAR).
@@ -66,8 +65,7 @@ class AutoregressiveEnergy(PretrainedEnergy):
         torch.Size([2])
     """
 
-    needs_complete = True
-    prefix_suffices = True
+    reads = "prefix"
     proposal_share = 1.0
 
     def __init__(
@@ -96,52 +94,29 @@ class AutoregressiveEnergy(PretrainedEnergy):
         self.tokenizer = tokenizer
         self.max_tokens_per_pass = max_tokens_per_pass
         self.max_positions = max_positions
-        self._scorer = CausalScorer(model, bos_token_id, max_tokens_per_pass, max_positions)
+        self._scorer = TokenScorer(model, bos_token_id, max_tokens_per_pass, max_positions)
 
     @classmethod
-    def from_causal_lm(
-        cls,
-        path: str | Path,
-        *,
-        gguf_file: str | None = None,
-        bos_token_id: int | None | str = "auto",
-        carry_over: bool = False,
-        eos_token_id: int | None = None,
-        max_tokens_per_pass: int = 16384,
-        max_positions: int | None = None,
-        **model_options: Any,
-    ) -> Self:
+    def from_causal_lm(cls, path: str | Path, *, bos_token_id: int | None | str = "auto", **options: Any) -> Self:
         """Load a transformers causal LM as an energy.
 
         Args:
             path: Folder, hub id, ``.gguf`` file or ``"package:NAME"``, see `load_causal_lm`.
-            gguf_file: Name of a file in the folder ``path``.
             bos_token_id: As for the class; ``"auto"`` takes it from the model's configuration, or
                 else from its tokenizer, and is None if neither has one.
-            carry_over: As for the class.
-            eos_token_id: As for the class.
-            max_tokens_per_pass: As for the class.
-            max_positions: As for the class.
-            model_options: Handed on to transformers, ``dtype`` for one (float32 by default).
+            options: Those of the class, and of `load_causal_lm` (``gguf_file``, ``dtype`` and so on).
 
         Raises:
             OSError: no model is found there.
             ValueError: the token found lies outside of the model's vocabulary.
         """
-        model, tokenizer, _ = load_causal_lm(path, gguf_file=gguf_file, needs_tokenizer=False, **model_options)
+        own, loading = split_options(options, cls)
+        model, tokenizer, _ = load_causal_lm(path, needs_tokenizer=False, **loading)
         if bos_token_id == "auto":
             bos_token_id = model.config.get_text_config().bos_token_id
             if bos_token_id is None and tokenizer is not None:
                 bos_token_id = tokenizer.bos_token_id
-        return cls(
-            model,
-            bos_token_id=bos_token_id,
-            carry_over=carry_over,
-            eos_token_id=eos_token_id,
-            tokenizer=tokenizer,
-            max_tokens_per_pass=max_tokens_per_pass,
-            max_positions=max_positions,
-        )
+        return cls(model, bos_token_id=bos_token_id, tokenizer=tokenizer, **own)
 
     def settings(self) -> dict[str, Any]:
         newer = {"eos_token_id": self.eos_token_id, "max_positions": self.max_positions}
@@ -160,18 +135,13 @@ class AutoregressiveEnergy(PretrainedEnergy):
         return cls(model, **{name: v for name, v in settings.items() if name != "config"})
 
     def check_denoiser(self, denoiser: Denoiser) -> None:
-        """Refuse a denoiser whose tokens are not the LM's, where both tokenizers are known.
-
-        Raises:
-            ValueError: names the first ids that differ.
-        """
         super().check_denoiser(denoiser)
         advice = "score its text instead: TextEnergy.from_causal_lm"
         check_same_tokens(self.tokenizer, denoiser, "the causal LM", advice)
 
     @property
     def is_normalized(self) -> bool:
-        """Whether it counts the terms at the slots alone: given what is known, they are a law of these tokens."""
+        """Whether it counts the terms at the slots alone: given the other tokens, they are a law of these."""
         return self.carry_over
 
     @torch.no_grad()
@@ -179,7 +149,7 @@ class AutoregressiveEnergy(PretrainedEnergy):
         """Energies ``[batch, k]``; 0 in rows without slots, ``+inf`` with a slot's token beyond the LM's vocabulary.
 
         Raises:
-            ValueError: something before a slot is masked; position 0 is a slot and there is no BOS;
+            ValueError: a position before a slot is masked; position 0 is a slot and there is no BOS;
                 a row is too long for the model; a given token lies outside of its vocabulary.
         """
         chosen = at_slots(decision)
@@ -196,8 +166,8 @@ class AutoregressiveEnergy(PretrainedEnergy):
         unknown = (tokens >= self._scorer.vocab_size) & chosen[rows] & is_text
         tokens = tokens.masked_fill(unknown | ~is_text, 0)
         # Identical candidates of a row are scored once.
-        some, kind = distinct_rows(torch.cat([rows[:, None], ends[:, None], tokens], 1))
-        log_p_ar = self._scorer.sum_terms(tokens[some], terms[rows[some]] & is_text[some], rows[some])[kind]
+        first, kind = distinct_rows(torch.cat([rows[:, None], ends[:, None], tokens], 1))
+        log_p_ar = self._scorer.sum_terms(tokens[first], terms[rows[first]] & is_text[first], rows[first])[kind]
         log_p_ar = torch.where(unknown.any(1), -torch.inf, log_p_ar)
         energy[active] = energy[active] - log_p_ar.view(-1, k).to(energy)
         return energy

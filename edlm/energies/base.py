@@ -1,4 +1,4 @@
-"""What an energy is asked (`Decision`), what it must answer (`Energy`), and sums of energies."""
+"""The input of an energy (`Decision`), its interface (`Energy`), and sums of energies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,12 @@ from edlm.denoisers.base import Denoiser, DenoiserIdentity, Encoding
 from edlm.diffusion.slots import Slots
 from edlm.numerics import precise
 
+Reads = Literal["slots", "prefix", "sequence"]
+
 
 @dataclass(frozen=True)
 class Step:
-    """One denoising step, before anything in it is decided.
+    """One denoising step, before any of its tokens is decided.
 
     Attributes:
         denoiser: Gives the marginals; an energy may read its states and use its output layer.
@@ -78,26 +80,41 @@ class Energy(nn.Module, ABC):
     """A sequence-level energy: nats, low = plausible; candidates get weight ``exp(-energy)``.
 
     Attributes:
-        needs_complete: Candidates must hold no mask (sequence scope only).
-        prefix_suffices: With ``needs_complete``: a clean prefix is enough (left-to-right order).
+        reads: The part of a candidate that must hold no mask. ``"slots"``: only the slots, so that any scope and order
+            will do; ``"prefix"``: also all positions on the left of a slot (sequence scope, or left-to-right order);
+            ``"sequence"``: all positions (sequence scope).
         needs_every_row: At sequence scope, rows that decide nothing in a step are filled and judged too.
         reads_hidden: The denoiser's states must be kept in ``Step.encoding``.
-        proposal_share: The weight with which the energy itself holds ``Decision.log_proposal``: 1 for
-            ``log q' - log p_AR``, 0 where it holds ``log_p`` or neither.
-        is_normalized: ``Z = 1`` by construction where all masked positions are judged at once.
+        proposal_share: The weight of ``Decision.log_proposal`` in the energy: 1 for ``log q' - log p_AR``, 0 if it
+            contains ``log_p`` or neither.
+        is_normalized: ``Z = 1`` by construction if all masked positions are judged at once.
         denoiser_identity: The denoiser that it was trained against, or None if any will do.
 
     References:
         Xu et al. 2025, arXiv:2410.21357, Eq. 7.
     """
 
-    needs_complete: bool = False
-    prefix_suffices: bool = False
+    reads: Reads = "slots"
     needs_every_row: bool = False
     reads_hidden: bool = False
     proposal_share: float = 0.0
     is_normalized: bool = False
     denoiser_identity: DenoiserIdentity | None = None
+
+    @property
+    def recommended(self) -> dict[str, Any]:
+        """Sampler options that suit this energy; the sampler uses them where none are given, ``{}``: none."""
+        return {} if self.reads == "slots" else {"num_candidates": 8, "scope": "sequence"}
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it cannot see the step's other tokens, so that all it corrects is marginals."""
+        return False
+
+    @property
+    def trained_orders(self) -> tuple[str, ...] | None:
+        """Reveal orders that it was trained on; None if it was not trained on any, or they are not known."""
+        return None
 
     @abstractmethod
     def forward(self, decision: Decision) -> Tensor:
@@ -111,8 +128,8 @@ class Energy(nn.Module, ABC):
         """
         if self.denoiser_identity is None:
             return
-        found = denoiser.identity
-        differences = ["it has no identity"] if found is None else self.denoiser_identity.differences(found)
+        given = denoiser.identity
+        differences = ["it has no identity"] if given is None else self.denoiser_identity.differences(given)
         if differences:
             raise ValueError(
                 f"this energy belongs to denoiser {self.denoiser_identity.name!r}; "
@@ -131,12 +148,13 @@ class TokenwiseEnergy(Energy):
 
     ``q`` is a product of conditionals that can be drawn from: exact decisions, one token after the other in
     decision order, or a round of far-apart tokens after the other.
-
-    Attributes:
-        is_normalized: False where one form of a class is not.
     """
 
     is_normalized: bool = True
+
+    @property
+    def recommended(self) -> dict[str, Any]:
+        return {"num_candidates": None}
 
     @abstractmethod
     def start(self, step: Step, round_size: int = 1) -> Any:
@@ -187,9 +205,9 @@ class WeightedSum(Energy):
     """``sum_i weight_i * energy_i``; written ``0.5 * a + 0.5 * b``. A weight of 0 leaves its term out.
 
     Note:
-        Each residual energy (of an LM, a head) holds ``log p_theta`` once, so the weights of these should add to 1:
+        Each residual energy (of an LM, a head) contains ``log p_theta`` once, so the weights of these should add to 1:
         ``0.5 + 0.5`` targets ``sqrt(p_1 p_2)``, but ``1 + 1`` targets ``p_1 p_2 / p_theta``. A function (a reward, a
-        constraint) holds none: its weight is free. This is not checked.
+        constraint) contains none: its weight is free. This is not checked.
 
     Raises:
         ValueError: no term, or a weight that is not finite.
@@ -206,11 +224,24 @@ class WeightedSum(Energy):
         flat = [(weight, energy) for weight, energy in flat if weight != 0]
         self.weights = [weight for weight, _ in flat]
         self.energies = nn.ModuleList(energy for _, energy in flat)
-        self.needs_complete = any(energy.needs_complete for energy in self.energies)
-        self.prefix_suffices = all(e.prefix_suffices for e in self.energies if e.needs_complete)
+        self.reads = max((energy.reads for energy in self.energies), key=get_args(Reads).index, default="slots")
         self.needs_every_row = any(energy.needs_every_row for energy in self.energies)
         self.reads_hidden = any(energy.reads_hidden for energy in self.energies)
         self.proposal_share = sum(w * e.proposal_share for w, e in zip(self.weights, self.energies, strict=True))
+
+    @property
+    def recommended(self) -> dict[str, Any]:
+        """Those of sequence scope if a term needs it, else of the term that recommends the most candidates."""
+        if self.reads != "slots":
+            return super().recommended
+        with_candidates = [e.recommended for e in self.energies if e.recommended.get("num_candidates") is not None]
+        return max(with_candidates, key=lambda options: options["num_candidates"], default={})
+
+    @property
+    def trained_orders(self) -> tuple[str, ...] | None:
+        """Orders that all its trained terms were trained on; None if no term was trained."""
+        orders = [energy.trained_orders for energy in self.energies if energy.trained_orders is not None]
+        return tuple(order for order in orders[0] if all(order in each for each in orders)) if orders else None
 
     def check_denoiser(self, denoiser: Denoiser) -> None:
         for energy in self.energies:

@@ -22,12 +22,12 @@ class CallableEnergy(Energy):
             with the scope (or group) filled in, other masks kept; ``x_partial`` is ``x_t`` with the step's
             earlier groups written; ``log_proposal`` sums the proposal over the filled positions.
             It always gets all rows of the batch, in order, and exactly k candidates.
-        complete: The function needs sequences without masks, so only sequence scope will do.
+        complete: The function needs sequences without masks, so it needs sequence scope.
 
     Example:
         >>> prefer_sevens = CallableEnergy(lambda candidates, x, log_p: -1.0 * (candidates == 7).sum(-1))
-        >>> prefer_sevens.needs_complete
-        False
+        >>> prefer_sevens.reads
+        'slots'
     """
 
     needs_every_row = True
@@ -35,7 +35,7 @@ class CallableEnergy(Energy):
     def __init__(self, f: Callable[[Tensor, Tensor, Tensor], Tensor], complete: bool = False):
         super().__init__()
         self.f = f
-        self.needs_complete = complete
+        self.reads = "sequence" if complete else "slots"
 
     @staticmethod
     def on_text(
@@ -67,14 +67,14 @@ class TextFunctionEnergy(Energy):
     """``E = f(text(candidate))``: reward model, regular expression, verifier; candidates keep ``p_theta`` as base law.
 
     Args:
-        f: ``f(texts) -> energies``, one number a text, nats, low = plausible, ``+inf`` = impossible (what happens to a
-            row whose candidates all are is the sampler's ``on_impossible``). It gets each distinct text of a decision
-            once, of rows that decide something, in no order to rely on.
+        f: ``f(texts) -> energies``, one number a text, nats, low = plausible, ``+inf`` = impossible (for a row whose
+            candidates are all impossible see the sampler's ``on_impossible``). It gets each distinct text of a
+            decision once, of rows that decide something, in no order to rely on.
         tokenizer: Decodes candidates (see `TextDecoder`); by default the denoiser's own.
         eos_token_id: The denoiser's token that ends a text; None: text has no end.
         decode: ``decode(ids) -> text`` in place of the tokenizer's own.
-        of_prefixes: The function takes unfinished texts too: what stands before the first mask. Then step scope will
-            do, left to right; else only sequence scope.
+        of_prefixes: The function takes unfinished texts too, up to the first mask. Then step scope will do, left to
+            right; else it needs sequence scope.
 
     Note:
         The prompt is part of the text. A reward ``r`` at temperature ``beta`` is ``f = -r / beta``.
@@ -112,16 +112,10 @@ class TextFunctionEnergy(Energy):
     ):
         super().__init__()
         self.f = f
-        self.needs_complete = True
-        self.prefix_suffices = of_prefixes
+        self.reads = "prefix" if of_prefixes else "sequence"
         self._decoder = TextDecoder(tokenizer, eos_token_id, decode)
 
     def check_denoiser(self, denoiser: Denoiser) -> None:
-        """Refuse a denoiser whose tokens cannot be decoded, or are others than the tokenizer's that was given.
-
-        Raises:
-            ValueError: there is no tokenizer, or the first ids that differ.
-        """
         super().check_denoiser(denoiser)
         self._decoder.check_denoiser(denoiser)
 
@@ -132,11 +126,11 @@ class TextFunctionEnergy(Energy):
             ValueError: the function returned another number of energies.
         """
         energy = torch.zeros_like(decision.log_proposal)
-        found = self._decoder(decision)
-        if not len(found.active):
+        spelled = self._decoder(decision)
+        if not len(spelled.active):
             return energy
-        values = torch.as_tensor(self.f(found.texts), dtype=energy.dtype, device=energy.device)
-        if values.shape != (len(found.texts),):
-            raise ValueError(f"f must return one energy a text, shape ({len(found.texts)},), got {tuple(values.shape)}")
-        energy[found.active] = values[found.kind]
+        values, expected = torch.as_tensor(self.f(spelled.texts), dtype=energy.dtype), (len(spelled.texts),)
+        if values.shape != expected:
+            raise ValueError(f"f must return one energy a text, shape {expected}, got {tuple(values.shape)}")
+        energy[spelled.active] = values.to(energy)[spelled.kind]
         return energy

@@ -1,8 +1,8 @@
-"""The texts that candidates spell."""
+"""Candidates as text: the part that a left-to-right reader may use, where the text ends, and its spelling."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,95 @@ from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Decision
-from edlm.energies.reading import ends_of_text, readable
-from edlm.energies.vocabularies import check_same_tokens
+from edlm.numerics import precise
+
+_NAMED = 3  # differing ids in an error message
+
+
+def at_slots(decision: Decision) -> Tensor:
+    """The positions that are filled, bool ``[batch, length]``."""
+    chosen = torch.zeros_like(decision.x_partial, dtype=torch.bool)
+    chosen[decision.slots.rows, decision.slots.positions] = True
+    return chosen
+
+
+def readable(decision: Decision) -> Tensor:
+    """The positions before the first one that is still masked, or padding, bool ``[batch, length]``.
+
+    Raises:
+        ValueError: a position before a slot is masked.
+    """
+    step, chosen = decision.step, at_slots(decision)
+    unknown = (decision.x_partial == step.denoiser.mask_token_id) & ~chosen
+    if step.attention_mask is not None:
+        unknown = unknown | ~step.attention_mask.bool()
+    seen = unknown.cumsum(1) == 0
+    if (chosen & ~seen).any():
+        rows = (chosen & ~seen).any(1).nonzero()[:, 0].tolist()
+        raise ValueError(
+            f"a causal LM reads from the left: nothing before a slot may be masked, got masks "
+            f"(or padding) in rows {rows}; use scope='sequence' or order='left_to_right'"
+        )
+    return seen
+
+
+def ends_of_text(decision: Decision, eos_token_id: int | None) -> Tensor:
+    """The position of the EOS that ends each candidate's text, ``length`` if none does; ``[batch, k]``.
+
+    It is the first EOS from the row's first slot on after which all given tokens are EOS too: one in a prompt
+    separates documents, and a given text cannot lie behind the end.
+    """
+    batch, k, length = decision.candidates.shape
+    if eos_token_id is None:
+        return decision.candidates.new_full((batch, k), length)
+    places = torch.arange(length, device=decision.candidates.device)
+    chosen, x = at_slots(decision), decision.x_partial
+    given = ~chosen & (x != eos_token_id) & (x != decision.step.denoiser.mask_token_id)
+    if decision.step.attention_mask is not None:
+        given = given & decision.step.attention_mask.bool()
+    last_given = torch.where(given, places, 0).amax(1)
+    first_slot = torch.where(chosen, places, length).amin(1)
+    earliest = torch.maximum(last_given, first_slot)
+    may_end = (decision.candidates == eos_token_id) & (places >= earliest[:, None, None])
+    return torch.where(may_end, places, length).amin(2)
+
+
+def log_proposal_until(decision: Decision, ends: Tensor) -> Tensor:
+    """``log q'`` of the slots up to ``ends[batch, k]``, nats; float64, ``[batch, k]``."""
+    slots = decision.slots
+    before = slots.positions[:, None] <= ends[slots.rows]
+    return slots.sum_rows(precise(torch.where(before, decision.slot_log_proposal, 0.0)))
+
+
+def check_same_tokens(tokenizer: Any, denoiser: Denoiser, reader: str, advice: str) -> None:
+    """Refuse a denoiser whose tokens are not those of a tokenizer, if both are known.
+
+    Only ids that both have are compared, and none that the denoiser never writes (its mask, padded columns).
+
+    Args:
+        tokenizer: Of the energy, or None.
+        denoiser: It writes the tokens.
+        reader: Name of the energy's side in the message.
+        advice: The end of the message: an alternative.
+
+    Raises:
+        ValueError: names the first ids that differ.
+    """
+    if tokenizer is None or denoiser.tokenizer is None:
+        return
+    theirs, ours = _token_names(tokenizer), _token_names(denoiser.tokenizer)
+    never = {denoiser.mask_token_id, *denoiser._impossible.tolist()}
+    differing = [i for i in sorted(theirs.keys() & ours.keys()) if theirs[i] != ours[i] and i not in never]
+    if differing:
+        first = ", ".join(f"{i} ({ours[i]!r}, {reader}: {theirs[i]!r})" for i in differing[:_NAMED])
+        raise ValueError(
+            f"{reader} must give the denoiser's tokens the same ids, got {len(differing)} ids that differ, "
+            f"the first: {first}; {advice}"
+        )
+
+
+def _token_names(tokenizer: Any) -> Mapping[int, str]:
+    return {index: token for token, index in tokenizer.get_vocab().items()}
 
 
 @dataclass(frozen=True)
@@ -23,8 +110,8 @@ class CandidateTexts:
         texts: The distinct ones.
         ended: Which of them are over: an EOS follows.
         active: Rows that decide something, shape ``[num_active]``.
-        kind: Which text each of their candidates spells, shape ``[num_active, k]``.
-        ends: Position of the EOS that ends each candidate, ``length`` where none does; shape ``[batch, k]``.
+        kind: Index of the text that each of their candidates spells, shape ``[num_active, k]``.
+        ends: Position of the EOS that ends each candidate, ``length`` if none does; shape ``[batch, k]``.
     """
 
     texts: list[str]
@@ -37,8 +124,8 @@ class CandidateTexts:
 class TextDecoder:
     """Turns the candidates of a decision into texts, each distinct one once.
 
-    Left out are padding, the denoiser's frame, special tokens, what follows the end of the text (the EOS included),
-    and what follows a mask (of a clean prefix, at step scope).
+    Left out are padding, the denoiser's frame, special tokens, everything from the end of the text on (the EOS
+    included), and everything after a mask (of a clean prefix, at step scope).
 
     Args:
         tokenizer: The denoiser's; by default the one that it holds itself.
@@ -77,7 +164,7 @@ class TextDecoder:
         """The texts.
 
         Raises:
-            ValueError: something before a slot is masked, or there is no tokenizer.
+            ValueError: a position before a slot is masked, or there is no tokenizer.
         """
         seen, ends = readable(decision), ends_of_text(decision, self.eos_token_id)
         active = decision.slots.counts.nonzero()[:, 0]

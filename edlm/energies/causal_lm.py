@@ -1,8 +1,9 @@
-"""Causal LMs of folders, hub ids, GGUF files and Python packages; and what they say of texts."""
+"""Causal LMs from folders, hub ids, GGUF files and Python packages, and their loss on texts."""
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,7 +25,7 @@ class CausalLM(NamedTuple):
     Attributes:
         model: The network, in evaluation mode.
         tokenizer: Its tokenizer; None only where it may be missing, and is.
-        name: What people call it.
+        name: Its name, for readers.
     """
 
     model: PreTrainedModel
@@ -48,11 +49,11 @@ def load_causal_lm(
         gguf_file: Name of a file in the folder ``path``; read with the package ``gguf``.
         needs_tokenizer: A model without a tokenizer is an error.
         device: Where the model runs; where transformers puts it by default.
-        model_options: Handed on to transformers, ``dtype`` for one (float32 by default).
+        model_options: Passed to transformers, such as ``dtype`` (float32 by default).
 
     Raises:
         ModuleNotFoundError: the package is not installed.
-        ValueError: ``gguf_file`` comes with what is no folder, or the package does not hold one ``.gguf`` file.
+        ValueError: ``gguf_file`` is given without a folder, or the package does not hold one ``.gguf`` file.
         OSError: there is no such model here.
     """
     folder, gguf_file = locate(path, gguf_file)
@@ -71,7 +72,7 @@ def locate(path: str | Path, gguf_file: str | None = None) -> tuple[str, str | N
 
     Raises:
         ModuleNotFoundError: the package is not installed.
-        ValueError: ``gguf_file`` comes with what is no folder, or the package does not hold one ``.gguf`` file.
+        ValueError: ``gguf_file`` is given without a folder, or the package does not hold one ``.gguf`` file.
     """
     is_package = str(path).startswith(PACKAGE)
     if not is_package and Path(path).suffix != ".gguf":
@@ -99,7 +100,14 @@ def _file_of_package(name: str) -> Path:
     return files[0]
 
 
-class TextScorer:
+def split_options(options: dict[str, Any], *kinds: type) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options that one of the classes takes, and the others, which are for `load_causal_lm`."""
+    names = {name for kind in kinds for name in inspect.signature(kind).parameters}
+    own = {name: value for name, value in options.items() if name in names}
+    return own, {name: value for name, value in options.items() if name not in names}
+
+
+class CausalScorer:
     """``-log p(text) = -sum_i log p(token^i | BOS, token^0 .. token^{i-1})`` under a causal LM.
 
     A text is encoded by the LM's own tokenizer, which adds no special tokens. One BOS goes before it, so that its
@@ -109,7 +117,7 @@ class TextScorer:
         model: The causal LM; put into evaluation mode.
         tokenizer: Its tokenizer.
         batch_size: Texts at a time; changes memory and speed only.
-        bos_token_id: The LM's token before each text; ``"auto"`` takes the tokenizer's bos, else its eos.
+        bos_token_id: The LM's token before each text; ``"auto"`` is the tokenizer's bos, else its eos.
         max_positions: Most tokens that the LM reads of a text, BOS included; its configuration's by default.
 
     Raises:

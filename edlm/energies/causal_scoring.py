@@ -16,7 +16,7 @@ from edlm.numerics import widest_float
 LOGITS_PER_PASS = 2**28  # 1 GiB in float32
 
 
-class CausalScorer:
+class TokenScorer:
     """Scores tokens under a causal LM.
 
     Args:
@@ -80,7 +80,7 @@ class CausalScorer:
             log_probs = logits[:, 0].to(_at_least_float32(logits)).log_softmax(-1)
             next_term = log_probs[owner, tokens[chunk, start]].to(total)
             total[chunk] += torch.where(terms[chunk, start], next_term, 0.0)
-            self._add(total, chunk, tokens, terms, start, cache, owner)
+            self._add(total, chunk, tokens, terms, start, (cache, owner))
         return total.to(home)
 
     def _as_read(self, tokens: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,13 +130,15 @@ class CausalScorer:
         tokens: Tensor,
         terms: Tensor,
         start: int,
-        cache: DynamicCache | None = None,
-        owner: Tensor | None = None,
+        prefix: tuple[DynamicCache, Tensor] | None = None,
     ) -> None:
-        """Add the terms after ``start`` of the sequences ``chunk``; ``cache[owner]`` holds what precedes."""
+        """Add the terms after ``start`` of the sequences ``chunk``.
+
+        ``prefix`` is a cache of what precedes, and the row of it that belongs to each sequence of the chunk.
+        """
         needed = terms[:, start + 1 :]
         has_more = needed[chunk].any(1)
-        chunk, owner = chunk[has_more], owner[has_more] if owner is not None else None
+        chunk = chunk[has_more]
         if not len(chunk):
             return
         keep = needed[chunk].any(0).nonzero()[:, 0]
@@ -144,8 +146,9 @@ class CausalScorer:
         size = min(self.max_tokens_per_pass // stop, LOGITS_PER_PASS // (len(keep) * self.vocab_size))
         for part in torch.arange(len(chunk), device=chunk.device).split(max(1, size)):
             options = {"use_cache": False}
-            if cache is not None:
-                options = {"past_key_values": _selected(cache, owner[part]), "use_cache": True}
+            if prefix is not None:
+                cache, owner = prefix
+                options = {"past_key_values": _selected(cache, owner[has_more][part]), "use_cache": True}
             members = chunk[part]
             logits = self.model(tokens[members, start:stop], logits_to_keep=keep, **options).logits
             logits = logits.to(_at_least_float32(logits))
@@ -156,7 +159,7 @@ class CausalScorer:
 
 
 def _selected(cache: DynamicCache, rows: Tensor) -> DynamicCache:
-    """Rows of a cache, apart from the original: its layers replace their tensors, never write in them."""
+    """Rows of a cache; the original is not changed, since layers replace their tensors and never write in them."""
     selected = copy.copy(cache)
     selected.layers = [copy.copy(layer) for layer in cache.layers]
     selected.reorder_cache(rows)
@@ -168,18 +171,17 @@ def _at_least_float32(logits: Tensor) -> torch.dtype:
 
 
 def distinct_rows(sequences: Tensor) -> tuple[Tensor, Tensor]:
-    """One index of each distinct sequence, and for each sequence which of these equals it.
+    """First index of each distinct sequence, and for each sequence the number of the one that equals it.
 
-    Sorting 64-bit keys is much faster than sorting sequences; should two keys collide, all count
-    as distinct.
+    Sorting 64-bit keys is much faster than sorting sequences; if two keys collide, all count as distinct.
     """
     count = len(sequences)
     everyone = torch.arange(count, device=sequences.device)
     draw = torch.Generator().manual_seed(0)
     odd = torch.randint(-(2**62), 2**62, (sequences.shape[1],), generator=draw) * 2 + 1
     kind = (sequences * odd.to(sequences.device)).sum(1).unique(return_inverse=True)[1]
-    some = torch.full((int(kind.max()) + 1,), count, device=sequences.device)
-    some.scatter_reduce_(0, kind, everyone, "amin")
-    if not torch.equal(sequences[some[kind]], sequences):
+    first = torch.full((int(kind.max()) + 1,), count, device=sequences.device)
+    first.scatter_reduce_(0, kind, everyone, "amin")
+    if not torch.equal(sequences[first[kind]], sequences):
         return everyone, everyone
-    return some, kind
+    return first, kind

@@ -1,25 +1,50 @@
-"""Shape of a residual head, and its start from the denoiser's last blocks."""
+"""What residual heads share: their shape, blocks on the denoiser's states, and which token sees which."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from typing_extensions import Self
 
 from edlm.denoisers.base import Denoiser
-from edlm.energies.two_stream import Block
+from edlm.diffusion.slots import DenseSlots
+from edlm.energies.base import Decision, Step
+from edlm.energies.pretrained import PretrainedEnergy
+from edlm.energies.two_stream import Block, Memory, Own, Rotary
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """The choices in making a head for a denoiser.
+
+    Args:
+        num_blocks: Transformer blocks.
+        start: "warm" (copies of the denoiser's last blocks: ModernBERT with global attention) or "cold" (new blocks of
+            any size, for any denoiser that keeps hidden states).
+        blind: Make the control that does not see the step's other tokens.
+        width: Cold start only: size of a token's state (the denoiser's by default).
+        num_heads: Cold start only: attention heads (one for each 32 of width by default).
+        intermediate_size: Cold start only: of the feed-forward layers (twice the width by default).
+    """
+
+    num_blocks: int = 1
+    start: Literal["warm", "cold"] = "warm"
+    blind: bool = False
+    width: int | None = None
+    num_heads: int | None = None
+    intermediate_size: int | None = None
 
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """Shape of a residual head.
+    """Shape of a head, with all sizes; saved with it.
 
     Attributes:
-        form: ``"normalized"``: correction logits for one token after the other, ``Z = 1``.
-            ``"unnormalized"``: one scalar for a group of tokens that see each other.
         num_blocks: Transformer blocks; block ``b`` of ``B`` reads the states that enter the denoiser's
             block ``b - B`` from its end.
         width: Size of a token's state.
@@ -28,12 +53,11 @@ class HeadSettings:
         hidden_size: Size of the denoiser's states.
         rope_theta: Base of the rotary position embedding.
         norm_eps: Of the layer norms.
-        start: ``"warm"``: blocks are copies of the denoiser's last ones, and their output takes the place of
-            its features. ``"cold"``: new blocks of any width, whose output is added to the features.
-        blind: Control: tokens of a step do not see each other (normalized form).
+        start: ``"warm"``: the output of the blocks takes the place of the denoiser's features; ``"cold"``: it is added
+            to them.
+        blind: Tokens of a step do not see each other.
     """
 
-    form: Literal["normalized", "unnormalized"]
     num_blocks: int
     width: int
     num_heads: int
@@ -44,56 +68,195 @@ class HeadSettings:
     start: Literal["warm", "cold"]
     blind: bool = False
 
+    @classmethod
+    def fitting(cls, denoiser: Denoiser, options: HeadOptions) -> HeadSettings:
+        """Settings that fit a denoiser.
 
-def fitting_settings(
-    denoiser: Denoiser,
-    *,
-    form: str,
-    num_blocks: int,
-    start: str,
-    blind: bool,
-    width: int | None,
-    num_heads: int | None,
-    intermediate_size: int | None,
-) -> HeadSettings:
-    """Settings that fit a denoiser; for the arguments see `ResidualHead.from_denoiser`.
+        Raises:
+            ValueError: a warm start is not possible, or was given sizes of its own.
+        """
+        config = getattr(getattr(denoiser, "network", None), "config", None)
+        width, num_heads, intermediate_size = options.width, options.num_heads, options.intermediate_size
+        warm = options.start == "warm"
+        if warm:
+            if (width, num_heads, intermediate_size) != (None, None, None):
+                raise ValueError("a warm start takes the sizes of the denoiser's blocks: give none, or start='cold'")
+            _check_warm(config, denoiser, options.num_blocks)
+            width, num_heads = config.hidden_size, config.num_attention_heads
+            intermediate_size = config.intermediate_size
+        most = denoiser.num_blocks - warm  # the first block differs from the others
+        if not 1 <= options.num_blocks <= most:
+            raise ValueError(f"num_blocks must lie in 1..{most}, got {options.num_blocks}")
+        width = width or denoiser.hidden_size
+        num_heads = num_heads or max(1, width // 32)
+        if width % (2 * num_heads):
+            raise ValueError(f"width must be a multiple of 2 * num_heads = {2 * num_heads}, got {width}")
+        return cls(
+            num_blocks=options.num_blocks,
+            width=width,
+            num_heads=num_heads,
+            intermediate_size=intermediate_size or 2 * width,
+            hidden_size=denoiser.hidden_size,
+            rope_theta=config.rope_parameters["full_attention"]["rope_theta"] if warm else 10000.0,
+            norm_eps=getattr(config, "norm_eps", 1e-5),
+            start=options.start,
+            blind=options.blind,
+        )
 
-    Raises:
-        ValueError: a warm start is not possible, or was given sizes of its own.
+
+class Head(PretrainedEnergy):
+    """Blocks whose tokens attend to the frozen denoiser's states, and to tokens decided before them in the step.
+
+    A head holds no copy of the denoiser's embeddings and output layer: it uses those of the step's denoiser.
+
+    Args:
+        settings: Its shape. `from_denoiser` makes a head that fits, started warm.
     """
-    config = getattr(getattr(denoiser, "network", None), "config", None)
-    if form not in ("normalized", "unnormalized"):
-        raise ValueError(f"form must be 'normalized' or 'unnormalized', got {form!r}")
-    if start == "warm":
-        if (width, num_heads, intermediate_size) != (None, None, None):
-            raise ValueError("a warm start takes the sizes of the denoiser's blocks: give none, or start='cold'")
-        _check_warm(config, denoiser, num_blocks)
-        width, num_heads = config.hidden_size, config.num_attention_heads
-        intermediate_size = config.intermediate_size
-    most = denoiser.num_blocks - (start == "warm")  # the first block differs from the others
-    if not 1 <= num_blocks <= most:
-        raise ValueError(f"num_blocks must lie in 1..{most}, got {num_blocks}")
-    if blind and form != "normalized":
-        raise ValueError(f"blind must be False for form {form!r}: a scalar that sees no tokens says nothing")
-    width = width or denoiser.hidden_size
-    num_heads = num_heads or max(1, width // 32)
-    if width % (2 * num_heads):
-        raise ValueError(f"width must be a multiple of 2 * num_heads = {2 * num_heads}, got {width}")
-    return HeadSettings(
-        form=form,
-        num_blocks=num_blocks,
-        width=width,
-        num_heads=num_heads,
-        intermediate_size=intermediate_size or 2 * width,
-        hidden_size=denoiser.hidden_size,
-        rope_theta=config.rope_parameters["full_attention"]["rope_theta"] if start == "warm" else 10000.0,
-        norm_eps=getattr(config, "norm_eps", 1e-5),
-        start=start,
-        blind=blind,
-    )
+
+    reads_hidden = True
+
+    def __init__(self, settings: HeadSettings):
+        super().__init__()
+        self.shape = settings
+        width, hidden_size = settings.width, settings.hidden_size
+        self.read = nn.Linear(hidden_size, width, bias=False) if settings.start == "cold" else nn.Identity()
+        self.token_norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
+        self.token = nn.Linear(hidden_size, width, bias=False)
+        self.blocks = nn.ModuleList(
+            Block(width, settings.num_heads, settings.intermediate_size, settings.norm_eps)
+            for _ in range(settings.num_blocks)
+        )
+        self.rotary = Rotary(width // settings.num_heads, settings.rope_theta)
+        self.final_norm = nn.LayerNorm(width, eps=settings.norm_eps, bias=False)
+
+    @classmethod
+    def from_denoiser(cls, denoiser: Denoiser, **options: Any) -> Self:
+        """A head for this denoiser that leaves its marginals as they are until it is trained.
+
+        Args:
+            denoiser: Frozen; the head belongs to it from now on.
+            options: Fields of `HeadOptions`.
+
+        Raises:
+            ValueError: a warm start is not possible, or was given sizes of its own.
+        """
+        head = cls(HeadSettings.fitting(denoiser, HeadOptions(**options)))
+        if head.shape.start == "warm":
+            _copy_blocks(denoiser, head.blocks, head.final_norm)
+        head.denoiser_identity = denoiser.identity
+        return head
+
+    @property
+    def is_control(self) -> bool:
+        return self.shape.blind
+
+    def settings(self) -> dict[str, Any]:
+        return asdict(self.shape)
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Self:
+        return cls(HeadSettings(**settings))
+
+    def forward(self, decision: Decision) -> Tensor:
+        """Energies of the candidates, nats, ``[batch, k]``; 0 for rows that decide nothing."""
+        energy = torch.zeros_like(decision.log_proposal)
+        if not len(decision.slots):
+            return energy
+        step, own = decision.step, decision.slots.dense()
+        states, memory = self._read_step(step, own.active)
+        if not self.shape.blind:
+            memory = self._with_earlier(decision, own.active, states, memory)
+        index = own.positions[:, None].expand(-1, decision.num_candidates, -1)
+        tokens = decision.candidates[own.active].gather(2, index)
+        energies = self._energies(decision, own, states, memory, tokens)
+        return energy.index_add(0, own.active, energies.to(energy))
+
+    @abstractmethod
+    def _energies(
+        self, decision: Decision, dense: DenseSlots, states: Tensor, memory: list[Memory], tokens: Tensor
+    ) -> Tensor:
+        """Energies ``[rows, k]`` of tokens ``[rows, k, n]`` at the dense slots."""
+
+    def _read_step(self, step: Step, active: Tensor) -> tuple[Tensor, list[Memory]]:
+        """The states that enter the first block, and each block's memory of the denoiser's states."""
+        if step.encoding.hidden is None:
+            raise ValueError(f"a {type(self).__name__} reads states, and {type(step.denoiser).__name__} gives none")
+        place = step.encoding.place[active]
+        first = len(step.encoding.hidden) - len(self.blocks)
+        layers = [self.read(step.encoding.hidden[first + b][place]) for b in range(len(self.blocks))]
+        angles = self.rotary(torch.arange(layers[0].shape[1], device=active.device)[None])
+        return layers[0], [block.memory(h, angles) for block, h in zip(self.blocks, layers, strict=True)]
+
+    def _with_earlier(self, decision: Decision, active: Tensor, states: Tensor, memory: list[Memory]) -> list[Memory]:
+        """Memories in which tokens that earlier groups of the step decided replace their stale states."""
+        step = decision.step
+        is_decided = step.slots.gather(decision.x_partial) != step.denoiser.mask_token_id
+        earlier = step.slots.select(is_decided).dense(active)
+        if not earlier.valid.any():
+            return memory
+        tokens = decision.x_partial[active].gather(1, earlier.positions)[:, None]
+        visible = causal_masks(earlier, earlier.rounds(1), states.shape[1], step)
+        own, _ = self._contents(step, earlier, states, memory, tokens, visible)
+        return [m.with_tokens(earlier.positions, earlier.valid, o) for m, o in zip(memory, own, strict=True)]
+
+    def _contents(
+        self,
+        step: Step,
+        dense: DenseSlots,
+        states: Tensor,
+        memory: list[Memory],
+        tokens: Tensor,
+        visible: tuple[Tensor, Tensor],
+    ) -> tuple[list[Own], Tensor]:
+        """The content stream of tokens ``[rows, k, n]``.
+
+        Args:
+            step: The step that they belong to.
+            dense: Their slots.
+            states: Those that enter the first block, at all positions.
+            memory: One for each block.
+            tokens: What is written at the slots.
+            visible: From `causal_masks` or like them.
+
+        Returns:
+            Their keys and values in each block, and the states that enter the last block.
+        """
+        angles = self.rotary(dense.positions)
+        content = take(states, dense.positions)[:, None] + self._token(step, tokens)
+        keys_values = [self.blocks[0].own(content, angles)]
+        for block, following, m in zip(self.blocks, self.blocks[1:], memory, strict=False):
+            content = block(content, angles, m, visible[0], keys_values[-1], visible[1])
+            keys_values.append(following.own(content, angles))
+        return keys_values, content
+
+    def _token(self, step: Step, tokens: Tensor) -> Tensor:
+        with torch.no_grad():
+            embedded = step.denoiser.embed(tokens)
+        return self.token(self.token_norm(embedded))
 
 
-def copy_blocks(denoiser: Denoiser, blocks: Sequence[Block], final_norm: nn.LayerNorm) -> None:
+def take(states: Tensor, positions: Tensor) -> Tensor:
+    """States ``[rows, n, width]`` at ``positions[rows, n]``."""
+    return states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def seen_positions(step: Step, rows: Tensor) -> Tensor | None:
+    """Positions of the rows that are not padding, bool ``[rows, 1, length]``; None without padding."""
+    return step.attention_mask[rows][:, None] if step.attention_mask is not None else None
+
+
+def causal_masks(
+    dense: DenseSlots, rounds: Tensor, length: int, step: Step, strictly: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Visible memory (not decided up to a token's round) and tokens (up to its round; ``strictly``: before it)."""
+    limit = rounds[:, :, None] + (not strictly)
+    memory_visible = dense.at_positions(rounds, length)[:, None] >= limit
+    own_visible = rounds[:, None] < limit
+    seen = seen_positions(step, dense.active)
+    return (memory_visible if seen is None else memory_visible & seen), own_visible
+
+
+def _copy_blocks(denoiser: Denoiser, blocks: Sequence[Block], final_norm: nn.LayerNorm) -> None:
     """Make blocks and norm copies of the denoiser's last ones: then ``q = p_theta``."""
     encoder = denoiser.network.base_model
     for block, layer in zip(blocks, encoder.layers[-len(blocks) :], strict=True):

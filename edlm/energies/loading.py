@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from edlm.denoisers.loading import SHIPPED
 from edlm.energies.autoregressive import AutoregressiveEnergy
@@ -13,26 +14,38 @@ from edlm.energies.text import TextEnergy
 CAUSAL, TEXT = "causal:", "text:"
 
 
-def load_energy(path_or_name: str | Path, revision: str | None = None) -> Energy:
+def load_energy(path_or_name: str | Path, revision: str | None = None, *, carry_over: bool | None = None) -> Energy:
     """Load a saved energy from a folder or the hub, a shipped one, or a causal LM as an energy.
 
     Args:
         path_or_name: Folder, or ``org/name`` on the hub; ``"tinystories"`` for the shipped head, or the name of another
-            energy beside it (``"tinystories/autoregressive"``). ``"causal:PATH"`` makes an `AutoregressiveEnergy` of a
+            shipped energy (``"tinystories/autoregressive"``). ``"causal:PATH"`` makes an `AutoregressiveEnergy` of a
             causal LM over the denoiser's tokens, ``"text:PATH"`` a `TextEnergy` of one with any tokens; their PATH is
             a folder, hub id, ``.gguf`` file or ``package:NAME``.
         revision: Of the hub's repository: branch, tag or commit.
+        carry_over: Of an `AutoregressiveEnergy`; as it was saved by default.
 
     Raises:
         FileNotFoundError: no energy is saved there; says how to load it if it is a causal LM.
         OSError: the hub has no such repository, or cannot be reached.
+        ValueError: ``carry_over`` is given for an energy of another class.
     """
-    name = str(path_or_name)
+    energy = _load(str(path_or_name), revision)
+    if carry_over is not None:
+        if not isinstance(energy, AutoregressiveEnergy):
+            raise ValueError(
+                f"carry_over needs an AutoregressiveEnergy, got a {type(energy).__name__} in {path_or_name}"
+            )
+        energy.carry_over = carry_over
+    return energy
+
+
+def _load(name: str, revision: str | None) -> Energy:
     for prefix, kind in ((CAUSAL, AutoregressiveEnergy), (TEXT, TextEnergy)):
         if name.startswith(prefix):
-            options = {"revision": revision} if revision is not None else {}
+            options: dict[str, Any] = {"revision": revision} if revision is not None else {}
             return kind.from_causal_lm(name.removeprefix(prefix), **options)
     for shipped in (SHIPPED / name / "head", SHIPPED / name):
         if not Path(name).is_absolute() and (shipped / SETTINGS).is_file():
             return PretrainedEnergy.from_pretrained(shipped)
-    return PretrainedEnergy.from_pretrained(path_or_name, revision)
+    return PretrainedEnergy.from_pretrained(name, revision)

@@ -11,23 +11,51 @@ from typing import Any, ClassVar
 
 import huggingface_hub
 import torch
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typing_extensions import Self
 
 from edlm.denoisers.base import DenoiserIdentity
 from edlm.energies.base import Energy
-from edlm.energies.saved import SETTINGS, WEIGHTS, find_energy, generated_card
+from edlm.energies.card import EnergyCard, TrainedFor, generated_card
+
+SETTINGS, WEIGHTS = "energy.json", "model.safetensors"
+_FETCHED = ["*.json", "*.safetensors", "*.md"]
+BEST_FIRST = ("bisecting", "dilated", "random", "ancestral", "left_to_right")  # reveal orders, by bound at few steps
 
 
 class PretrainedEnergy(Energy):
-    """An energy that is made of settings (JSON) and weights, and saved alone, without its denoiser."""
+    """An energy that is made of settings (JSON) and weights, and saved alone, without its denoiser.
 
+    Attributes:
+        trained_for: The decisions that it was trained on; None if it was not, or they are not known.
+    """
+
+    trained_for: TrainedFor | None = None
     _kinds: ClassVar[dict[str, type[PretrainedEnergy]]] = {}
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
         PretrainedEnergy._kinds[cls.__name__] = cls
+
+    @property
+    def card(self) -> EnergyCard:
+        """What it is, in JSON values."""
+        return EnergyCard.of(self)
+
+    @property
+    def trained_orders(self) -> tuple[str, ...] | None:
+        return self.trained_for.orders if self.trained_for is not None else None
+
+    @property
+    def recommended(self) -> dict[str, Any]:
+        """Those of its kind, and of the orders that it was trained on the one with the best bounds at few steps."""
+        options = super().recommended
+        for order in BEST_FIRST:
+            if order in (self.trained_orders or ()):
+                return {**options, "order": order}
+        return options
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -73,9 +101,7 @@ class PretrainedEnergy(Energy):
         revision: str | None = None,
         commit_message: str | None = None,
         token: str | bool | None = None,
-        dtype: torch.dtype | None = None,
-        model_card: str | None = None,
-        base_model: str | None = None,
+        **saving: Any,
     ) -> str:
         """Save to a repository of the hub, made if missing, from where `load_energy` reads it.
 
@@ -85,10 +111,8 @@ class PretrainedEnergy(Energy):
             revision: Branch, made if missing; the main one by default.
             commit_message: Says what is new.
             token: Of the hub; by default the one that is logged in.
-            dtype: As for `save_pretrained`.
-            model_card: As for `save_pretrained`; a card that the repository has already is replaced only by one that is
-                given here.
-            base_model: As for `save_pretrained`.
+            saving: Options of `save_pretrained`; a model card that the repository has already is replaced only by one
+                that is given here.
 
         Returns:
             Address of the commit.
@@ -96,12 +120,12 @@ class PretrainedEnergy(Energy):
         repo_id = huggingface_hub.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
         if revision is not None:
             huggingface_hub.create_branch(repo_id, branch=revision, token=token, exist_ok=True)
-        if model_card is None:
+        if saving.get("model_card") is None:
             has_card = huggingface_hub.file_exists(repo_id, "README.md", revision=revision, token=token)
-            generated = generated_card(type(self), self._description(), repo_id, base_model)
-            model_card = "" if has_card else generated
+            generated = generated_card(type(self), self._description(), repo_id, saving.get("base_model"))
+            saving["model_card"] = "" if has_card else generated
         with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, dtype=dtype, model_card=model_card)
+            self.save_pretrained(folder, **saving)
             commit = huggingface_hub.upload_folder(
                 repo_id=repo_id,
                 folder_path=folder,
@@ -117,13 +141,14 @@ class PretrainedEnergy(Energy):
             "energy": type(self).__name__,
             "settings": self.settings(),
             "denoiser": asdict(identity) if identity is not None else None,
+            **({} if self.trained_for is None else {"trained_for": asdict(self.trained_for)}),
         }
 
     def _save_files(self, path: Path) -> None:
-        """Write what a kind of energy keeps beside settings and weights."""
+        """Write the files that a class has in addition to settings and weights."""
 
     def _load_files(self, path: Path) -> None:
-        """Read it."""
+        """Read them."""
 
     def _named_weights(self, dtype: torch.dtype | None) -> dict[str, Tensor]:
         weights, seen = {}, set()
@@ -148,10 +173,13 @@ class PretrainedEnergy(Energy):
         """
         path = find_energy(path_or_hub_id, revision)
         described = json.loads((path / SETTINGS).read_text())
-        kind = PretrainedEnergy._kinds.get(described["energy"])
+        name, settings = described["energy"], described["settings"]
+        if settings.pop("form", "normalized") == "unnormalized":  # saved before its class had a name of its own
+            name = "ScalarHead"
+        kind = PretrainedEnergy._kinds.get(name)
         if kind is None or not issubclass(kind, cls):
-            raise ValueError(f"{path} must hold an energy of class {cls.__name__}, got {described['energy']}")
-        energy = kind.from_settings(described["settings"])
+            raise ValueError(f"{path} must hold an energy of class {cls.__name__}, got {name}")
+        energy = kind.from_settings(settings)
         missing, unexpected = energy.load_state_dict(load_file(path / WEIGHTS), strict=False)
         tied = {name for name, _ in energy.named_parameters(remove_duplicate=False)} - {
             name for name, _ in energy.named_parameters()
@@ -160,5 +188,42 @@ class PretrainedEnergy(Energy):
             raise ValueError(f"{path}: weights missing {sorted(set(missing) - tied)}, unexpected {unexpected}")
         if described["denoiser"] is not None:
             energy.denoiser_identity = DenoiserIdentity(**described["denoiser"])
+        if "trained_for" in described:
+            energy.trained_for = TrainedFor.from_json(described["trained_for"])
         energy._load_files(path)
         return energy.float().eval()
+
+
+def find_energy(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
+    """The folder of a saved energy; from the hub, only JSON, safetensors and Markdown files are fetched.
+
+    Raises:
+        FileNotFoundError: no energy is saved there; says how to load it if it is a causal LM.
+        OSError: the hub has no such repository, or cannot be reached.
+    """
+    path, named = Path(path_or_hub_id), str(path_or_hub_id)
+    if (path / SETTINGS).is_file():
+        return path
+    is_lm = named.startswith("package:") or path.suffix == ".gguf"
+    local = path.exists() or path.is_absolute() or len(path.parts) > 2
+    if is_lm or local or (len(path.parts) == 2 and path.parent.exists()):
+        raise FileNotFoundError(_no_energy(named, is_lm or (path / "config.json").is_file()))
+    try:
+        huggingface_hub.hf_hub_download(named, SETTINGS, revision=revision)
+    except RemoteEntryNotFoundError as error:
+        raise FileNotFoundError(_no_energy(f"{named} on the hub", True)) from error
+    except HFValidationError as error:
+        raise FileNotFoundError(_no_energy(named, False)) from error
+    except LocalEntryNotFoundError as error:
+        raise FileNotFoundError(
+            f"an energy must be a folder, a shipped name or a hub id, got {named}: no such folder, and {error}"
+        ) from error
+    return Path(huggingface_hub.snapshot_download(named, revision=revision, allow_patterns=_FETCHED))
+
+
+def _no_energy(given: str, is_model: bool) -> str:
+    hint = (
+        "; if it is a causal LM, make it an energy by AutoregressiveEnergy.from_causal_lm (over the denoiser's tokens) "
+        "or TextEnergy.from_causal_lm (any tokenizer), by name 'causal:PATH' or 'text:PATH'"
+    )
+    return f"an energy folder must hold {SETTINGS}, got {given}{hint if is_model else ''}"

@@ -50,7 +50,7 @@ class SequenceEnergy(PretrainedEnergy):
         True
     """
 
-    needs_complete = True
+    reads = "sequence"
 
     def __init__(self, encoder: PreTrainedModel, *, max_tokens_per_pass: int = 16384):
         super().__init__()

@@ -35,12 +35,12 @@ def check_options(sampler: EnergySampler) -> None:
     ]
     if s.num_candidates is None:
         rules += _rules_of_exact_decisions(s)
-    if energy is not None and energy.needs_complete and s.scope == "step":
+    if energy is not None and energy.reads != "slots" and s.scope == "step":
         rules.append(
             (
-                energy.prefix_suffices and s.order == "left_to_right",
+                energy.reads == "prefix" and s.order == "left_to_right",
                 f"{type(energy).__name__} needs complete sequences: use scope='sequence'"
-                + (", or order='left_to_right'" if energy.prefix_suffices else "")
+                + (", or order='left_to_right'" if energy.reads == "prefix" else "")
                 + f"; got scope='step', order={s.order!r}",
             )
         )
@@ -55,7 +55,7 @@ def _rules_of_exact_decisions(s: EnergySampler) -> list[tuple[bool, str]]:
     energy = s.energy
     return [
         (
-            energy is None or isinstance(energy, TokenwiseEnergy) and energy.is_normalized,
+            energy is None or isinstance(energy, TokenwiseEnergy),
             "num_candidates=None (exact decisions) needs an energy that is normalised token by token; "
             f"got {type(energy).__name__}: give it a number of candidates",
         ),
@@ -113,7 +113,7 @@ def check_tokens(sampler: EnergySampler, x_t: Tensor, target: Tensor | None, rea
 def _check_completeness(sampler: EnergySampler, x_t: Tensor, masked: Tensor, real: Tensor | None) -> None:
     """Raise ValueError where the energy needs what is not there: complete sequences, or a clean prefix."""
     energy = sampler.energy
-    if energy is None or not energy.needs_complete:
+    if energy is None or energy.reads == "slots":
         return
     unknown = (x_t == sampler.denoiser.mask_token_id) & masked.any(1, keepdim=True)
     unknown = unknown if real is None else unknown & real
@@ -128,7 +128,7 @@ def _check_completeness(sampler: EnergySampler, x_t: Tensor, masked: Tensor, rea
             )
     if (left.cumsum(1).bool() & masked).any():
         raise ValueError(f"{name} needs a clean prefix: no mask on the left of the target may stay masked")
-    if left.any() and not energy.prefix_suffices:
+    if left.any() and energy.reads == "sequence":
         raise ValueError(
             f"{name} needs complete sequences, and a prefix does not suffice: nothing on the right of the target may "
             "stay masked (such as the blocks to come, where text is written block by block)"

@@ -6,7 +6,7 @@ from transformers import BertConfig, BertForMaskedLM, ModernBertConfig, ModernBe
 
 from edlm.denoisers.masked_lm import MaskedLMDenoiser
 from edlm.diffusion.slots import Slots
-from edlm.energies import Decision, ResidualHead, Step
+from edlm.energies import Decision, ResidualHead, ScalarHead, Step
 from edlm.sampler.proposal import make_decision
 
 VOCAB_SIZE = MASK = 4  # real tokens are 0..3
@@ -35,12 +35,12 @@ def bert(seed: int = 0) -> MaskedLMDenoiser:
     return MaskedLMDenoiser(BertForMaskedLM(config).eval(), mask_token_id=MASK)
 
 
-def new_head(denoiser: MaskedLMDenoiser, **settings) -> ResidualHead:
+def new_head(denoiser: MaskedLMDenoiser, form: str = "normalized", **settings) -> ResidualHead | ScalarHead:
     torch.manual_seed(7)
-    return ResidualHead.from_denoiser(denoiser, **settings).eval()
+    return {"normalized": ResidualHead, "unnormalized": ScalarHead}[form].from_denoiser(denoiser, **settings).eval()
 
 
-def disturbed_head(denoiser: MaskedLMDenoiser, scale: float = 0.4, **settings) -> ResidualHead:
+def disturbed_head(denoiser: MaskedLMDenoiser, scale: float = 0.4, **settings) -> ResidualHead | ScalarHead:
     """As if trained: every weight is moved at random, so that nothing is zero or a copy any more."""
     head = new_head(denoiser, **settings)
     for weight in head.parameters():

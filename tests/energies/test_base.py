@@ -152,13 +152,13 @@ def test_a_weight_of_zero_switches_an_infinite_energy_off():
 
 def test_a_sum_needs_what_its_terms_need():
     plain = Constant(1.0)
-    prefix = Constant(1.0, needs_complete=True, prefix_suffices=True)
-    whole = Constant(1.0, needs_complete=True)
+    prefix = Constant(1.0, reads="prefix")
+    whole = Constant(1.0, reads="sequence")
     greedy = Constant(1.0, needs_every_row=True, reads_hidden=True)
-    assert not (plain + plain).needs_complete
+    assert (plain + plain).reads == "slots"
     both = plain + prefix
-    assert both.needs_complete and both.prefix_suffices
-    assert (prefix + whole).needs_complete and not (prefix + whole).prefix_suffices
+    assert both.reads == "prefix"
+    assert (prefix + whole).reads == (whole + prefix).reads == "sequence"
     every = plain + greedy
     assert every.needs_every_row and every.reads_hidden
     assert not both.needs_every_row and not both.reads_hidden

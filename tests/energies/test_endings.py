@@ -5,7 +5,7 @@ import torch
 
 from edlm.denoisers import FunctionDenoiser
 from edlm.energies import AutoregressiveEnergy
-from edlm.energies.reading import ends_of_text, log_proposal_until
+from edlm.energies.candidate_text import ends_of_text, log_proposal_until
 from edlm.sampler import EnergySampler
 from tests.chance import assert_law
 from tests.enumerable import BOS, MASK, SEQUENCES, decide, fillings, log_p_ar, random_causal_lm, random_denoiser

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from edlm.energies import PretrainedEnergy, ResidualHead, Step, load_energy
+from edlm.energies import PretrainedEnergy, Step, load_energy
 from edlm.sampler import EnergySampler, FractionMasked
 from tests.energies.heads import (
     MASK,
@@ -305,7 +305,7 @@ def test_an_unnormalized_group_does_not_see_its_stale_states(denoiser):
         (lambda: modernbert(attention_bias=True), {}, "no biases"),
         (modernbert, {"num_blocks": NUM_LAYERS}, "num_blocks must lie in 1..3, got 4"),
         (modernbert, {"width": 8}, "takes the sizes of the denoiser's blocks"),
-        (modernbert, {"form": "normalised"}, "form must be 'normalized' or 'unnormalized', got 'normalised'"),
+        (modernbert, {"form": "unnormalized", "num_blocks": 1, "blind": True}, "blind must be False"),
     ],
 )
 def test_a_warm_start_that_would_not_be_the_denoiser_is_refused(make, settings, said):
@@ -323,8 +323,8 @@ def test_a_saved_head_comes_back(denoiser, tmp_path, settings, dtype):
     assert {weight.dtype for weight in on_disk.values()} == {dtype or torch.float32}
     step, tokens = ragged(denoiser)
     expected = head(decision_of(step, tokens))
-    for loaded in (load_energy(tmp_path / "head"), ResidualHead.from_pretrained(tmp_path / "head")):
-        assert type(loaded) is ResidualHead and loaded.shape == head.shape and not loaded.training
+    for loaded in (load_energy(tmp_path / "head"), type(head).from_pretrained(tmp_path / "head")):
+        assert type(loaded) is type(head) and loaded.shape == head.shape and not loaded.training
         assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
         loaded.check_denoiser(denoiser)
         energy = loaded(decision_of(step, tokens))

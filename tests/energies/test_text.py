@@ -262,7 +262,7 @@ def test_a_sum_of_text_tokens_and_functions():
     total = 0.5 * text + 2 * tokens + vowels
     expected = 0.5 * text(decision) + 2 * tokens(decision) + vowels(decision)
     torch.testing.assert_close(total(decision), expected)
-    assert total.needs_complete and not total.prefix_suffices and total.proposal_share == 0.5
+    assert total.reads == "sequence" and total.proposal_share == 0.5
 
 
 def test_functions_of_text_get_each_text_once():

@@ -108,6 +108,10 @@ def oracle() -> edlm.OracleEnergy:
     return edlm.OracleEnergy(MarkovChain(rows[:SIZE], rows[SIZE]))
 
 
+def scalar_head() -> edlm.energies.ScalarHead:
+    return with_weights(edlm.energies.ScalarHead.from_denoiser(network()))
+
+
 def head(**settings) -> edlm.ResidualHead:
     return with_weights(edlm.ResidualHead.from_denoiser(network(), **settings))
 
@@ -129,9 +133,9 @@ ENERGIES: dict[str, Callable[[], edlm.Energy | None]] = {
     "head_two_blocks": lambda: head(num_blocks=2),
     "head_cold": lambda: head(start="cold", width=8, num_heads=2),
     "head_blind": lambda: head(blind=True),
-    "head_unnormalized": lambda: head(form="unnormalized"),
+    "head_unnormalized": scalar_head,
     "sequence": lambda: with_weights(edlm.SequenceEnergy.from_denoiser(network())),
-    "sum_of_heads": lambda: edlm.WeightedSum([(0.5, head()), (0.5, head(form="unnormalized")), (0.2, scored())]),
+    "sum_of_heads": lambda: edlm.WeightedSum([(0.5, head()), (0.5, scalar_head()), (0.2, scored())]),
 }
 ON_NETWORK = ("head", "sequence", "sum_of_heads", "network")
 

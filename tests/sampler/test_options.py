@@ -18,7 +18,7 @@ COMPLETE = CallableEnergy(lambda candidates, x, log_p: torch.zeros_like(log_p), 
 class PrefixEnergy(Energy):
     """Needs a clean prefix only, as an autoregressive model does."""
 
-    needs_complete = prefix_suffices = True
+    reads = "prefix"
 
     def forward(self, decision):
         return torch.zeros_like(decision.log_proposal)
@@ -57,10 +57,6 @@ def test_exact_decisions_need_a_normalised_energy_step_scope_and_no_temperature(
         make(ZERO, num_candidates=None)
     with pytest.raises(ValueError, match="normalised token by token; got WeightedSum"):
         make(0.5 * WORLD.head() + 0.5 * WORLD.head(), num_candidates=None)
-    unnormalised = WORLD.head()
-    unnormalised.is_normalized = False
-    with pytest.raises(ValueError, match="normalised token by token; got TableHead"):
-        make(unnormalised, num_candidates=None)
     with pytest.raises(ValueError, match=r"num_candidates=None \(exact decisions\) needs scope='step', got 'sequence'"):
         make(WORLD.head(), num_candidates=None, scope="sequence")
     with pytest.raises(ValueError, match="weight_temperature must be 1, got 0.5"):

@@ -214,7 +214,7 @@ def test_every_step_draws_its_own_candidates():
 def test_data_that_any_of_the_samplers_can_not_score_is_refused():
     denoiser, common = WORLD.denoiser(), {"order": "left_to_right", "num_steps": 2, "num_candidates": 2}
     prefix = WORLD.energy()
-    prefix.needs_complete = prefix.prefix_suffices = True
+    prefix.reads = "prefix"
     samplers = [EnergySampler(denoiser, energy, **common) for energy in (None, prefix)]
     given = torch.tensor([[False, False, True]])
     likelihood_bounds(samplers[:1], X_0[:1], [0], given=given)

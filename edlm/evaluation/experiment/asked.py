@@ -67,9 +67,7 @@ def _energy_of(
         return None
     key = (method.energy, method.carry_over)
     if key not in loaded:
-        loaded[key] = load_energy(method.energy).to(device)
-        if method.carry_over:
-            loaded[key].carry_over = True
+        loaded[key] = load_energy(method.energy, carry_over=method.carry_over or None).to(device)
     return loaded[key]
 
 

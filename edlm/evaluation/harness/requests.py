@@ -40,7 +40,7 @@ def sampler_config(energy: Energy | None, options: Mapping[str, Any]) -> Sampler
             raise ValueError(f"model_args must be those of HarnessModel or among {names}, got {name}{hint}")
     if energy is None or "num_candidates" in options:
         return SamplerConfig(**options)
-    if not isinstance(energy, TokenwiseEnergy) or not energy.is_normalized:
+    if not isinstance(energy, TokenwiseEnergy):
         raise ValueError(
             f"an energy that is not normalised token by token needs num_candidates, got {type(energy).__name__} without"
         )

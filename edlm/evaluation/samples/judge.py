@@ -17,7 +17,7 @@ from edlm.denoisers.identity import weights_fingerprint
 from edlm.denoisers.loading import SHIPPED
 from edlm.energies.autoregressive import AutoregressiveEnergy
 from edlm.energies.base import Energy
-from edlm.energies.causal_lm import TextScorer, load_causal_lm
+from edlm.energies.causal_lm import CausalScorer, load_causal_lm
 from edlm.energies.loading import load_energy
 from edlm.energies.pretrained import SETTINGS
 from edlm.evaluation.estimates.estimate import Estimate, ratio_of
@@ -91,7 +91,7 @@ class Judge:
         bos_token_id: int | Literal["auto"] = "auto",
         cut: bool = False,
     ):
-        self.scorer = TextScorer(model, tokenizer, batch_size=batch_size, bos_token_id=bos_token_id)
+        self.scorer = CausalScorer(model, tokenizer, batch_size=batch_size, bos_token_id=bos_token_id)
         self.name = name or type(model).__name__
         self.separator = separator
         self.cut = cut

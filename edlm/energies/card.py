@@ -1,0 +1,148 @@
+"""What an energy is: a record for results and defaults, and the text of a model card."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub.errors import HFValidationError
+
+from edlm.denoisers.identity import weights_fingerprint
+from edlm.energies.base import Energy
+
+_LONGEST = 200  # characters of a setting in a model card
+
+_CARD = """{front_matter}
+# {name}
+
+{kind}, an energy for masked diffusion language models, for the Python package `edlm`: it judges the tokens that a
+denoising step is about to write, low = plausible, and the sampler keeps one of `k` candidates by its weight
+`exp(-energy)` ([arXiv:2410.21357](https://arxiv.org/abs/2410.21357)).
+
+> {summary}
+
+```python
+import edlm
+
+energy = edlm.load_energy("{place}")
+```
+
+## Denoiser
+
+{denoiser}
+
+## Settings
+
+| setting | value |
+| --- | --- |
+{settings}
+"""
+
+
+@dataclass(frozen=True)
+class TrainedFor:
+    """The mixture of decisions that an energy was trained on.
+
+    Attributes:
+        orders: Reveal orders.
+        num_steps: Step counts.
+        group_sizes: Tokens decided together; None: the whole step (for a normalised head: one token at a time).
+        num_candidates: Candidates of a decision, the data included; None: it was trained token by token.
+    """
+
+    orders: tuple[str, ...]
+    num_steps: tuple[int, ...]
+    group_sizes: tuple[int | None, ...]
+    num_candidates: int | None = None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TrainedFor:
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+@dataclass(frozen=True)
+class EnergyCard:
+    """What an energy is, in JSON values.
+
+    Attributes:
+        kind: Name of its class.
+        label: The same with what distinguishes it from others of the class, for readers.
+        carry_over: It counts the terms at the slots alone, see `AutoregressiveEnergy`.
+        is_control: It cannot see the step's other tokens, so it corrects marginals only.
+        fingerprint: Digest of weights and settings, 16 hex digits.
+        orders: Reveal orders that it was trained on; None if it was not trained or they are not known.
+        num_steps: Step counts, likewise.
+        group_sizes: Group sizes, likewise.
+    """
+
+    kind: str
+    label: str
+    carry_over: bool
+    is_control: bool
+    fingerprint: str
+    orders: tuple[str, ...] | None = None
+    num_steps: tuple[int, ...] | None = None
+    group_sizes: tuple[int | None, ...] | None = None
+
+    @classmethod
+    def of(cls, energy: Energy) -> EnergyCard:
+        """The card of any energy; one without weights (a function) is known by its class alone."""
+        kind, carry_over = type(energy).__name__, getattr(energy, "carry_over", False)
+        marks = {"carry-over": carry_over, "blind": energy.is_control}
+        label = ", ".join([kind, *(mark for mark, holds in marks.items() if holds)])
+        settings = energy.settings() if hasattr(energy, "settings") else {}
+        has_weights = next(energy.parameters(), None) is not None
+        content = [kind, weights_fingerprint(energy) if has_weights else "", json.dumps(settings, sort_keys=True)]
+        fingerprint = hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]
+        trained = getattr(energy, "trained_for", None)
+        mixture = (trained.orders, trained.num_steps, trained.group_sizes) if trained is not None else ()
+        return cls(kind, label, carry_over, energy.is_control, fingerprint, *mixture)
+
+
+def generated_card(kind: type, described: dict[str, Any], name: str, base_model: str | None = None) -> str:
+    """A model card for a saved energy, without a licence, which is for its owner to choose.
+
+    Args:
+        kind: Class of the energy.
+        described: What ``energy.json`` says.
+        name: Hub id, or name of the folder.
+        base_model: Hub id of what the energy was made from; by default the denoiser's name where that looks like one.
+    """
+    denoiser = described["denoiser"]
+    if base_model is None and denoiser is not None and _is_hub_id(denoiser["name"]):
+        base_model = denoiser["name"]
+    tags = ["edlm", "energy-based-model", "discrete-diffusion", kind.__name__]
+    front_matter = huggingface_hub.ModelCardData(library_name="edlm", tags=tags, base_model=base_model)
+    identity = "Any denoiser over the same tokens."
+    if denoiser is not None:
+        identity = "Only the one that it was made for; loading it beside another is an error.\n\n| | |\n| --- | --- |\n"
+        identity += "\n".join(f"| {field} | `{value}` |" for field, value in denoiser.items())
+    settings = "\n".join(f"| {field} | `{_short(value)}` |" for field, value in described["settings"].items())
+    return _CARD.format(
+        front_matter=f"---\n{front_matter.to_yaml()}\n---\n",
+        name=name,
+        place=name if "/" in name else f"path/to/{name}",
+        kind=kind.__name__,
+        summary=(inspect.getdoc(kind) or "").partition("\n")[0],
+        denoiser=identity,
+        settings=settings,
+    )
+
+
+def _is_hub_id(name: str) -> bool:
+    try:
+        huggingface_hub.utils.validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1 and not Path(name).exists()
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value).replace("|", "\\|")
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
