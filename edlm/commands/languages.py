@@ -12,6 +12,7 @@ from edlm.corpus.synthetic import LanguageConfig, build_language
 from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy
 from edlm.evaluation.experiment.provenance import write_result
+from edlm.evaluation.languages.exact import check_mask_token
 from edlm.evaluation.languages.oracle import cells, measure_cells, measure_data, shares_of_oracle
 
 
@@ -105,9 +106,7 @@ def truth(config: TruthConfig) -> None:
     """Measure base, oracle and trained energies on the same rows, and print a table."""
     started = time.perf_counter()
     denoiser, language = load_denoiser(config.denoiser), build_language(config.language)
-    if language.mask_token_id != denoiser.mask_token_id:
-        rule = f"the language's mask token must be the denoiser's ({denoiser.mask_token_id})"
-        raise ValueError(f"{rule}, got {language.mask_token_id}")
+    check_mask_token(denoiser, language)
     x_0 = PreparedCorpus.load(config.corpus).valid.tokens[: config.num_samples]
     settings = {e.name: (load_energy(e.energy), e.options) for e in config.energies}
     rows = [

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edlm.evaluation.estimates.bootstrap import Interval, share_of
+from edlm.evaluation.estimates.bootstrap import share_of
 from edlm.evaluation.estimates.estimate import Estimate, mean_of
-from edlm.evaluation.languages.exact import Language
-from edlm.evaluation.likelihood.bounds import estimate_bounds
+from edlm.evaluation.languages.exact import Language, check_mask_token
+from edlm.evaluation.likelihood.bounds import estimate_bound
 from edlm.sampler.sampler import EnergySampler
 
 QUANTILE = 0.99
@@ -78,49 +78,10 @@ class ErrorRule:
         return beyond | ~valid, ~valid, nats
 
 
-@dataclass(frozen=True)
-class SequenceErrors:
-    """Errors of one sampler at one length.
-
-    Attributes:
-        error_rate: Share of sequences that are ruled out or beyond the data's 99th percentile; data have 1 %.
-        invalid_rate: Share that the language rules out.
-        nats_per_token: Mean ``-log p_true`` per token of the sequences that it does not rule out; NaN without any.
-        kl_per_token: Bound of ``KL(truth || sampler)`` per token: mean of the sampler's bound of ``-log P`` minus
-            ``-log p_true`` on the same data, nats; None where it was not measured.
-        denoiser_passes: Of a sequence.
-        energy_passes: Candidates that the energy judged for a sequence, mean; for exact decisions, tokens.
-    """
-
-    error_rate: Interval
-    invalid_rate: Interval
-    nats_per_token: Estimate
-    kl_per_token: Estimate | None
-    denoiser_passes: int
-    energy_passes: float
-
-    def as_record(self) -> dict[str, Any]:
-        """For JSON."""
-        record = {"n": self.error_rate.n}
-        for name, rate in (("error", self.error_rate), ("invalid", self.invalid_rate)):
-            record |= {f"{name}_rate": rate.value, f"{name}_low": rate.low, f"{name}_high": rate.high}
-        kl = self.kl_per_token or Estimate(None)
-        return {
-            **record,
-            "nats_per_token": self.nats_per_token.value,
-            "nats_stderr": self.nats_per_token.stderr,
-            "kl_bound_nats_per_token": kl.value,
-            "kl_bound_stderr": kl.stderr,
-            "kl_n": kl.n,
-            "denoiser_passes": self.denoiser_passes,
-            "energy_passes": self.energy_passes,
-        }
-
-
-def errors_of_data(rule: ErrorRule, num_samples: int, *, seed: int = 1) -> SequenceErrors:
-    """Errors of fresh sequences of the language: those of a perfect sampler."""
-    generator = torch.Generator().manual_seed(seed)
-    return _errors(rule, rule.language.sample(num_samples, rule.length, generator), None, 0, 0.0)
+def errors_of_data(rule: ErrorRule, num_samples: int, *, seed: int = 1) -> dict[str, Any]:
+    """Errors of fresh sequences of the language, those of a perfect sampler; see `measure_sequence_errors`."""
+    tokens = rule.language.sample(num_samples, rule.length, torch.Generator().manual_seed(seed))
+    return _record(rule, tokens) | {"denoiser_passes": 0, "energy_passes": 0.0}
 
 
 def measure_sequence_errors(
@@ -131,7 +92,7 @@ def measure_sequence_errors(
     num_bound_rows: int = 0,
     seed: int = 0,
     batch_size: int = 500,
-) -> SequenceErrors:
+) -> dict[str, Any]:
     """Draw sequences and judge them by the truth.
 
     Args:
@@ -142,6 +103,20 @@ def measure_sequence_errors(
         seed: Sequence ``i`` has the seed ``seed + i``; the data are drawn with ``seed`` too.
         batch_size: Sequences at a time.
 
+    Returns:
+        JSON values:
+
+        - ``n``: sequences.
+        - ``error_rate``: share of sequences that are ruled out or beyond the data's 99th percentile (data have 1 %),
+          with the ends of its interval, ``error_low`` and ``error_high``.
+        - ``invalid_rate``, ``invalid_low``, ``invalid_high``: share that the language rules out.
+        - ``nats_per_token``, ``nats_stderr``: mean ``-log p_true`` of the sequences that it does not rule out; NaN
+          without any.
+        - ``kl_bound_nats_per_token``, ``kl_bound_stderr``, ``kl_n``: bound of ``KL(truth || sampler)`` per token, the
+          mean of the sampler's bound of ``-log P`` minus ``-log p_true`` on the same data; None if not measured.
+        - ``denoiser_passes``: of a sequence.
+        - ``energy_passes``: candidates that the energy judged for a sequence, mean; for exact decisions, tokens.
+
     Raises:
         ValueError: the sampler's mask token is not the language's, or ``num_samples`` is below 1.
 
@@ -149,21 +124,38 @@ def measure_sequence_errors(
         The mean ``-log p_true`` may fall below the language's entropy where a sampler avoids unlikely sequences. The
         bound of the divergence shows that, since it covers all of the data.
     """
-    language, mask_token_id = rule.language, sampler.denoiser.mask_token_id
-    if mask_token_id != language.mask_token_id:
-        expected = f"the denoiser's mask token must be the language's ({language.mask_token_id})"
-        raise ValueError(f"{expected}, got {mask_token_id}")
+    language = rule.language
+    check_mask_token(sampler.denoiser, language)
     if num_samples < 1:
         raise ValueError(f"num_samples must be >= 1, got {num_samples}")
     output = sampler.sample(num_samples, rule.length, batch_size=batch_size, seeds=range(seed, seed + num_samples))
-    passes = sum(step.denoiser_calls for step in output.steps) // math.ceil(num_samples / batch_size)
-    judged = sum(step.judged for step in output.steps).double().mean().item()
     divergence = None
     if num_bound_rows:
         x_0 = language.sample(num_bound_rows, rule.length, torch.Generator().manual_seed(seed))
-        (bound,) = estimate_bounds([sampler], x_0, seed=seed, batch_size=batch_size)
+        bound = estimate_bound(sampler, x_0, seed=seed, batch_size=batch_size)
         divergence = mean_of((bound.nats_per_row + language.log_prob(x_0)) / rule.length)
-    return _errors(rule, output.tokens.cpu(), divergence, passes, judged)
+    return _record(rule, output.tokens.cpu(), divergence) | {
+        "denoiser_passes": sum(step.denoiser_calls for step in output.steps) // math.ceil(num_samples / batch_size),
+        "energy_passes": sum(step.judged for step in output.steps).double().mean().item(),
+    }
+
+
+def _record(rule: ErrorRule, tokens: Tensor, divergence: Estimate | None = None) -> dict[str, Any]:
+    wrong, invalid, nats = rule.judge(tokens)
+    record = {"n": len(tokens)}
+    for name, flags in (("error", wrong), ("invalid", invalid)):
+        share = share_of(flags)
+        record |= {f"{name}_rate": share.value, f"{name}_low": share.low, f"{name}_high": share.high}
+    valid = nats[~invalid] / rule.length
+    mean = mean_of(valid) if len(valid) else Estimate(math.nan, math.nan, 0)
+    kl = divergence or Estimate(None)
+    return record | {
+        "nats_per_token": mean.value,
+        "nats_stderr": mean.stderr,
+        "kl_bound_nats_per_token": kl.value,
+        "kl_bound_stderr": kl.stderr,
+        "kl_n": kl.n,
+    }
 
 
 def sequence_error_table(
@@ -181,17 +173,9 @@ def sequence_error_table(
     """
     common = [{"length": rule.length, "data_nats_per_token": rule.data_nats_per_token.value} for rule in rules]
     for rule, of_length in zip(rules, common, strict=True):
-        data = errors_of_data(rule, rule.num_reference)
-        yield {"name": "data", "num_steps": None, **of_length, **data.as_record()}
+        yield {"name": "data", "num_steps": None, **of_length, **errors_of_data(rule, rule.num_reference)}
     for rule, of_length in zip(rules, common, strict=True):
         for (name, steps), sampler in samplers.items():
             if steps <= rule.length:
                 errors = measure_sequence_errors(sampler, rule, **options)
-                yield {"name": name, "num_steps": steps, **of_length, **errors.as_record()}
-
-
-def _errors(rule: ErrorRule, tokens: Tensor, kl: Estimate | None, passes: int, judged: float) -> SequenceErrors:
-    wrong, invalid, nats = rule.judge(tokens)
-    valid = nats[~invalid] / rule.length
-    mean = mean_of(valid) if len(valid) else Estimate(math.nan, math.nan, 0)
-    return SequenceErrors(share_of(wrong), share_of(invalid), mean, kl, passes, judged)
+                yield {"name": name, "num_steps": steps, **of_length, **errors}

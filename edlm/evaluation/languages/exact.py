@@ -1,4 +1,4 @@
-"""Exact marginals and the exact joint of a language with known truth, also where sampling has gone astray."""
+"""Exact marginals and exact joint of a language with known truth, also given tokens that the language rules out."""
 
 from __future__ import annotations
 
@@ -8,21 +8,28 @@ import torch
 from torch import Tensor
 
 from edlm.corpus.languages import Dyck, HiddenMarkov, MarkovChain
-from edlm.denoisers.base import FunctionDenoiser
+from edlm.denoisers.base import Denoiser, FunctionDenoiser
 from edlm.energies.callable import CallableEnergy
 
 Language = MarkovChain | HiddenMarkov | Dyck
 
-IMPOSSIBLE_ENERGY = 1000.0  # nats: finite, so that a step whose candidates are all wrong goes on, and is counted
+IMPOSSIBLE_ENERGY = 1000.0  # nats: finite, so that sampling continues where all candidates of a step are impossible
 ENTRIES_AT_ONCE = 2**22  # of the tables of intervals
+
+
+def check_mask_token(denoiser: Denoiser, language: Language) -> None:
+    """Raise ValueError unless the denoiser has the language's mask token."""
+    if denoiser.mask_token_id != language.mask_token_id:
+        rule = f"the denoiser's mask token must be the language's ({language.mask_token_id})"
+        raise ValueError(f"{rule}, got {denoiser.mask_token_id}")
 
 
 def exact_denoiser(language: Language) -> FunctionDenoiser:
     """The language's own marginals ``log p_true(x^i | observed tokens)`` as a denoiser.
 
     Note:
-        Where a sampler has written what the language rules out there is no posterior: all tokens are then equally
-        likely, since the sequence is wrong whatever follows.
+        Observed tokens that the language rules out have no posterior: all tokens are then equally likely, since the
+        sequence is wrong whatever follows.
     """
     size = language.vocab_size
     return FunctionDenoiser(lambda x_t, t: _marginals(language, x_t), language.mask_token_id, size)
@@ -32,8 +39,8 @@ def truth_energy(language: Language) -> CallableEnergy:
     """``E = log q' - log p_true(candidate | x_partial)``: the residual energy of a perfect model, for any language.
 
     Note:
-        What the language rules out has `IMPOSSIBLE_ENERGY`; once ``x_partial`` is ruled out itself all energies are 0.
-        `OracleEnergy` decides exactly too, but knows no language with impossible sequences.
+        Candidates that the language rules out have `IMPOSSIBLE_ENERGY`; if it rules out ``x_partial``, all energies are
+        0. `OracleEnergy` also decides token by token, but does not support languages with impossible sequences.
     """
 
     def energy(candidates: Tensor, x_partial: Tensor, log_proposal: Tensor) -> Tensor:
@@ -48,7 +55,7 @@ def truth_energy(language: Language) -> CallableEnergy:
 
 
 def _log_prob(language: Language, x: Tensor) -> Tensor:
-    """The language's, of each distinct row once: candidates of few tokens are often the same."""
+    """``language.log_prob``, of each distinct row once: candidates of few tokens are often equal."""
     keys = torch.randint(2**62, x.shape[1:], generator=torch.Generator().manual_seed(0))
     _, kind = (x * (2 * keys + 1)).sum(1).unique(return_inverse=True)  # wraps around: a hash of 64 bits
     first = torch.empty_like(kind).scatter_(0, kind.flip(0), torch.arange(len(kind) - 1, -1, -1))[: kind.max() + 1]
@@ -59,11 +66,11 @@ def _marginals(language: Language, x_t: Tensor) -> Tensor:
     """Posterior of every position, uniform in rows that are ruled out, nats, ``[batch, length, vocab_size]``."""
     if isinstance(language, Dyck):
         return dyck_log_marginals(language, x_t)
-    found = torch.full((*x_t.shape, language.vocab_size), -math.log(language.vocab_size), dtype=torch.float64)
+    posterior = torch.full((*x_t.shape, language.vocab_size), -math.log(language.vocab_size), dtype=torch.float64)
     possible = language.log_prob(x_t).isfinite()
     if possible.any():
-        found[possible] = language.log_marginals(x_t[possible])
-    return found
+        posterior[possible] = language.log_marginals(x_t[possible])
+    return posterior
 
 
 def dyck_log_marginals(language: Dyck, x_t: Tensor) -> Tensor:
@@ -87,8 +94,8 @@ def dyck_log_marginals(language: Dyck, x_t: Tensor) -> Tensor:
 
 def _dyck_rows(language: Dyck, x_t: Tensor, top: int) -> Tensor:
     size = language.vocab_size
-    known = torch.nn.functional.one_hot(x_t.clamp(max=size - 1), size).double()
-    allowed = torch.where((x_t == language.mask_token_id)[..., None], 1.0, known)
+    observed = torch.nn.functional.one_hot(x_t.clamp(max=size - 1), size).double()
+    allowed = torch.where((x_t == language.mask_token_id)[..., None], 1.0, observed)
     with torch.enable_grad():
         allowed.requires_grad_()
         count = _num_balanced(allowed.permute(1, 2, 0), language.num_pairs, top)

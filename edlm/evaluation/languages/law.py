@@ -12,7 +12,7 @@ from edlm.diffusion.reveal import plan_reveal
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowStreams
 from edlm.energies.base import Step
-from edlm.evaluation.languages.exact import Language
+from edlm.evaluation.languages.exact import Language, check_mask_token
 from edlm.numerics import precise
 from edlm.sampler.proposal import make_decision
 from edlm.sampler.reweighting import log_weights
@@ -41,7 +41,7 @@ class ExactDistance:
 
 
 def log_chosen(log_p: Tensor, log_w: Tensor, num_candidates: int) -> Tensor:
-    """Log-probability that the chosen one of ``k`` candidates is each outcome, nats; exact to rounding.
+    """Log-probability of each outcome of choosing one of ``k`` candidates by weight, nats; exact up to rounding.
 
     ``P_k(m) = k p_m E[ w_m / (w_m + sum of k - 1 others) ] = k p_m w_m integral of exp(-l w_m) phi(l)^(k - 1) dl``
 
@@ -103,7 +103,7 @@ def exact_law(sampler: EnergySampler, length: int) -> Tensor:
     if sampler.order in ("ancestral", "random") or sampler.scope != "step":
         raise ValueError(f"an exact law needs step scope and a fixed order, got {sampler.scope!r}, {sampler.order!r}")
     if sampler.correct_proposal:
-        raise ValueError("an exact law takes proposals as they are, got correct_proposal=True")
+        raise ValueError("an exact law needs correct_proposal=False, got True")
     symbols = _num_symbols(sampler)
     x_0 = all_sequences(symbols, length)
     if sampler.candidates_weighed == 1:  # the bound is exact
@@ -147,12 +147,12 @@ def _begin(sampler: EnergySampler, i: int, x_t: Tensor) -> tuple[Step, Tensor]:
 def _law_of_group(
     sampler: EnergySampler, step: Step, group: Slots, x_partial: Tensor, uses: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Every filling of each row's slots, ``[n, fillings, length]``, and the log-probability that it is chosen."""
+    """Every filling of each row's slots, ``[n, fillings, length]``, and the log-probability of choosing it."""
     log_probs = step.denoiser.slot_log_probs(step.encoding, group)
     log_q = sampler.proposal(log_probs)
     fillings = all_sequences(_num_symbols(sampler), int(group.counts[0]))
     decision = make_decision(step, group, x_partial, log_probs, fillings.T[group.ranks], log_q)
-    # Fillings that the proposal rules out are never drawn: any weight will do.
+    # Fillings that the proposal rules out are never drawn, so their weights do not matter.
     judged = uses[:, None] & decision.log_proposal.isfinite()
     weights = log_weights(torch.where(judged, sampler.energy(decision), 0.0), sampler.weight_temperature)
     chosen = log_chosen(decision.log_proposal, weights, sampler.num_candidates)
@@ -172,14 +172,12 @@ def all_sequences(vocab_size: int, length: int) -> Tensor:
 
 
 def exact_distance(sampler: EnergySampler, language: Language, length: int) -> ExactDistance:
-    """Divergences between a sampler and a small language, over all its sequences; for the rest see `exact_law`.
+    """Divergences between a sampler and a small language, summed over all its sequences.
 
     Raises:
         ValueError: as `exact_law`; or the denoiser's mask token is not the language's.
     """
-    if sampler.denoiser.mask_token_id != language.mask_token_id:
-        rule = f"the denoiser's mask token must be the language's ({language.mask_token_id})"
-        raise ValueError(f"{rule}, got {sampler.denoiser.mask_token_id}")
+    check_mask_token(sampler.denoiser, language)
     log_p = exact_law(sampler, length)
     log_true = language.log_prob(all_sequences(language.vocab_size, length))
     p, true = log_p.exp(), log_true.exp()

@@ -19,7 +19,7 @@ from edlm.corpus.languages import HiddenMarkov, MarkovChain
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Energy
 from edlm.energies.oracle import OracleEnergy
-from edlm.evaluation.estimates.estimate import mean_of
+from edlm.evaluation.estimates.estimate import Estimate, mean_of
 from edlm.evaluation.languages.exact import exact_denoiser
 from edlm.evaluation.likelihood.bounds import estimate_bounds, paired_gain
 from edlm.sampler.sampler import EnergySampler
@@ -91,7 +91,7 @@ def measure_cells(cells: Sequence[Cell], num_samples: int, seed: int) -> Iterato
         sampler = EnergySampler(denoiser, energy, order="random", **cell.options)
         first = seed + number * num_samples
         tokens = sampler.sample(num_samples, LENGTH, batch_size=500, seeds=range(first, first + num_samples)).tokens
-        mean = mean_of(-language.log_prob(tokens) / LENGTH)
+        mean = _nats_per_token(language, tokens)
         published_stderr = mean.stderr * math.sqrt(num_samples / cell.published_n)
         yield {
             "table": cell.table,
@@ -107,8 +107,12 @@ def measure_data(num_samples: int, seed: int) -> dict[str, Any]:
     """The row of the language's own samples."""
     language = HiddenMarkov.reference()
     tokens = language.sample(num_samples, LENGTH, torch.Generator().manual_seed(seed))
-    mean = mean_of(-language.log_prob(tokens) / LENGTH)
+    mean = _nats_per_token(language, tokens)
     return {"table": "data", "published": _DATA, "measured": mean.value, "stderr": mean.stderr}
+
+
+def _nats_per_token(language: HiddenMarkov, tokens: Tensor) -> Estimate:
+    return mean_of(-language.log_prob(tokens) / LENGTH)
 
 
 def shares_of_oracle(

@@ -43,17 +43,17 @@ def test_an_error_is_beyond_the_99th_percentile_of_data_or_ruled_out():
     assert found.isinf().tolist() == [True, True, False]
 
 
-def test_the_threshold_is_rounded_up_and_data_are_not_held_against_themselves():
+def test_the_threshold_is_rounded_up_and_data_are_fresh():
     language = HiddenMarkov.reference()
     rule = ErrorRule.of(language, 12, num_reference=150, seed=3)
     nats = -language.log_prob(language.sample(150, 12, torch.Generator().manual_seed(3)))
     assert len(nats.unique()) == 150 and rule.threshold == nats.sort().values[148]  # 0.99 * 149 = 147.51
     usual = ErrorRule.of(language, 12, num_reference=150)
-    fresh = errors_of_data(usual, 150).nats_per_token
-    assert fresh.value != usual.data_nats_per_token.value and abs(fresh.value - usual.data_nats_per_token.value) < 0.3
+    fresh = errors_of_data(usual, 150)["nats_per_token"]
+    assert 0 < abs(fresh - usual.data_nats_per_token.value) < 0.3
 
 
-def test_what_is_as_likely_as_the_threshold_is_no_error_whatever_the_rounding():
+def test_a_sequence_as_likely_as_the_threshold_is_no_error():
     rule = ErrorRule.of(BRACKETS, 6, num_reference=200)
     x = BRACKETS.sample(50, 6, torch.Generator().manual_seed(9))
     assert not replace(rule, threshold=rule.threshold * (1 - 1e-13)).judge(x)[0].any()
@@ -68,9 +68,9 @@ def test_in_a_uniform_language_only_what_is_ruled_out_is_wrong():
 
 
 def test_data_have_one_percent():
-    found = errors_of_data(ErrorRule.of(SMALL, 12, num_reference=50000), 50000)
-    assert abs(found.error_rate.value - 0.01) < SIGMAS * math.sqrt(2) * found.error_rate.stderr + 1e-3
-    assert found.invalid_rate.value == 0 and found.kl_per_token is None
+    record = errors_of_data(ErrorRule.of(SMALL, 12, num_reference=50000), 50000)
+    assert abs(record["error_rate"] - 0.01) < SIGMAS * math.sqrt(2 * 0.01 * 0.99 / 50000) + 1e-3
+    assert record["invalid_rate"] == 0 and record["kl_bound_nats_per_token"] is None
 
 
 def test_rates_are_those_of_the_exact_law():
@@ -78,20 +78,20 @@ def test_rates_are_those_of_the_exact_law():
     rule = ErrorRule.of(SMALL, 4, num_reference=5000)
     for options in ({}, {"num_candidates": 4}):
         sampler = base(SMALL, 2, order="left_to_right", **options)
-        found = measure_sequence_errors(sampler, rule, num_samples=4000, num_bound_rows=3000)
+        record = measure_sequence_errors(sampler, rule, num_samples=4000, num_bound_rows=3000)
         x, p = all_sequences(3, 4), exact_law(sampler, 4).exp()
         wrong, _, nats = rule.judge(x)
         share = p[wrong].sum().item()
-        assert abs(found.error_rate.value - share) < SIGMAS * math.sqrt(share * (1 - share) / 4000)
-        assert abs(found.nats_per_token.value - (p * nats).sum().item() / 4) < SIGMAS * found.nats_per_token.stderr
-        kl, bound = exact_distance(sampler, SMALL, 4).kl_from_truth / 4, found.kl_per_token
-        assert bound.value > kl - SIGMAS * bound.stderr
+        assert abs(record["error_rate"] - share) < SIGMAS * math.sqrt(share * (1 - share) / 4000)
+        assert abs(record["nats_per_token"] - (p * nats).sum().item() / 4) < SIGMAS * record["nats_stderr"]
+        kl, error = exact_distance(sampler, SMALL, 4).kl_from_truth / 4, SIGMAS * record["kl_bound_stderr"]
+        assert record["kl_bound_nats_per_token"] > kl - error
         if not options:  # exact for the base in a fixed order
-            assert abs(bound.value - kl) < SIGMAS * bound.stderr and kl > 0.01
-        assert found.denoiser_passes == 2 and found.energy_passes == (8 if options else 0)
+            assert abs(record["kl_bound_nats_per_token"] - kl) < error and kl > 0.01
+        assert record["denoiser_passes"] == 2 and record["energy_passes"] == (8 if options else 0)
 
 
-def test_the_loss_per_token_is_flat_in_length_where_the_error_rate_is_not():
+def test_the_loss_per_token_is_flat_in_length_unlike_the_error_rate():
     """arXiv:2502.09622: at a fixed number of steps; and reranking by the truth moves it."""
     language = HiddenMarkov.reference()
     samplers = {("base", 8): base(language, 8), ("truth", 8): base(language, 8, num_candidates=16, group_size=4)}
@@ -107,10 +107,10 @@ def test_the_loss_per_token_is_flat_in_length_where_the_error_rate_is_not():
     assert short["data"]["num_steps"] is None and short["data"]["error_high"] < 0.03
 
 
-def test_sequences_have_seeds_of_their_own_and_every_number_its_field():
+def test_sequences_have_their_own_seeds_and_every_number_its_field():
     rule = ErrorRule.of(HARD, 6, num_reference=500)
     rule, sampler = replace(rule, threshold=0.8 * rule.threshold), base(HARD, 2)
-    found = measure_sequence_errors(sampler, rule, num_samples=60, num_bound_rows=30, seed=9, batch_size=25)
+    record = measure_sequence_errors(sampler, rule, num_samples=60, num_bound_rows=30, seed=9, batch_size=25)
     wrong, invalid, nats = rule.judge(sampler.sample(60, 6, seeds=range(9, 69)).tokens)
     x_0 = HARD.sample(30, 6, torch.Generator().manual_seed(9))
     bound = estimate_bound(sampler, x_0, seed=9).nats_per_row + HARD.log_prob(x_0)
@@ -120,23 +120,23 @@ def test_sequences_have_seeds_of_their_own_and_every_number_its_field():
         expected |= {f"{name}_rate": share.value, f"{name}_low": share.low, f"{name}_high": share.high}
     for name, mean in (("nats", mean_of(nats[~invalid] / 6)), ("kl_bound", mean_of(bound / 6))):
         expected |= {f"{name}_nats_per_token".replace("nats_nats", "nats"): mean.value, f"{name}_stderr": mean.stderr}
-    assert found.as_record() == pytest.approx(expected) and 0 < invalid.sum() < wrong.sum() < 60
+    assert record == pytest.approx(expected) and 0 < invalid.sum() < wrong.sum() < 60
 
 
 def test_where_every_sequence_is_ruled_out_there_is_no_loss_per_token():
     rule = ErrorRule.of(HARD, 32, num_reference=500)
-    found = measure_sequence_errors(base(HARD, 1), rule, num_samples=50)
-    assert found.invalid_rate.value == 1 and math.isnan(found.nats_per_token.value) and found.nats_per_token.n == 0
-    assert found.as_record()["kl_bound_nats_per_token"] is None
+    record = measure_sequence_errors(base(HARD, 1), rule, num_samples=50)
+    assert record["invalid_rate"] == 1 and math.isnan(record["nats_per_token"])
+    assert record["kl_bound_nats_per_token"] is None
 
 
 def test_mistakes_are_named():
     rule = ErrorRule.of(SMALL, 4, num_reference=100)
-    with pytest.raises(ValueError, match=r"the denoiser's mask token must be the language's \(3\), got 12"):
+    with pytest.raises(ValueError, match="mask token"):
         measure_sequence_errors(base(HARD, 2), rule)
-    with pytest.raises(ValueError, match="num_samples must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="num_samples"):
         measure_sequence_errors(base(SMALL, 2), rule, num_samples=0)
-    with pytest.raises(ValueError, match="num_reference must be >= 100"):
+    with pytest.raises(ValueError, match="num_reference"):
         ErrorRule.of(SMALL, 4, num_reference=99)
-    with pytest.raises(ValueError, match=r"tokens must be \[n, 4\], got \[2, 5\]"):
+    with pytest.raises(ValueError, match="tokens"):
         rule.judge(torch.zeros(2, 5, dtype=torch.long))

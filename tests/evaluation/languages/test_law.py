@@ -19,7 +19,7 @@ BRACKETS = Dyck(2, 3)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
-def test_the_law_of_the_chosen_candidate_is_the_sum_over_all_tuples(k):
+def test_the_law_of_the_chosen_candidate_sums_over_all_tuples(k):
     g = torch.Generator().manual_seed(k)
     log_p = torch.randn(2, 3, generator=g, dtype=torch.float64).log_softmax(1)
     log_w = 3 * torch.randn(2, 3, generator=g, dtype=torch.float64)
@@ -40,7 +40,7 @@ def test_many_candidates_follow_the_weighted_law():
     torch.testing.assert_close(found, (log_p + log_w).softmax(1).double(), rtol=1e-5, atol=1e-6)
     flipped = log_chosen(log_p, -log_w, 10**7).exp()
     assert (found - flipped).abs().max() > 0.3
-    with pytest.raises(ValueError, match="weights must be finite, got a log weight of -inf"):
+    with pytest.raises(ValueError, match="weights must be finite"):
         log_chosen(log_p, torch.tensor([[0.0, -math.inf, 0.0]]), 2)
 
 
@@ -74,7 +74,7 @@ def sampler_of(language, **options) -> EnergySampler:
 
 
 @pytest.mark.parametrize(("language", "length"), [(CHAIN, 5), (HIDDEN, 4), (BRACKETS, 6)])
-def test_the_divergence_falls_to_zero_with_more_candidates_and_more_steps(language, length):
+def test_the_divergence_falls_with_more_candidates_and_more_steps(language, length):
     found = [exact_distance(sampler_of(language, num_steps=1, num_candidates=k), language, length) for k in (1, 4, 64)]
     divergences = [distance.kl_from_truth for distance in found]
     assert divergences[0] > 1.5 * divergences[1] > 3 * divergences[2] > 0
@@ -83,7 +83,7 @@ def test_the_divergence_falls_to_zero_with_more_candidates_and_more_steps(langua
     assert base.kl_to_truth == pytest.approx(0, abs=1e-9) and base.kl_from_truth == pytest.approx(0, abs=1e-9)
 
 
-def test_a_divergence_by_hand_and_what_is_ruled_out():
+def test_a_divergence_by_hand_and_the_mass_that_is_ruled_out():
     """All at once from the marginals of two equal bits: the product law, half of it impossible."""
     twins = MarkovChain([[1.0, 0.0], [0.0, 1.0]], [0.5, 0.5])
     found = exact_distance(sampler_of(twins, num_steps=1), twins, 2)
@@ -135,7 +135,7 @@ def test_few_rows_at_a_time_give_the_same_marginals(monkeypatch):
 
 
 @pytest.mark.parametrize("language", [CHAIN, BRACKETS])
-def test_a_row_that_is_ruled_out_goes_on_with_equal_odds(language):
+def test_sampling_continues_uniformly_after_a_ruled_out_row(language):
     mask = language.mask_token_id
     dead = torch.tensor([[0, 2, mask, mask], [1, 2, mask, mask]]) if language is CHAIN else torch.tensor([[2, 4, 4, 4]])
     denoiser = exact_denoiser(language)
@@ -158,15 +158,15 @@ def test_truth_energy_is_log_q_less_the_joint_of_what_is_filled():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "rule"),
     [
-        ({"order": "random"}, "needs step scope and a fixed order, got 'step', 'random'"),
-        ({"num_candidates": 2, "scope": "sequence"}, "got 'sequence'"),
-        ({"num_candidates": 2, "temperature": 0.5, "correct_proposal": True}, "proposals as they are"),
+        ({"order": "random"}, "fixed order"),
+        ({"num_candidates": 2, "scope": "sequence"}, "step scope"),
+        ({"num_candidates": 2, "temperature": 0.5, "correct_proposal": True}, "correct_proposal"),
     ],
 )
-def test_what_has_no_exact_law_is_refused(options, said):
-    with pytest.raises(ValueError, match=said):
+def test_samplers_without_an_exact_law_are_refused(options, rule):
+    with pytest.raises(ValueError, match=rule):
         exact_law(sampler_of(CHAIN, **options), 3)
-    with pytest.raises(ValueError, match="at most 65536 sequences are enumerated, got 3"):
+    with pytest.raises(ValueError, match="65536 sequences"):
         exact_law(sampler_of(CHAIN), 11)
