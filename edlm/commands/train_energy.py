@@ -13,7 +13,8 @@ from edlm.denoisers.identity import weights_fingerprint
 from edlm.denoisers.loading import load_denoiser
 from edlm.denoisers.masked_lm import MaskedLMDenoiser
 from edlm.energies.card import TrainedFor
-from edlm.energies.head_body import Head, HeadOptions
+from edlm.energies.head_body import Head
+from edlm.energies.head_settings import HeadOptions
 from edlm.energies.loading import load_energy
 from edlm.energies.pretrained import PretrainedEnergy
 from edlm.energies.residual_head import ResidualHead
@@ -25,7 +26,7 @@ from edlm.training.trainer import TrainerConfig, train
 FORMS: dict[str, type[Head]] = {"normalized": ResidualHead, "unnormalized": ScalarHead}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HeadConfig(HeadOptions):
     """Shape of a head.
 
@@ -71,7 +72,9 @@ def run(config: TrainEnergyConfig) -> None:
     else:
         options = asdict(config.head)
         energy = FORMS[options.pop("form")].from_denoiser(denoiser, **options)
-    energy.trained_for = _trained_for(config.objective)
+    mixture = config.objective
+    num_candidates = None if mixture.loss == "likelihood" else mixture.num_candidates
+    energy.trained_for = TrainedFor(mixture.orders, mixture.num_steps, mixture.group_sizes, num_candidates)
     identity = {
         "denoiser": asdict(denoiser.identity),
         "kind": config.kind,
@@ -94,13 +97,8 @@ def run(config: TrainEnergyConfig) -> None:
     PartialState().print(f"energy of {size:,} parameters, {size / reference:.0%} of the denoiser's, in {path}")
 
 
-def _trained_for(objective: EnergyObjectiveConfig) -> TrainedFor:
-    num_candidates = None if objective.loss == "likelihood" else objective.num_candidates
-    return TrainedFor(objective.orders, objective.num_steps, objective.group_sizes, num_candidates)
-
-
 def _start_from(energy: PretrainedEnergy, denoiser: MaskedLMDenoiser, path: str) -> None:
-    """Give ``energy`` the weights saved at ``path``."""
+    """Give ``energy`` the weights saved at ``path``, and what they were trained for."""
     start = load_energy(path)
     start.check_denoiser(denoiser)
     if (type(start), start.settings()) != (type(energy), energy.settings()):
@@ -109,6 +107,8 @@ def _start_from(energy: PretrainedEnergy, denoiser: MaskedLMDenoiser, path: str)
             f"got a {type(start).__name__} of {start.settings()}"
         )
     energy.load_state_dict(start.state_dict())
+    if start.trained_for is not None:
+        energy.trained_for = energy.trained_for.after(start.trained_for)
 
 
 def _check(config: TrainEnergyConfig) -> None:

@@ -38,16 +38,9 @@ class CallableEnergy(Energy):
         self.reads = "sequence" if complete else "slots"
 
     @staticmethod
-    def on_text(
-        f: Callable[[list[str]], Sequence[float]],
-        tokenizer: Any = None,
-        *,
-        eos_token_id: int | None = None,
-        decode: Callable[[Sequence[int]], str] | None = None,
-        of_prefixes: bool = False,
-    ) -> TextFunctionEnergy:
+    def on_text(f: Callable[[list[str]], Sequence[float]], tokenizer: Any = None, **options: Any) -> TextFunctionEnergy:
         """An energy from a function of text; see `TextFunctionEnergy`."""
-        return TextFunctionEnergy(f, tokenizer, eos_token_id=eos_token_id, decode=decode, of_prefixes=of_prefixes)
+        return TextFunctionEnergy(f, tokenizer, **options)
 
     def forward(self, decision: Decision) -> Tensor:
         """Energies ``[batch, k]``.

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +61,16 @@ class TrainedFor:
     group_sizes: tuple[int | None, ...]
     num_candidates: int | None = None
 
+    def after(self, earlier: TrainedFor) -> TrainedFor:
+        """This mixture and then that of an earlier run, whose weights were trained further."""
+        names = ("orders", "num_steps", "group_sizes")
+        return replace(
+            self, **{name: tuple(dict.fromkeys(getattr(self, name) + getattr(earlier, name))) for name in names}
+        )
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainedFor:
+        """From the JSON values of ``asdict``."""
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from edlm.diffusion.slots import DenseSlots, Slots, num_rounds
 from edlm.energies.base import Decision, Step, TokenwiseEnergy
-from edlm.energies.head_body import Head, HeadSettings, causal_masks, seen_positions, take
+from edlm.energies.head_body import Head, causal_masks, seen_positions, take
+from edlm.energies.head_settings import HeadSettings
 from edlm.energies.two_stream import Memory
 from edlm.numerics import precise
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from edlm.diffusion.slots import DenseSlots
 from edlm.energies.base import Decision
-from edlm.energies.head_body import Head, HeadSettings, seen_positions
+from edlm.energies.head_body import Head, seen_positions
+from edlm.energies.head_settings import HeadSettings
 from edlm.energies.two_stream import Memory
 
 
