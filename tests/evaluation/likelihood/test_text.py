@@ -154,7 +154,7 @@ def test_inner_draws_are_the_samplers():
         how = {"given": given[None], "seeds": [3], "inner_draws": inner_draws}
         expected = sampler.likelihood_bound(row.tokens[None], **how).item()
         assert TextBounds(sampler, inner_draws=inner_draws).bounds([row], [3]).item() == pytest.approx(expected)
-    with pytest.raises(ValueError, match="inner_draws must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="inner_draws"):
         TextBounds(sampler, inner_draws=0)
 
 
@@ -201,5 +201,5 @@ def test_the_shipped_models_whole_rows():
 
 @pytest.mark.parametrize("option", ["batch_size", "num_draws"])
 def test_options_are_checked(option):
-    with pytest.raises(ValueError, match=f"{option} must be >= 1, got 0"):
+    with pytest.raises(ValueError, match=option):
         TextBounds(SimpleNamespace(), **{option: 0})
