@@ -1,4 +1,4 @@
-"""The `edlm` command; only the invoked command's module is imported, so `--help` is light."""
+"""The `edlm` command; only the module of the requested command is imported, so `edlm --help` does not load torch."""
 
 from __future__ import annotations
 
@@ -8,66 +8,67 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import takewhile
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
-import yaml
+from jsonargparse import ArgumentParser, set_parsing_settings
 
-ConfigT = TypeVar("ConfigT")
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 class Command(NamedTuple):
-    """Where a command's config class lives, as `module:class` (`run` is beside it); its help; keys without `--`."""
+    """`module:function` below `edlm.commands`; its one argument is a config dataclass, whose fields are the keys."""
 
-    config: str
+    path: str
     help: str
-    positional: tuple[str, ...] = ()
+    positional: bool = False  # whether required keys are given by position, without `--key`
+
+    def load(self) -> tuple[Callable[[Any], None], type]:
+        """The function and the class of its config."""
+        module, _, name = self.path.partition(":")
+        function = getattr(importlib.import_module(f"edlm.commands.{module}"), name)
+        return function, get_type_hints(function)["config"]
 
 
-_AT = "edlm.commands."
 COMMANDS: dict[str, Command] = {
-    "demo": Command(_AT + "demo:DemoConfig", "see reranking work on a small shipped model"),
-    "sample": Command(_AT + "sample:SampleConfig", "write text with a denoiser and an energy"),
-    "evaluate": Command(_AT + "evaluate:EvaluateConfig", "measure likelihood and text quality"),
-    "compare": Command(_AT + "compare:CompareConfig", "two results of evaluate, in pairs", ("a", "b")),
-    "benchmark": Command(_AT + "benchmark:BenchmarkConfig", "seconds per sequence of samplers"),
-    "languages oracle": Command(_AT + "languages:OracleConfig", "the tables of the method page, with a perfect energy"),
-    "languages truth": Command(_AT + "languages:TruthConfig", "share of a perfect energy's gain that is reached"),
-    "languages errors": Command(_AT + "language_errors:ErrorsConfig", "wrong sequences on languages with known truth"),
-    "info": Command(_AT + "info:InfoConfig", "say what a checkpoint is: family, ids, shift, time", ("path",)),
-    "export": Command(_AT + "export:ExportConfig", "copy trained models to where a package ships them"),
-    "plot logs": Command(_AT + "plot_logs:PlotLogsConfig", "draw the curves of training runs"),
-    "prepare corpus": Command(_AT + "prepare_corpus:PrepareCorpusConfig", "turn text into tokens"),
-    "train denoiser": Command(_AT + "train_denoiser:TrainDenoiserConfig", "train a denoiser"),
-    "train autoregressive": Command(
-        _AT + "train_autoregressive:TrainAutoregressiveConfig", "train a causal language model"
-    ),
-    "train energy": Command(_AT + "train_energy:TrainEnergyConfig", "train a denoiser's energy"),
+    "demo": Command("demo:run", "compare the shipped model with and without its energy"),
+    "sample": Command("sample:run", "write text with a denoiser and an energy"),
+    "evaluate": Command("evaluate:run", "measure likelihood, cost and text quality of samplers; write a report"),
+    "compare": Command("compare:run", "compare the bounds of two results of evaluate", positional=True),
+    "benchmark": Command("benchmark:run", "compare samplers: quality and cost"),
+    "info": Command("info:run", "describe a checkpoint: family, token ids, shift, time input", positional=True),
+    "export": Command("export:run", "copy trained models to a folder that a package ships"),
+    "languages oracle": Command("languages:oracle", "the published oracle tables: what a perfect energy gains"),
+    "languages truth": Command("languages:truth", "share of a perfect energy's gain that trained energies reach"),
+    "languages errors": Command("language_errors:errors", "rate of wrong sequences"),
+    "plot logs": Command("plot_logs:run", "plot the validation losses of training runs"),
+    "prepare corpus": Command("prepare_corpus:run", "turn text, or a synthetic language, into blocks of tokens"),
+    "train denoiser": Command("train_denoiser:run", "train a masked diffusion model"),
+    "train autoregressive": Command("train_autoregressive:run", "train a causal language model"),
+    "train energy": Command("train_energy:run", "train an energy for a frozen denoiser"),
+}
+GROUPS = {
+    "languages": "measure on synthetic languages with known truth",
+    "plot": "plot training runs",
+    "prepare": "prepare data",
+    "train": "train a model",
 }
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; `argv` is the words after `edlm`. Returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    words = list(takewhile(lambda word: not word.startswith("-"), argv))
-    options = argv[len(words) :]
     try:
-        if _commands_under(words) and options in ([], ["-h"], ["--help"]):
-            print(_overview(words))
-            return 0 if options else 2
-        name = find_command(words)
-        module, _, class_name = COMMANDS[name].config.partition(":")
-        command = importlib.import_module(module)
-        values = words[len(name.split()) :]
-        given = [f"--{key}={value}" for key, value in zip(COMMANDS[name].positional, values, strict=False)]
         try:
-            config = parse_config([*given, *options], getattr(command, class_name), f"edlm {name}")
+            name, config = parse(argv)
         except SystemExit as stop:  # after --help or --print_config
             return int(stop.code or 0)
-        getattr(command, name.split()[-1] if name.startswith("languages ") else "run")(config)
+        if config is None:
+            main([*name.split(), "--help"])
+            return 2
+        COMMANDS[name].load()[0](config)
         return 0
     except (ValueError, OSError) as error:
         if os.environ.get("EDLM_DEBUG") == "1":
@@ -79,124 +80,86 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def find_command(words: Sequence[str]) -> str:
-    """Name in `COMMANDS` of a command's words, of which the last may be values; ValueError if there is none."""
-    for count in range(len(words), 0, -1):
-        command = COMMANDS.get(name := " ".join(words[:count]))
-        if command is not None and len(words) - count <= len(command.positional):
-            return name
-    name = " ".join(words)
-    raise ValueError(_unknown("command", name, _commands_under(words) or COMMANDS))
+def parse(argv: Sequence[str]) -> tuple[str, Any]:
+    """Name and config of a command: its defaults, then every `--config FILE.yaml`, then every `--key value`.
 
-
-def command_of(path: str | os.PathLike[str]) -> str:
-    """Command that a config file is for, by its first line: `# edlm train energy --config ...`."""
-    line = Path(path).read_text(encoding="utf-8").partition("\n")[0]
-    if not line.startswith("# edlm "):
-        raise ValueError(f"{path}: line 1 must be '# edlm COMMAND --config ...', got '{line}'")
-    return find_command(list(takewhile(lambda word: not word.startswith("-"), line.split()[2:])))
-
-
-def load_config(path: str | os.PathLike[str], config_class: type[ConfigT]) -> ConfigT:
-    """Read one YAML file into a config dataclass; raises what `parse_config` raises."""
-    return parse_config(["--config", os.fspath(path)], config_class)
-
-
-def parse_config(args: Sequence[str], config_class: type[ConfigT], prog: str = "edlm") -> ConfigT:
-    """Build a config: its defaults, then every `--config FILE.yaml`, then every `--key value`.
+    The config is None where no command is given, as in `edlm train`.
 
     Raises:
-        ValueError: an unknown key, a wrong type, or a required key without a value.
-        FileNotFoundError: a config file does not exist.
+        ValueError: an unknown command or key, a wrong type, or a required key without a value.
     """
-    from jsonargparse import ArgumentParser
-
-    keys = _config_keys(config_class)
-    args = _spelled_out(args, keys)
-    parser = ArgumentParser(prog, exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="YAML file with any of the keys below.")
-    parser.add_class_arguments(config_class)
-    files = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
-    for key in ["config", *(key for key, hint in keys.items() if is_dataclass(hint))]:
-        files.add_argument(f"--{key}", dest=key, action="append", default=[])
+    words = list(takewhile(lambda word: not word.startswith("-"), argv))
+    name = next((name for name in COMMANDS if words[: len(name.split())] == name.split()), None)
+    parser = _command_parser(name) if name else _overview()
+    options = _files_first(argv[len(name.split()) :]) if name else list(argv)
     try:
-        found, overrides = files.parse_known_args(args)  # so --key beats --config anywhere
-        _check_overrides(overrides, keys)
-        given = []
-        for key, path in ((key, path) for key, paths in vars(found).items() for path in paths):
-            values = _read_yaml(path)
-            _check_mapping(values, keys, path, "" if key == "config" else f"{key}.")
-            given += [f"--{key}={path}"] if values else []  # jsonargparse refuses an empty file
-        parsed = parser.instantiate(parser.parse_args([*given, *overrides]))
-    except argparse.ArgumentError as error:
-        raise ValueError(str(error)) from error
-    return config_class(**{f.name: parsed[f.name] for f in fields(config_class) if f.init})
+        values = vars(parser.instantiate(parser.parse_args(options)))
+    except (argparse.ArgumentError, TypeError) as error:  # TypeError: a value in place of a mapping
+        raise ValueError(_with_hint(str(error), name, words)) from error
+    if name is None:
+        return " ".join(words), None
+    return name, COMMANDS[name].load()[1](**{key: value for key, value in values.items() if key != "config"})
 
 
-def _config_keys(hint: Any, prefix: str = "") -> dict[str, Any]:
-    """Every dotted key under a type hint -> its own; the keys of a list's items bear no index."""
+def _overview() -> ArgumentParser:
+    """Parser of the commands' names, without their keys, which would need their imports."""
+    parser = _bare_parser("edlm", "Energy-based reranking for discrete diffusion language models.")
+    parser.epilog = "EDLM_DEBUG=1 shows the traceback of an error."
+    commands = {"": parser.add_subcommands(required=False, metavar="COMMAND")}
+    for name, command in COMMANDS.items():
+        group, _, last = name.rpartition(" ")
+        if group not in commands:
+            outer = commands[""].add_subcommand(group, _bare_parser(group, GROUPS[group]), help=GROUPS[group])
+            outer.prog = f"edlm {group}"
+            commands[group] = outer.add_subcommands(required=False, metavar="COMMAND")
+        commands[group].add_subcommand(last, _bare_parser(name, command.help), help=command.help)
+    return parser
+
+
+def _command_parser(name: str) -> ArgumentParser:
+    parser = _bare_parser(f"edlm {name}", COMMANDS[name].help)
+    parser.add_argument("--config", action="config", help="YAML file with any of the keys; later files win.")
+    parser.add_class_arguments(COMMANDS[name].load()[1], as_group=False, as_positional=COMMANDS[name].positional)
+    for action in parser._actions:
+        if getattr(action, "_typehint", None) is bool:  # `--key` alone means `--key true`
+            action.nargs, action.const = "?", True
+    return parser
+
+
+def _bare_parser(prog: str, description: str) -> ArgumentParser:
+    return ArgumentParser(prog, exit_on_error=False, allow_abbrev=False, description=description)
+
+
+def _files_first(options: Sequence[str]) -> list[str]:
+    """Options with every `--config FILE` before the keys, which override files wherever they are written."""
+    files = {
+        i
+        for i, word in enumerate(options)
+        if word.startswith("--config=") or "--config" in options[max(i - 1, 0) : i + 1]
+    }
+    return [options[i] for i in sorted(range(len(options)), key=lambda i: i not in files)]
+
+
+def _with_hint(message: str, name: str | None, words: Sequence[str]) -> str:
+    """An error of jsonargparse; where a command or a key is unknown, with the nearest known one."""
+    command = re.search(r"COMMAND: invalid choice: '(\S+)'", message)
+    key = re.search(
+        r"(?:Option '|arguments: --)([\w.+-]+)", re.sub(r"Group '(\S+)' .* option '", r"Option '\1.", message)
+    )
+    if command:
+        kind, unknown, known = "command", " ".join(words[: words.index(command[1]) + 1]), list(COMMANDS)
+    elif key and name:
+        kind, unknown, known = "key", key[1], [*_keys(COMMANDS[name].load()[1])]
+    else:
+        return message
+    return f"unknown {kind} '{unknown}'; did you mean '{difflib.get_close_matches(unknown, known, 1, 0.0)[0]}'?"
+
+
+def _keys(hint: Any, prefix: str = "") -> Iterator[str]:
+    """Every dotted key below a type; those of optional and listed dataclasses also as such errors name them, bare."""
     if not is_dataclass(hint):
-        parts = () if get_origin(hint) is dict else get_args(hint)
-        return {key: own for part in parts for key, own in _config_keys(part, prefix).items()}
-    hints, keys = get_type_hints(hint), {}
-    for name in (field.name for field in fields(hint) if field.init):
-        keys |= {prefix + name: hints[name], **_config_keys(hints[name], f"{prefix}{name}.")}
-    return keys
-
-
-def _spelled_out(args: Sequence[str], keys: Mapping[str, Any]) -> list[str]:
-    """With ``--key true`` for a bare ``--key`` that is true or false."""
-    following = [*args, "--"][1:]
-    return [
-        f"{word}=true" if keys.get(word.removeprefix("--")) is bool and after.startswith("--") else word
-        for word, after in zip(args, following, strict=True)
-    ]
-
-
-def _check_mapping(values: Any, keys: Mapping[str, Any], source: str, prefix: str) -> None:
-    if not isinstance(values, Mapping):
-        name = prefix[:-1] or "the file"
-        raise ValueError(f"{source}: {name} must map keys to values, got {values!r}")
-    for key, value in ((f"{prefix}{name}", value) for name, value in values.items()):
-        if key not in keys:
-            raise ValueError(f"{source}: {_unknown('key', key, keys)}")
-        if is_dataclass(keys[key]):
-            _check_mapping(value, keys, source, f"{key}.")
-        elif any(other.startswith(f"{key}.") for other in keys):  # an optional one, or a list
-            for item in value if isinstance(value, list) else [value]:
-                if isinstance(item, Mapping):
-                    _check_mapping(item, keys, source, f"{key}.")
-
-
-def _check_overrides(overrides: Sequence[str], keys: Mapping[str, Any]) -> None:
-    for word in (word for word in overrides if word.startswith("--")):
-        key = word[2:].partition("=")[0].removesuffix("+").removesuffix(".help")
-        parent = keys.get(key.rpartition(".")[0])  # of a dict, any entry may be set
-        if key not in ("help", "print_config", *keys) and dict not in (parent, get_origin(parent)):
-            raise ValueError(_unknown("key", key, keys))
-
-
-def _read_yaml(path: str) -> Any:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"a config file must exist, got '{path}'")
-    try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} must be valid YAML: {error}") from error
-
-
-def _commands_under(words: Sequence[str]) -> list[str]:
-    return [name for name in COMMANDS if name.split()[:-1][: len(words)] == list(words)]
-
-
-def _overview(words: Sequence[str]) -> str:
-    shown = {name: " ".join([name, *map(str.upper, COMMANDS[name].positional)]) for name in _commands_under(words)}
-    lines = [f"  {usage:<22}{COMMANDS[name].help}" for name, usage in shown.items()]
-    usage = "usage: edlm COMMAND [--config FILE.yaml] [--KEY VALUE ...]"
-    more = "'edlm COMMAND --help' lists a command's keys; EDLM_DEBUG=1 shows where an error arose."
-    return "\n".join([usage, "", *lines, "", more])
-
-
-def _unknown(kind: str, word: str, words: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(word, words, n=1, cutoff=0.0)
-    return f"unknown {kind} '{word}'" + (f"; did you mean '{nearest[0]}'?" if nearest else "")
+        for part in get_args(hint):
+            yield from (*_keys(part, prefix), *_keys(part))
+        return
+    for name, inner in ((field.name, get_type_hints(hint)[field.name]) for field in fields(hint) if field.init):
+        yield from (prefix + name, *_keys(inner, f"{prefix}{name}."))

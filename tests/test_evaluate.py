@@ -14,13 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 import edlm
-from edlm.cli import main, parse_config
+from edlm.cli import main, parse
 from edlm.corpus.text import load_blocks
 from edlm.denoisers.loading import SHIPPED
 from edlm.evaluation import continuous_nelbo, published_perplexity
 from edlm.evaluation.experiment import grid
 from edlm.evaluation.experiment import run as stages
-from edlm.evaluation.experiment.plan import EvaluateConfig
 from edlm.evaluation.likelihood import bounds as likelihood
 from edlm.evaluation.report.html import number
 from edlm.evaluation.report.wandb import summary_of
@@ -209,12 +208,12 @@ def test_text_is_data_too(tmp_path):
 
 
 def test_quick_is_a_flag_and_little_of_everything():
-    config = parse_config(["--quick", "--output", "x"], EvaluateConfig)
-    assert config.quick and parse_config(["--quick=false"], EvaluateConfig).quick is False
+    config = parse(["evaluate", "--quick", "--output", "x"])[1]
+    assert config.quick and parse(["evaluate", "--quick=false"])[1].quick is False
     quick = config.quickened()
     assert quick.num_rows <= 16 and len(quick.num_steps) == 2 and len(quick.orders) == 1
     assert quick.samples.judged <= 8 and quick.samples.timed_batches == 1 and quick.samples.judge == "auto"
-    few = parse_config(["--quick", "--num_rows=3", "--samples.judged=2"], EvaluateConfig).quickened()
+    few = parse(["evaluate", "--quick", "--num_rows=3", "--samples.judged=2"])[1].quickened()
     assert few.num_rows == 3 and few.samples.judged == 2
 
 

@@ -1,88 +1,115 @@
-"""Imports point one way, down the list of the house."""
+"""Imports point one way and in no circle; no file, parameter list or test name is longer than the house allows."""
 
 import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-import edlm
-
-ROOT = Path(edlm.__file__).parent
-HOUSE = ["numerics", "corpus", "diffusion", "denoisers", "energies", "sampler"]
-HOUSE += ["config", "training", "evaluation", "commands", "cli"]
-ENTRANCES = {"__init__", "__main__"}  # they may see everything
-FILES = sorted(ROOT.rglob("*.py"))
+ROOT = Path(__file__).resolve().parents[1]
+HOUSE = "numerics corpus diffusion denoisers energies sampler config training evaluation commands cli".split()
+EVALUATION = "estimates likelihood samples languages experiment plots report".split()
+ENTRANCES = {"edlm", "edlm.__main__"}  # they may see everything
 
 
-def part_of(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def is_type_checking(node: ast.AST) -> bool:
-    test = node.test if isinstance(node, ast.If) else None
-    return getattr(test, "id", getattr(test, "attr", None)) == "TYPE_CHECKING"
+FILES = {name_of(path): path for path in sorted((ROOT / "edlm").rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 
-def imported(tree: ast.AST, package: tuple[str, ...]) -> set[str]:
-    """Parts of edlm that a module imports, inside functions too; what only type checkers see is exempt."""
-    found: set[str] = set()
-    for node in ast.iter_child_nodes(tree):
-        if is_type_checking(node):
-            names = [part for other in node.orelse for part in imported(ast.Module([other], []), package)]
-        elif isinstance(node, ast.Import):
-            names = [_part(alias.name) for alias in node.names]
+def imported(name: str, tree: ast.AST, is_package: bool = False) -> set[str]:
+    """Modules of edlm that a module imports: inside functions, and for type checkers alone, too."""
+    package = name.split(".") if is_package else name.split(".")[:-1]
+    modules: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join([*package[: len(package) - node.level + 1], *([node.module] if node.module else [])])
-            base = base if node.level else node.module
-            names = [_part(base)] if base != "edlm" else [_part(f"edlm.{alias.name}") for alias in node.names]
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            modules.update(f"{base}.{alias.name}" if f"{base}.{alias.name}" in FILES else base for alias in node.names)
+    return {module for module in modules if module.partition(".")[0] == "edlm"}
+
+
+GRAPH = {name: imported(name, tree, FILES[name].name == "__init__.py") for name, tree in TREES.items()}
+
+
+def edges() -> Iterator[tuple[str, str]]:
+    return ((name, other) for name in GRAPH if name not in ENTRANCES for other in GRAPH[name])
+
+
+@pytest.mark.xfail(reason="until sampler and denoisers are redesigned", strict=False)
+def test_imports_have_no_cycle():
+    try:
+        TopologicalSorter(GRAPH).prepare()
+    except CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
+
+
+@pytest.mark.xfail(reason="until the redesign is done", strict=False)
+def test_imports_point_down_the_house_only():
+    assert {name.split(".")[1] for name in FILES if name not in ENTRANCES} <= set(HOUSE)
+    assert any("edlm.sampler." in name and "edlm.diffusion." in other for name, other in edges())
+    for name, other in edges():
+        assert other != "edlm", f"{name} imports a name of edlm: import the module that defines it"
+        assert HOUSE.index(name.split(".")[1]) >= HOUSE.index(other.split(".")[1]), f"{name} imports {other}"
+
+
+@pytest.mark.xfail(reason="until the redesign is done", strict=False)
+def test_imports_inside_evaluation_point_one_way_and_harness_is_apart():
+    inside = [[name.split(".")[2] for name in pair] for pair in edges() if all("edlm.evaluation." in n for n in pair)]
+    assert {part for pair in inside for part in pair} == {*EVALUATION, "harness"}
+    for part, other in inside:
+        if "harness" in (part, other):
+            assert part == "harness", f"{part} imports {other}"
         else:
-            names = imported(node, package)
-        found.update(names)
-    return found - {"", "__version__"}
-
-
-def _part(name: str) -> str:
-    parts = name.split(".")
-    if parts[0] != "edlm":
-        return ""
-    return parts[1] if len(parts) > 1 else "edlm itself"
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_module_imports_only_what_stands_above_it(path):
-    part = part_of(path)
-    if part in ENTRANCES:
-        return
-    assert part in HOUSE, f"{part} has no place in the house: {HOUSE}"
-    package = ("edlm", *path.relative_to(ROOT).parent.parts)
-    for other in imported(ast.parse(path.read_text()), package):
-        if other == "edlm itself":
-            other = "the names of edlm"
-        assert other in HOUSE, f"{path.name} imports {other}: import the module that defines it"
-        assert HOUSE.index(other) <= HOUSE.index(part), f"{part} imports {other}, which stands below it"
-
-
-def test_every_part_of_the_house_is_looked_at():
-    assert set(HOUSE) | ENTRANCES >= {part_of(path) for path in FILES} >= set(HOUSE)
-    assert "diffusion" in imported(ast.parse((ROOT / "sampler" / "sampler.py").read_text()), ("edlm", "sampler"))
+            assert EVALUATION.index(part) >= EVALUATION.index(other), f"{part} imports {other}"
 
 
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("from edlm.sampler.window import Times", {"sampler"}),
-        ("import edlm.energies.base as b, torch", {"energies"}),
-        ("from edlm import cli, __version__", {"cli"}),
-        ("from . import reveal", {"diffusion"}),
-        ("from .slots import Slots", {"diffusion"}),
-        ("from ..energies import base", {"energies"}),
-        ("from .. import cli", {"cli"}),
-        ("def f():\n    from edlm.training import trainer", {"training"}),
-        ("if TYPE_CHECKING:\n    from edlm.cli import main", set()),
-        ("import typing\nif typing.TYPE_CHECKING:\n    import edlm.cli\nelse:\n    import edlm.sampler", {"sampler"}),
-        ("try:\n    import edlm.sampler\nexcept ImportError:\n    import edlm.cli", {"sampler", "cli"}),
+        ("from edlm.sampler.window import Times", {"edlm.sampler.window"}),
+        ("from edlm.sampler import window", {"edlm.sampler.window"}),
+        ("import edlm.energies.base as b, torch", {"edlm.energies.base"}),
+        ("from edlm import cli, __version__", {"edlm", "edlm.cli"}),
+        ("from . import reveal", {"edlm.diffusion.reveal"}),
+        ("from .slots import Slots", {"edlm.diffusion.slots"}),
+        ("from ..energies import base", {"edlm.energies.base"}),
+        ("def f():\n    from edlm.training import trainer", {"edlm.training.trainer"}),
+        ("if TYPE_CHECKING:\n    from edlm.cli import main", {"edlm.cli"}),
         ("import torch\nfrom torch import nn\nfrom edlmore import x", set()),
     ],
 )
-def test_what_counts_as_an_import(source, expected):
-    assert imported(ast.parse(source), ("edlm", "diffusion")) == expected
+def test_imported_finds_modules_of_edlm(source, expected):
+    assert imported("edlm.diffusion.noising", ast.parse(source)) == expected
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+@pytest.mark.xfail(reason="until the redesign is done", strict=False)
+def test_no_file_of_edlm_is_above_260_lines():
+    lengths = {name: len(path.read_text().splitlines()) for name, path in FILES.items()}
+    assert {name: length for name, length in lengths.items() if length > 260} == {}
+
+
+@pytest.mark.xfail(reason="until the redesign is done", strict=False)
+def test_no_function_has_more_than_7_parameters():
+    def count(arguments: ast.arguments) -> int:
+        names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+        return len([name for name in names if name not in ("self", "cls")])
+
+    counts = {f"{name}.{f.name}": count(f.args) for name, tree in TREES.items() for f in functions(tree)}
+    assert {name: number for name, number in counts.items() if number > 7} == {}
+
+
+@pytest.mark.xfail(reason="until the redesign is done", strict=False)
+def test_names_of_tests_have_at_most_70_characters():
+    names = [f.name for path in (ROOT / "tests").rglob("test_*.py") for f in functions(ast.parse(path.read_text()))]
+    assert [name for name in names if name.startswith("test_") and len(name) > 70] == []

@@ -15,7 +15,8 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from edlm import EnergySampler, FunctionDenoiser, MaskedLMDenoiser, load_denoiser
+from edlm import EnergySampler, FunctionDenoiser, load_denoiser
+from edlm.denoisers import MaskedLMDenoiser
 
 BERT_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[user]", "a", "b", "c", "d"]
 ROBERTA_WORDS = ["<s>", "<pad>", "</s>", "<unk>", "a", "b", "c", "d", "<mask>"]

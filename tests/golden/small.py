@@ -58,12 +58,12 @@ def checksum(module: nn.Module) -> int:
 
 
 @cache
-def network() -> edlm.MaskedLMDenoiser:
+def network() -> edlm.denoisers.MaskedLMDenoiser:
     sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 16}
     special = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)
     shape = {"vocab_size": SIZE + 1, "pad_token_id": None, "num_hidden_layers": 3, "global_attn_every_n_layers": 1}
     model = with_weights(ModernBertForMaskedLM(ModernBertConfig(**sizes, **special, **shape)))
-    return edlm.MaskedLMDenoiser(model, mask_token_id=MASK)
+    return edlm.denoisers.MaskedLMDenoiser(model, mask_token_id=MASK)
 
 
 def causal_lm(vocab_size: int = SIZE + 1) -> GPT2LMHeadModel:
@@ -103,9 +103,9 @@ def forbidding() -> edlm.CallableEnergy:
     return edlm.CallableEnergy(energy)
 
 
-def oracle() -> edlm.OracleEnergy:
+def oracle() -> edlm.energies.OracleEnergy:
     rows = random(SIZE + 1, SIZE, seed=3).softmax(1)
-    return edlm.OracleEnergy(MarkovChain(rows[:SIZE], rows[SIZE]))
+    return edlm.energies.OracleEnergy(MarkovChain(rows[:SIZE], rows[SIZE]))
 
 
 def scalar_head() -> edlm.energies.ScalarHead:
@@ -135,7 +135,7 @@ ENERGIES: dict[str, Callable[[], edlm.Energy | None]] = {
     "head_blind": lambda: head(blind=True),
     "head_unnormalized": scalar_head,
     "sequence": lambda: with_weights(edlm.SequenceEnergy.from_denoiser(network())),
-    "sum_of_heads": lambda: edlm.WeightedSum([(0.5, head()), (0.5, scalar_head()), (0.2, scored())]),
+    "sum_of_heads": lambda: edlm.energies.WeightedSum([(0.5, head()), (0.5, scalar_head()), (0.2, scored())]),
 }
 ON_NETWORK = ("head", "sequence", "sum_of_heads", "network")
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from edlm import CallableEnergy, EnergySampler, FunctionDenoiser, OracleEnergy
+from edlm import CallableEnergy, EnergySampler, FunctionDenoiser
 from edlm.corpus.languages import HiddenMarkov, MarkovChain
 from edlm.diffusion.schedule import get_schedule
+from edlm.energies import OracleEnergy
 from edlm.evaluation import likelihood_bound
 from tests.chance import assert_law, assert_mean
 from tests.sampler.brute_force import MASK, SEQUENCES, BruteForce, Options, World, entropy

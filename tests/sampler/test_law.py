@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from edlm import CallableEnergy, EnergySampler, OracleEnergy
+from edlm import CallableEnergy, EnergySampler
 from edlm.corpus.languages import MarkovChain
+from edlm.energies import OracleEnergy
 from edlm.sampler import FractionMasked, Steps
 from tests.chance import assert_law
 from tests.sampler.brute_force import MASK, NOTHING, SEQUENCES, BruteForce, Options, World, count

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from edlm import AutoregressiveEnergy, CallableEnergy, EnergySampler, OracleEnergy, WeightedSum
+from edlm import AutoregressiveEnergy, CallableEnergy, EnergySampler
 from edlm.config import SamplerConfig
 from edlm.corpus.languages import MarkovChain
+from edlm.energies import OracleEnergy, WeightedSum
 from edlm.sampler import Proposal
 from tests.chance import assert_law, assert_mean
 from tests.enumerable import random_causal_lm

@@ -5,7 +5,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from edlm import EnergySampler, FunctionDenoiser, MaskedLMDenoiser
+from edlm import EnergySampler, FunctionDenoiser
+from edlm.denoisers import MaskedLMDenoiser
 from edlm.sampler.text.prompts import Reader, rows_of_texts
 
 
