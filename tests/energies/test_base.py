@@ -56,6 +56,15 @@ class Constant(Energy):
         return torch.full_like(decision.log_proposal, self.value)
 
 
+class Trained(Constant):
+    def __init__(self, num_candidates, *orders):
+        super().__init__(1.0)
+        self.num_candidates, self.orders = num_candidates, orders
+
+    recommended = property(lambda self: {"num_candidates": self.num_candidates})
+    trained_orders = property(lambda self: self.orders)
+
+
 def test_callable_gets_all_rows_in_order_and_k_candidates():
     asked, seen = decision(), []
 
@@ -118,12 +127,6 @@ def test_complete_callables_need_sequence_scope():
     assert complete and all(complete)
 
 
-def test_low_energy_is_plausible():
-    energy = CallableEnergy(lambda c, x, p: 3.0 * (c != 2).sum(-1))
-    sampler = EnergySampler(random_denoiser(), energy, num_steps=1, num_candidates=50)
-    assert (sampler.sample(50, 3, seeds=range(50)).tokens == 2).double().mean() > 0.8
-
-
 def test_weighted_sum_by_hand():
     asked, a, b = decision(), CallableEnergy(first_symbol), CallableEnergy(second_symbol)
     expected = 0.25 * a(asked) + 0.75 * b(asked)
@@ -164,20 +167,21 @@ def test_a_sum_needs_what_its_terms_need():
     assert not both.needs_every_row and not both.reads_hidden
 
 
+def test_recommended_options_follow_what_an_energy_reads_and_sums_combine_them():
+    whole = {"num_candidates": 8, "scope": "sequence"}
+    assert Constant(1.0).recommended == CallableEnergy(first_symbol).recommended == {}
+    assert Constant(1.0, reads="prefix").recommended == CallableEnergy(first_symbol, complete=True).recommended == whole
+    few, many, lm = Trained(3, "random", "dilated"), Trained(5, "bisecting", "dilated"), Constant(1.0, reads="sequence")
+    assert (few + many + Constant(1.0)).recommended == {"num_candidates": 5} and (few + lm).recommended == whole
+    assert (few + many + lm).trained_orders == ("dilated",) and lm.trained_orders is None is (lm + lm).trained_orders
+
+
 @pytest.mark.parametrize("weight", [INF, float("nan")])
 def test_a_sum_refuses_weights_that_are_not_finite(weight):
     with pytest.raises(ValueError, match="at least one term and finite weights"):
         weight * Constant(1.0)
     with pytest.raises(ValueError, match="at least one term"):
         WeightedSum([])
-
-
-def test_a_sum_with_a_causal_lm_reranks():
-    lm = AutoregressiveEnergy(random_causal_lm(), bos_token_id=BOS)
-    energy = 1 * lm + 2 * CallableEnergy(lambda c, x, p: 1.0 * (c == 1).sum(-1))
-    asked = decision()
-    expected = lm(asked) + 2 * (asked.candidates == 1).sum(-1)
-    torch.testing.assert_close(energy(asked), expected)
 
 
 def test_check_denoiser_says_what_differs():

@@ -6,8 +6,6 @@ import torch
 from edlm.denoisers import FunctionDenoiser
 from edlm.energies import AutoregressiveEnergy
 from edlm.energies.candidate_text import ends_of_text, log_proposal_until
-from edlm.sampler import EnergySampler
-from tests.chance import assert_law
 from tests.enumerable import BOS, MASK, SEQUENCES, decide, fillings, log_p_ar, random_causal_lm, random_denoiser
 
 EOS = 1
@@ -86,25 +84,6 @@ def test_several_steps_left_to_right_are_exact_and_other_orders_only_near():
         torch.testing.assert_close(sum_over_orders(unaware, denoiser, order), p_ar, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"num_steps": 1, "scope": "sequence"},
-        {"num_steps": 3, "scope": "sequence", "order": "left_to_right"},
-        {"num_steps": 1, "order": "left_to_right", "group_size": 1},
-    ],
-    ids=str,
-)
-def test_samples_follow_p_ar_up_to_eos(options):
-    model, count = random_causal_lm(), 1500
-    p_ar = by_text(log_p_ar(model, SEQUENCES).sum(1).exp())
-    energy = AutoregressiveEnergy(model, bos_token_id=BOS, eos_token_id=EOS)
-    k = 40 if "group_size" in options else 300
-    sampler = EnergySampler(random_denoiser(), energy, num_candidates=k, **options)
-    tokens = sampler.sample(count, 3, seeds=range(count)).tokens
-    assert_law(by_text(torch.ones(count), tokens), p_ar)
-
-
 def test_only_an_eos_behind_all_given_text_is_an_end():
     x_t = torch.tensor(
         [
@@ -170,8 +149,3 @@ def test_log_prob_of_texts_sums_to_one(bos):
     for first in {given for given, _ in seen}:
         total = sum(torch.tensor(v).exp().item() for (given, _), v in seen.items() if given == first)
         assert total == pytest.approx(1, abs=1e-6)
-
-
-def test_eos_must_be_a_token_of_the_lm():
-    with pytest.raises(ValueError, match="eos_token_id must lie in 0..2 or be None, got 3"):
-        AutoregressiveEnergy(random_causal_lm(), bos_token_id=BOS, eos_token_id=3)

