@@ -86,8 +86,14 @@ def estimate_bounds(
         raise ValueError(f"given must leave equally many tokens to predict in each row, got {counts.unique().tolist()}")
     parts = [] if known is None else [known]
     for rows, seeds in options.of(len(x_0), 0 if known is None else known.shape[1]):
-        how = {"sampled_steps": options.sampled_steps, "inner_draws": options.inner_draws}
-        nats = likelihood_bounds(samplers, x_0[rows], seeds, given=None if given is None else given[rows], **how)
+        nats = likelihood_bounds(
+            samplers,
+            x_0[rows],
+            seeds,
+            given=None if given is None else given[rows],
+            sampled_steps=options.sampled_steps,
+            inner_draws=options.inner_draws,
+        )
         parts.append(torch.stack(nats).cpu())
         if keep is not None:
             keep(torch.cat(parts, 1))
@@ -114,6 +120,6 @@ def paired_gain(base: Likelihood, other: Likelihood) -> Estimate:
     """
     counts = [likelihood.tokens_per_row for likelihood in (base, other)]
     if not torch.equal(*counts):
-        shown = " and ".join(f"{len(c)} rows of {c.unique().tolist()}" for c in counts)
-        raise ValueError(f"a paired gain needs the same rows, got {shown} tokens")
+        received = " and ".join(f"{len(c)} rows of {c.unique().tolist()}" for c in counts)
+        raise ValueError(f"a paired gain needs the same rows, got {received} tokens")
     return mean_of((base.nats_per_row - other.nats_per_row) / base.tokens_per_row)

@@ -24,22 +24,22 @@ def test_the_law_of_the_chosen_candidate_sums_over_all_tuples(k):
     log_p = torch.randn(2, 3, generator=g, dtype=torch.float64).log_softmax(1)
     log_w = 3 * torch.randn(2, 3, generator=g, dtype=torch.float64)
     log_w[1, 0] -= 1000  # as good as impossible, but not where all candidates are
-    found = log_chosen(log_p, log_w, k).exp()
+    law = log_chosen(log_p, log_w, k).exp()
     for row in range(2):
         expected = torch.zeros(3, dtype=torch.float64)
         for drawn in itertools.product(range(3), repeat=k):
             drawn = torch.tensor(drawn)
             weights = log_w[row, drawn].softmax(0) * log_p[row, drawn].sum().exp()
             expected.index_add_(0, drawn, weights)
-        torch.testing.assert_close(found[row], expected, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(law[row], expected, rtol=1e-12, atol=1e-14)
 
 
 def test_many_candidates_follow_the_weighted_law():
     log_p, log_w = torch.tensor([[0.5, 0.3, 0.2]]).log(), torch.tensor([[0.0, 1.0, -2.0]])
-    found = log_chosen(log_p, log_w, 10**7).exp()
-    torch.testing.assert_close(found, (log_p + log_w).softmax(1).double(), rtol=1e-5, atol=1e-6)
+    law = log_chosen(log_p, log_w, 10**7).exp()
+    torch.testing.assert_close(law, (log_p + log_w).softmax(1).double(), rtol=1e-5, atol=1e-6)
     flipped = log_chosen(log_p, -log_w, 10**7).exp()
-    assert (found - flipped).abs().max() > 0.3
+    assert (law - flipped).abs().max() > 0.3
     with pytest.raises(ValueError, match="weights must be finite"):
         log_chosen(log_p, torch.tensor([[0.0, -math.inf, 0.0]]), 2)
 
@@ -75,10 +75,12 @@ def sampler_of(language, **options) -> EnergySampler:
 
 @pytest.mark.parametrize(("language", "length"), [(CHAIN, 5), (HIDDEN, 4), (BRACKETS, 6)])
 def test_the_divergence_falls_with_more_candidates_and_more_steps(language, length):
-    found = [exact_distance(sampler_of(language, num_steps=1, num_candidates=k), language, length) for k in (1, 4, 64)]
-    divergences = [distance.kl_from_truth for distance in found]
+    distances = [
+        exact_distance(sampler_of(language, num_steps=1, num_candidates=k), language, length) for k in (1, 4, 64)
+    ]
+    divergences = [distance.kl_from_truth for distance in distances]
     assert divergences[0] > 1.5 * divergences[1] > 3 * divergences[2] > 0
-    assert found[0].total_variation > found[1].total_variation > found[2].total_variation
+    assert distances[0].total_variation > distances[1].total_variation > distances[2].total_variation
     base = exact_distance(sampler_of(language, num_steps=length, order="left_to_right"), language, length)
     assert base.kl_to_truth == pytest.approx(0, abs=1e-9) and base.kl_from_truth == pytest.approx(0, abs=1e-9)
 
@@ -86,12 +88,12 @@ def test_the_divergence_falls_with_more_candidates_and_more_steps(language, leng
 def test_a_divergence_by_hand_and_the_mass_that_is_ruled_out():
     """All at once from the marginals of two equal bits: the product law, half of it impossible."""
     twins = MarkovChain([[1.0, 0.0], [0.0, 1.0]], [0.5, 0.5])
-    found = exact_distance(sampler_of(twins, num_steps=1), twins, 2)
-    assert found.kl_from_truth == pytest.approx(math.log(2))
-    assert (found.kl_to_truth, found.invalid, found.total_variation) == (math.inf, 0.5, 0.5)
+    distance = exact_distance(sampler_of(twins, num_steps=1), twins, 2)
+    assert distance.kl_from_truth == pytest.approx(math.log(2))
+    assert (distance.kl_to_truth, distance.invalid, distance.total_variation) == (math.inf, 0.5, 0.5)
     # Two candidates: impossible only if both are, and then by chance one of them is taken.
-    found = exact_distance(sampler_of(twins, num_steps=1, num_candidates=2), twins, 2)
-    assert found.invalid == pytest.approx(0.25)
+    distance = exact_distance(sampler_of(twins, num_steps=1, num_candidates=2), twins, 2)
+    assert distance.invalid == pytest.approx(0.25)
 
 
 def test_a_wrong_sign_drives_the_law_away():
@@ -116,15 +118,15 @@ def test_dyck_marginals_are_ratios_of_counts():
     x_0 = BRACKETS.sample(40, 8, torch.Generator().manual_seed(0))
     hidden = torch.rand(40, 8, generator=torch.Generator().manual_seed(1)) < 0.6
     x_t = x_0.masked_fill(hidden, 4)
-    found = dyck_log_marginals(BRACKETS, x_t).exp()
+    marginals = dyck_log_marginals(BRACKETS, x_t).exp()
     for i in range(8):
         for v in range(4):
             one = x_t.clone()
             one[:, i] = v
             expected = (BRACKETS.log_prob(one) - BRACKETS.log_prob(x_t)).exp()
             expected = torch.where(hidden[:, i], expected, (x_t[:, i] == v).double())
-            torch.testing.assert_close(found[:, i, v], expected)
-    torch.testing.assert_close(found.sum(-1), torch.ones(40, 8, dtype=torch.float64))
+            torch.testing.assert_close(marginals[:, i, v], expected)
+    torch.testing.assert_close(marginals.sum(-1), torch.ones(40, 8, dtype=torch.float64))
 
 
 def test_few_rows_at_a_time_give_the_same_marginals(monkeypatch):
@@ -143,10 +145,10 @@ def test_sampling_continues_uniformly_after_a_ruled_out_row(language):
     torch.testing.assert_close(denoiser.f(dead, None)[0], flat, check_dtype=False)
     energy = truth_energy(language)
     candidates = dead[:, None].repeat(1, 3, 1).masked_fill(dead[:, None] == mask, 1)
-    found = energy.f(candidates, dead, torch.zeros(len(dead), 3, dtype=torch.float64))
-    assert found[0].tolist() == [0, 0, 0]
+    energies = energy.f(candidates, dead, torch.zeros(len(dead), 3, dtype=torch.float64))
+    assert energies[0].tolist() == [0, 0, 0]
     if language is CHAIN:  # the second row is possible: 1 -> 2, but then 2 -> 1 is not
-        assert found[1].tolist() == [1000, 1000, 1000]
+        assert energies[1].tolist() == [1000, 1000, 1000]
 
 
 def test_truth_energy_is_log_q_less_the_joint_of_what_is_filled():
