@@ -1,4 +1,4 @@
-"""``edlm export``: put a trained denoiser, its energies and held-out blocks where a package can ship them."""
+"""``edlm export``: a trained denoiser, its energies and held-out blocks as a folder that a package can ship."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from edlm.evaluation.samples.texts import texts_of
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What is exported.
+    """Models and data to export.
 
     Args:
         denoiser: Folder of the trained denoiser.
-        energies: Folders of energies that fit it, by the names that they get; ``head`` is the one loaded by default.
-        corpus: Folder made by ``edlm prepare corpus``; its first held-out blocks go along.
+        energies: Folders of energies that fit it, by their new names; ``head`` is the one loaded by default.
+        corpus: Folder made by ``edlm prepare corpus``; its first held-out blocks are exported too.
         output_dir: Gets ``denoiser/``, a folder for each energy, ``valid.safetensors``, and ``words.txt``, the words of
             the training text, if it has any; weights as float16.
         num_rows: Held-out blocks.
@@ -36,7 +36,7 @@ class ExportConfig:
 
 
 def run(config: ExportConfig) -> None:
-    """Write float16 copies; they load as float32 and still recognise each other."""
+    """Write float16 copies; they load as float32, and the energies still accept the denoiser."""
     target = Path(config.output_dir)
     denoiser = load_denoiser(config.denoiser)
     for name, path in config.energies.items():

@@ -1,9 +1,9 @@
-"""``edlm info``: what a checkpoint is, and whether its outputs stand where its family says."""
+"""``edlm info``: what a checkpoint is, and whether its output i predicts token i or i + 1, as its family says."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -28,7 +28,7 @@ _SCOPE = {"slots": "any", "prefix": "sequence, or step from left to right", "seq
 
 @dataclass(frozen=True)
 class InfoConfig:
-    """What is looked at.
+    """The checkpoint to describe.
 
     Args:
         path: Folder, file, hub id or shipped name of a denoiser, or of an energy.
@@ -46,7 +46,7 @@ class InfoConfig:
 
 
 def run(config: InfoConfig) -> None:
-    """Print what is known; the shift is probed where there is a tokenizer."""
+    """Print a table; the shift is probed if there is a tokenizer."""
     if any((folder / SETTINGS).is_file() for folder in (Path(config.path), SHIPPED / config.path)):
         _print(_of_energy(load_energy(config.path)))
         return
@@ -71,7 +71,7 @@ def _of_denoiser(denoiser: Denoiser) -> dict[str, object]:
         "suffix": [_token(denoiser, token) for token in denoiser.suffix_ids],
         "shift": "yes: the output at i - 1 predicts token i" if denoiser.shift else "no",
         "time input": "yes" if denoiser.time_conditioned else "no",
-        "longest sequence": denoiser.max_length or "not known",
+        "longest sequence": denoiser.max_length or "unknown",
         "block size": denoiser.block_size or "none",
         "weights": "none" if identity is None else identity.revision,
     }
@@ -86,6 +86,8 @@ def _of_energy(energy: PretrainedEnergy) -> dict[str, object]:
         "scope": _SCOPE[energy.reads],
         "denoiser": "any" if identity is None else f"{identity.name}, weights {identity.revision}",
         **({} if identity is None else {"mask id": identity.mask_token_id, "vocabulary": identity.vocab_size}),
+        "trained for": "unknown" if energy.trained_for is None else json.dumps(asdict(energy.trained_for)),
+        "recommended": json.dumps(energy.recommended),
         "settings": json.dumps(energy.settings()),
     }
 
@@ -99,18 +101,18 @@ def _token(denoiser: Denoiser, token: int | None) -> str:
 
 
 def _probed(denoiser: Denoiser, text: str) -> str:
-    """One line: where the outputs predict tokens best."""
+    """One line: the offset at which the outputs predict tokens best."""
     if denoiser.tokenizer is None:
         return "not run: no tokenizer"
     tokens = denoiser.tokenizer(text, add_special_tokens=False)["input_ids"]
     tokens = [*denoiser.prefix_ids, *tokens, *denoiser.suffix_ids][: denoiser.max_length]
-    found = probe_shift(denoiser, torch.tensor(tokens, device=next(denoiser.parameters()).device))
-    said = ", ".join(f"{offset:+d}: {mean.value:.2f} ± {mean.stderr:.2f}" for offset, mean in found.nats.items())
-    return f"{found.verdict} (-log p of masked tokens in nats, read at offset {said})"
+    probe = probe_shift(denoiser, torch.tensor(tokens, device=next(denoiser.parameters()).device))
+    nats = ", ".join(f"{offset:+d}: {mean.value:.2f} ± {mean.stderr:.2f}" for offset, mean in probe.nats.items())
+    return f"{probe.verdict} (-log p of masked tokens in nats, read at offset {nats})"
 
 
-def _print(found: dict[str, object]) -> None:
+def _print(rows: dict[str, object]) -> None:
     table = Table(show_header=False, box=None)
-    for name, value in found.items():
+    for name, value in rows.items():
         table.add_row(name, str(value))
     console().print(table)

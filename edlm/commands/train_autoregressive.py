@@ -19,7 +19,7 @@ from edlm.training.trainer import TrainerConfig, train
 
 @dataclass(frozen=True)
 class TrainAutoregressiveConfig:
-    """What is trained on what.
+    """Data, model and run of `edlm train autoregressive`.
 
     Args:
         corpus: Folder made by ``edlm prepare corpus``; its tokenizer needs a bos or eos token.

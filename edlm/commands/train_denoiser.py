@@ -18,7 +18,7 @@ from edlm.training.trainer import TrainerConfig, train
 
 @dataclass(frozen=True)
 class TrainDenoiserConfig:
-    """What is trained on what.
+    """Data, model and run of `edlm train denoiser`.
 
     Args:
         corpus: Folder made by ``edlm prepare corpus``.
@@ -29,7 +29,7 @@ class TrainDenoiserConfig:
         start_from: Checkpoint to train further: its architecture and weights, in place of ``model``.
 
     Raises:
-        ValueError: ``start_from`` comes with an architecture of its own.
+        ValueError: ``model`` is given with ``start_from``, which has an architecture.
     """
 
     corpus: str

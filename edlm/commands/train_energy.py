@@ -39,7 +39,7 @@ class HeadConfig(HeadOptions):
 
 @dataclass(frozen=True)
 class TrainEnergyConfig:
-    """What is trained on what.
+    """Data, model and run of `edlm train energy`.
 
     Args:
         corpus: Folder made by ``edlm prepare corpus``.

@@ -110,13 +110,13 @@ class AutoregressiveEnergy(PretrainedEnergy):
             OSError: no model is found there.
             ValueError: the token found lies outside of the model's vocabulary.
         """
-        own, loading = split_options(options, cls)
+        taken, loading = split_options(options, cls)
         model, tokenizer, _ = load_causal_lm(path, needs_tokenizer=False, **loading)
         if bos_token_id == "auto":
             bos_token_id = model.config.get_text_config().bos_token_id
             if bos_token_id is None and tokenizer is not None:
                 bos_token_id = tokenizer.bos_token_id
-        return cls(model, bos_token_id=bos_token_id, tokenizer=tokenizer, **own)
+        return cls(model, bos_token_id=bos_token_id, tokenizer=tokenizer, **taken)
 
     def settings(self) -> dict[str, Any]:
         newer = {"eos_token_id": self.eos_token_id, "max_positions": self.max_positions}

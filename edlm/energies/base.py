@@ -50,7 +50,7 @@ class Decision:
         candidates: ``x_partial`` with the slots filled, masks elsewhere kept; ``[batch, k, length]``.
         slot_log_proposal: The proposal's log-probability of each drawn token, nats; ``[num_slots, k]``.
         slot_log_p: The denoiser's own, which the proposal may temper or truncate; ``[num_slots, k]``.
-        round_size: What a `TokenwiseEnergy` takes for ``q``: rounds of so many tokens that do not see each other.
+        round_size: For a `TokenwiseEnergy`: tokens in a round of ``q``, which do not see each other.
     """
 
     step: Step
@@ -113,7 +113,7 @@ class Energy(nn.Module, ABC):
 
     @property
     def trained_orders(self) -> tuple[str, ...] | None:
-        """Reveal orders that it was trained on; None if it was not trained on any, or they are not known."""
+        """Reveal orders that it was trained on; None if it was not trained, or they are unknown."""
         return None
 
     @abstractmethod
@@ -124,7 +124,7 @@ class Energy(nn.Module, ABC):
         """Refuse a denoiser other than the one this energy was trained against.
 
         Raises:
-            ValueError: says which parts of the identity differ.
+            ValueError: names the parts of the identity that differ.
         """
         if self.denoiser_identity is None:
             return

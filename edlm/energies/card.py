@@ -84,7 +84,7 @@ class EnergyCard:
         carry_over: It counts the terms at the slots alone, see `AutoregressiveEnergy`.
         is_control: It cannot see the step's other tokens, so it corrects marginals only.
         fingerprint: Digest of weights and settings, 16 hex digits.
-        orders: Reveal orders that it was trained on; None if it was not trained or they are not known.
+        orders: Reveal orders that it was trained on; None if it was not trained or they are unknown.
         num_steps: Step counts, likewise.
         group_sizes: Group sizes, likewise.
     """
@@ -118,7 +118,7 @@ def generated_card(kind: type, described: dict[str, Any], name: str, base_model:
 
     Args:
         kind: Class of the energy.
-        described: What ``energy.json`` says.
+        described: Content of ``energy.json``.
         name: Hub id, or name of the folder.
         base_model: Hub id of what the energy was made from; by default the denoiser's name where that looks like one.
     """
@@ -129,7 +129,9 @@ def generated_card(kind: type, described: dict[str, Any], name: str, base_model:
     front_matter = huggingface_hub.ModelCardData(library_name="edlm", tags=tags, base_model=base_model)
     identity = "Any denoiser over the same tokens."
     if denoiser is not None:
-        identity = "Only the one that it was made for; loading it beside another is an error.\n\n| | |\n| --- | --- |\n"
+        identity = (
+            "Only the one that it was made for; loading it with another denoiser is an error.\n\n| | |\n| --- | --- |\n"
+        )
         identity += "\n".join(f"| {field} | `{value}` |" for field, value in denoiser.items())
     settings = "\n".join(f"| {field} | `{_short(value)}` |" for field, value in described["settings"].items())
     return _CARD.format(

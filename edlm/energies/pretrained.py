@@ -29,7 +29,7 @@ class PretrainedEnergy(Energy):
     """An energy that is made of settings (JSON) and weights, and saved alone, without its denoiser.
 
     Attributes:
-        trained_for: The decisions that it was trained on; None if it was not, or they are not known.
+        trained_for: The decisions that it was trained on; None if it was not trained, or they are unknown.
     """
 
     trained_for: TrainedFor | None = None
@@ -79,7 +79,7 @@ class PretrainedEnergy(Energy):
         Args:
             path: Folder, made if missing.
             dtype: Type of the weights on disk; their own by default.
-            model_card: Text of the card; by default one that says what can be said, without a licence. ``""``: none.
+            model_card: Text of the card; a generated one, without a licence, by default. ``""``: no card.
             base_model: Hub id of what the energy was made from, for the generated card.
         """
         path = Path(path)

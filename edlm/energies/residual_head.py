@@ -54,26 +54,26 @@ class ResidualHead(Head, TokenwiseEnergy):
         log_q = precise(torch.zeros(len(step.x_t), device=tokens.device))
         if not len(step.slots):
             return log_q
-        own = step.slots.dense()
-        states, memory = self._read_step(step, own.active)
-        table = step.slots.write(step.x_t, tokens)[own.active].gather(1, own.positions)[:, None]
-        return log_q.index_add(0, own.active, self._log_q(step, own, states, memory, table, round_size)[:, 0])
+        dense = step.slots.dense()
+        states, memory = self._read_step(step, dense.active)
+        table = step.slots.write(step.x_t, tokens)[dense.active].gather(1, dense.positions)[:, None]
+        return log_q.index_add(0, dense.active, self._log_q(step, dense, states, memory, table, round_size)[:, 0])
 
     def start(self, step: Step, round_size: int = 1) -> HeadState:
-        own = step.slots.dense()
-        states, memory = self._read_step(step, own.active)
-        angles = tuple(part[:, 0, 0, :, None] for part in self.rotary(own.positions))
-        entering = take(states, own.positions)
+        dense = step.slots.dense()
+        states, memory = self._read_step(step, dense.active)
+        angles = tuple(part[:, 0, 0, :, None] for part in self.rotary(dense.positions))
+        entering = take(states, dense.positions)
         queries = self.blocks[0].next_query(entering, angles)
-        numbers = num_rounds(own.counts, round_size)
-        return HeadState(step, own, numbers, entering, queries, angles, memory)
+        numbers = num_rounds(dense.counts, round_size)
+        return HeadState(step, dense, numbers, entering, queries, angles, memory)
 
     def next_logits(self, state: HeadState, x_partial: Tensor, slots: Slots) -> Tensor:
         if state.round and not self.shape.blind:
             self._remember(state, x_partial)
         index, valid = state.slots_of(state.round)
         angles = tuple(part[index] for part in state.angles)
-        seen = seen_positions(state.step, state.own.active)
+        seen = seen_positions(state.step, state.dense.active)
         x, query = state.entering[index], state.queries[index]
         for i, (block, memory) in enumerate(zip(self.blocks, state.memory, strict=True)):
             if i:
@@ -85,11 +85,11 @@ class ResidualHead(Head, TokenwiseEnergy):
     def _remember(self, state: HeadState, x_partial: Tensor) -> None:
         """Put the tokens of the last round in the place of the stale states at their positions (key-value cache)."""
         index, valid = state.slots_of(state.round - 1)
-        positions, angles = state.own.positions[index], tuple(part[index] for part in state.angles)
-        tokens = x_partial[state.own.active[:, None], positions]
+        positions, angles = state.dense.positions[index], tuple(part[index] for part in state.angles)
+        tokens = x_partial[state.dense.active[:, None], positions]
         rows = torch.arange(len(positions), device=positions.device)[:, None].expand_as(positions)
         at = (rows, positions) if valid is None else (rows[valid], positions[valid])
-        seen = seen_positions(state.step, state.own.active)
+        seen = seen_positions(state.step, state.dense.active)
         content = state.entering[index] + self._token(state.step, tokens)
         for i, (block, memory) in enumerate(zip(self.blocks, state.memory, strict=True)):
             keys, values = block.next_key_value(content, angles)
@@ -148,7 +148,7 @@ class HeadState:
 
     Attributes:
         step: The step.
-        own: Its slots.
+        dense: Its slots, row by row.
         num_rounds: Of each row, ``[rows]``.
         entering: States that enter the first block at the slots, by rank, ``[rows, n, width]``.
         queries: The first block's queries there, ``[rows, n, heads, head_size]``.
@@ -158,7 +158,7 @@ class HeadState:
     """
 
     step: Step
-    own: DenseSlots
+    dense: DenseSlots
     num_rounds: Tensor
     entering: Tensor
     queries: Tensor
@@ -169,14 +169,14 @@ class HeadState:
     @cached_property
     def _alike(self) -> int | None:
         """Number of rounds, where all rows have equally many slots: their tables are sliced, not gathered."""
-        return int(self.num_rounds[0]) if bool(self.own.valid.all()) else None
+        return int(self.num_rounds[0]) if bool(self.dense.valid.all()) else None
 
     def slots_of(self, round: int) -> tuple[tuple, Tensor | None]:
         """Index of the slots of a round in the tables, and which entries are real (None: all)."""
         if self._alike is not None:
             return (slice(None), slice(round, None, self._alike)), None
-        most = int((-(-self.own.counts // self.num_rounds)).max())
+        most = int((-(-self.dense.counts // self.num_rounds)).max())
         ranks = round + self.num_rounds[:, None] * torch.arange(most, device=self.num_rounds.device)
-        valid = (ranks < self.own.counts[:, None]) & (round < self.num_rounds[:, None])
+        valid = (ranks < self.dense.counts[:, None]) & (round < self.num_rounds[:, None])
         rows = torch.arange(len(ranks), device=ranks.device)[:, None]
         return (rows, ranks.clamp(max=self.entering.shape[1] - 1)), valid

@@ -23,7 +23,7 @@ class ScalarHead(Head):
         settings: Its shape. `from_denoiser` makes a head that fits, started warm.
 
     Raises:
-        ValueError: the settings are blind: a scalar that sees no tokens says nothing.
+        ValueError: the settings are blind: a scalar that sees no tokens is constant.
     """
 
     def __init__(self, settings: HeadSettings):

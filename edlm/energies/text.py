@@ -87,9 +87,9 @@ class TextEnergy(Energy):
             OSError: no model is found there.
             ValueError: as for the class.
         """
-        own, loading = split_options(options, cls, CausalScorer)
+        taken, loading = split_options(options, cls, CausalScorer)
         model, tokenizer, _ = load_causal_lm(path, **loading)
-        return cls(model, tokenizer, denoiser_tokenizer, **own)
+        return cls(model, tokenizer, denoiser_tokenizer, **taken)
 
     def check_denoiser(self, denoiser: Denoiser) -> None:
         super().check_denoiser(denoiser)

@@ -151,11 +151,11 @@ def _attend(
 ) -> Tensor:
     """One softmax over the shared memory and the candidate's own tokens; ``[rows, heads, k, n, head_size]``.
 
-    The memory is never copied for the k candidates: their queries are laid side by side.
+    The memory is never copied for the k candidates: their queries form one sequence.
     """
     rows, heads, k, n, size = query.shape
-    beside = query.reshape(rows, heads, k * n, size) * size**-0.5
-    scores = (beside @ memory.keys.transpose(-1, -2)).view(rows, heads, k, n, -1)
+    flat = query.reshape(rows, heads, k * n, size) * size**-0.5
+    scores = (flat @ memory.keys.transpose(-1, -2)).view(rows, heads, k, n, -1)
     if memory_visible is not None:
         scores = scores.masked_fill(~memory_visible[:, None, None], -torch.inf)
     if own is None:

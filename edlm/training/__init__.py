@@ -1,1 +1,1 @@
-"""Training: objectives, the loop, and checkpoints that a run goes on from."""
+"""Training: objectives, the loop, and checkpoints that a run resumes from."""

@@ -1,4 +1,4 @@
-"""Which rows and noise a micro-step gets: functions of its number, so resuming needs no state."""
+"""Rows and noise of each micro-step, as functions of its number, so that resuming needs no state."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def _permutation(size: int, *key: int) -> Tensor:
 
 
 def rows_at(start: int, count: int, size: int, *key: int) -> Tensor:
-    """Rows at positions ``start .. start + count`` of an endless row of shuffled epochs.
+    """Rows at positions ``start .. start + count`` of an endless sequence of shuffled epochs.
 
     Position p is entry ``p % size`` of the permutation of epoch ``p // size``.
 
     Args:
         start: First position, >= 0.
-        count: How many.
+        count: Number of rows.
         size: Rows in the data, >= 1.
         key: Seeds the permutations, together with the epoch.
 

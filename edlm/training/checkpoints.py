@@ -1,4 +1,4 @@
-"""What makes a run resumable: its state, whole checkpoints, and signals that wait for an update."""
+"""Resumable runs: their state, checkpoints that are written whole, and signals that wait for an update."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from torch import Tensor
 
 @dataclass
 class RunState:
-    """Where a run stands; saved with every checkpoint through ``register_for_checkpointing``.
+    """Progress of a run; saved with every checkpoint through ``register_for_checkpointing``.
 
     Attributes:
         step: Finished updates.
-        seconds: Wall-clock seconds that led here, those of earlier processes included.
+        seconds: Wall-clock seconds so far, those of earlier processes included.
         sums: Per name, the sum of its values over the updates since the last log line.
         count: Updates in ``sums``.
         busy: Seconds spent on those updates alone.
@@ -60,13 +60,13 @@ class RunState:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Folders ``step_00000500``, each written under another name and renamed when whole.
+    """Folders ``step_00000500``, each written under another name and renamed when complete.
 
     Args:
-        accelerator: Holds the model, the optimizer and all that is registered for checkpointing.
-        directory: Where the folders lie.
-        identity: JSON values that must be equal for a run to go on: what changes its maths.
-        keep: How many of the newest folders stay, >= 1.
+        accelerator: Holds the model, the optimizer and everything that is registered for checkpointing.
+        directory: Holds the folders.
+        identity: JSON values that change the maths of a run; they must be equal for it to resume.
+        keep: Number of newest folders that are kept, >= 1.
     """
 
     accelerator: Accelerator
@@ -75,12 +75,12 @@ class Checkpoints:
     keep: int
 
     def whole(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
+        """Complete checkpoints, oldest first."""
         folders = self.directory.iterdir() if self.directory.is_dir() else ()
         return sorted(folder for folder in folders if re.fullmatch(r"step_\d{8}", folder.name))
 
     def newest(self) -> Path | None:
-        """The newest whole checkpoint, or None."""
+        """The newest complete checkpoint, or None."""
         return next(reversed(self.whole()), None)
 
     def save(self, step: int) -> Path:
@@ -106,7 +106,7 @@ class Checkpoints:
         return target
 
     def load(self, folder: Path) -> None:
-        """Restore all that was saved in `folder`.
+        """Restore everything that was saved in `folder`.
 
         Raises:
             ValueError: `folder` is of a run with another identity; the message names the fields.
@@ -127,7 +127,7 @@ class Checkpoints:
 
 
 def fingerprint(blocks: Tensor) -> str:
-    """Shape and CRC-32 of the data, so that a run does not go on with other data unseen."""
+    """Shape and CRC-32 of the data, so that a run never resumes silently with other data."""
     return f"{list(blocks.shape)} {zlib.crc32(blocks.cpu().contiguous().numpy()):08x}"
 
 

@@ -1,4 +1,4 @@
-"""What a run shows and writes: a progress bar, ``log.jsonl``, and wandb where asked for."""
+"""Output of a run: a progress bar, ``log.jsonl``, and wandb if requested."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edlm.training.trainer_config import TrainerConfig
 class RunLog:
     """The main process's bar, ``output_dir/log.jsonl`` with an object per event, and its trackers.
 
-    Lines after the step that a run goes on from are dropped, so that no step stands twice. Used as
+    Lines after the step that a run resumes from are dropped, so that no step is logged twice. Used as
     a context.
 
     Args:
@@ -61,21 +61,21 @@ class RunLog:
         self.bar.set_postfix(loss=f"{loss:.4f}", lr=f"{learning_rate:.2e}", refresh=False)
         self.bar.update()
 
-    def write(self, split: str, values: dict[str, float], **more: float) -> None:
+    def write(self, split: str, values: dict[str, float], **extra: float) -> None:
         """Write one event.
 
         Args:
             split: "train" or "valid".
             values: "loss", and the metrics by name.
-            more: Written beside the loss.
+            extra: Written next to the loss, not among the metrics.
         """
         metrics = {name: value for name, value in values.items() if name != "loss"}
         record = {"step": self.state.step, "split": split, "loss": values["loss"]}
-        record |= {"metrics": metrics, **more, "seconds": self.state.seconds}
+        record |= {"metrics": metrics, **extra, "seconds": self.state.seconds}
         if self.accelerator.is_main_process:
             with self.path.open("a") as file:
                 file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
-        named = {f"{split}/{name}": value for name, value in {**values, **more}.items()}
+        named = {f"{split}/{name}": value for name, value in {**values, **extra}.items()}
         self.accelerator.log(named, step=self.state.step)
 
 

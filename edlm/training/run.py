@@ -1,4 +1,4 @@
-"""All that a training loop turns, built or restored."""
+"""The objects of a training run, built or restored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edlm.training.trainer_config import TrainerConfig
 
 
 class Run(NamedTuple):
-    """All that a training loop turns.
+    """The objects of a training run.
 
     Args:
         accelerator: Precision, accumulation, processes.
@@ -31,7 +31,7 @@ class Run(NamedTuple):
         scheduler: Of the learning rate; stepped once per update.
         ema: Average of `trained`, or None.
         state: Step, seconds and running means.
-        checkpoints: Saves and loads all of the above.
+        checkpoints: Saves and restores all of these.
     """
 
     accelerator: Accelerator
@@ -68,7 +68,7 @@ def prepare(model: nn.Module, train_blocks: Tensor, config: TrainerConfig, ident
         # An objective may call the model twice, and a broadcast between changes buffers in place.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
-    model.zero_grad()  # an earlier run may have left off between two micro-steps
+    model.zero_grad()  # an earlier run may have stopped between two micro-steps
     groups = parameter_groups(model, config.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
     # Not passed to prepare: accelerate would step it once per process.

@@ -27,7 +27,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 class Objective(Protocol):
-    """What is minimised."""
+    """A loss to minimise."""
 
     def __call__(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one batch.
@@ -60,11 +60,11 @@ def train(
         objective: Loss and metrics of a batch.
         train_blocks: Tokens, an integer dtype, shape ``[N, length]``.
         valid_blocks: Tokens, shape ``[M, length]``, or None for no validation.
-        config: How.
+        config: Options of the run.
         save: Called once, on the main process, with the unwrapped model holding its averaged
             weights and with ``output_dir/final``.
-        identity: JSON values of what else makes the run what it is (model, objective): it is resumed only if they
-            are the same.
+        identity: JSON values of everything else that changes the maths of the run (model, objective): it is resumed
+            only if they are the same.
 
     Returns:
         ``output_dir/final``.
@@ -108,8 +108,8 @@ def train(
             last = (late or state.step == config.num_steps) and not interrupted
             if last or state.step % config.log_every == 0:
                 speed = state.count * _tokens_per_update(run, train_blocks, config) / state.busy
-                more = {"grad_norm": grad_norm, "tokens_per_second": speed}
-                log.write("train", state.means(), learning_rate=learning_rate, **more)
+                extra = {"grad_norm": grad_norm, "tokens_per_second": speed}
+                log.write("train", state.means(), learning_rate=learning_rate, **extra)
             if state.step % config.log_every == 0:
                 state.clear()
             if valid_blocks is not None and (last or state.step % config.valid_every == 0):
@@ -129,7 +129,7 @@ def train(
 
 @torch.no_grad()
 def _validate(run: Run, objective: Objective, blocks: Tensor, config: TrainerConfig) -> dict:
-    """Means with the averaged weights over whole batches; rows stand twice only if none is full."""
+    """Means with the averaged weights over full batches; rows are repeated only if no batch is full."""
     sums: dict[str, Tensor] = {}
     full = len(blocks) // (config.batch_size * run.accelerator.num_processes)
     batches = max(1, min(config.valid_batches, full))
@@ -149,7 +149,7 @@ def _add(sums: dict[str, Tensor], values: dict[str, Tensor], weight: float) -> N
 
 
 def _mean_over_processes(accelerator: Accelerator, values: dict) -> dict[str, float]:
-    """One reduction and one transfer for all values; what is not finite anywhere stays so."""
+    """One reduction and one transfer for all values; a value that is not finite in any process stays so."""
     device = accelerator.device
     scalars = [torch.as_tensor(x, dtype=torch.float32, device=device) for x in values.values()]
     means = accelerator.reduce(torch.stack(scalars), "mean")
@@ -157,7 +157,7 @@ def _mean_over_processes(accelerator: Accelerator, values: dict) -> dict[str, fl
 
 
 def _check_finite(loss: float, grad_norm: float, run: Run) -> None:
-    scaled = run.accelerator.scaler is not None  # fp16: the scaler skips what is not finite
+    scaled = run.accelerator.scaler is not None  # fp16: the scaler skips such an update
     if not math.isfinite(loss) or not (scaled or math.isfinite(grad_norm)):
         raise NonFiniteLossError(
             f"loss and gradient norm must be finite, got {loss} and {grad_norm} at step "

@@ -1,7 +1,8 @@
-"""How a model is trained."""
+"""Options of a training run."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -11,9 +12,25 @@ _FREE_TO_CHANGE = (
 ).split()
 
 
+_COUNTS = (
+    "num_steps batch_size gradient_accumulation log_every valid_every valid_batches checkpoint_every keep_checkpoints"
+)
+_RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    (_COUNTS, ">= 1", lambda value: value >= 1),
+    ("warmup_steps weight_decay seed", ">= 0", lambda value: value >= 0),
+    ("learning_rate max_grad_norm", "> 0", lambda value: value > 0),
+    ("max_minutes", "None or > 0", lambda value: value is None or value > 0),
+    ("ema_decay", "in [0, 1)", lambda value: 0 <= value < 1),
+    ("betas", "two numbers in [0, 1)", lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value)),
+    ("decay", "one of ('cosine', 'linear', 'none')", ("cosine", "linear", "none").__contains__),
+    ("mixed_precision", "one of ('no', 'bf16', 'fp16')", ("no", "bf16", "fp16").__contains__),
+    ("wandb", "one of ('off', 'offline', 'online')", ("off", "offline", "online").__contains__),
+)
+
+
 @dataclass(frozen=True)
 class TrainerConfig:
-    """How a model is trained.
+    """Options of a training run.
 
     Args:
         output_dir: Holds ``config.yaml``, ``log.jsonl``, ``checkpoints/`` and ``final/``.
@@ -30,13 +47,13 @@ class TrainerConfig:
             averaging. After n updates it is ``min(ema_decay, (1 + n) / (10 + n))``.
         mixed_precision: "no", "bf16" or "fp16".
         max_minutes: Wall-clock minutes of this call, > 0: the first update that ends later is the
-            last, and leaves a checkpoint to go on from and the final model. None for no limit.
+            last, and leaves a checkpoint to resume from and the final model. None for no limit.
         log_every: Updates between log lines; each has means over those updates.
         valid_every: Updates between validation passes.
         valid_batches: Batches per process and validation pass: the same rows and noise each time.
         checkpoint_every: Updates between checkpoints.
-        keep_checkpoints: How many of the newest checkpoints stay.
-        resume: Go on from the newest checkpoint in ``output_dir`` if there is one.
+        keep_checkpoints: Number of newest checkpoints that are kept.
+        resume: Resume from the newest checkpoint in ``output_dir`` if there is one.
         seed: Of the data order and the noise, >= 0.
         wandb: "off", "offline" (a folder under ``output_dir``) or "online".
         wandb_project: The project's name there.
@@ -69,28 +86,10 @@ class TrainerConfig:
     wandb_project: str = "edlm"
 
     def __post_init__(self) -> None:
-        counts = "num_steps batch_size gradient_accumulation log_every valid_every valid_batches"
-        rules = {name: (">= 1", lambda value: value >= 1) for name in counts.split()}
-        rules |= dict.fromkeys(("checkpoint_every", "keep_checkpoints"), rules["num_steps"])
-        not_negative = (">= 0", lambda value: value >= 0)
-        rules |= dict.fromkeys(("warmup_steps", "weight_decay", "seed"), not_negative)
-        positive = ("> 0", lambda value: value > 0)
-        rules |= dict.fromkeys(("learning_rate", "max_grad_norm"), positive)
-        rules["max_minutes"] = ("None or > 0", lambda value: value is None or value > 0)
-        rules["ema_decay"] = ("in [0, 1)", lambda value: 0 <= value < 1)
-        rules["betas"] = (
-            "two numbers in [0, 1)",
-            lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value),
-        )
-        for name, allowed in (
-            ("decay", ("cosine", "linear", "none")),
-            ("mixed_precision", ("no", "bf16", "fp16")),
-            ("wandb", ("off", "offline", "online")),
-        ):
-            rules[name] = (f"one of {allowed}", lambda value, allowed=allowed: value in allowed)
-        for name, (rule, holds) in rules.items():
-            if not holds(getattr(self, name)):
-                raise ValueError(f"{name} must be {rule}, got {getattr(self, name)!r}")
+        for names, rule, holds in _RULES:
+            for name in names.split():
+                if not holds(getattr(self, name)):
+                    raise ValueError(f"{name} must be {rule}, got {getattr(self, name)!r}")
 
     def identity(self) -> dict[str, Any]:
         """The fields that change the maths of a run, so that a resumed run must keep them."""
