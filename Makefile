@@ -24,7 +24,8 @@ demo: $(READY)  ## run the demo (ARGS="--key value")
 test: $(READY)  ## run the tests and doctests (ARGS="-k name")
 	$(VENV)/bin/python -m pytest $(ARGS)
 
-test-slow: $(READY)  ## run the slow tests
+test-slow: $(READY)  ## run the slow tests (that of the report needs chromium and chromium-driver)
+	$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev,browser]"
 	$(VENV)/bin/python -m pytest -m slow $(ARGS)
 
 lint: $(READY)  ## check style with ruff
