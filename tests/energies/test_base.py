@@ -217,19 +217,6 @@ def test_folder_holds_settings_weights_and_identity(tmp_path):
         load_energy(tmp_path / "b")
 
 
-def test_folder_of_an_energy_without_denoiser(tmp_path):
-    energy = AutoregressiveEnergy(random_causal_lm(), bos_token_id=BOS)
-    energy.save_pretrained(tmp_path / "full")
-    energy.save_pretrained(tmp_path / "half", dtype=torch.float16)
-    full, half = load_energy(tmp_path / "full"), load_energy(tmp_path / "half")
-    assert full.denoiser_identity is None
-    assert torch.equal(full(decision()), energy(decision()))
-    assert half.model.dtype == torch.float32
-    torch.testing.assert_close(half(decision()), energy(decision()), atol=0.05, rtol=0)
-    weights = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("full", "half")]
-    assert weights[1] < 0.8 * weights[0]
-
-
 def test_weights_that_do_not_fit_are_an_error(tmp_path):
     AutoregressiveEnergy(random_causal_lm(), bos_token_id=BOS).save_pretrained(tmp_path)
     described = json.loads((tmp_path / "energy.json").read_text())

@@ -1,6 +1,5 @@
 """Energies of text: an LM with other tokens than the denoiser's, and Python functions."""
 
-import json
 import math
 from dataclasses import replace
 
@@ -82,13 +81,6 @@ def decision_with_gaps():
     x_t = torch.tensor([[3, 3, 1], [2, 0, 1], [0, 3, 3], [3, 3, 3]])
     filled = torch.stack([fillings(x_t[0]), x_t[1].expand(9, -1), fillings(x_t[2]), SEQUENCES[[*range(9)]]])
     return decide(spelling_denoiser(), x_t, filled[:, [0, 5, 7, 8, 5]])
-
-
-def test_the_test_encodes_as_the_library_does():
-    for row in SEQUENCES.tolist():
-        assert pairs()(spell(row))["input_ids"] == pairs_by_hand(spell(row))
-        assert characters().decode(row) == spell(row)
-    assert len({len(pairs_by_hand(spell(row))) for row in SEQUENCES.tolist()}) > 1
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
@@ -267,30 +259,3 @@ def test_functions_of_prefixes_see_what_stands_before_the_first_mask():
     options = {"order": "left_to_right", "num_steps": 3, "num_candidates": 3}
     EnergySampler(spelling_denoiser(), energy, **options).sample(2, 3, seeds=[0, 1])
     assert [{len(text) for text in texts} for texts in seen] == [{1}, {2}, {3}]
-
-
-def bracket_denoiser():
-    denoiser = FunctionDenoiser(lambda x, t: torch.zeros(*x.shape, 4), 4, 4)
-    denoiser.tokenizer = characters(["1", ",", "[", "]", "[MASK]"])
-    return denoiser
-
-
-def json_energy(text):
-    try:
-        json.loads(text)
-    except ValueError:
-        return INF
-    return 0.0
-
-
-def sampler_of_json(policy, num_candidates, num_steps=1):
-    energy = CallableEnergy.on_text(lambda texts: [json_energy(text) for text in texts])
-    options = {"scope": "sequence", "on_impossible": policy, "order": "random"}
-    return EnergySampler(bracket_denoiser(), energy, num_steps=num_steps, num_candidates=num_candidates, **options)
-
-
-def test_json_by_redrawing():
-    output = sampler_of_json("redraw", 16).sample(300, 3, seeds=range(300))
-    texts = [characters(["1", ",", "[", "]", "[MASK]"]).decode(row) for row in output.tokens.tolist()]
-    assert set(texts) == {"111", "[1]"} and output.steps[0].redraws.max() > 0
-    assert_law(torch.tensor([texts.count("111"), texts.count("[1]")]), torch.tensor([0.5, 0.5]))
