@@ -103,7 +103,7 @@ class Energy(nn.Module, ABC):
 
     @property
     def recommended(self) -> dict[str, Any]:
-        """Sampler options that suit this energy; the sampler uses them where none are given, ``{}``: none."""
+        """Options, by name, that the sampler uses where none are given; ``{}``: they must be given."""
         return {} if self.reads == "slots" else {"num_candidates": 8, "scope": "sequence"}
 
     @property
@@ -146,8 +146,8 @@ class Energy(nn.Module, ABC):
 class TokenwiseEnergy(Energy):
     """An energy that is normalised token by token: ``E = log p_theta(x_R | x_t) - log q(x_R | x_t)``, ``Z = 1``.
 
-    ``q`` is a product of conditionals that can be drawn from: exact decisions, one token after the other in
-    decision order, or a round of far-apart tokens after the other.
+    ``q`` is a product of conditionals that can be drawn from, so no candidates are needed: tokens are decided one after
+    the other in decision order, or in rounds of far-apart tokens that do not see each other.
     """
 
     is_normalized: bool = True

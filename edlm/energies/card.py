@@ -17,6 +17,7 @@ from edlm.denoisers.identity import weights_fingerprint
 from edlm.energies.base import Energy
 
 _LONGEST = 200  # characters of a setting in a model card
+_INCIDENTAL = ("max_tokens_per_pass", "transformers_version", "_name_or_path", "dtype")
 
 _CARD = """{front_matter}
 # {name}
@@ -83,7 +84,7 @@ class EnergyCard:
         label: The same with what distinguishes it from others of the class, for readers.
         carry_over: It counts the terms at the slots alone, see `AutoregressiveEnergy`.
         is_control: It cannot see the step's other tokens, so it corrects marginals only.
-        fingerprint: Digest of weights and settings, 16 hex digits.
+        fingerprint: Digest of class, weights and settings, 16 hex digits.
         orders: Reveal orders that it was trained on; None if it was not trained or they are unknown.
         num_steps: Step counts, likewise.
         group_sizes: Group sizes, likewise.
@@ -106,11 +107,17 @@ class EnergyCard:
         label = ", ".join([kind, *(mark for mark, holds in marks.items() if holds)])
         settings = energy.settings() if hasattr(energy, "settings") else {}
         has_weights = next(energy.parameters(), None) is not None
-        content = [kind, weights_fingerprint(energy) if has_weights else "", json.dumps(settings, sort_keys=True)]
-        fingerprint = hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]
+        content = [kind, weights_fingerprint(energy) if has_weights else None, _without_incidentals(settings)]
+        fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
         trained = getattr(energy, "trained_for", None)
         mixture = (trained.orders, trained.num_steps, trained.group_sizes) if trained is not None else ()
         return cls(kind, label, carry_over, energy.is_control, fingerprint, *mixture)
+
+
+def _without_incidentals(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that may change an energy's values."""
+    kept = {name: value for name, value in settings.items() if name not in _INCIDENTAL}
+    return {name: _without_incidentals(value) if isinstance(value, dict) else value for name, value in kept.items()}
 
 
 def generated_card(kind: type, described: dict[str, Any], name: str, base_model: str | None = None) -> str:
@@ -120,7 +127,7 @@ def generated_card(kind: type, described: dict[str, Any], name: str, base_model:
         kind: Class of the energy.
         described: Content of ``energy.json``.
         name: Hub id, or name of the folder.
-        base_model: Hub id of what the energy was made from; by default the denoiser's name where that looks like one.
+        base_model: Hub id of the model that the energy was made from; by default the denoiser's name if it is one.
     """
     denoiser = described["denoiser"]
     if base_model is None and denoiser is not None and _is_hub_id(denoiser["name"]):
@@ -129,9 +136,7 @@ def generated_card(kind: type, described: dict[str, Any], name: str, base_model:
     front_matter = huggingface_hub.ModelCardData(library_name="edlm", tags=tags, base_model=base_model)
     identity = "Any denoiser over the same tokens."
     if denoiser is not None:
-        identity = (
-            "Only the one that it was made for; loading it with another denoiser is an error.\n\n| | |\n| --- | --- |\n"
-        )
+        identity = "Only the one that it was made for: another is refused.\n\n| | |\n| --- | --- |\n"
         identity += "\n".join(f"| {field} | `{value}` |" for field, value in denoiser.items())
     settings = "\n".join(f"| {field} | `{_short(value)}` |" for field, value in described["settings"].items())
     return _CARD.format(
