@@ -1,78 +1,14 @@
-"""Balanced brackets under the uniform law, and the input checks that all languages share."""
+"""Balanced brackets under the uniform law."""
 
 import math
-import operator
 import sys
 
 import torch
 from torch import Tensor
 
+from edlm.corpus.checks import check_count, check_draw, check_rows, check_tokens
 
-def check_count(name: str, value: int, minimum: int) -> int:
-    """`value` as an int, if it is one and at least `minimum`."""
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}") from None
-    if count < minimum:
-        raise ValueError(f"{name} must be >= {minimum}, got {count}")
-    return count
-
-
-def check_generator(generator: torch.Generator) -> None:
-    """Raise unless it is a generator."""
-    if not isinstance(generator, torch.Generator):
-        raise ValueError(f"generator must be a torch.Generator, got {type(generator).__name__}")
-
-
-def check_draw(n: int, length: int, generator: torch.Generator) -> tuple[int, int]:
-    """The checked sizes of a call of `sample`."""
-    check_generator(generator)
-    return check_count("n", n, 0), check_count("length", length, 1)
-
-
-def check_rows(bad: Tensor, rule: str) -> None:
-    """Raise `rule`, and the numbers of the rows that are True in `bad` (eight at most)."""
-    if bad.any():
-        rows = bad.nonzero()[:, 0].tolist()
-        more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
-        raise ValueError(f"{rule} in rows {rows[:8]}{more}")
-
-
-def check_tokens(x: Tensor, mask: int, name: str = "x", observed: bool = False) -> Tensor:
-    """`x` as int64 ``[batch, length]``, ids in ``0..mask``; `observed` forbids the mask itself."""
-    kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-    if not isinstance(x, Tensor) or kind.is_floating_point or kind.is_complex or kind == torch.bool:
-        raise ValueError(f"{name} must be a tensor of integers, got {kind}")
-    if x.dim() != 2 or x.shape[1] == 0:
-        rule = f"{name} must have shape [batch, length] with length >= 1"
-        raise ValueError(f"{rule}, got {list(x.shape)}")
-    outside = x[(x < 0) | (x > mask)]
-    if len(outside):
-        rule = f"{name} must hold ids in 0..{mask} ({mask} is the mask token)"
-        raise ValueError(f"{rule}, got {outside[0].item()}")
-    if observed:
-        check_rows((x == mask).any(1), f"{name} must have no mask token ({mask}), got one")
-    return x.long()
-
-
-def check_probabilities(name: str, values, *shape: int | str) -> Tensor:
-    """`values` as float64, its last axis normalised; a letter in `shape` is any size >= 1."""
-    table = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach()
-    pairs = zip(table.shape, shape, strict=False)
-    wanted = [got or 1 if isinstance(want, str) else want for got, want in pairs]
-    if table.dim() != len(shape) or list(table.shape) != wanted:
-        rule = f"{name} must have shape [{', '.join(map(str, shape))}]"
-        raise ValueError(f"{rule}, got {list(table.shape)}")
-    wrong = ~(table.isfinite() & (table >= 0))
-    if wrong.any():
-        got = f"{table[wrong][0].item()} at {wrong.nonzero()[0].tolist()}"
-        raise ValueError(f"{name} must be finite and non-negative, got {got}")
-    sums = table.sum(-1, keepdim=True)
-    off = ((sums - 1).abs() > 1e-6).reshape(-1)
-    worst = sums.reshape(-1)[(sums - 1).abs().argmax()].item()
-    check_rows(off, f"{name} must sum to 1 within 1e-6, got {worst:.8g} at worst")
-    return table / sums
+ENTRIES_AT_ONCE = 2**19  # of the tables of `Dyck`: about 4 MiB
 
 
 class Dyck:
@@ -171,8 +107,27 @@ class Dyck:
             if total > most:
                 rule = f"length of rows with masks must keep the count below {most:.1e}"
                 raise ValueError(f"{rule}, got {x.shape[1]}")
-            completions[masked] = self._completions(x[masked])
+            completions[masked] = torch.cat([self._completions(self._allowed(rows)) for rows in self._parts(x[masked])])
         return completions.log() - math.log(total)
+
+    def log_marginals(self, x_t: Tensor) -> Tensor:
+        """Exact posterior log p(x^i = v | observed tokens) of every position, nats.
+
+        The number of balanced strings that agree with a row is a polynomial in what each position allows,
+        ``allowed[i, v]`` in {0, 1}; its share of strings with ``v`` at ``i`` is ``d log count / d log allowed[i, v]``.
+
+        Args:
+            x_t: Integers, shape ``[batch, length]``, ids in ``0..mask_token_id``.
+
+        Returns:
+            float64, shape ``[batch, length, vocab_size]``; 0 and ``-inf`` at observed positions.
+
+        Raises:
+            ValueError: wrong ids or shape, odd length, or a row that no balanced string agrees with.
+        """
+        x_t = check_tokens(x_t, self.mask_token_id, name="x_t")
+        check_rows(self.log_prob(x_t).isneginf(), "observed tokens of x_t must have positive probability, got zero")
+        return torch.cat([self._posterior(rows) for rows in self._parts(x_t)]).log_()
 
     def is_valid(self, x: Tensor) -> Tensor:
         """Whether each fully observed row is balanced and at most `max_depth` deep.
@@ -210,33 +165,39 @@ class Dyck:
             ways.append([last[d] + last[d + 2] for d in range(top + 1)])
         return ways
 
-    def _completions(self, x: Tensor) -> Tensor:
-        """Number of balanced strings that agree with each row; float64 ``[batch]``."""
-        length, deepest = x.shape[1], min(self.max_depth, x.shape[1] // 2)
-        rows = max(1, 2**19 // (deepest * length**2))  # about 2 MiB of counts at a time
-        return torch.cat([self._intervals(part.T, deepest) for part in x.split(rows)])
+    def _parts(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Few rows at a time, which bounds the memory of `_completions`."""
+        length = x.shape[1]
+        return x.split(max(1, ENTRIES_AT_ONCE // (min(self.max_depth, length // 2) * length**2)))
 
-    def _intervals(self, x: Tensor, deepest: int) -> Tensor:
-        """Dynamic programming over the intervals of `x` ``[length, rows]``.
+    def _posterior(self, x_t: Tensor) -> Tensor:
+        with torch.enable_grad():
+            allowed = self._allowed(x_t).requires_grad_()
+            count = self._completions(allowed)
+            (slope,) = torch.autograd.grad(count.sum(), allowed)
+        return (allowed * slope).detach() / count.detach()[:, None, None]
 
-        ways[h, p, s]: balanced fillings, at most h deep, of the p pairs that start at s; the first
-        bracket closes after q inner pairs: sum over q of
-        fits(s, s + 2q + 1) * ways[h - 1, q, s + 1] * ways[h, p - 1 - q, s + 2q + 2].
+    def _allowed(self, x: Tensor) -> Tensor:
+        """1 for each token that a position may hold, else 0; float64 ``[rows, length, vocab_size]``."""
+        observed = torch.nn.functional.one_hot(x.clamp(max=self.vocab_size - 1), self.vocab_size).double()
+        return torch.where((x == self.mask_token_id)[..., None], 1.0, observed)
+
+    def _completions(self, allowed: Tensor) -> Tensor:
+        """Total weight of the balanced strings, ``[rows]``; a string x weighs ``prod_i allowed[row, i, x_i]``.
+
+        Dynamic programming over intervals: ways[p][h, s] is the weight of the p pairs that start at s, at most h deep;
+        the first bracket closes after q inner pairs: sum over q of
+        fits[q][s] * ways[q][h - 1, s + 1] * ways[p - 1 - q][h, s + 2q + 2].
         """
-        length, rows = x.shape
-        ways = x.new_zeros(deepest + 1, length // 2 + 1, length + 1, rows, dtype=torch.float64)
-        ways[:, 0] = 1
-        fits = [self._fits(x[: length - gap], x[gap:]) for gap in range(1, length, 2)]
+        rows, length, _ = allowed.shape
+        opens, closes = allowed.permute(1, 2, 0).split(self.num_pairs, dim=1)
+        fits = [(opens[: length - gap] * closes[gap:]).sum(1) for gap in range(1, length, 2)]
+        deepest = min(self.max_depth, length // 2)
+        ways = [allowed.new_ones(deepest + 1, length + 1, rows)]
         for p in range(1, length // 2 + 1):
             n = length - 2 * p + 1
-            for q in range(p):
-                inner, rest = ways[:-1, q, 1 : n + 1], ways[1:, p - 1 - q, 2 * q + 2 :][:, :n]
-                ways[1:, p, :n] += fits[q][:n] * inner * rest
-        return ways[deepest, -1, 0]
-
-    def _fits(self, first: Tensor, last: Tensor) -> Tensor:
-        """Kinds of bracket that `first` can open and `last` close."""
-        masked = last == self.mask_token_id
-        any_kind = torch.where(masked, self.num_pairs, (last >= self.num_pairs).long())
-        one_kind = (first < self.num_pairs) & (masked | (last == first + self.num_pairs))
-        return torch.where(first == self.mask_token_id, any_kind, one_kind.long()).double()
+            total = sum(
+                fits[q][:n] * ways[q][:-1, 1 : n + 1] * ways[p - 1 - q][1:, 2 * q + 2 : 2 * q + 2 + n] for q in range(p)
+            )
+            ways.append(torch.cat([torch.zeros_like(total[:1]), total]))
+        return ways[-1][deepest, 0]

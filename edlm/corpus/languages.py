@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from edlm.corpus.dyck import (
-    Dyck,
+from edlm.corpus.checks import (
     check_count,
     check_draw,
     check_generator,
@@ -12,6 +11,7 @@ from edlm.corpus.dyck import (
     check_rows,
     check_tokens,
 )
+from edlm.corpus.dyck import Dyck
 
 __all__ = ["Dyck", "HiddenMarkov", "MarkovChain"]
 

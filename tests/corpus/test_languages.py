@@ -272,6 +272,26 @@ def test_dyck_log_prob_is_the_enumerated_count_for_every_masking_pattern(length)
     assert (mass > 0).any() and (mass == 0).any()
 
 
+def test_dyck_log_marginals_are_ratios_of_counts(monkeypatch):
+    brackets = Dyck(2, 3)
+    x_0 = brackets.sample(40, 8, torch.Generator().manual_seed(0))
+    hidden = torch.rand(40, 8, generator=torch.Generator().manual_seed(1)) < 0.6
+    x_t = x_0.masked_fill(hidden, 4)
+    marginals = brackets.log_marginals(x_t).exp()
+    for i in range(8):
+        for v in range(4):
+            one = x_t.clone()
+            one[:, i] = v
+            expected = (brackets.log_prob(one) - brackets.log_prob(x_t)).exp()
+            expected = torch.where(hidden[:, i], expected, (x_t[:, i] == v).double())
+            torch.testing.assert_close(marginals[:, i, v], expected)
+    torch.testing.assert_close(marginals.sum(-1), torch.ones(40, 8, dtype=torch.float64))
+    monkeypatch.setattr(dyck, "ENTRIES_AT_ONCE", 1)  # less than a single row has
+    torch.testing.assert_close(brackets.log_marginals(x_t).exp(), marginals)
+    with pytest.raises(ValueError, match=r"positive probability, got zero in rows \[1\]"):
+        brackets.log_marginals(torch.tensor([[4, 4, 4, 4], [2, 4, 4, 4]]))
+
+
 @pytest.mark.parametrize("length", [6, 8])
 def test_dyck_is_valid_is_balanced_and_shallow_for_every_string(length):
     strings = list(product(range(4), repeat=length))

@@ -14,7 +14,6 @@ from edlm.energies.callable import CallableEnergy
 Language = MarkovChain | HiddenMarkov | Dyck
 
 IMPOSSIBLE_ENERGY = 1000.0  # nats: finite, so that sampling continues where all candidates of a step are impossible
-ENTRIES_AT_ONCE = 2**22  # of the tables of intervals
 
 
 def check_mask_token(denoiser: Denoiser, language: Language) -> None:
@@ -32,7 +31,15 @@ def exact_denoiser(language: Language) -> FunctionDenoiser:
         sequence is wrong whatever follows.
     """
     size = language.vocab_size
-    return FunctionDenoiser(lambda x_t, t: _marginals(language, x_t), language.mask_token_id, size)
+
+    def log_marginals(x_t: Tensor, t: Tensor) -> Tensor:
+        posterior = torch.full((*x_t.shape, size), -math.log(size), dtype=torch.float64)
+        possible = language.log_prob(x_t).isfinite()
+        if possible.any():
+            posterior[possible] = language.log_marginals(x_t[possible])
+        return posterior
+
+    return FunctionDenoiser(log_marginals, language.mask_token_id, size)
 
 
 def truth_energy(language: Language) -> CallableEnergy:
@@ -60,65 +67,3 @@ def _log_prob(language: Language, x: Tensor) -> Tensor:
     _, kind = (x * (2 * keys + 1)).sum(1).unique(return_inverse=True)  # wraps around: a hash of 64 bits
     first = torch.empty_like(kind).scatter_(0, kind.flip(0), torch.arange(len(kind) - 1, -1, -1))[: kind.max() + 1]
     return language.log_prob(x[first])[kind]
-
-
-def _marginals(language: Language, x_t: Tensor) -> Tensor:
-    """Posterior of every position, uniform in rows that are ruled out, nats, ``[batch, length, vocab_size]``."""
-    if isinstance(language, Dyck):
-        return dyck_log_marginals(language, x_t)
-    posterior = torch.full((*x_t.shape, language.vocab_size), -math.log(language.vocab_size), dtype=torch.float64)
-    possible = language.log_prob(x_t).isfinite()
-    if possible.any():
-        posterior[possible] = language.log_marginals(x_t[possible])
-    return posterior
-
-
-def dyck_log_marginals(language: Dyck, x_t: Tensor) -> Tensor:
-    """Exact posterior ``log p(x^i = v | observed tokens)`` of every position, nats.
-
-    The number of balanced strings that agree with a row is a polynomial in what each position allows,
-    ``allowed[i, v]`` in {0, 1}; its share of strings with ``v`` at ``i`` is ``d log count / d log allowed[i, v]``.
-
-    Args:
-        language: Balanced brackets.
-        x_t: Integers, shape ``[batch, length]``, ids in ``0..mask_token_id``.
-
-    Returns:
-        float64, shape ``[batch, length, vocab_size]``; uniform in rows that no balanced string agrees with.
-    """
-    size, length = language.vocab_size, x_t.shape[1]
-    top = min(language.max_depth, length // 2)
-    at_once = max(1, ENTRIES_AT_ONCE // (top * length**2))
-    return torch.cat([_dyck_rows(language, rows, top) for rows in x_t.split(at_once)]).view(*x_t.shape, size)
-
-
-def _dyck_rows(language: Dyck, x_t: Tensor, top: int) -> Tensor:
-    size = language.vocab_size
-    observed = torch.nn.functional.one_hot(x_t.clamp(max=size - 1), size).double()
-    allowed = torch.where((x_t == language.mask_token_id)[..., None], 1.0, observed)
-    with torch.enable_grad():
-        allowed.requires_grad_()
-        count = _num_balanced(allowed.permute(1, 2, 0), language.num_pairs, top)
-        (slope,) = torch.autograd.grad(count.sum(), allowed)
-    with_token, count = (allowed * slope).detach(), count.detach()
-    posterior = with_token / torch.where(count > 0, count, 1.0)[:, None, None]
-    return torch.where((count > 0)[:, None, None], posterior, 1 / size).log()
-
-
-def _num_balanced(allowed: Tensor, num_pairs: int, top: int) -> Tensor:
-    """Balanced strings, at most ``top`` deep, weighted by ``allowed[length, vocab_size, rows]``; ``[rows]``.
-
-    ways[p][h, s]: of the p pairs that start at s, at most h deep; the first bracket closes after q inner pairs.
-    """
-    length, _, rows = allowed.shape
-    opens, closes = allowed[:, :num_pairs], allowed[:, num_pairs:]
-    fits = [(opens[: length - gap] * closes[gap:]).sum(1) for gap in range(1, length, 2)]
-    ways = [allowed.new_ones(top + 1, length + 1, rows)]
-    for p in range(1, length // 2 + 1):
-        n = length - 2 * p + 1
-        terms = [
-            fits[q][:n] * ways[q][:-1, 1 : n + 1] * ways[p - 1 - q][1:, 2 * q + 2 : 2 * q + 2 + n] for q in range(p)
-        ]
-        total = torch.stack(terms).sum(0)
-        ways.append(torch.cat([torch.zeros_like(total[:1]), total]))
-    return ways[-1][top, 0]

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from edlm.corpus.languages import Dyck, HiddenMarkov, MarkovChain
-from edlm.evaluation.languages import exact as exact_languages
-from edlm.evaluation.languages.exact import dyck_log_marginals, exact_denoiser, truth_energy
+from edlm.evaluation.languages.exact import exact_denoiser, truth_energy
 from edlm.evaluation.languages.law import all_sequences, exact_distance, exact_law, log_chosen
 from edlm.sampler import EnergySampler
 from tests.sampler.brute_force import SEQUENCES, BruteForce, Options, World
@@ -112,28 +111,6 @@ def test_samples_follow_the_exact_law():
     tokens = sampler.sample(20000, 3, generator=torch.Generator().manual_seed(1)).tokens
     counts = torch.bincount((tokens * torch.tensor([9, 3, 1])).sum(1), minlength=27)
     assert 0.5 * (counts / 20000 - law).abs().sum() < 0.025  # about 0.013 for a right one
-
-
-def test_dyck_marginals_are_ratios_of_counts():
-    x_0 = BRACKETS.sample(40, 8, torch.Generator().manual_seed(0))
-    hidden = torch.rand(40, 8, generator=torch.Generator().manual_seed(1)) < 0.6
-    x_t = x_0.masked_fill(hidden, 4)
-    marginals = dyck_log_marginals(BRACKETS, x_t).exp()
-    for i in range(8):
-        for v in range(4):
-            one = x_t.clone()
-            one[:, i] = v
-            expected = (BRACKETS.log_prob(one) - BRACKETS.log_prob(x_t)).exp()
-            expected = torch.where(hidden[:, i], expected, (x_t[:, i] == v).double())
-            torch.testing.assert_close(marginals[:, i, v], expected)
-    torch.testing.assert_close(marginals.sum(-1), torch.ones(40, 8, dtype=torch.float64))
-
-
-def test_few_rows_at_a_time_give_the_same_marginals(monkeypatch):
-    x_t = torch.tensor([[0, 4, 4, 4, 4, 4], [4, 4, 2, 4, 4, 3], [4, 4, 4, 4, 4, 4]])
-    whole = dyck_log_marginals(BRACKETS, x_t)
-    monkeypatch.setattr(exact_languages, "ENTRIES_AT_ONCE", 1)  # less than a single row has
-    torch.testing.assert_close(dyck_log_marginals(BRACKETS, x_t), whole)
 
 
 @pytest.mark.parametrize("language", [CHAIN, BRACKETS])

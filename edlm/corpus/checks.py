@@ -1,0 +1,73 @@
+"""Input checks that all synthetic languages share."""
+
+import operator
+
+import torch
+from torch import Tensor
+
+
+def check_count(name: str, value: int, minimum: int) -> int:
+    """`value` as an int, if it is one and at least `minimum`."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}") from None
+    if count < minimum:
+        raise ValueError(f"{name} must be >= {minimum}, got {count}")
+    return count
+
+
+def check_generator(generator: torch.Generator) -> None:
+    """Raise unless it is a generator."""
+    if not isinstance(generator, torch.Generator):
+        raise ValueError(f"generator must be a torch.Generator, got {type(generator).__name__}")
+
+
+def check_draw(n: int, length: int, generator: torch.Generator) -> tuple[int, int]:
+    """The checked sizes of a call of `sample`."""
+    check_generator(generator)
+    return check_count("n", n, 0), check_count("length", length, 1)
+
+
+def check_rows(bad: Tensor, rule: str) -> None:
+    """Raise `rule`, and the numbers of the rows that are True in `bad` (eight at most)."""
+    if bad.any():
+        rows = bad.nonzero()[:, 0].tolist()
+        more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
+        raise ValueError(f"{rule} in rows {rows[:8]}{more}")
+
+
+def check_tokens(x: Tensor, mask: int, name: str = "x", observed: bool = False) -> Tensor:
+    """`x` as int64 ``[batch, length]``, ids in ``0..mask``; `observed` forbids the mask itself."""
+    kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+    if not isinstance(x, Tensor) or kind.is_floating_point or kind.is_complex or kind == torch.bool:
+        raise ValueError(f"{name} must be a tensor of integers, got {kind}")
+    if x.dim() != 2 or x.shape[1] == 0:
+        rule = f"{name} must have shape [batch, length] with length >= 1"
+        raise ValueError(f"{rule}, got {list(x.shape)}")
+    outside = x[(x < 0) | (x > mask)]
+    if len(outside):
+        rule = f"{name} must hold ids in 0..{mask} ({mask} is the mask token)"
+        raise ValueError(f"{rule}, got {outside[0].item()}")
+    if observed:
+        check_rows((x == mask).any(1), f"{name} must have no mask token ({mask}), got one")
+    return x.long()
+
+
+def check_probabilities(name: str, values, *shape: int | str) -> Tensor:
+    """`values` as float64, its last axis normalised; a letter in `shape` is any size >= 1."""
+    table = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach()
+    pairs = zip(table.shape, shape, strict=False)
+    wanted = [got or 1 if isinstance(want, str) else want for got, want in pairs]
+    if table.dim() != len(shape) or list(table.shape) != wanted:
+        rule = f"{name} must have shape [{', '.join(map(str, shape))}]"
+        raise ValueError(f"{rule}, got {list(table.shape)}")
+    wrong = ~(table.isfinite() & (table >= 0))
+    if wrong.any():
+        got = f"{table[wrong][0].item()} at {wrong.nonzero()[0].tolist()}"
+        raise ValueError(f"{name} must be finite and non-negative, got {got}")
+    sums = table.sum(-1, keepdim=True)
+    off = ((sums - 1).abs() > 1e-6).reshape(-1)
+    worst = sums.reshape(-1)[(sums - 1).abs().argmax()].item()
+    check_rows(off, f"{name} must sum to 1 within 1e-6, got {worst:.8g} at worst")
+    return table / sums
