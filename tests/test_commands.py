@@ -156,6 +156,7 @@ def test_train_energy_writes_every_kind_for_its_denoiser(runs, denoiser):
         energy.check_denoiser(denoiser)
         with pytest.raises(ValueError, match="revision"):
             energy.check_denoiser(load_denoiser(runs / "symbols_denoiser" / "final"))
+        assert energy.trained_orders == ("bisecting",)
         start = kind.from_denoiser(denoiser)
         moved = [not torch.equal(a, b) for a, b in zip(energy.parameters(), start.parameters(), strict=True)]
         assert sum(moved) > len(moved) / 2
@@ -163,6 +164,9 @@ def test_train_energy_writes_every_kind_for_its_denoiser(runs, denoiser):
         assert [line["split"] for line in log].count("valid") == 1 and all(math.isfinite(line["loss"]) for line in log)
         gain = "gain_nats_per_token" if name == "text_head" else "gain_nats_per_decision"
         assert all(list(line["metrics"]) == [gain] for line in log)
+    assert load_energy(runs / "text_head" / "final").recommended == {"num_candidates": None, "order": "bisecting"}
+    scalar = load_energy(runs / "text_unnormalized" / "final")
+    assert scalar.recommended == {"num_candidates": 8, "group_size": 2, "order": "bisecting"}
 
 
 def test_train_autoregressive_writes_a_causal_lm_and_an_energy(runs, denoiser):

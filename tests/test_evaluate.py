@@ -429,8 +429,7 @@ def test_a_carry_over_energy_is_normalized_by_construction(tmp_path):
     how = {**BARE, "methods": [ar], "orders": ["random"], "num_rows": 2, "continuous.num_draws": 2}
     result = evaluate(tmp_path / "a", **how)
     (found,) = result["continuous"]["published"]
-    energy = edlm.load_energy("tinystories/autoregressive")
-    energy.carry_over = True
+    energy = edlm.load_energy("tinystories/autoregressive", carry_over=True)
     x_0 = load_blocks(VALID).tokens[:2]
     expected = published_perplexity(edlm.load_denoiser("tinystories"), energy, x_0, normalized=True, num_draws=2)
     assert found["with_lower"]["nats_per_token"] == pytest.approx(expected.with_lower.value)
