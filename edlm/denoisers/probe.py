@@ -1,44 +1,53 @@
-"""Do a denoiser's outputs stand where its family says? A look at real text."""
+"""Probe on real text whether output i predicts token i or a neighbour of it."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
 from edlm.diffusion.slots import Slots
-from edlm.evaluation.estimates.estimate import Estimate, mean_of
 
 OFFSETS = (-1, 0, 1)
 CLEAR = 3.0  # standard errors
 
 
+class MeanLoss(NamedTuple):
+    """Mean over ``n`` masked tokens, and its standard error, nats."""
+
+    value: float
+    stderr: float
+    n: int
+
+
 @dataclass(frozen=True)
 class ShiftProbe:
-    """How well masked tokens are predicted by the outputs beside them.
+    """How well the outputs next to masked tokens predict them.
 
     Attributes:
-        nats: ``-log p`` of masked tokens from the output at this offset from where the denoiser reads it, nats.
+        nats: Offset from the position that the denoiser reads -> mean of ``-log p`` of masked tokens, nats.
         verdict: In words.
     """
 
-    nats: dict[int, Estimate]
+    nats: dict[int, MeanLoss]
     verdict: str
 
 
 @torch.no_grad()
 def probe_shift(denoiser: Denoiser, tokens: Tensor, *, mask_every: int = 6) -> ShiftProbe:
-    """Mask every ``mask_every``-th token in turn and read its prediction one place left, in place, one place right.
+    """Mask every ``mask_every``-th token in turn and predict it from its own output and from both neighbours.
 
-    A model that predicts the next token (``shift``) but is loaded as one that does not, or the other way round,
-    predicts best beside the place that is read.
+    A model that predicts the next token (``shift``) but is loaded as one that does not, or the reverse,
+    predicts best from a neighbour.
 
     Args:
         denoiser: The denoiser.
         tokens: Text of its language, framed as it is used, shape ``[length]``.
-        mask_every: Of the tokens that are masked in one row; there are as many rows.
+        mask_every: Distance of the masked tokens in a row, and number of rows.
 
     Raises:
         ValueError: the text is too short to mask anything but its ends.
@@ -53,15 +62,20 @@ def probe_shift(denoiser: Denoiser, tokens: Tensor, *, mask_every: int = 6) -> S
     slots = Slots.where(chosen)
     losses = {}
     for offset in OFFSETS:
-        beside = Slots(slots.rows, slots.positions + offset, slots.ranks, slots.batch_size)
-        log_p = denoiser.slot_log_probs(encoding, beside).gather(1, tokens[slots.positions, None])[:, 0]
+        neighbours = Slots(slots.rows, slots.positions + offset, slots.ranks, slots.batch_size)
+        log_p = denoiser.slot_log_probs(encoding, neighbours).gather(1, tokens[slots.positions, None])[:, 0]
         losses[offset] = -log_p.double().cpu()
-    return ShiftProbe({offset: mean_of(nats) for offset, nats in losses.items()}, _verdict(losses))
+    return ShiftProbe({offset: _mean(nats) for offset, nats in losses.items()}, _verdict(losses))
+
+
+def _mean(losses: Tensor) -> MeanLoss:
+    n = len(losses)
+    return MeanLoss(losses.mean().item(), losses.std().item() / math.sqrt(n) if n > 1 else math.nan, n)
 
 
 def _verdict(losses: dict[int, Tensor]) -> str:
-    """Paired differences against the place that is read."""
-    others = {offset: mean_of(nats - losses[0]) for offset, nats in losses.items() if offset}
+    """From paired differences to the position that the denoiser reads."""
+    others = {offset: _mean(nats - losses[0]) for offset, nats in losses.items() if offset}
     for offset, excess in others.items():
         if excess.value < -CLEAR * excess.stderr:
             return f"WRONG: outputs at {offset:+d} predict better"
