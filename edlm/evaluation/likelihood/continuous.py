@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from edlm.denoisers.base import Denoiser
 from edlm.diffusion.schedule import Schedule, get_schedule
 from edlm.diffusion.slots import Slots
-from edlm.diffusion.streams import RowStreams
+from edlm.diffusion.streams import RowGenerators, RowStreams
 from edlm.evaluation.estimates.units import Likelihood
 from edlm.evaluation.likelihood.batches import Batches
 from edlm.numerics import precise
@@ -88,6 +88,30 @@ class ContinuousTime(Batches):
             "counts": f"{self.num_draws} evenly spread numbers of masked tokens a row",
             "enumerated": "all ways to mask a row",
         }[self.estimator]
+
+    def integrate(self, x_0: Tensor, target: Tensor, loss: Callable[..., Tensor], parts: int = 1) -> Tensor:
+        """Estimate of the integral for each row.
+
+        Args:
+            x_0: Tokens, ``[n, length]``.
+            target: Positions that may be masked, bool, same shape.
+            loss: ``loss(x_0, draw, generators)``, nats, ``[parts, rows]``, of rows that have a mask in this draw;
+                ``generators`` draws from their own seeds.
+            parts: Losses that are integrated together.
+
+        Returns:
+            Nats, float64, on the CPU, ``[parts, n]``.
+        """
+        totals = torch.zeros(parts, len(x_0), dtype=torch.float64)
+        for rows, seeds in self.of(len(x_0)):
+            for j, draw in enumerate(self.draws(target[rows], seeds)):
+                kept = draw.masked.any(1).nonzero()[:, 0]
+                if len(kept):
+                    draw = MaskedDraw(draw.masked[kept], draw.t[kept], draw.weight[kept])
+                    generators = RowStreams([seeds[i] for i in kept.tolist()]).values(j)
+                    nats = draw.weight * loss(x_0[rows][kept], draw, generators)
+                    totals[:, rows.start + kept.cpu()] += nats.cpu()
+        return totals
 
     def draws(self, target: Tensor, seeds: Sequence[int]) -> Iterator[MaskedDraw]:
         """Draws that together estimate the integral.
@@ -182,24 +206,15 @@ def continuous_nelbo(denoiser: Denoiser, x_0: Tensor, *, given: Tensor | None = 
     time = ContinuousTime(**options)
     target = predicted(denoiser, x_0, given)
     denoiser = denoiser.eval()
-    parts = []
-    for rows, seeds in time.of(len(x_0)):
-        total = torch.zeros(len(seeds), dtype=torch.float64)
-        for draw in time.draws(target[rows], seeds):
-            total += (draw.weight * _masked_nats(denoiser, x_0[rows], draw)).cpu()
-        parts.append(total)
-    described = f"continuous-time NELBO, {time.described}"
-    return Likelihood.of(torch.cat(parts), target.sum(1), estimator=described, direction="upper bound of -log p")
 
+    def loss(x_0: Tensor, draw: MaskedDraw, generators: RowGenerators) -> Tensor:
+        slots, x_t = Slots.where(draw.masked), x_0.masked_fill(draw.masked, denoiser.mask_token_id)
+        log_probs = denoiser.slot_log_probs(denoiser.encode(x_t, draw.t), slots)
+        return -slots.sum_rows(precise(log_probs.gather(1, slots.gather(x_0)[:, None])[:, 0]))[None]
 
-def _masked_nats(denoiser: Denoiser, x_0: Tensor, draw: MaskedDraw) -> Tensor:
-    """``-sum over masked i of log p_theta(x_0^i | x_t)``, nats, float64, ``[batch]``; one denoiser pass."""
-    slots, rows = Slots.where(draw.masked), draw.masked.any(1).nonzero()[:, 0]
-    if not len(rows):
-        return precise(torch.zeros_like(draw.t))
-    x_t = x_0.masked_fill(draw.masked, denoiser.mask_token_id)
-    log_probs = denoiser.slot_log_probs(denoiser.encode(x_t, draw.t, rows=rows), slots)
-    return -slots.sum_rows(precise(log_probs.gather(1, slots.gather(x_0)[:, None])[:, 0]))
+    nats = time.integrate(x_0, target, loss)[0]
+    estimator = f"continuous-time NELBO, {time.described}"
+    return Likelihood.of(nats, target.sum(1), estimator=estimator, direction="upper bound of -log p")
 
 
 def predicted(denoiser: Denoiser, x_0: Tensor, given: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
 from edlm.diffusion.slots import Slots
-from edlm.diffusion.streams import RowGenerators, RowStreams
+from edlm.diffusion.streams import RowGenerators
 from edlm.energies.base import Energy, Step
 from edlm.evaluation.estimates.estimate import Estimate
 from edlm.evaluation.estimates.units import Likelihood
@@ -108,65 +108,54 @@ def published_perplexity(
     normalized = energy.is_normalized if normalized is None else normalized
     if not normalized and num_candidates < 2:
         raise ValueError(f"num_candidates must be >= 2 to estimate log Z, got {num_candidates}")
-    formula = _Formula(denoiser.eval(), energy.eval(), 0 if normalized else num_candidates)
-    totals, estimates = [], []
-    for rows, seeds in time.of(len(x_0)):
-        total = torch.zeros(3, len(seeds), dtype=torch.float64)
-        for j, draw in enumerate(time.draws(target[rows], seeds)):
-            kept = draw.masked.any(1).nonzero()[:, 0]
-            if len(kept):
-                draw = MaskedDraw(draw.masked[kept], draw.t[kept], draw.weight[kept])
-                streams = RowStreams([seeds[i] for i in kept.tolist()])
-                nats, estimate = formula.nats(x_0[rows][kept], draw, streams.values(j))
-                total[:, kept.cpu()] += (draw.weight * nats).cpu()
-                estimates += [estimate] if estimate else []
-        totals.append(total)
-    return formula.result(torch.cat(totals, 1), target.sum(1), estimates, time.described)
+    loss = _JointLoss(denoiser.eval(), energy.eval(), 0 if normalized else num_candidates)
+    lower, upper, marginal = time.integrate(x_0, target, loss, parts=3)
+    ends = []
+    for nats, end in ((lower, "lower"), (upper, "upper")):
+        log_z = "log Z = 0" if normalized else f"{end} log Z from {num_candidates} draws"
+        estimator = f"published joint formula, {log_z}, {time.described}"
+        ends.append(Likelihood.of(nats, target.sum(1), estimator=estimator, direction="estimate"))
+    estimator = f"continuous-time NELBO, {time.described}"
+    base = Likelihood.of(marginal, target.sum(1), estimator=estimator, direction="upper bound of -log p")
+    if not loss.estimates:
+        return PublishedPerplexity(*ends, base, WARNING, 0.0, math.nan, 0, 0.0)
+    spread, ess, trusted = (
+        torch.cat([getattr(log_z, name).cpu().double() for log_z in loss.estimates])
+        for name in ("spread", "ess", "is_trustworthy")
+    )
+    untrusted = 1 - trusted.mean().item()
+    warning = WARNING + (UNTRUSTED.format(untrusted) if untrusted else "")
+    spread, ess = spread.nanmean().item(), ess.mean().item()
+    return PublishedPerplexity(*ends, base, warning, spread, ess, num_candidates, untrusted)
 
 
-@dataclass(frozen=True)
-class _Formula:
-    """The integrand, with ``num_candidates`` draws behind each ``log Z``; 0 where ``Z = 1``."""
+class _JointLoss:
+    """``-log p(x_0 | x_t)`` with lower and upper ``log Z``, and with marginals, ``[3, rows]``.
 
-    denoiser: Denoiser
-    energy: Energy
-    num_candidates: int
+    Args:
+        denoiser: Gives the marginals.
+        energy: Judges all masked positions at once.
+        num_candidates: Draws behind each ``log Z``, whose estimates are collected; 0 where ``Z = 1``.
+    """
 
-    def nats(self, x_0: Tensor, draw: MaskedDraw, values: RowGenerators) -> tuple[Tensor, PartitionEstimate | None]:
-        """``-log p(x_0 | x_t)`` with lower and upper ``log Z``, and with marginals, ``[3, batch]``."""
+    def __init__(self, denoiser: Denoiser, energy: Energy, num_candidates: int):
+        self.denoiser, self.energy, self.num_candidates = denoiser, energy, num_candidates
+        self.estimates: list[PartitionEstimate] = []
+
+    def __call__(self, x_0: Tensor, draw: MaskedDraw, generators: RowGenerators) -> Tensor:
         slots, x_t = Slots.where(draw.masked), x_0.masked_fill(draw.masked, self.denoiser.mask_token_id)
         encoding = self.denoiser.encode(x_t, draw.t, keep_hidden=self.energy.reads_hidden)
         log_probs = self.denoiser.slot_log_probs(encoding, slots)
         tokens = slots.gather(x_0)[:, None]
         if self.num_candidates:
-            uniforms = values.uniform(slots.counts.cpu(), self.num_candidates)
+            uniforms = generators.uniform(slots.counts.cpu(), self.num_candidates)
             tokens = torch.cat([tokens, draw_categorical(log_probs, uniforms)], 1)
         decision = make_decision(Step(self.denoiser, x_t, draw.t, encoding, slots), slots, x_t, log_probs, tokens)
         energies = precise(self.energy(decision))
         marginal = -decision.log_p[:, 0]
+        joint = marginal + energies[:, 0]
         if not self.num_candidates:
-            return torch.stack([marginal + energies[:, 0], marginal + energies[:, 0], marginal]), None
+            return torch.stack([joint, joint, marginal])
         log_z = estimate_partition(-energies[:, 1:])
-        ends = (marginal + energies[:, 0] + end for end in (log_z.lower, log_z.upper))
-        return torch.stack([*ends, marginal]), log_z
-
-    def result(
-        self, totals: Tensor, tokens: Tensor, estimates: list[PartitionEstimate], described: str
-    ) -> PublishedPerplexity:
-        """The three numbers of ``totals[3, n]``, with how far ``log Z`` can be trusted."""
-        lower, upper, marginal = totals
-        k = self.num_candidates
-        ends = []
-        for nats, end in ((lower, "lower"), (upper, "upper")):
-            of_z = f"{end} log Z from {k} draws" if k else "log Z = 0"
-            estimator = f"published joint formula, {of_z}, {described}"
-            ends.append(Likelihood.of(nats, tokens, estimator=estimator, direction="estimate"))
-        estimator = f"continuous-time NELBO, {described}"
-        base = Likelihood.of(marginal, tokens, estimator=estimator, direction="upper bound of -log p")
-        if not estimates:
-            return PublishedPerplexity(*ends, base, WARNING, 0.0, math.nan, 0, 0.0)
-        names = ("spread", "ess", "is_trustworthy")
-        spread, ess, trusted = (torch.cat([getattr(e, name).cpu().double() for e in estimates]) for name in names)
-        untrusted = 1 - trusted.mean().item()
-        warning = WARNING + (UNTRUSTED.format(untrusted) if untrusted else "")
-        return PublishedPerplexity(*ends, base, warning, spread.nanmean().item(), ess.mean().item(), k, untrusted)
+        self.estimates.append(log_z)
+        return torch.stack([joint + log_z.lower, joint + log_z.upper, marginal])
