@@ -25,11 +25,11 @@ class MDLMCausalLMConfig(PretrainedConfig):
     Args:
         vocab_size: Rows of the embedding, the mask included.
         hidden_size: Of the states.
-        num_hidden_layers: How many blocks.
+        num_hidden_layers: Number of blocks.
         num_attention_heads: Of each block.
         max_position_embeddings: Tokens that it was trained on.
         mask_token_id: Token that gets no mass; the last one by default.
-        options: Those of transformers.
+        options: Those of `PretrainedConfig`.
     """
 
     model_type = "edlm_mdlm_causal_lm"
@@ -82,7 +82,7 @@ class MDLMCausalLM(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
-        """Weights are initialised where they are made."""
+        """Nothing: each module of the network initialises its own weights."""
 
     @classmethod
     def from_checkpoint(
@@ -100,12 +100,12 @@ class MDLMCausalLM(PreTrainedModel):
             path_or_hub_id: File, folder or hub id.
             revision: Of the hub's repository.
             mask_token_id: The last row by default.
-            bos_token_id: What the configuration calls so; for GPT-2's tokens 50256 by default.
+            bos_token_id: Saved in the configuration; for GPT-2's tokens 50256 by default.
             dtype: Of the weights.
 
         Raises:
             FileNotFoundError: it is not there, and cannot be a hub id.
-            ValueError: it is no autoregressive model of that code, or its parts do not fit together.
+            ValueError: it is not an autoregressive model of the MDLM code base, or its parts do not fit together.
         """
         backbone, length = _load_backbone(Checkpoint.open(path_or_hub_id, revision))
         rows = backbone.shape.vocab_size
