@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from edlm.denoisers.checkpoint import PICKLES, Checkpoint
 from edlm.denoisers.families.dit import DiT, DiTShape
 from edlm.denoisers.families.dit_denoiser import build_dit
-from edlm.denoisers.standins import plain
+from edlm.denoisers.pickles import plain
 
 _PREFIX, _COMPILED = "backbone.", "_orig_mod."
 
