@@ -8,7 +8,7 @@ from typing import Literal
 
 from edlm.evaluation.estimates.estimate import Estimate
 
-Stage = Literal["bounds", "time", "cost", "samples", "judge", "mauve", "frontier", "continuous"]
+Stage = Literal["bounds", "time", "cost", "samples", "judge", "mauve", "frontier", "continuous", "energies"]
 DASH = "–"
 
 

@@ -1,0 +1,166 @@
+"""Parts of the options of ``edlm evaluate``: methods, samples, frontier, continuous time, ratios of time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from edlm.config import SamplerConfig
+from edlm.diffusion.reveal import Order
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig(SamplerConfig):
+    """A sampler that is measured next to the base; options of the sampler as for ``edlm sample``.
+
+    Args:
+        name: What tables call it.
+        energy: Folder of an energy, a shipped name, or a causal LM ("causal:PATH", "text:PATH"); null for the denoiser
+            alone, with a proposal of its own.
+        num_candidates: Candidates k; null decides token by token.
+        carry_over: Autoregressive energies only: count the terms at the slots alone ("coAR").
+        orders: Reveal orders; null for those of the table that the energy was trained for, or all where that is not
+            known.
+        num_steps: Only at these numbers of steps; null for all of the table's.
+        sampled_steps: Estimate the gain from so many steps of each row; null for all of them.
+        inner_draws: Draws inside of the bound's logarithm: more of them cost energy passes and make it tighter, which
+            matters at sequence scope.
+    """
+
+    name: str = "head_exact"
+    energy: str | None = "tinystories"
+    num_candidates: int | None = None
+    carry_over: bool = False
+    orders: tuple[Order, ...] | None = None
+    num_steps: tuple[int, ...] | None = None
+    sampled_steps: int | None = None
+    inner_draws: int = 1
+
+    def __post_init__(self) -> None:
+        if self.sampled_steps is not None and self.sampled_steps < 1:
+            raise ValueError(f"sampled_steps must be >= 1, got {self.sampled_steps}")
+        if self.inner_draws < 1:
+            raise ValueError(f"inner_draws must be >= 1, got {self.inner_draws}")
+
+    @property
+    def sampler_options(self) -> dict[str, Any]:
+        """Options of its samplers, which also have an order and a number of steps."""
+        return {f.name: getattr(self, f.name) for f in fields(SamplerConfig) if f.name not in ("order", "num_steps")}
+
+
+@dataclass(frozen=True)
+class SamplesConfig:
+    """Samples that are timed and judged.
+
+    Args:
+        timed_batches: Batches that are sampled and timed for each setting, on an idle machine; 0 for none.
+        max_seconds: None starts after so many seconds of a setting.
+        batch_size: Sequences of a batch.
+        judged: Samples whose diversity (and loss under the judge) is measured; 0 for none.
+        judged_steps: Numbers of steps at which they are drawn; null for all.
+        judged_orders: Reveal orders in which they are drawn; null for all.
+        judged_methods: Methods that they are drawn from; null for all.
+        judge: A causal LM: folder, hub id, a .gguf file, "package:NAME" of an installed package that holds one, or
+            an autoregressive energy. "auto" is the LM that is shipped with a shipped denoiser, and none for others.
+        allow_judge_as_energy: Judge samples by an LM that had a part in making them; the result says so.
+        known_words: Training text (a file or folder), or a list of its words: the share of samples with another word
+            is a proxy for the error rate. "auto" is the list shipped with a shipped denoiser, and none for others.
+        features: MAUVE of the samples against held-out text, by states of this model: folder, hub id, a .gguf file, or
+            "package:NAME" of an installed package that holds one; null for no MAUVE. Needs "edlm[mauve]".
+    """
+
+    timed_batches: int = 3
+    max_seconds: float = 60.0
+    batch_size: int = 16
+    judged: int = 64
+    judged_steps: tuple[int, ...] | None = None
+    judged_orders: tuple[Order, ...] | None = None
+    judged_methods: tuple[str, ...] | None = None
+    judge: str | None = "auto"
+    allow_judge_as_energy: bool = False
+    known_words: str | None = "auto"
+    features: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.judged < 0:
+            raise ValueError(f"batch_size must be >= 1 and judged >= 0, got {self.batch_size} and {self.judged}")
+
+
+@dataclass(frozen=True)
+class FrontierConfig:
+    """Curves of judge loss against entropy, over the temperature of the proposal.
+
+    Args:
+        temperatures: Of the proposal.
+        num_steps: At these numbers of steps; null for the smallest that is at least 4.
+        orders: In these reveal orders; null for the last of the table's.
+        methods: In addition to the base; null for all.
+        num_samples: At each temperature; null for as many as are judged.
+        sigmas: A point is below the base's curve where it is so by more than so many standard errors, or as rare a
+            value of Student's t where samples are few.
+    """
+
+    temperatures: tuple[float, ...] = (0.7, 0.8, 0.9, 1.0, 1.1)
+    num_steps: tuple[int, ...] | None = None
+    orders: tuple[Order, ...] | None = None
+    methods: tuple[str, ...] | None = None
+    num_samples: int | None = None
+    sigmas: float = 3.0
+
+    def __post_init__(self) -> None:
+        if any(not temperature > 0 for temperature in self.temperatures):
+            raise ValueError(f"temperatures must be > 0, got {list(self.temperatures)}")
+        if not self.sigmas > 0:
+            raise ValueError(f"sigmas must be > 0, got {self.sigmas}")
+
+
+@dataclass(frozen=True)
+class ContinuousConfig:
+    """Likelihoods in continuous time, which the literature reports; they do not depend on the sampler.
+
+    Args:
+        num_rows: Blocks, from the first; 0 for none.
+        num_draws: Noisy versions of each, a denoiser pass each.
+        published: Also the formula of arXiv:2410.21357 with energies, which is no bound: to compare with the paper
+            only. "normalized": with those whose normaliser is known; "all": also with the others, at the cost of
+            ``num_candidates`` of their passes for a noisy version; or "none".
+        num_candidates: Draws behind each log Z.
+    """
+
+    num_rows: int = 64
+    num_draws: int = 8
+    published: Literal["normalized", "all", "none"] = "normalized"
+    num_candidates: int = 16
+
+    def __post_init__(self) -> None:
+        if self.num_rows < 0 or self.num_draws < 1 or self.num_candidates < 2:
+            got = f"{self.num_rows}, {self.num_draws} and {self.num_candidates}"
+            raise ValueError(f"num_rows must be >= 0, num_draws >= 1 and num_candidates >= 2, got {got}")
+
+
+@dataclass(frozen=True)
+class RatioConfig:
+    """Time that a method needs for the bound that another has somewhere, as a share of the time needed there.
+
+    Args:
+        name: The method, or "base".
+        order: Its reveal order.
+        than: The method that it is compared with.
+        than_order: In this reveal order.
+        than_steps: At this number of steps.
+    """
+
+    name: str
+    order: Order
+    than: str = "base"
+    than_order: Order = "random"
+    than_steps: int = 32
+
+
+_HEAD, _SPREAD = "tinystories/head", ("dilated", "bisecting")
+DEFAULT_METHODS = (
+    MethodConfig(name="head_exact", energy=_HEAD, orders=_SPREAD),
+    MethodConfig(name="head_exact", energy="tinystories/head_random", orders=("random",)),
+    MethodConfig(name="head_rounds_of_4", energy=_HEAD, group_size=4, orders=_SPREAD),
+    MethodConfig(name="head_blind_exact", energy="tinystories/head_blind", orders=_SPREAD),
+)
