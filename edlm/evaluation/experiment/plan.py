@@ -74,7 +74,7 @@ class Setting:
         )
 
     @property
-    def at_temperature(self) -> float:
+    def temperature(self) -> float:
         """Temperature of its proposal."""
         return self.config.temperature
 
@@ -174,7 +174,7 @@ def frontier_settings(config: EvaluateConfig, settings: Sequence[Setting]) -> li
     for s in settings:
         named = s.row.is_base or s.name in (frontier.methods or [s.name])
         if named and s.row.num_steps in steps and s.row.order in orders:
-            own = s.at_temperature
+            own = s.temperature
             for temperature in frontier.temperatures if own == 1 else (own,):
                 points.append(replace(s, config=replace(s.config, temperature=temperature)))
     return points

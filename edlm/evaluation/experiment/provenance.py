@@ -17,24 +17,25 @@ from typing import Any
 import torch
 
 from edlm import __version__
+from edlm.evaluation.experiment.store import write_atomically
 
 
 def provenance() -> dict[str, Any]:
-    """What a reader needs to run it again.
+    """What a reader needs to run it again: command, revision, versions, machine."""
+    versions = {"edlm": __version__, **{name: version(name) for name in ("torch", "transformers")}}
+    return {"command": " ".join(["edlm", *sys.argv[1:]]), "versions": versions, **origin()}
 
-    The revision is None outside a git checkout, and the GPU is None where this process did not use it.
-    """
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_initialized() else None
+
+def origin() -> dict[str, Any]:
+    """Revision (None outside a git checkout) and machine (its GPU is None where this process did not use it)."""
     return {
-        "command": " ".join(["edlm", *sys.argv[1:]]),
         "revision": revision_of(Path(__file__).parents[2]),
-        "versions": {"edlm": __version__, **{name: version(name) for name in ("torch", "transformers")}},
         "machine": {
             "system": platform.system(),
             "processor": platform.machine(),
             "cpus": os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "gpu": gpu,
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_initialized() else None,
         },
     }
 
@@ -48,25 +49,22 @@ def described_result(config: Any, **content: Any) -> dict[str, Any]:
 
 
 def write_result(path: str | Path, config: Any, **content: Any) -> None:
-    """Write a JSON file: the config dataclass, where the result came from, and its content.
+    """Write `described_result` to a JSON file, which is replaced as a whole."""
+    write_json(Path(path), described_result(config, **content))
 
-    Numbers that are not finite become null. The file is replaced as a whole, so an interrupt leaves the old one.
-    """
-    result = described_result(config, **content)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-    new.replace(path)
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file as a whole; numbers that are not finite become null."""
+    write_atomically(path, (json.dumps(json_value(value), indent=1, allow_nan=False) + "\n").encode())
 
 
 @cache
 def revision_of(package: Path) -> str | None:
     """Git revision of a package, with "-dirty" if its own files are not those of the revision.
 
-    None without git, and where the checkout around the package does not track it: what is installed in the
-    environment of some project is not of that project's revision. What else lies in the checkout has no part in a
-    result. Asked once: what runs was loaded at the start.
+    None without git, and where the checkout around the package does not track it: a package that is installed in the
+    environment of some project is not of that project's revision. Other files of the checkout do not matter. It is
+    looked up once: the code was loaded at the start.
     """
 
     def git(*words: str) -> str:

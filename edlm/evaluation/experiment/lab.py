@@ -1,0 +1,186 @@
+"""What an evaluation works with, all loaded before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from edlm.denoisers.base import Denoiser
+from edlm.denoisers.loading import SHIPPED, load_denoiser
+from edlm.evaluation.estimates.estimate import Estimate
+from edlm.evaluation.estimates.units import TextUnits
+from edlm.evaluation.experiment.config import EvaluateConfig
+from edlm.evaluation.experiment.held_out import load_held_out
+from edlm.evaluation.experiment.plan import Setting, frontier_settings, judged_settings, settings_of
+from edlm.evaluation.experiment.provenance import origin
+from edlm.evaluation.experiment.store import Entry, Store
+from edlm.evaluation.samples.judge import Judge, load_judge
+from edlm.evaluation.samples.text_measures import TextMeasures
+from edlm.evaluation.samples.texts import texts_of, tokens_per_word
+from edlm.training.checkpoints import fingerprint
+
+
+class Job(NamedTuple):
+    """One value that is measured.
+
+    Attributes:
+        key: In the store.
+        made_from: JSON values of all that it depends on in addition to denoiser, data and seed.
+        make: Measures it.
+        setting: Whose row it belongs to; None for a value of the whole evaluation.
+    """
+
+    key: str
+    made_from: Any
+    make: Callable[[], Entry]
+    setting: Setting | None = None
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What an evaluation works with.
+
+    Attributes:
+        config: What is requested.
+        denoiser: The frozen denoiser.
+        x_0: Held-out rows, ``[n, length]``.
+        given: True where a token is given, ``[n, length]``; None: nowhere.
+        units: Of the held-out text.
+        settings: What is measured.
+        judge: The causal LM that judges samples, or None.
+        texts: Measures of samples' texts, or None.
+        store: Where all is kept.
+    """
+
+    config: EvaluateConfig
+    denoiser: Denoiser
+    x_0: Tensor
+    given: Tensor | None
+    units: TextUnits
+    settings: Sequence[Setting]
+    judge: Judge | None
+    texts: TextMeasures | None
+    store: Store
+
+    @classmethod
+    def load(cls, config: EvaluateConfig) -> Lab:
+        """Load denoiser, data, energies, judge and what is known already; whatever can be refused is.
+
+        Raises:
+            ValueError: the data is corrupt, the output is of another denoiser, data or seed, or something that is
+                requested does not exist.
+        """
+        denoiser = load_denoiser(config.denoiser, device=config.device)
+        blocks = load_held_out(config.data or SHIPPED / "tinystories" / "valid.safetensors", denoiser, config.length)
+        x_0 = blocks.tokens[: config.num_rows].to(config.device)
+        settings = settings_of(config, denoiser)
+        identity = {"denoiser": asdict(denoiser.identity), "data": fingerprint(x_0), "seed": config.seed}
+        return cls(
+            config,
+            denoiser,
+            x_0,
+            None if config.given is None else ~middle_third(x_0),
+            TextUnits(blocks.characters_per_token, tokens_per_word(denoiser, x_0)),
+            settings,
+            _judge(config, denoiser, settings),
+            _text_measures(config, denoiser, x_0),
+            _store(config, identity),
+        )
+
+    @property
+    def length(self) -> int:
+        """Tokens of a row."""
+        return self.x_0.shape[1]
+
+    @cached_property
+    def judged(self) -> list[Setting]:
+        """Settings whose samples are measured."""
+        return judged_settings(self.config, self.settings)
+
+    @cached_property
+    def frontier(self) -> list[Setting]:
+        """A setting for each point of the frontier."""
+        return frontier_settings(self.config, self.settings) if self.judge is not None else []
+
+    def base_of(self, setting: Setting) -> Setting | None:
+        """The base of the same order and number of steps."""
+        return next((s for s in self.settings if s.row.is_base and s.row.cell == setting.row.cell), None)
+
+
+def record_of(metrics: Mapping[str, Estimate], **notes: Any) -> dict[str, Any]:
+    """What the store keeps of a setting: its metrics by name, and notes that belong to them."""
+    return {"metrics": {name: list(estimate) for name, estimate in metrics.items()}, "notes": notes}
+
+
+def middle_third(x_0: Tensor) -> Tensor:
+    """The middle third of each row, bool ``[n, length]``.
+
+    Example:
+        >>> middle_third(torch.zeros(1, 7)).int()
+        tensor([[0, 0, 1, 1, 0, 0, 0]], dtype=torch.int32)
+    """
+    length = x_0.shape[1]
+    index = torch.arange(length, device=x_0.device)
+    return ((index >= length // 3) & (index < 2 * length // 3)).expand(x_0.shape)
+
+
+def _store(config: EvaluateConfig, identity: Mapping[str, Any]) -> Store:
+    """What is known already.
+
+    Raises:
+        ValueError: the results are of another denoiser, data or seed, or an older version wrote them.
+    """
+    path = config.json_path
+    if path is None:
+        return Store(None, identity)
+    sidecar = path.with_suffix(".safetensors")
+    if path.exists() and not sidecar.exists():
+        raise ValueError(f"output must hold {sidecar.name} next to {path.name} to be resumed, got none: write elsewhere")
+    return Store(sidecar, identity, origin())
+
+
+def energies_of_judge(judge: Judge, settings: Sequence[Setting]) -> list[str]:
+    """Names of settings whose energy runs the judge."""
+    energies = {(s.name, id(s.energy)): s for s in settings}
+    return list(dict.fromkeys(s.name for s in energies.values() if judge.has_part_in(s.energy)))
+
+
+def _judge(config: EvaluateConfig, denoiser: Denoiser, settings: Sequence[Setting]) -> Judge | None:
+    """The judge, if one is needed.
+
+    Raises:
+        ValueError: it is the energy of a method whose samples it is to judge, and that is not allowed; or the
+            denoiser has no tokenizer.
+    """
+    name = config.samples.judge
+    if name == "auto":
+        name = f"{config.denoiser}/autoregressive" if (SHIPPED / config.denoiser / "autoregressive").is_dir() else None
+    if name is None or not {"judge", "frontier"} & set(config.measure):
+        return None
+    if denoiser.tokenizer is None:
+        raise ValueError(f"a judge needs a denoiser with a tokenizer, got {name} and one without")
+    judge = load_judge(name, denoiser)
+    judged = [*judged_settings(config, settings), *frontier_settings(config, settings)]
+    if (names := energies_of_judge(judge, judged)) and not config.samples.allow_judge_as_energy:
+        raise ValueError(
+            f"a judge must have no part in the samples that it judges, got {judge.name}, which is the energy of "
+            f"{', '.join(names)}: take another, leave those out of samples.judged_methods and frontier.methods, or "
+            "set samples.allow_judge_as_energy, and the result will say so"
+        )
+    return judge
+
+
+def _text_measures(config: EvaluateConfig, denoiser: Denoiser, x_0: Tensor) -> TextMeasures | None:
+    if denoiser.tokenizer is None or not {"samples", "mauve"} & set(config.measure):
+        return None
+    words = config.samples.known_words
+    if words == "auto":
+        shipped = SHIPPED / config.denoiser / "words.txt"
+        words = shipped if shipped.is_file() else None
+    features = config.samples.features if "mauve" in config.measure else None
+    return TextMeasures.load(texts_of(denoiser, x_0), words, features)

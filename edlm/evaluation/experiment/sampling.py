@@ -1,0 +1,81 @@
+"""Samples of settings: their diversity, their loss under the judge, and how near they are to held-out text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
+
+from torch import Tensor
+
+from edlm.evaluation.estimates.estimate import Estimate, mean_of
+from edlm.evaluation.experiment.lab import Job, Lab, record_of
+from edlm.evaluation.experiment.plan import Setting
+from edlm.evaluation.experiment.rows import Row, flat
+from edlm.evaluation.experiment.store import Entry
+from edlm.evaluation.samples.diversity import distinct_n, unigram_entropy
+from edlm.evaluation.samples.frontier import FrontierPoint
+from edlm.evaluation.samples.texts import texts_of
+
+NUM_EXAMPLES = 4
+
+
+def sample_jobs(lab: Lab, setting: Setting, number: int, stages: Sequence[str]) -> Iterator[Job]:
+    """Measurements of ``number`` samples, which are drawn at most once."""
+    drawn = cache(partial(_draw, lab, setting, number))
+    measures = {"samples": (_diversity, lab.texts), "judge": (_judged, lab.judge), "mauve": (_mauve, lab.texts)}
+    for stage, (measure, reader) in measures.items():
+        if stage == "samples" or (stage in stages and reader is not None):
+            described = None if reader is None else reader.identity
+            key = f"{stage}/{_name(setting, number)}"
+            make = partial(lambda measure: measure(lab, drawn()), measure)
+            yield Job(key, [dict(setting.row.options), described], make, setting)
+
+
+def frontier_point(lab: Lab, setting: Setting, number: int) -> FrontierPoint | None:
+    """The point of samples that were measured, or None."""
+    found = [lab.store.find(job.key, job.made_from) for job in sample_jobs(lab, setting, number, ("judge",))]
+    if None in found:
+        return None
+    tensors = {name: tensor for entry in found for name, tensor in entry.tensors.items()}
+    distinct_2 = Estimate(*found[0].value["metrics"]["distinct_2"]).value
+    return FrontierPoint(setting.name, *setting.row.cell, setting.temperature, **tensors, distinct_2=distinct_2)
+
+
+def measure_held_out_text(lab: Lab) -> Entry:
+    """Measures of as many held-out texts as there are samples: what perfect samples would have."""
+    number = lab.config.samples.judged
+    notes = {"num_texts": min(number, len(lab.x_0)), "texts_held_against": lab.texts.identity}
+    return Entry(flat(Row({}, lab.texts.of_held_out(number), notes)))
+
+
+def _name(setting: Setting, number: int) -> str:
+    return f"{setting.row.key}, temperature {setting.temperature:g}, {number} samples"
+
+
+def _draw(lab: Lab, setting: Setting, number: int) -> Tensor:
+    seeds = range(lab.config.seed, lab.config.seed + number)
+    return setting.sampler.sample(number, lab.length, batch_size=lab.config.samples.batch_size, seeds=seeds).tokens.cpu()
+
+
+def _diversity(lab: Lab, tokens: Tensor) -> Entry:
+    entropy, texts = unigram_entropy(tokens), texts_of(lab.denoiser, tokens)
+    metrics = {"entropy_nats": mean_of(entropy), "distinct_2": Estimate(distinct_n(tokens, 2), None, len(tokens))}
+    notes = {"examples": texts[:NUM_EXAMPLES]}
+    if lab.texts is not None:
+        metrics |= lab.texts.proxies(texts)
+        notes["texts_held_against"] = lab.texts.identity
+    return Entry(record_of(metrics, **notes), {"entropy": entropy})
+
+
+def _judged(lab: Lab, tokens: Tensor) -> Entry:
+    judged = lab.judge.score(texts_of(lab.denoiser, tokens, lab.judge.separator))
+    record = record_of(
+        {"judge_nats_per_token": judged.nats_per_token}, judge=lab.judge.identity, judged_cut=judged.num_cut
+    )
+    return Entry(record, {"nats": judged.nats, "num_tokens": judged.num_tokens})
+
+
+def _mauve(lab: Lab, tokens: Tensor) -> Entry:
+    reference = lab.texts.held_out[: len(tokens)]
+    score = lab.texts.mauve(texts_of(lab.denoiser, tokens), reference)
+    return Entry(record_of({"mauve": score}, mauve_references=len(reference)))
