@@ -147,15 +147,20 @@ class TextUnits:
     characters_per_token: float | None = None
     tokens_per_word: float | None = None
 
-    def of(self, likelihood: Likelihood) -> dict[str, float | None]:
-        """A likelihood in all units, with standard errors, by the names that results have for them."""
-        found = {"perplexity": likelihood.perplexity, "bits_per_char": None, "perplexity_per_word": None}
+    def of(self, likelihood: Likelihood) -> dict[str, Estimate]:
+        """A likelihood in all units that are known, by metric."""
+        units = {"perplexity": likelihood.perplexity}
         if self.characters_per_token is not None:
-            found["bits_per_char"] = likelihood.bits_per_character(self.characters_per_token)
+            units["bits_per_char"] = likelihood.bits_per_character(self.characters_per_token)
         if self.tokens_per_word is not None:
-            found["perplexity_per_word"] = likelihood.perplexity_per_word(self.tokens_per_word)
-        values = {name: mean.value if mean else None for name, mean in found.items()}
-        return values | {f"{name}_stderr": mean.stderr if mean else None for name, mean in found.items()}
+            units["perplexity_per_word"] = likelihood.perplexity_per_word(self.tokens_per_word)
+        return units
+
+    def as_record(self, likelihood: Likelihood) -> dict[str, float]:
+        """The same for JSON, with the standard errors."""
+        units = self.of(likelihood)
+        errors = {f"{name}_stderr": estimate.stderr for name, estimate in units.items()}
+        return {name: estimate.value for name, estimate in units.items()} | errors
 
 
 def _exp(mean: Estimate) -> Estimate:

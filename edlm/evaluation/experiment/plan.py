@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Energy
 from edlm.energies.card import EnergyCard
 from edlm.energies.loading import load_energy
+from edlm.energies.pretrained import PretrainedEnergy
 from edlm.evaluation.experiment.config import DEFAULT_ORDERS, EvaluateConfig
 from edlm.evaluation.experiment.parts import MethodConfig, RatioConfig
 from edlm.evaluation.experiment.rows import Row
@@ -52,6 +53,11 @@ class Setting:
     def card(self) -> EnergyCard | None:
         """What the energy is; None without."""
         return EnergyCard.of(self.energy) if self.energy is not None else None
+
+    @property
+    def energy_settings(self) -> dict[str, Any]:
+        """What the energy was built from, where it says so."""
+        return self.energy.settings() if isinstance(self.energy, PretrainedEnergy) else {}
 
     @cached_property
     def row(self) -> Row:
@@ -112,9 +118,7 @@ def load_energies(config: EvaluateConfig) -> list[Energy | None]:
     for m in config.methods:
         key = (m.energy, m.carry_over)
         if m.energy is not None and key not in loaded:
-            loaded[key] = load_energy(m.energy).to(config.device)
-            if m.carry_over:
-                loaded[key].carry_over = True
+            loaded[key] = load_energy(m.energy, carry_over=m.carry_over or None).to(config.device)
     return [loaded.get((m.energy, m.carry_over)) for m in config.methods]
 
 

@@ -12,7 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from edlm.evaluation.experiment.rows import Row, row_of_flat
+from edlm.evaluation.experiment.provenance import json_value, write_json
+from edlm.evaluation.experiment.rows import Row, flat, row_of_flat
+from edlm.evaluation.experiment.store import Entry, Store
 from edlm.evaluation.samples.frontier import FrontierPoint
 
 
@@ -52,6 +54,15 @@ class Results:
         """Bound of each held-out row, nats per token, ``[n]``, float64."""
         return self.nats[row.key].double()
 
+    def write(self, **conclusions: Any) -> None:
+        """Write the JSON file, with what follows from the results; nothing without a path."""
+        if self.path is not None:
+            write_json(self.path, self.as_json(**conclusions))
+
+    def as_json(self, **conclusions: Any) -> dict[str, Any]:
+        """What ``results.json`` holds."""
+        return json_value({**self.record, "settings": [flat(row) for row in self.rows], **conclusions})
+
     @classmethod
     def load(cls, path: str | Path) -> Results:
         """Read a folder that ``edlm evaluate`` wrote, or its JSON file; of this version or an older one.
@@ -62,18 +73,34 @@ class Results:
         """
         path = Path(path)
         path = path / "results.json" if path.is_dir() else path
-        sidecar = path.with_suffix(".rows.safetensors")
-        for file in (path, sidecar):
-            if not file.is_file():
-                raise FileNotFoundError(f"a result must be a folder or .json file of edlm evaluate, got no {file}")
+        sidecar, older = (path.with_suffix(suffix) for suffix in (".safetensors", ".rows.safetensors"))
+        if not path.is_file() or not (sidecar.is_file() or older.is_file()):
+            files = f"{path} with {sidecar.name}"
+            raise FileNotFoundError(f"a result must be a folder or .json file of edlm evaluate, got no {files}")
         record = json.loads(path.read_text(encoding="utf-8"))
         if "identity" not in record or "settings" not in record:
             raise ValueError(f"a result must hold identity and settings, got {sorted(record)} in {path}")
         rows = [row_of_flat(setting) for setting in record.pop("settings")]
+        if sidecar.is_file():
+            store = Store(sidecar)
+            nats = {row.key: nats_per_token(store[f"bound/{row.key}"]) for row in rows if "bound_nats_per_token" in row.metrics}
+            centred = [*store["energy_spreads"].tensors.values()] if "energy_spreads" in record else []
+            points = [point_of(store[f"samples/{key}"], store[f"judge/{key}"], *of) for key, *of in record["points"]]
+            return cls(record, rows, nats, points, centred, path)
         if isinstance(record.get("energies"), list):
             record["energy_spreads"] = record.pop("energies")
-        points = _older_points(path.with_suffix(".samples.safetensors"))
-        return cls(record, rows, load_file(sidecar), points, path=path)
+        return cls(record, rows, load_file(older), _older_points(path.with_suffix(".samples.safetensors")), path=path)
+
+
+def nats_per_token(bound: Entry) -> Tensor:
+    """Of each row, ``[n]``, float32."""
+    return (bound.tensors["nats"] / bound.tensors["tokens"]).float()
+
+
+def point_of(samples: Entry, judged: Entry, name: str, order: str, num_steps: int, temperature: float) -> FrontierPoint:
+    """The point of samples that were measured and judged."""
+    distinct_2 = samples.value["metrics"]["distinct_2"][0]
+    return FrontierPoint(name, order, num_steps, temperature, **samples.tensors, **judged.tensors, distinct_2=distinct_2)
 
 
 def _older_points(path: Path) -> list[FrontierPoint]:

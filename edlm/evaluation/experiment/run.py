@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -19,9 +20,9 @@ from edlm.evaluation.experiment.continuous import energies_by_name, measure_cont
 from edlm.evaluation.experiment.lab import Job, Lab, energies_of_judge, record_of
 from edlm.evaluation.experiment.plan import Setting
 from edlm.evaluation.experiment.provenance import described_result
-from edlm.evaluation.experiment.results import Results
+from edlm.evaluation.experiment.results import Results, nats_per_token, point_of
 from edlm.evaluation.experiment.rows import Row
-from edlm.evaluation.experiment.sampling import frontier_point, measure_held_out_text, sample_jobs
+from edlm.evaluation.experiment.sampling import measure_held_out_text, sample_jobs, samples_key
 from edlm.evaluation.experiment.spreads import MOST_ROWS, measure_spreads, nearest
 from edlm.evaluation.experiment.store import Entry
 from edlm.evaluation.samples.cost import measure_cost
@@ -38,7 +39,7 @@ def run(config: EvaluateConfig) -> Results:
     lab = Lab.load(config)
     try:
         with tqdm(disable=None, leave=False) as bar:
-            for job in chain(row_jobs(lab), record_jobs(lab), frontier_jobs(lab)):
+            for job in jobs(lab):
                 bar.set_description(job.key)
                 lab.store.get(job.key, job.made_from, job.make)
                 bar.update()
@@ -46,6 +47,11 @@ def run(config: EvaluateConfig) -> Results:
         results = collect(lab)
         results.write()
     return results
+
+
+def jobs(lab: Lab) -> Iterator[Job]:
+    """All that is measured, in order; what a setting is timed next depends on what is in the store."""
+    return chain(row_jobs(lab), record_jobs(lab), frontier_jobs(lab))
 
 
 def row_jobs(lab: Lab) -> Iterator[Job]:
@@ -84,39 +90,35 @@ def record_jobs(lab: Lab) -> Iterator[Job]:
 def frontier_jobs(lab: Lab) -> Iterator[Job]:
     """Judged samples of each point of the frontier; a setting at its own temperature is not sampled twice."""
     for setting in lab.frontier:
-        yield from sample_jobs(lab, setting, _frontier_samples(lab), ("judge",))
+        for job in sample_jobs(lab, setting, frontier_samples(lab), ("judge",)):
+            yield job._replace(setting=None)
 
 
 def collect(lab: Lab) -> Results:
     """Everything that was requested and is measured."""
-    metrics: dict[str, dict[str, Estimate]] = {}
-    notes: dict[str, dict[str, Any]] = {}
-    origins, memory = {}, None
-    for job, entry in _finished(lab, row_jobs(lab)):
-        origins[entry.origin] = None
-        key = job.setting.row.key
-        metrics.setdefault(key, {}).update({name: Estimate(*e) for name, e in entry.value["metrics"].items()})
-        notes.setdefault(key, {}).update(entry.value["notes"])
-        memory = entry.value.get("memory", memory)
-    record, tensors = {}, {}
-    for job, entry in _finished(lab, record_jobs(lab)):
-        origins[entry.origin] = None
-        record[job.key], tensors[job.key] = entry.value, entry.tensors
-    if memory is not None:
-        record["memory"] = memory
-    rows = [Row(s.row.options, metrics[key], notes[key]) for s in lab.settings if (key := s.row.key) in metrics]
-    nats = {}
-    for s in lab.settings:
-        entry = lab.store.find(*bound_key(lab, s))
-        if entry is not None:
-            nats[s.row.key] = (entry.tensors["nats"] / entry.tensors["tokens"]).float()
-    points = [p for s in lab.frontier if (p := frontier_point(lab, s, _frontier_samples(lab))) is not None]
+    entries = [(job, entry) for job in jobs(lab) if (entry := lab.store.find(job.key, job.made_from)) is not None]
+    origins = dict.fromkeys(entry.origin for _, entry in entries)
+    metrics, notes, record, found = defaultdict(dict), defaultdict(dict), {}, {}
+    for job, entry in entries:
+        found[job.key] = entry
+        if job.setting is not None:
+            key = job.setting.row.key
+            metrics[key] |= {name: Estimate(*e) for name, e in entry.value["metrics"].items()}
+            notes[key] |= entry.value["notes"]
+            record |= entry.value.get("record", {})
+        elif "/" not in job.key:  # those with one are points of the frontier
+            record[job.key] = entry.value
+    rows = [Row(s.row.options, metrics[s.row.key], notes[s.row.key]) for s in lab.settings if s.row.key in metrics]
+    bounds = {s.row.key: found.get(bound_key(lab, s)[0]) for s in lab.settings}
+    points = {samples_key(s, frontier_samples(lab)): s for s in lab.frontier}
+    points = {key: s for key, s in points.items() if f"judge/{key}" in found}
+    record["points"] = [[key, s.name, *s.row.cell, s.temperature] for key, s in points.items()]
     return Results(
         described_result(lab.config, **_about(lab, origins), **record),
         rows,
-        nats,
-        points,
-        list(tensors.get("energy_spreads", {}).values()),
+        {key: nats_per_token(entry) for key, entry in bounds.items() if entry is not None},
+        [point_of(found[f"samples/{key}"], found[f"judge/{key}"], *of) for key, *of in record["points"]],
+        [*found["energy_spreads"].tensors.values()] if "energy_spreads" in found else [],
         lab.config.json_path,
     )
 
@@ -135,17 +137,6 @@ def _about(lab: Lab, origins: Iterable[str]) -> dict[str, Any]:
         "energies": {key: {**asdict(s.card), "settings": s.energy_settings} for key, s in energies.items()},
         "judge": judge,
     }
-
-
-def _finished(lab: Lab, jobs: Iterable[Job]) -> Iterator[tuple[Job, Entry]]:
-    for job in jobs:
-        entry = lab.store.find(job.key, job.made_from)
-        if entry is not None:
-            yield job, entry
-
-
-def _frontier_samples(lab: Lab) -> int:
-    return lab.config.frontier.num_samples or lab.config.samples.judged
 
 
 def _time_jobs(lab: Lab) -> Iterator[Job]:
@@ -188,4 +179,4 @@ def _cost(lab: Lab, setting: Setting) -> Entry:
     metrics = {"flops_per_sequence": Estimate(cost.flops_per_sequence)}
     if cost.peak_memory_bytes is not None:
         metrics["peak_memory_bytes"] = Estimate(cost.peak_memory_bytes)
-    return Entry({**record_of(metrics, cost_batch_size=size), "memory": cost.memory})
+    return Entry({**record_of(metrics, cost_batch_size=size), "record": {"memory": cost.memory}})

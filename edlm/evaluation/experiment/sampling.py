@@ -13,7 +13,6 @@ from edlm.evaluation.experiment.plan import Setting
 from edlm.evaluation.experiment.rows import Row, flat
 from edlm.evaluation.experiment.store import Entry
 from edlm.evaluation.samples.diversity import distinct_n, unigram_entropy
-from edlm.evaluation.samples.frontier import FrontierPoint
 from edlm.evaluation.samples.texts import texts_of
 
 NUM_EXAMPLES = 4
@@ -26,19 +25,9 @@ def sample_jobs(lab: Lab, setting: Setting, number: int, stages: Sequence[str]) 
     for stage, (measure, reader) in measures.items():
         if stage == "samples" or (stage in stages and reader is not None):
             described = None if reader is None else reader.identity
-            key = f"{stage}/{_name(setting, number)}"
+            key = f"{stage}/{samples_key(setting, number)}"
             make = partial(lambda measure: measure(lab, drawn()), measure)
             yield Job(key, [dict(setting.row.options), described], make, setting)
-
-
-def frontier_point(lab: Lab, setting: Setting, number: int) -> FrontierPoint | None:
-    """The point of samples that were measured, or None."""
-    found = [lab.store.find(job.key, job.made_from) for job in sample_jobs(lab, setting, number, ("judge",))]
-    if None in found:
-        return None
-    tensors = {name: tensor for entry in found for name, tensor in entry.tensors.items()}
-    distinct_2 = Estimate(*found[0].value["metrics"]["distinct_2"]).value
-    return FrontierPoint(setting.name, *setting.row.cell, setting.temperature, **tensors, distinct_2=distinct_2)
 
 
 def measure_held_out_text(lab: Lab) -> Entry:
@@ -48,7 +37,8 @@ def measure_held_out_text(lab: Lab) -> Entry:
     return Entry(flat(Row({}, lab.texts.of_held_out(number), notes)))
 
 
-def _name(setting: Setting, number: int) -> str:
+def samples_key(setting: Setting, number: int) -> str:
+    """Key of samples, after the stage."""
     return f"{setting.row.key}, temperature {setting.temperature:g}, {number} samples"
 
 
