@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rich.table import Table
 
 from edlm.commands.sample import decode, num_new_tokens
 from edlm.commands.terminal import console
 from edlm.config import SamplerConfig
-from edlm.corpus.text import load_blocks
-from edlm.denoisers.loading import SHIPPED, load_denoiser
+from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy
-from edlm.evaluation.experiment.grid import measure_bounds
-from edlm.evaluation.experiment.measurement import Setting
+from edlm.evaluation.experiment.config import EvaluateConfig
+from edlm.evaluation.experiment.parts import MethodConfig, SamplesConfig
+from edlm.evaluation.experiment.run import run as evaluate
 from edlm.evaluation.experiment.table import as_table
-from edlm.evaluation.samples.draw import draw_timed
 
 AS_PUBLISHED = "random"
 BEST = "dilated"
@@ -64,20 +63,18 @@ def run(config: DemoConfig) -> None:
         table.add_row(decode(denoiser, left), decode(denoiser, right))
     screen.print(table)
 
-    blocks = load_blocks(SHIPPED / "tinystories" / "valid.safetensors")
-    settings = [
-        Setting(name, energy if name != "base" else None, SamplerConfig(num_steps=steps, order=order, num_candidates=k))
-        for steps in config.table_steps
-        for name, order, k in (("base", AS_PUBLISHED, 1), ("base", BEST, 1), ("reranked", BEST, None))
-    ]
-    measured = []
-    for setting, measurement, _ in measure_bounds(
-        denoiser, settings, blocks.tokens[: config.num_rows], seed=config.seed
-    ):
-        sampler = setting.sampler.build(denoiser, setting.energy)
-        drawn = draw_timed(sampler, length, batch_size=16, num_batches=1, seed=config.seed)
-        measured.append(replace(measurement, seconds_per_sequence=drawn.seconds_per_sequence))
-    screen.print(as_table(measured))
+    method = MethodConfig(name="reranked", energy="tinystories", orders=(BEST,))
+    results = evaluate(
+        EvaluateConfig(
+            methods=(method,),
+            orders=(AS_PUBLISHED, BEST),
+            num_steps=config.table_steps,
+            num_rows=config.num_rows,
+            samples=SamplesConfig(timed_batches=1, judged=0),
+            seed=config.seed,
+        )
+    )
+    screen.print(as_table(sorted(results.rows, key=lambda row: row.num_steps)))
     screen.print(
         f"Bounds on {config.num_rows} held-out blocks of {length} tokens. The gain is over the base of the same order "
         "and passes. In dilated order the bounds of base and reranked are their exact -log likelihoods."

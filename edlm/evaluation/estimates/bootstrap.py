@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 
-from edlm.evaluation.estimates.estimate import mean_of
+from edlm.evaluation.estimates.estimate import Estimate, mean_of
 
 RESAMPLES_AT_ONCE = 2**22  # entries of the table of drawn rows
 _NO_SPREAD = 1e-12  # a resample's variance, in squares of the largest deviation, that is rounding or as good as none
 
 
-class Interval(NamedTuple):
-    """A value and an interval around it.
-
-    Attributes:
-        value: From all rows.
-        stderr: Standard error.
-        low: Lower end.
-        high: Upper end.
-        level: Confidence level.
-        n: Rows.
-    """
-
-    value: float
-    stderr: float
-    low: float
-    high: float
-    level: float
-    n: int
-
-
 def simultaneous_intervals(
     values: Tensor, *, resamples: int = 10_000, level: float = 0.95, generator: torch.Generator
-) -> list[Interval]:
+) -> list[Estimate]:
     """Intervals of the means of many series over the same rows, which hold for all of them at once.
 
     The balanced studentised bootstrap. A resample draws n rows anew, the same for all series; with * of the resample
@@ -55,27 +35,27 @@ def simultaneous_intervals(
     Args:
         values: One series a row, paired differences for instance, in the unit of the result, shape ``[m, n]``; m = 0
             is allowed. The n rows are independent of each other.
-        resamples: How often the rows are drawn; several times ``m / (1 - level)``.
+        resamples: Number of resamples; several times ``m / (1 - level)``.
         level: Chance that all m intervals hold, between 0 and 1.
         generator: Draws the rows, on the CPU.
 
     Returns:
         An interval of each series, in their order; value and standard error are those of `mean_of`. All equal values
         have the interval ``[mean, mean]``; one value alone (n = 1), or a series with an entry that is not finite,
-        has NaN ends. None of these bear on the others.
+        has NaN ends. None of these affect the others.
 
     Raises:
         ValueError: other shapes, no rows, or an option out of range.
 
     Note:
-        A resample may draw equal values only: no spread, and t is infinite. It counts as that, since to draw again
-        would leave out the very resamples that lie far off. Where more than a share ``1 - q`` of them are so, the
-        rows cannot bound the mean, and the ends are infinite: with two or three rows at 95 %, or with all values but
-        one or two equal (of many series, but five or so). An interval that always holds bears on no other.
+        A resample may draw equal values only: it has no spread, and t is infinite. It counts as infinite, since to
+        draw again would leave out the very resamples that lie far off. Where more than a share ``1 - q`` of resamples
+        are so, the rows cannot bound the mean, and the ends are infinite: with two or three rows at 95 %, or with all
+        values but one or two equal (of many series, but five or so). An interval that always holds affects no other.
 
         Quantiles of resamples are rounded up, so that one more resample would lie within with a chance of at least
         ``level``, as long as there are enough. For rows the level is approximate: the error is O(1/n^2) for one series
-        of smooth values, and long tails need more rows. All t are held at once, ``[resamples, m]`` in float64.
+        of smooth values, and long tails need more rows. All t are kept at once, ``[resamples, m]`` in float64.
 
     References:
         Beran 1988, Balanced simultaneous confidence sets; Westfall and Young 1993, Resampling-Based Multiple Testing
@@ -89,7 +69,7 @@ def simultaneous_intervals(
         >>> first.value, 0 < first.low < 2, first.high - first.value == first.value - first.low
         (3.0, True, True)
         >>> second
-        Interval(value=7.0, stderr=0.0, low=7.0, high=7.0, level=0.95, n=6)
+        Estimate(value=7.0, stderr=0.0, n=6, low=7.0, high=7.0)
     """
     if values.ndim != 2 or not values.shape[1]:
         raise ValueError(f"values must be [m, n] with n >= 1, got shape {[*values.shape]}")
@@ -108,11 +88,11 @@ def simultaneous_intervals(
         mean = mean_of(series)
         # The mean of equal values may be off by rounding, and then so is their standard error.
         stderr, half = (0.0, 0.0) if constant and n > 1 and series[0].isfinite() else (mean.stderr, c * mean.stderr)
-        intervals.append(Interval(mean.value, stderr, mean.value - half, mean.value + half, level, n))
+        intervals.append(Estimate(mean.value, stderr, n, mean.value - half, mean.value + half))
     return intervals
 
 
-def share_of(flags: Tensor, level: float = 0.95) -> Interval:
+def share_of(flags: Tensor, level: float = 0.95) -> Estimate:
     """Share of true flags with Wilson's score interval, which has a width even where all flags are equal.
 
     Args:
@@ -126,8 +106,8 @@ def share_of(flags: Tensor, level: float = 0.95) -> Interval:
         Wilson 1927; Brown, Cai and DasGupta 2001.
 
     Example:
-        >>> found = share_of(torch.tensor([False] * 100))
-        >>> found.value, round(found.high, 4)
+        >>> share = share_of(torch.tensor([False] * 100))
+        >>> share.value, round(share.high, 4)
         (0.0, 0.037)
     """
     if flags.dtype != torch.bool or flags.ndim != 1 or not len(flags):
@@ -135,19 +115,15 @@ def share_of(flags: Tensor, level: float = 0.95) -> Interval:
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}")
     n, share = len(flags), flags.double().mean().item()
-    z2 = torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64)).item() ** 2
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    low = max(0.0, middle - half) if share > 0 else 0.0
-    high = min(1.0, middle + half) if share < 1 else 1.0
-    return Interval(share, math.sqrt(share * (1 - share) / n), low, high, level, n)
+    interval = binomtest(int(flags.sum()), n).proportion_ci(level, "wilson")
+    return Estimate(share, math.sqrt(share * (1 - share) / n), n, float(interval.low), float(interval.high))
 
 
 def row_weights(resamples: int, n: int, generator: torch.Generator) -> Tensor:
-    """How often each of ``n`` rows is drawn in a resample, over ``n``; means are ``weights @ values``.
+    """Share of each of ``n`` rows in a resample; means are ``weights @ values``.
 
     Returns:
-        Shape ``[resamples, n]``, float64; the draws go on where those of a call before ended.
+        Shape ``[resamples, n]``, float64; later calls continue the draws of the generator.
     """
     draws = torch.randint(n, (resamples, n), generator=generator)
     one = torch.ones((), dtype=torch.float64).expand_as(draws)
@@ -158,7 +134,7 @@ def _critical_values(values: Tensor, resamples: int, level: float, generator: to
     """``c_j`` of series ``values[m, n]`` that all vary, ``[m]``; inf where the rows cannot bound the mean."""
     t = _resampled_t(values, resamples, generator).T.contiguous()
     ascending = t.sort(1).values
-    ranks = torch.searchsorted(ascending, t)  # how many are less
+    ranks = torch.searchsorted(ascending, t)  # number of smaller values
     within = min(resamples, math.ceil(level * (resamples + 1)))
     # One more resample would be of rank r or r + 1 where it is of rank r among those drawn.
     rank = min(resamples - 1, ranks.amax(0).kthvalue(within).values.item() + 1)

@@ -21,9 +21,7 @@ def measure_continuous(lab: Lab) -> Entry:
     options = {"num_draws": config.num_draws, "seed": lab.config.seed, "batch_size": lab.config.batch_size}
     nelbo, published = [], []
     for estimator in ("times", "counts"):
-        value = continuous_nelbo(
-            lab.denoiser, x_0, estimator=estimator, progress=f"NELBO, {estimator}", **options
-        )
+        value = continuous_nelbo(lab.denoiser, x_0, estimator=estimator, progress=f"NELBO, {estimator}", **options)
         nelbo.append({"name": "base", **value.as_record(), **lab.units.as_record(value)})
     for name, setting in energies_by_name(lab.settings).items():
         energy = setting.energy

@@ -107,6 +107,11 @@ class Lab:
         """A setting for each point of the frontier."""
         return frontier_settings(self.config, self.settings) if self.judge is not None else []
 
+    @property
+    def frontier_samples(self) -> int:
+        """Samples of a point of the frontier."""
+        return self.config.frontier.num_samples or self.config.samples.judged
+
     def base_of(self, setting: Setting) -> Setting | None:
         """The base of the same order and number of steps."""
         return next((s for s in self.settings if s.row.is_base and s.row.cell == setting.row.cell), None)
@@ -140,7 +145,9 @@ def _store(config: EvaluateConfig, identity: Mapping[str, Any]) -> Store:
         return Store(None, identity)
     sidecar = path.with_suffix(".safetensors")
     if path.exists() and not sidecar.exists():
-        raise ValueError(f"output must hold {sidecar.name} next to {path.name} to be resumed, got none: write elsewhere")
+        raise ValueError(
+            f"output must hold {sidecar.name} next to {path.name} to be resumed, got none: write elsewhere"
+        )
     return Store(sidecar, identity, origin())
 
 

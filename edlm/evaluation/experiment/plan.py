@@ -86,7 +86,7 @@ class Setting:
 
 
 def settings_of(config: EvaluateConfig, denoiser: Denoiser) -> list[Setting]:
-    """The base and every method in each cell of orders and steps.
+    """The base and every method in each cell of orders and steps; in each order the bases come first.
 
     Raises:
         ValueError: two settings have one name, order and number of steps, an energy cannot be loaded or does not fit,
@@ -95,15 +95,19 @@ def settings_of(config: EvaluateConfig, denoiser: Denoiser) -> list[Setting]:
     energies = load_energies(config)
     cards = [EnergyCard.of(energy) if energy is not None else None for energy in energies]
     trained = [card.orders if card is not None else None for card in cards]
-    of_cards = [order for m, orders in zip(config.methods, trained, strict=True) if not m.orders for order in orders or ()]
+    of_cards = [
+        order for m, orders in zip(config.methods, trained, strict=True) if not m.orders for order in orders or ()
+    ]
     table_orders = config.orders or tuple(dict.fromkeys(of_cards)) or DEFAULT_ORDERS
     settings = []
     for order in table_orders:
-        for num_steps in config.num_steps_of.get(order, config.num_steps):
-            cell = {"order": order, "num_steps": num_steps}
-            settings.append(Setting("base", denoiser, None, SamplerConfig(**cell)))
+        cells = [{"order": order, "num_steps": n} for n in config.num_steps_of.get(order, config.num_steps)]
+        settings += [Setting("base", denoiser, None, SamplerConfig(**cell)) for cell in cells]
+        for cell in cells:
             for m, energy, orders in zip(config.methods, energies, trained, strict=True):
-                if order in (m.orders or orders or table_orders) and num_steps in (m.num_steps or (num_steps,)):
+                if order in (m.orders or orders or table_orders) and cell["num_steps"] in (
+                    m.num_steps or (cell["num_steps"],)
+                ):
                     settings.append(_setting(m, denoiser, energy, cell))
     _check_unique(settings)
     _check_named(config, settings)

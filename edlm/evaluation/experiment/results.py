@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -15,6 +17,7 @@ from torch import Tensor
 from edlm.evaluation.experiment.provenance import json_value, write_json
 from edlm.evaluation.experiment.rows import Row, flat, row_of_flat
 from edlm.evaluation.experiment.store import Entry, Store
+from edlm.evaluation.likelihood.speedup import Curve
 from edlm.evaluation.samples.frontier import FrontierPoint
 
 
@@ -54,6 +57,25 @@ class Results:
         """Bound of each held-out row, nats per token, ``[n]``, float64."""
         return self.nats[row.key].double()
 
+    def curves(self) -> list[Curve]:
+        """Bound against seconds over numbers of steps, for each method and order that was timed.
+
+        A setting that was timed on fewer batches than others has its median in those that it lacks.
+        """
+        lines: dict[tuple[str, str], list[Row]] = {}
+        for row in sorted(self.rows, key=lambda row: row.num_steps):
+            if "seconds_of_batches" in row.notes and row.key in self.nats:
+                lines.setdefault((row.name, row.order), []).append(row)
+        first = {(row.name, row.order): None for row in self.rows}
+        return [self._curve(*line, lines[line]) for line in first if line in lines]
+
+    def _curve(self, name: str, order: str, rows: Sequence[Row]) -> Curve:
+        seconds = [row.notes["seconds_of_batches"] for row in rows]
+        most = max(map(len, seconds))
+        filled = [[*of_row, *[statistics.median(of_row)] * (most - len(of_row))] for of_row in seconds]
+        nats = torch.stack([self.nats_of(row) for row in rows])
+        return Curve(name, order, tuple(row.num_steps for row in rows), nats, torch.tensor(filled, dtype=torch.float64))
+
     def write(self, **conclusions: Any) -> None:
         """Write the JSON file, with what follows from the results; nothing without a path."""
         if self.path is not None:
@@ -83,7 +105,11 @@ class Results:
         rows = [row_of_flat(setting) for setting in record.pop("settings")]
         if sidecar.is_file():
             store = Store(sidecar)
-            nats = {row.key: nats_per_token(store[f"bound/{row.key}"]) for row in rows if "bound_nats_per_token" in row.metrics}
+            nats = {
+                row.key: nats_per_token(store[f"bound/{row.key}"])
+                for row in rows
+                if "bound_nats_per_token" in row.metrics
+            }
             centred = [*store["energy_spreads"].tensors.values()] if "energy_spreads" in record else []
             points = [point_of(store[f"samples/{key}"], store[f"judge/{key}"], *of) for key, *of in record["points"]]
             return cls(record, rows, nats, points, centred, path)
@@ -100,7 +126,9 @@ def nats_per_token(bound: Entry) -> Tensor:
 def point_of(samples: Entry, judged: Entry, name: str, order: str, num_steps: int, temperature: float) -> FrontierPoint:
     """The point of samples that were measured and judged."""
     distinct_2 = samples.value["metrics"]["distinct_2"][0]
-    return FrontierPoint(name, order, num_steps, temperature, **samples.tensors, **judged.tensors, distinct_2=distinct_2)
+    return FrontierPoint(
+        name, order, num_steps, temperature, **samples.tensors, **judged.tensors, distinct_2=distinct_2
+    )
 
 
 def _older_points(path: Path) -> list[FrontierPoint]:

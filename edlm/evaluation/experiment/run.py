@@ -36,7 +36,11 @@ def run(config: EvaluateConfig) -> Results:
         ValueError: see `Lab.load`.
         KeyboardInterrupt: after the results so far were written.
     """
-    lab = Lab.load(config)
+    return measure(Lab.load(config))
+
+
+def measure(lab: Lab) -> Results:
+    """`run`, of what is loaded already."""
     try:
         with tqdm(disable=None, leave=False) as bar:
             for job in jobs(lab):
@@ -90,7 +94,7 @@ def record_jobs(lab: Lab) -> Iterator[Job]:
 def frontier_jobs(lab: Lab) -> Iterator[Job]:
     """Judged samples of each point of the frontier; a setting at its own temperature is not sampled twice."""
     for setting in lab.frontier:
-        for job in sample_jobs(lab, setting, frontier_samples(lab), ("judge",)):
+        for job in sample_jobs(lab, setting, lab.frontier_samples, ("judge",)):
             yield job._replace(setting=None)
 
 
@@ -110,7 +114,7 @@ def collect(lab: Lab) -> Results:
             record[job.key] = entry.value
     rows = [Row(s.row.options, metrics[s.row.key], notes[s.row.key]) for s in lab.settings if s.row.key in metrics]
     bounds = {s.row.key: found.get(bound_key(lab, s)[0]) for s in lab.settings}
-    points = {samples_key(s, frontier_samples(lab)): s for s in lab.frontier}
+    points = {samples_key(s, lab.frontier_samples): s for s in lab.frontier}
     points = {key: s for key, s in points.items() if f"judge/{key}" in found}
     record["points"] = [[key, s.name, *s.row.cell, s.temperature] for key, s in points.items()]
     return Results(

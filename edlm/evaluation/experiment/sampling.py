@@ -44,7 +44,9 @@ def samples_key(setting: Setting, number: int) -> str:
 
 def _draw(lab: Lab, setting: Setting, number: int) -> Tensor:
     seeds = range(lab.config.seed, lab.config.seed + number)
-    return setting.sampler.sample(number, lab.length, batch_size=lab.config.samples.batch_size, seeds=seeds).tokens.cpu()
+    return setting.sampler.sample(
+        number, lab.length, batch_size=lab.config.samples.batch_size, seeds=seeds
+    ).tokens.cpu()
 
 
 def _diversity(lab: Lab, tokens: Tensor) -> Entry:

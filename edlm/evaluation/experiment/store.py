@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -62,7 +63,10 @@ class Store:
 
     def put(self, key: str, made_from: Any, entry: Entry) -> Entry:
         """Keep a value, in place of any other of its key."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in entry.tensors.items()}
+        tensors = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in entry.tensors.items()
+        }
         self._entries[key] = _stable(made_from), Entry(json.loads(json.dumps(entry.value)), tensors, self.origin)
         self._write()
         return self._entries[key][1]
@@ -81,7 +85,9 @@ class Store:
         if self.path is None:
             return
         tensors = {f"{key}/{name}": t for key, (_, entry) in self._entries.items() for name, t in entry.tensors.items()}
-        entries = {key: [made, entry.value, [*entry.tensors], entry.origin] for key, (made, entry) in self._entries.items()}
+        entries = {
+            key: [made, entry.value, [*entry.tensors], entry.origin] for key, (made, entry) in self._entries.items()
+        }
         metadata = {"identity": self.identity, "entries": json.dumps(entries)}
         write_atomically(self.path, save(tensors, metadata))
 
@@ -94,7 +100,10 @@ class Store:
                     f"got {metadata.get('identity')}: remove it, or write elsewhere"
                 )
             for key, (made, value, names, origin) in json.loads(metadata["entries"]).items():
-                self._entries[key] = made, Entry(value, {name: file.get_tensor(f"{key}/{name}") for name in names}, origin)
+                self._entries[key] = (
+                    made,
+                    Entry(value, {name: file.get_tensor(f"{key}/{name}") for name in names}, origin),
+                )
 
 
 def write_atomically(path: Path, content: bytes) -> None:

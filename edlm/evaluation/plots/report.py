@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edlm.evaluation.experiment.energies import EnergyLook
-from edlm.evaluation.experiment.measurement import Measurement
+from edlm.evaluation.experiment.rows import Row
 from edlm.evaluation.plots.table import COLOURS, drawing
 from edlm.evaluation.samples.frontier import FrontierPoint
 
@@ -21,11 +20,11 @@ _FEW = 7  # curves of a picture
 _STYLES = ("-", (0, (1, 1.5)), (0, (4, 2)), (0, (6, 2, 1, 2)))
 
 
-def bounds_svg(measured: Sequence[Measurement]) -> str | None:
+def bounds_svg(measured: Sequence[Row]) -> str | None:
     """Bound against seconds, or against passes where nothing was timed; a line a method and order."""
-    timed = all(m.seconds_per_sequence for m in measured)
-    lines: dict[tuple[str, str], list[Measurement]] = {}
-    for m in (m for m in measured if math.isfinite(m.bound_nats_per_token)):
+    timed = all(m.get("seconds_per_sequence") for m in measured)
+    lines: dict[tuple[str, str], list[Row]] = {}
+    for m in (m for m in measured if m.get("bound_nats_per_token") and math.isfinite(m["bound_nats_per_token"].value)):
         lines.setdefault((m.name, m.order), []).append(m)
     if not lines:
         return None
@@ -37,8 +36,8 @@ def bounds_svg(measured: Sequence[Measurement]) -> str | None:
         ends = []
         for (name, order), ms in lines.items():
             ms = sorted(ms, key=lambda m: m.num_steps)
-            x = [m.seconds_per_sequence if timed else m.num_steps for m in ms]
-            y = [m.bound_nats_per_token for m in ms]
+            x = [m["seconds_per_sequence"].value if timed else m.num_steps for m in ms]
+            y = [m["bound_nats_per_token"].value for m in ms]
             axes.plot(x, y, color=colours[name], linestyle=styles[order], marker="o", markersize=3.2, linewidth=1.5)
             ends.append((x[-1], y[-1], name if order == orders[-1] else f"{name}, {order}", colours[name]))
             if name == "base":
@@ -85,23 +84,28 @@ def frontier_svg(points: Sequence[FrontierPoint], names: Sequence[str]) -> str |
     return _svg(draw)
 
 
-def energies_svg(looks: Sequence[EnergyLook], names: Sequence[str]) -> str | None:
-    """How energies lie about the mean of their decision, a line a method and order; ``names`` as for `frontier_svg`."""
-    looks = [look for look in looks if look.centred][:_FEW]
+def energies_svg(looks: Sequence[tuple[str, str, Any]], names: Sequence[str]) -> str | None:
+    """How energies lie about the mean of their decision, a line a method and order; ``names`` as for `frontier_svg`.
+
+    Args:
+        looks: Name, order and energies less their decision's mean.
+        names: Of all methods.
+    """
+    looks = [look for look in looks if len(look[2])][:_FEW]
     if not looks:
         return None
-    colours, orders = _colours(names), list(dict.fromkeys(look.order for look in reversed(looks)))
-    reach = float(np.quantile(np.abs(np.concatenate([look.centred for look in looks])), 0.995)) or 1.0
+    colours, orders = _colours(names), list(dict.fromkeys(order for _, order, _ in reversed(looks)))
+    reach = float(np.quantile(np.abs(np.concatenate([centred for _, _, centred in looks])), 0.995)) or 1.0
     edges = np.linspace(-reach, reach, 41)
 
     def draw(figure: Any, axes: Any) -> None:
         middles, ends = (edges[1:] + edges[:-1]) / 2, []
-        for look in looks:
-            density, _ = np.histogram(look.centred, edges, density=True)
-            colour, style = colours[look.name], _STYLES[orders.index(look.order) % len(_STYLES)]
+        for method, order, centred in looks:
+            density, _ = np.histogram(centred, edges, density=True)
+            colour, style = colours[method], _STYLES[orders.index(order) % len(_STYLES)]
             axes.plot(middles, density, color=colour, linestyle=style, linewidth=1.4)
             peak = int(density.argmax())
-            name = look.name if look.order == orders[0] else f"{look.name}, {look.order}"
+            name = method if order == orders[0] else f"{method}, {order}"
             ends.append((middles[peak], density[peak], name, colour))
         _axes(axes, "energy less its decision's mean, nats", "density")
         _name_lines(figure, axes, ends)

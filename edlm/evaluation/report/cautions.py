@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edlm.evaluation.experiment.energies import EnergyLook
-from edlm.evaluation.experiment.measurement import Measurement
+from edlm.evaluation.experiment.rows import Row
 from edlm.evaluation.likelihood.published import WARNING
 from edlm.evaluation.samples.mauve import FEW
 from edlm.evaluation.samples.texts import counted
@@ -15,11 +14,11 @@ FEW_ROWS, FEW_SAMPLES, SMALL_SHARE = 100, 50, 0.1
 
 
 def cautions(
-    measured: Sequence[Measurement],
+    measured: Sequence[Row],
     *,
     judge: dict[str, Any] | None,
     frontier: Sequence[dict[str, Any]],
-    energies: Sequence[EnergyLook],
+    energies: Sequence[dict[str, Any]],
     published: Sequence[dict[str, Any]],
     earlier: Sequence[dict[str, Any]] = (),
 ) -> list[str]:
@@ -51,9 +50,9 @@ def cautions(
             f"{outside} of {len(points)} points lie outside of the entropies that the base reaches at these "
             "temperatures: they are not judged, since nothing is extrapolated."
         )
-    cut = sum(m.judged_cut or 0 for m in measured)
+    cut = sum(m.notes.get("judged_cut") or 0 for m in measured)
     if cut:
-        total = sum(m.num_samples for m in measured if m.judged_cut is not None)
+        total = sum(m["judge_nats_per_token"].n for m in measured if m.notes.get("judged_cut") is not None)
         found.append(f"The judge read only the beginning of {cut} of {total} samples, which do not fit its context.")
     return found
 
@@ -78,18 +77,20 @@ def _of_published(published: Sequence[dict[str, Any]]) -> list[str]:
     return found
 
 
-def _of_energies(energies: Sequence[EnergyLook]) -> list[str]:
+def _of_energies(energies: Sequence[dict[str, Any]]) -> list[str]:
     found = []
-    small = [look for look in energies if look.steps and look.mean("ess") < SMALL_SHARE * look.num_candidates]
+    small = [look for look in energies if look["steps"] and _mean(look, "ess") < SMALL_SHARE * look["num_candidates"]]
     if small:
-        said = [f"{look.name} ({look.order}): {look.mean('ess'):.1f} of {look.num_candidates}" for look in small]
+        said = [
+            f"{look['name']} ({look['order']}): {_mean(look, 'ess'):.1f} of {look['num_candidates']}" for look in small
+        ]
         found.append(
             f"Small effective sample size of whole-step candidates: {', '.join(said)}. A few candidates carry all the "
             "weight; more of them, smaller groups or exact decisions are needed."
         )
-    wide = [look for look in energies if not look.normalized and look.steps and look.mean("trustworthy") < 1]
+    wide = [look for look in energies if not look["normalized"] and look["steps"] and _mean(look, "trustworthy") < 1]
     if wide:
-        said = [f"{look.name} ({look.order}): spread {look.mean('spread'):.1f} nats" for look in wide]
+        said = [f"{look['name']} ({look['order']}): spread {_mean(look, 'spread'):.1f} nats" for look in wide]
         found.append(
             f"The upper bound of log Z is not to be trusted for {', '.join(said)}: with energies so far apart it can "
             "lie below log Z."
@@ -97,33 +98,37 @@ def _of_energies(energies: Sequence[EnergyLook]) -> list[str]:
     return found
 
 
-def _of_numbers(measured: Sequence[Measurement]) -> list[str]:
+def _of_numbers(measured: Sequence[Row]) -> list[str]:
     found = []
-    rows = min((m.n for m in measured), default=0)
+    rows = min((m["bound_nats_per_token"].n for m in measured if m.get("bound_nats_per_token")), default=0)
     if rows < FEW_ROWS:
         found.append(f"Only {counted(rows, 'held-out row')}: errors are large, and errors of errors too.")
-    samples = min((m.num_samples for m in measured if m.num_samples), default=FEW_SAMPLES)
+    samples = min((m["entropy_nats"].n for m in measured if m.get("entropy_nats")), default=FEW_SAMPLES)
     if samples < FEW_SAMPLES:
         of_each = f"{counted(samples, 'sample')} of each setting"
         found.append(f"Only {of_each}: entropy, distinct-2 and judge losses are rough.")
-    batches = [len(m.seconds_of_batches) for m in measured if m.seconds_of_batches]
+    batches = [len(m.notes["seconds_of_batches"]) for m in measured if m.notes.get("seconds_of_batches")]
     if batches and min(batches) < 3:
         few = "one timed batch" if min(batches) == 1 else "two timed batches"
         which = "each setting" if max(batches) == min(batches) else "some settings"
         found.append(f"Seconds are of {few} of {which}: too few to know how they scatter.")
-    loose = [m for m in measured if m.scope == "sequence" and m.num_candidates != 1 and m.inner_draws == 1]
+    loose = [
+        m
+        for m in measured
+        if (m.options["scope"], m.options["inner_draws"]) == ("sequence", 1) and m.options["num_candidates"] != 1
+    ]
     if loose:
         names = ", ".join(dict.fromkeys(m.name for m in loose))
         found.append(
             f"At sequence scope the bound of one draw is very loose, and says little of {names}: set inner_draws to 16."
         )
-    if any(m.sampled_steps for m in measured):
+    if any(m.options["sampled_steps"] for m in measured):
         found.append("Some gains are estimated from some of the steps of each row.")
     return found
 
 
-def _of_mauve(measured: Sequence[Measurement]) -> list[str]:
-    sizes = [(m.num_samples, m.mauve_references) for m in measured if m.mauve is not None]
+def _of_mauve(measured: Sequence[Row]) -> list[str]:
+    sizes = [(m["mauve"].n, m.notes["mauve_references"]) for m in measured if m.get("mauve")]
     if not sizes:
         return []
     found, (texts, references) = [], min(sizes, key=min)
@@ -135,3 +140,8 @@ def _of_mauve(measured: Sequence[Measurement]) -> list[str]:
     if texts != references:
         found.append(f"MAUVE wants sets of one size, got {texts} samples and {references} held-out texts.")
     return found
+
+
+def _mean(look: dict[str, Any], field: str) -> float:
+    values = [step[field]["value"] if isinstance(step[field], dict) else step[field] for step in look["steps"]]
+    return sum(values) / len(values)

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from edlm.evaluation.estimates.bootstrap import simultaneous_intervals
 from edlm.evaluation.estimates.estimate import mean_of
+from edlm.evaluation.experiment.results import Results
+from edlm.evaluation.experiment.rows import DEFAULTS
 
 LEVEL = 0.95
-# What a sampler is beside its name, order and passes; files of before a field was written have its default.
-_SAMPLER = {
-    "energy": None,
-    "num_candidates": 1,
-    "group_size": None,
-    "scope": "step",
-    "window": [0.0, 1.0],
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "top_k": None,
-    "inner_draws": 1,
-    "sampled_steps": None,
-}
 
 
 @dataclass(frozen=True)
@@ -89,17 +76,9 @@ class StoredResult:
             FileNotFoundError: there is none, or its rows are missing.
             ValueError: it is no result of ``edlm evaluate``.
         """
-        path = Path(path)
-        path = path / "results.json" if path.is_dir() else path
-        rows = path.with_suffix(".rows.safetensors")
-        for file in (path, rows):
-            if not file.is_file():
-                raise FileNotFoundError(f"a result must be a folder or .json file of edlm evaluate, got no {file}")
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if "identity" not in found or "settings" not in found:
-            raise ValueError(f"a result must hold identity and settings, got {sorted(found)} in {path}")
-        settings = {(s["name"], s["order"], s["num_steps"]): s for s in found["settings"]}
-        return cls(path, found["identity"], settings, load_file(rows))
+        results = Results.load(path)
+        settings = {(row.name, *row.cell): dict(row.options) for row in results.rows}
+        return cls(results.path, results.record["identity"], settings, dict(results.nats))
 
     def rows_of(self, key: tuple[str, str, int]) -> Tensor:
         """Nats per token of each row of a setting, ``[n]``, float64."""
@@ -107,8 +86,8 @@ class StoredResult:
         return self.rows[f"{name}, {order}, {num_steps} steps"].double()
 
     def sampler_of(self, key: tuple[str, str, int]) -> dict[str, Any]:
-        """What a setting's sampler is beside its key."""
-        return {name: self.settings[key].get(name, default) for name, default in _SAMPLER.items()}
+        """Options of a setting's sampler other than its key."""
+        return {name: self.settings[key][name] for name in DEFAULTS}
 
 
 def differences(
@@ -148,7 +127,9 @@ def differences(
 def _paired(rows: list[tuple[Tensor, Tensor]], generator: torch.Generator) -> list[tuple[float, float, float, float]]:
     """Difference, its standard error, and its interval's ends."""
     series = torch.stack([other - one for one, other in rows])
-    return [found[:4] for found in simultaneous_intervals(series, level=LEVEL, generator=generator)]
+    return [
+        (e.value, e.stderr, e.low, e.high) for e in simultaneous_intervals(series, level=LEVEL, generator=generator)
+    ]
 
 
 def _unpaired(a: Tensor, b: Tensor) -> tuple[float, float, None, None]:

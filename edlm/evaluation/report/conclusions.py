@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
-from edlm.evaluation.experiment.asked import ratios_of
-from edlm.evaluation.experiment.energies import EnergyLook
+from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.metrics import described_metrics
-from edlm.evaluation.experiment.plan import RatioConfig
-from edlm.evaluation.experiment.run import Evaluation
-from edlm.evaluation.experiment.store import curves_of
+from edlm.evaluation.experiment.parts import RatioConfig
+from edlm.evaluation.experiment.plan import ratios_of
+from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.likelihood.speedup import Curve, time_ratio
 from edlm.evaluation.report.cautions import cautions
 from edlm.evaluation.report.verdict import gains_beyond, verdict_of
@@ -22,47 +21,35 @@ from edlm.evaluation.samples.frontier import FrontierPoint, place
 SCHEMA = "edlm-results-1"
 
 
-def conclusions(
-    done: Evaluation,
-    points: Sequence[FrontierPoint],
-    looks: Sequence[EnergyLook] = (),
-    published: Sequence[dict[str, Any]] = (),
-) -> dict[str, Any]:
+def conclusions(results: Results, config: EvaluateConfig) -> dict[str, Any]:
     """Everything of ``results.json`` that is not a setting."""
-    measured = done.results.measured(done.settings)
-    gains = gains_beyond(done.results, done.settings, generator=torch.Generator().manual_seed(done.config.seed))
-    controls = list(dict.fromkeys(s.name for s in done.settings if s.is_control))
-    placed = placements(points, done.config.frontier.sigmas)
-    ratios = time_ratios(done)
-    judge = None
-    if done.config.samples.judged and done.judge is not None:
-        judge = {**done.judge.describe(), "is_energy_of": done.judged_by_energy(done.judge)}
-    about = {"judge": judge, "frontier": placed, "energies": looks, "published": published}
-    about["earlier"] = done.results.earlier
+    record = results.record
+    gains = gains_beyond(results, generator=torch.Generator().manual_seed(config.seed))
+    placed = placements(results.points, config.frontier.sigmas)
+    ratios = time_ratios(results, config)
+    about = {"judge": record["judge"], "frontier": placed, "energies": record.get("energy_spreads", [])}
+    about |= {"published": record.get("continuous", {}).get("published", []), "earlier": record["earlier"]}
     return {
         "schema": SCHEMA,
-        "data": {"rows": len(done.x_0), "length": done.length, **asdict(done.units)},
         "metrics": described_metrics(),
-        "controls": controls,
-        "verdict": verdict_of(gains, settings=done.settings),
-        "facts": [*_of_time(ratios, done.config.orders[-1], {gain.name for gain in gains}), *of_frontier(placed)],
-        "warnings": cautions(measured, **about),
+        "controls": results.controls,
+        "verdict": verdict_of(gains, rows=results.rows, controls=results.controls),
+        "facts": [*_of_time(ratios, results.rows[-1].order, {gain.name for gain in gains}), *of_frontier(placed)],
+        "warnings": cautions(results.rows, **about),
         "gains": [asdict(gain) for gain in gains],
         "time_ratios": ratios,
-        "judge": judge,
         "frontier": placed,
-        "energies": [look.as_record() for look in looks],
     }
 
 
-def time_ratios(done: Evaluation) -> list[dict[str, Any]]:
+def time_ratios(results: Results, config: EvaluateConfig) -> list[dict[str, Any]]:
     """Time at equal bound, where it is asked for.
 
     Raises:
         ValueError: a method was not timed.
     """
-    curves = {(curve.name, curve.order): curve for curve in curves_of(done.results, done.settings)}
-    return [_time_ratio(curves, ratio, done.config.seed) for ratio in ratios_of(done.config, done.settings)]
+    curves = {(curve.name, curve.order): curve for curve in results.curves()}
+    return [_time_ratio(curves, ratio, config.seed) for ratio in ratios_of(config, results.rows)]
 
 
 def _time_ratio(curves: dict[tuple[str, str], Curve], ratio: RatioConfig, seed: int) -> dict[str, Any]:

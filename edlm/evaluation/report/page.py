@@ -16,6 +16,7 @@ from edlm.evaluation.report.html import figure, listed
 from edlm.evaluation.samples.texts import counted
 
 Result = Mapping[str, Any]
+EMPTY = dict.fromkeys(key for metric in METRICS.values() for key in metric.names.values()) | {"examples": None}
 
 
 def write_report(result: Result, pictures: Mapping[str, str], path: str | Path) -> None:
@@ -26,6 +27,9 @@ def write_report(result: Result, pictures: Mapping[str, str], path: str | Path) 
         pictures: SVG by name: "bounds", "energies", "frontier" and further ones that begin so.
         path: Where to, ``.html``.
     """
+    result = {**result, "settings": [{**EMPTY, **setting} for setting in result["settings"]]}
+    if isinstance(result.get("energies"), list):  # of older versions
+        result["energy_spreads"] = result["energies"]
     template = files("edlm.evaluation.report").joinpath("template.html").read_text(encoding="utf-8")
     body = "\n".join(found for part in _PARTS if (found := part(result, pictures)))
     denoiser = result["config"]["denoiser"]
@@ -61,7 +65,7 @@ def _bounds(result: Result, pictures: Mapping[str, str]) -> str:
     cost = "seconds per sequence" if any(s["seconds_per_sequence"] for s in result["settings"]) else "denoiser passes"
     caption = (
         f"Upper bound of −log p against {cost}: low and left is good. "
-        f"Numbers count denoiser passes of the base. Solid lines: {result['config']['orders'][-1]} order."
+        f"Numbers count denoiser passes of the base. Solid lines: {result['settings'][-1]['order']} order."
     )
     lead = (
         "Upper bounds of −log p of held-out text under the very sampler that writes, in nats per token: low is good. "
@@ -130,7 +134,7 @@ def _speed(result: Result, pictures: Mapping[str, str]) -> str:
 
 
 def _energies(result: Result, pictures: Mapping[str, str]) -> str:
-    if not result["energies"]:
+    if not result.get("energy_spreads"):
         return ""
     lead = (
         "Energies of whole-step candidates that each energy judges: how far they lie apart says how many candidates "

@@ -177,7 +177,7 @@ def costs(result: Result) -> str:
 def energies(result: Result) -> str:
     """Spread, effective sample size and bounds of log Z, at each step."""
     groups = []
-    for look in result["energies"]:
+    for look in result["energy_spreads"]:
         rows = []
         for step in look["steps"]:
             trusted = "1 by construction" if look["normalized"] else f"{step['trustworthy']:.0%}"
@@ -257,7 +257,7 @@ def _decided(s: Mapping[str, Any]) -> str:
             said.append(f"k = {s['num_candidates']}")
             said += [f"groups of {size}"] if size else []
             said += ["whole sequences"] if s["scope"] == "sequence" else []
-        said += ["carry-over"] if '"carry_over": true' in s["energy"] else []
+        said += ["carry-over"] if s.get("carry_over") or '"carry_over": true' in s["energy"] else []
         low, high = s["window"]
         said += [f"times {low:g} to {high:g}"] if (low, high) != (0, 1) else []
         said += [f"{s['inner_draws']} draws in the bound"] if s["inner_draws"] != 1 else []

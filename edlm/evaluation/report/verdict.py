@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from edlm.evaluation.estimates.bootstrap import simultaneous_intervals
-from edlm.evaluation.experiment.measurement import Setting
-from edlm.evaluation.experiment.store import Results
+from edlm.evaluation.experiment.results import Results
+from edlm.evaluation.experiment.rows import Row
 
 LEVEL = 0.95
 
@@ -49,7 +49,7 @@ class GainBeyond:
     controlled: bool
 
 
-def gains_beyond(results: Results, settings: Sequence[Setting], *, generator: torch.Generator) -> list[GainBeyond]:
+def gains_beyond(results: Results, *, generator: torch.Generator) -> list[GainBeyond]:
     """Every method against the best that corrects marginals only: the blind control of its cell, or else the base.
 
     Of base and control, the one with the lower bound in the cell is what a method must beat. A single row has no
@@ -57,12 +57,13 @@ def gains_beyond(results: Results, settings: Sequence[Setting], *, generator: to
 
     Args:
         results: Nats per token of the same rows in every setting.
-        settings: What was measured, a base in each cell.
         generator: Draws the rows of the bootstrap.
     """
-    bases = {s.cell: s for s in settings if s.is_base}
-    controls: dict[tuple[str, int], Setting] = {s.cell: s for s in settings if s.is_control}
-    judged = [s for s in settings if s.energy is not None and not s.is_control and results.of(s).n > 1]
+    rows = [row for row in results.rows if row.key in results.nats]
+    bases = {row.cell: row for row in rows if row.is_base}
+    controls = {row.cell: row for row in rows if row.name in results.controls}
+    judged = [row for row in rows if row.options["energy"] is not None and row.name not in results.controls]
+    judged = [row for row in judged if row["bound_nats_per_token"].n > 1]
     if not judged:
         return []
     rivals = [_rival(results, bases[s.cell], controls.get(s.cell)) for s in judged]
@@ -76,7 +77,7 @@ def gains_beyond(results: Results, settings: Sequence[Setting], *, generator: to
     return gains
 
 
-def verdict_of(gains: Sequence[GainBeyond], *, settings: Sequence[Setting] = ()) -> str:
+def verdict_of(gains: Sequence[GainBeyond], *, rows: Sequence[Row] = (), controls: Sequence[str] = ()) -> str:
     """One sentence: where the gain is greatest, how great, and where there is none.
 
     Where some are beyond a control, only these count. The greatest lower end of an interval is named, so that noise
@@ -84,10 +85,11 @@ def verdict_of(gains: Sequence[GainBeyond], *, settings: Sequence[Setting] = ())
 
     Args:
         gains: Of `gains_beyond`.
-        settings: What was measured, which says why there are no gains.
+        rows: What was measured, which says why there are no gains.
+        controls: Names of controls.
     """
     if not gains:
-        return _why_none(settings)
+        return _why_none(rows, controls)
     has_control = any(gain.controlled for gain in gains)
     gains = [gain for gain in gains if gain.controlled == has_control]
     best = max(gains, key=lambda gain: -math.inf if math.isnan(gain.low) else gain.low)
@@ -108,15 +110,15 @@ def verdict_of(gains: Sequence[GainBeyond], *, settings: Sequence[Setting] = ())
     return f"With {where}, {best.name} lowers the bound by {amount} beyond {rival}{beside}{limits}{caution}."
 
 
-def _why_none(settings: Sequence[Setting]) -> str:
+def _why_none(rows: Sequence[Row], controls: Sequence[str]) -> str:
     """Why no gain was held against anything."""
-    others = [setting for setting in settings if not setting.is_base]
-    energies = [setting for setting in others if setting.energy is not None]
+    others = [row for row in rows if not row.is_base]
+    energies = [row for row in others if row.options["energy"] is not None]
     if not others:
         return "Nothing was measured beside the base, so nothing can be said of a gain."
     if not energies:
         return "No energy was measured, only other proposals beside the base, so nothing can be said of its gain."
-    if all(setting.is_control for setting in energies):
+    if all(row.name in controls for row in energies):
         return "No energy was measured but controls, so nothing can be said of a gain beyond them."
     return "A single row was measured, which has no spread, so nothing can be said of a gain."
 
@@ -130,15 +132,14 @@ def _list(numbers: Sequence[int]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _rival(results: Results, base: Setting, control: Setting | None) -> Setting:
+def _rival(results: Results, base: Row, control: Row | None) -> Row:
     return base if control is None or _mean(results, base) < _mean(results, control) else control
 
 
-def _below(results: Results, setting: Setting, rival: Setting) -> Tensor:
+def _below(results: Results, setting: Row, rival: Row) -> Tensor:
     """How far each row lies below the rival's, ``[n]``, float64."""
-    return results.rows_of(rival).double() - results.rows_of(setting).double()
+    return results.nats_of(rival) - results.nats_of(setting)
 
 
-def _mean(results: Results, setting: Setting) -> float:
-    rows: Tensor = results.rows_of(setting)
-    return rows.double().mean().item()
+def _mean(results: Results, setting: Row) -> float:
+    return results.nats_of(setting).mean().item()

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
 from typing_extensions import Self
 
 from edlm.corpus.text import read_documents

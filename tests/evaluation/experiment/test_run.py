@@ -1,346 +1,240 @@
-"""The stages of an evaluation in a world of three symbols: what is measured, what is kept, what is measured anew."""
+"""The loop: each number is what a plain call gives, is measured once, and survives an interrupt."""
 
-from dataclasses import dataclass, replace
+import json
+import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from edlm.config import SamplerConfig
-from edlm.evaluation.estimates.units import TextUnits
-from edlm.evaluation.experiment import run as stages
-from edlm.evaluation.experiment.measurement import Setting
-from edlm.evaluation.experiment.plan import ContinuousConfig, EvaluateConfig, FrontierConfig, SamplesConfig
-from edlm.evaluation.experiment.points import Points
-from edlm.evaluation.experiment.run import Evaluation
-from edlm.evaluation.experiment.store import Results
-from edlm.evaluation.samples.cost import Cost
-from edlm.evaluation.samples.draw import TimedSamples
-from edlm.evaluation.samples.frontier import FrontierPoint
-from edlm.evaluation.samples.judge import JudgedTexts
-from edlm.evaluation.samples.text_errors import unknown_word_rate
-from tests.enumerable import SEQUENCES, random_denoiser
-from tests.evaluation.experiment.test_store import Linear
+from edlm.evaluation.estimates.estimate import mean_of
+from edlm.evaluation.experiment import bounds as bounds_module
+from edlm.evaluation.experiment import run as run_module
+from edlm.evaluation.experiment import sampling as sampling_module
+from edlm.evaluation.experiment.lab import middle_third
+from edlm.evaluation.experiment.parts import ContinuousConfig, FrontierConfig, SamplesConfig
+from edlm.evaluation.experiment.results import Results
+from edlm.evaluation.experiment.rows import flat
+from edlm.evaluation.experiment.run import measure
+from edlm.evaluation.likelihood import bounds as likelihood
+from edlm.evaluation.likelihood.continuous import continuous_nelbo
+from edlm.evaluation.samples.diversity import distinct_n, unigram_entropy
+from tests.evaluation.experiment.small import CONTROL, DENOISER, X_0, Judge, Linear, base, lab, setting
+
+SAMPLES = SamplesConfig(judged=6, timed_batches=2, batch_size=4)
+
+
+def again(*args, **options):
+    raise AssertionError("this was measured before")
+
+
+def interrupt(*args, **options):
+    raise KeyboardInterrupt
+
+
+def strict(path):
+    """A JSON file without the constants that JSON does not have."""
+    return json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+def same(a: Results, b: Results) -> bool:
+    """Whether rows and tensors are equal."""
+    tensors = all(torch.equal(a.nats[key], b.nats[key]) for key in {*a.nats, *b.nats})
+    return tensors and [flat(row) for row in a.rows] == [flat(row) for row in b.rows]
+
+
+def test_bounds_and_gains_are_those_of_single_samplers(tmp_path):
+    settings = [base(1), base(2), base(2, "random"), setting(steps=1), setting(inner_draws=2), setting(order="random")]
+    results = measure(lab(tmp_path / "a.json", settings))
+    assert [row.key for row in results.rows] == [s.row.key for s in settings]
+    nats = {}
+    for s, row in zip(settings, results.rows, strict=True):
+        nats[row.key] = s.sampler.likelihood_bound(X_0, seeds=range(3, 8), inner_draws=s.inner_draws)
+        expected = mean_of(nats[row.key] / 3)
+        assert row["bound_nats_per_token"].value == pytest.approx(expected.value, rel=1e-12)
+        assert row["bound_nats_per_token"].stderr == pytest.approx(expected.stderr, rel=1e-9)
+        assert row["perplexity"].value == pytest.approx(math.exp(expected.value))
+        assert row["perplexity_per_word"].value == pytest.approx(math.exp(1.5 * expected.value))
+        torch.testing.assert_close(results.nats_of(row), nats[row.key] / 3, rtol=1e-6, atol=0)
+        rival = f"base, {row.order}, {row.num_steps} steps"
+        gain = mean_of((nats[rival] - nats[row.key]) / 3)
+        assert (row.get("gain_nats_per_token") is None) == row.is_base
+        assert row.is_base or row["gain_nats_per_token"].value == pytest.approx(gain.value, rel=1e-9)
+    assert [row.notes["bound_direction"] for row in results.rows] == 2 * ["exact"] + 4 * ["upper bound of -log p"]
+
+
+def test_sampled_steps_add_their_gain_to_the_bound_of_the_base():
+    sampled = setting("some", steps=3, sampled_steps=1, inner_draws=2)
+    results = measure(lab(None, [base(3), sampled]))
+    pair = likelihood.estimate_bounds(
+        [base(3).sampler, sampled.sampler], X_0, seed=3, sampled_steps=1, inner_draws=[1, 2]
+    )
+    whole = base(3).sampler.likelihood_bound(X_0, seeds=range(3, 8))
+    expected = whole + pair[1].nats_per_row - pair[0].nats_per_row
+    torch.testing.assert_close(results.nats_of(results.rows[1]), expected / 3, rtol=1e-6, atol=0)
+    assert results.rows[1]["gain_nats_per_token"].value == pytest.approx(((whole - expected) / 3).mean().item())
+    with pytest.raises(ValueError, match="sampled_steps needs the base"):
+        measure(lab(None, [sampled]))
+
+
+def test_everything_is_measured_once_and_read_back(tmp_path, monkeypatch):
+    options = {"judge": Judge(), "samples": SAMPLES, "settings": [base(), setting(), setting("blind", energy=CONTROL)]}
+    options |= {"frontier": FrontierConfig((0.8, 1.0), num_steps=(2,)), "continuous": ContinuousConfig(2, 3)}
+    options |= {"measure": ("bounds", "time", "cost", "samples", "judge", "frontier", "continuous", "energies")}
+    path = tmp_path / "results.json"
+    first = measure(lab(path, **options))
+    for place, name in (
+        (bounds_module, "estimate_bounds"),
+        (run_module, "draw_timed"),
+        (run_module, "measure_cost"),
+        (run_module, "measure_continuous"),
+        (run_module, "measure_spreads"),
+        (sampling_module, "_draw"),
+    ):
+        monkeypatch.setattr(place, name, again)
+    second, loaded = measure(lab(path, **options)), Results.load(path)
+    assert same(first, second) and same(first, loaded)
+    assert first.controls == second.controls == loaded.controls == ["blind"]
+    record = strict(path)
+    assert {"command", "revision", "versions", "machine", "config", "identity", "earlier"} <= set(record)
+    assert record["energies"][record["settings"][1]["energy"]]["kind"] == "Linear" and record["memory"]
+    assert [(p.name, p.temperature) for p in first.points] == [
+        (n, t) for n in ("base", "ours", "blind") for t in (0.8, 1)
+    ]
+    for results in (second, loaded):
+        assert [repr(point.entropy_nats) for point in results.points] == [repr(p.entropy_nats) for p in first.points]
+        assert [torch.equal(a, b) for a, b in zip(results.centred, first.centred, strict=True)] == [True, True]
+    for row in first.rows:
+        assert len(row.notes["seconds_of_batches"]) == 2 and row["flops_per_sequence"].value >= 0
+        assert row["entropy_nats"].n == 6 and row.notes["judged_cut"] == 1 and row.notes["judge"] == "wise"
+
 
-ROWS = SEQUENCES[[0, 5, 26, 13, 7]]
-IDENTITY = {"denoiser": {"revision": "a"}, "data": "b", "seed": 5}
-ENERGY, OTHER = Linear(0.9, -0.7, 0.4), Linear(0.3, 0.8, -0.6)
-WORDS = ("cat", "sat", "zzz")
-
-
-class Tokenizer:
-    """A word a symbol."""
-
-    eos_token = "sat"
-
-    def decode(self, row) -> str:
-        return " ".join(WORDS[token] for token in row.tolist())
-
-
-@dataclass
-class Judge:
-    """Finds a text as bad as it is long, cuts one, and keeps what it read."""
-
-    identity: str = "wise"
-    separator: str | None = "\n\n"
-    energy: object = None
-    name: str = "wise"
-
-    def __post_init__(self):
-        self.read = []
-
-    def describe(self) -> dict:
-        return {"name": self.name}
-
-    def has_part_in(self, energy) -> bool:
-        return energy is not None and energy is self.energy
-
-    def score(self, texts) -> JudgedTexts:
-        self.read.append(texts)
-        nats = torch.tensor([float(len(text)) for text in texts], dtype=torch.float64)
-        return JudgedTexts(nats, torch.full((len(texts),), 3), num_cut=1)
-
-
-@pytest.fixture
-def judge(monkeypatch) -> Judge:
-    judge = Judge()
-    monkeypatch.setattr(stages, "load_judge", lambda name, denoiser: judge)
-    return judge
-
-
-def setting(name="base", energy=None, steps=2, order="left_to_right", **how) -> Setting:
-    return Setting(name, energy, SamplerConfig(num_steps=steps, order=order, num_candidates=3 if energy else 1, **how))
-
-
-BASE, OURS, LATER = setting(), setting("ours", ENERGY), setting("later", OTHER, steps=3)
-SAMPLED = {"timed_batches": 0, "batch_size": 2, "judged": 4, "judge": "wise"}
-
-
-def evaluation(tmp_path, *settings, samples=None, words=True, **how) -> Evaluation:
-    """Of what lies in a folder; without a report."""
-    config = EvaluateConfig(seed=5, samples=SamplesConfig(**{**SAMPLED, **(samples or {})}), **how)
-    denoiser = random_denoiser()
-    denoiser.tokenizer = Tokenizer() if words else None
-    results = Results(tmp_path / "results.json", config, IDENTITY)
-    points = Points(tmp_path / "points.safetensors", IDENTITY)
-    return Evaluation(config, denoiser, ROWS, TextUnits(2.0, 1.5), [*settings], results, points)
-
-
-def measured(tmp_path, *settings, **how) -> Evaluation:
-    found = evaluation(tmp_path, *settings, **how)
-    found.measure_bounds()
-    return found
-
-
-# Bounds and times
-
-
-def test_rows_are_kept_in_nats_per_token(tmp_path):
-    found = measured(tmp_path, BASE, OURS)
-    for s in (BASE, OURS):
-        mean = found.results.of(s).bound_nats_per_token
-        assert found.results.rows_of(s).mean().item() == pytest.approx(mean, rel=1e-6) and mean > 0.5
-
-
-def scripted(monkeypatch, *seconds) -> list:
-    """Batches that take so long; who was timed, on which seed."""
-    calls, left = [], list(seconds)
-
-    def draw(sampler, length, *, batch_size, num_batches, seed):
-        assert (length, batch_size, num_batches) == (3, 2, 1)
-        calls.append((sampler.energy, seed))
-        return TimedSamples(torch.zeros(2, 3), (left.pop(0),), 2, 6.0)
-
-    monkeypatch.setattr(stages, "draw_timed", draw)
-    return calls
-
-
-def test_batches_of_all_settings_take_turns_each_on_seeds_of_its_own(tmp_path, monkeypatch):
-    found = measured(tmp_path, BASE, OURS, samples={"timed_batches": 3})
-    calls = scripted(monkeypatch, 1.0, 2.0, 9.0, 2.5, 1.5, 8.0)
-    found.measure_times()
-    assert calls == [(energy, seed) for seed in (5, 7, 9) for energy in (None, ENERGY)]
-    base, ours = (found.results.of(s) for s in (BASE, OURS))
-    assert base.seconds_of_batches == (1.0, 9.0, 1.5) and ours.seconds_of_batches == (2.0, 2.5, 8.0)
-    assert (base.seconds_per_sequence, ours.seconds_per_sequence) == (1.5, 2.5)
-    assert (base.tokens_per_second, ours.tokens_per_second) == (3 / 1.5, 3 / 2.5)
-    assert (ours.timed_batch_size, ours.denoiser_passes, ours.energy_passes) == (2, 2, 6.0)
-
-
-def test_no_batch_starts_after_the_most_seconds_and_none_is_timed_twice(tmp_path, monkeypatch):
-    """Seconds are of a sequence, the limit is of batches of two."""
-    found = measured(tmp_path, BASE, samples={"timed_batches": 4, "max_seconds": 10.0})
-    calls = scripted(monkeypatch, 3.0, 3.0)
-    found.measure_times()
-    assert len(calls) == 2  # 6 and 12 seconds
-    more = evaluation(tmp_path, BASE, samples={"timed_batches": 3, "max_seconds": 100.0})
-    calls = scripted(monkeypatch, 1.0)
-    more.measure_times()
-    assert calls == [(None, 9)] and more.results.of(BASE).seconds_of_batches == (3.0, 3.0, 1.0)
-
-
-def test_a_method_that_comes_later_leaves_its_base_as_it_was(tmp_path, monkeypatch):
-    found = measured(tmp_path, BASE, setting(steps=3), samples={"timed_batches": 1})
-    scripted(monkeypatch, 1.0, 2.0)
-    found.measure_times()
-    wanted, bounds = [], stages.measure_bounds
-
-    def measure(denoiser, settings, *args, **how):
-        wanted.extend(settings)
-        return bounds(denoiser, settings, *args, **how)
-
-    monkeypatch.setattr(stages, "measure_bounds", measure)
-    measured(tmp_path, BASE, OURS, setting(steps=3))
-    assert [s.key for s in wanted] == [BASE.key, OURS.key]  # no other base
-    again = measured(tmp_path, BASE, OURS, setting(steps=3), LATER)
-    assert [again.results.of(s).seconds_of_batches for s in (BASE, OURS, LATER)] == [(1.0,), None, None]
-    ours, rows = again.results.of(OURS), again.results.rows_of
-    assert ours.gain_nats_per_token == pytest.approx((rows(BASE) - rows(OURS)).mean().item(), abs=1e-6)
-
-
-def test_costs_are_of_a_batch_of_samples_and_measured_once(tmp_path, monkeypatch):
-    calls = []
-
-    def cost(sampler, length, *, batch_size, seed):
-        calls.append((sampler.energy, length, batch_size, seed))
-        return Cost(7.0, 9, "by hand")
-
-    monkeypatch.setattr(stages, "measure_cost", cost)
-    for settings in ((BASE,), (BASE, OURS)):
-        found = measured(tmp_path, *settings, output=str(tmp_path))
-        found.measure_costs()
-    assert calls == [(None, 3, 2, 5), (ENERGY, 3, 2, 5)] and found.results.once("memory", 2, str) == "by hand"
-    assert (found.results.of(OURS).flops_per_sequence, found.results.of(OURS).peak_memory_bytes) == (7.0, 9)
-
-
-# Samples
-
-
-def sample_texts(found, s, number=4) -> list[str]:
-    """With "sat", which separates documents, as it is."""
-    tokens = s.sampler.build(found.denoiser, s.energy).sample(number, 3, seeds=range(5, 5 + number)).tokens
-    return [Tokenizer().decode(row) for row in tokens]
-
-
-def read(texts) -> list[str]:
-    """As a reader sees them."""
-    return [text.replace("sat", "\n\n").strip() for text in texts]
-
-
-@pytest.mark.parametrize("separator", [None, "\n\n"])
-def test_a_judge_reads_what_it_asks_for_and_what_it_cut_is_known(tmp_path, judge, separator):
-    judge.separator = separator
-    found = measured(tmp_path, BASE, OURS)
-    found.measure_samples()
-    for s, scored in zip((BASE, OURS), judge.read, strict=True):
-        texts = sample_texts(found, s)
-        assert scored == (texts if separator is None else read(texts)) and texts != read(texts)
-        m = found.results.of(s)
-        assert m.judge_nats_per_token == pytest.approx(sum(map(len, scored)) / 12)
-        assert (m.num_samples, m.judge, m.judged_cut) == (4, "wise", 1)
-
-
-def test_what_another_judge_said_is_not_this_ones(tmp_path, judge):
-    """Of the same name and file, of other weights."""
-    measured(tmp_path, BASE).measure_samples()
-    evaluation(tmp_path, BASE).measure_samples()
-    assert len(judge.read) == 1
-    judge.identity = "wiser"
-    again = evaluation(tmp_path, BASE)
-    again.measure_samples()
-    assert len(judge.read) == 2 and again.results.of(BASE).judge == "wiser"
-    again.results.add(BASE, replace(again.results.of(BASE), judge=None))  # an older file does not say
-    evaluation(tmp_path, BASE).measure_samples()
-    assert len(judge.read) == 2
-
-
-def test_without_a_judge_there_are_entropies_once(tmp_path, monkeypatch):
-    found = measured(tmp_path, BASE, samples={"judge": None})
-    found.measure_samples()
-    m = found.results.of(BASE)
-    assert m.entropy_nats > 0 and m.judge_nats_per_token is m.judge is None
-    monkeypatch.setattr(Evaluation, "_sample", None)
-    evaluation(tmp_path, BASE, samples={"judge": None}).measure_samples()
-    assert found.measure_frontier() == []
-
-
-def test_an_energy_that_judges_itself_is_refused_before_anything_is_measured(tmp_path, judge):
-    judge.energy = ENERGY
-    found = evaluation(tmp_path, BASE, OURS)
-    with pytest.raises(ValueError, match="a judge must have no part in .* got wise, which is the energy of ours"):
-        found.run()
-    assert not (tmp_path / "results.json").exists()
-    allowed = evaluation(tmp_path, BASE, OURS, samples={"allow_judge_as_energy": True})
-    assert allowed.judged_by_energy(allowed.judge) == ["ours"]
-    for unjudged in ({"judged_methods": ("base",)}, {"judged_steps": (3,)}):
-        some = evaluation(tmp_path, BASE, OURS, samples=unjudged)
-        assert some.judge is judge and some.judged_by_energy(judge) == []
-
-
-@pytest.fixture
-def words(tmp_path) -> str:
-    path = tmp_path / "words.txt"
-    path.write_text("cat\nsat\n")
-    return str(path)
-
-
-def test_samples_are_held_against_other_words_anew_and_so_is_held_out_text(tmp_path, judge, words):
-    found = measured(tmp_path, BASE, samples={"known_words": words, "judged": 12})
-    texts, people = sample_texts(found, BASE, 12), [Tokenizer().decode(row) for row in ROWS]
-    rates = []
-    for known in ("cat sat", "sat zzz"):  # as many words
-        (tmp_path / "words.txt").write_text(known)
-        found = evaluation(tmp_path, BASE, samples={"known_words": words, "judged": 12})
-        found.measure_samples()
-        expected = [unknown_word_rate(read(some), set(known.split())).value for some in (texts, people)]
-        held_out = found.results.as_json()["held_out_text"]
-        assert [found.results.of(BASE).unknown_word_rate, held_out["unknown_word_rate"]] == expected
-        assert found.results.of(BASE).texts_held_against == held_out["texts_held_against"]
-        rates.append(expected)
-    assert rates[0][0] != rates[1][0] and len(judge.read) == 2
-    fewer = evaluation(tmp_path, BASE, samples={"known_words": words, "judged": 3})
-    fewer.measure_samples()
-    assert held_out["num_texts"] == 5 and fewer.results.as_json()["held_out_text"]["num_texts"] == 3
-
-
-def test_texts_are_measured_for_reports_or_where_it_is_asked_for(tmp_path, words):
-    asked = {"known_words": words}
-    assert evaluation(tmp_path, BASE, samples=asked).text_measures.words == {"cat", "sat"}
-    assert evaluation(tmp_path, BASE).text_measures is None  # "auto": for reports
-    assert evaluation(tmp_path, BASE, samples={"known_words": None}).text_measures is None
-    assert evaluation(tmp_path, BASE, output=str(tmp_path)).text_measures.held_out[0] == "cat cat cat"
-    assert evaluation(tmp_path, BASE, samples=asked, words=False, output=str(tmp_path)).text_measures is None
-
-
-# What is measured once
-
-
-def test_continuous_time_is_measured_anew_where_its_makings_change(tmp_path, monkeypatch):
-    calls, measure = [], stages.in_continuous_time
-    monkeypatch.setattr(stages, "in_continuous_time", lambda *args, **how: calls.append(1) or measure(*args, **how))
-    how = ContinuousConfig(num_rows=2, num_draws=2, published="all", num_candidates=2)
-
-    def times(*settings, rows=ROWS, **more) -> int:
-        found = evaluation(tmp_path, *settings, continuous=replace(how, **more))
-        found.x_0 = rows
-        before = len(calls)
-        found.measure_continuous()
-        return len(calls) - before
-
-    assert (times(BASE, OURS), times(BASE, OURS), times(OURS)) == (1, 0, 0)
-    assert times(BASE, OURS, setting("ours", ENERGY, steps=3)) == 0  # the same energy once more
-    assert times(BASE, OURS, LATER) == times(BASE, setting("ours", OTHER)) == 1  # another energy of a name
-    assert times(BASE, OURS, num_draws=3) == 1
-    assert times(BASE, OURS, num_rows=3, num_draws=3) == 1
-    assert times(BASE, OURS, num_rows=3, num_draws=3, rows=ROWS[:2]) == 1  # there are only two
-    assert evaluation(tmp_path, BASE).measure_continuous() == {"nelbo": [], "published": []}
-
-
-def frontier(tmp_path, *settings, number=None, **how) -> list:
-    asked = FrontierConfig(temperatures=(0.8, 1.0), num_steps=(2,), orders=("left_to_right",), num_samples=number)
-    return evaluation(tmp_path, *settings, frontier=asked, **how).measure_frontier()
-
-
-def test_points_are_measured_anew_where_their_makings_change(tmp_path, judge):
-    def read(*settings, **how) -> int:
-        before = len(judge.read)
-        points = frontier(tmp_path, *settings, **how)
-        assert [p.temperature for p in points] == [0.8, 1.0] * len(settings)
-        return len(judge.read) - before
-
-    assert (read(BASE, OURS), read(BASE, OURS)) == (4, 0)
-    assert (read(BASE, number=3), read(BASE, number=3)) == (2, 0)
-    fewer = setting("ours", ENERGY, top_p=0.9)
-    assert (read(OURS), read(fewer), read(fewer)) == (0, 2, 0)
-    judge.identity = "wiser"
-    assert (read(fewer), read(fewer)) == (2, 0)
-
-
-def test_points_of_an_energy_of_other_weights_are_not_kept(tmp_path, judge):
-    for last, expected in ((0.4, 2), (0.4, 2), (0.5, 4)):
-        frontier(tmp_path, setting("ours", Linear(0.9, -0.7, last)))
-        assert len(judge.read) == expected
-
-
-def test_a_kept_point_is_the_one_that_was_sampled(tmp_path, judge):
-    first = frontier(tmp_path, BASE, OURS, number=3)
-    again = frontier(tmp_path, BASE, OURS, number=3)
-    assert len(judge.read) == 4
-    for one, other in zip(first, again, strict=True):
-        assert (one.name, one.order, one.num_steps, one.temperature) == (
-            *(other.name, other.order, other.num_steps, other.temperature),
+def test_measured_samples_are_those_of_the_seeds():
+    results = measure(lab(None, judge=Judge(), samples=SAMPLES, measure=("samples", "judge")))
+    for s, row in zip((base(), setting()), results.rows, strict=True):
+        tokens = s.sampler.sample(6, 3, seeds=range(3, 9)).tokens
+        assert row["entropy_nats"][:3] == mean_of(unigram_entropy(tokens))[:3]
+        assert row["distinct_2"].value == distinct_n(tokens, 2)
+        sums = tokens.sum(1)
+        assert row["judge_nats_per_token"].value == pytest.approx(((2 * sums + 1).sum() / (sums + 1).sum()).item())
+        assert "bound_nats_per_token" not in row.metrics and row.notes["examples"][0] == " ".join(
+            map(str, tokens[0].tolist())
         )
-        assert one.distinct_2 == other.distinct_2 and len(one.nats) == 3
-        for name in ("entropy", "nats", "num_tokens"):
-            assert torch.equal(getattr(one, name), getattr(other, name))
 
 
-def test_points_of_other_data_temperatures_and_makers_are_not_read(tmp_path):
-    values, made = torch.tensor([1.0, 2.0], dtype=torch.float64), ["r", 1]
-    point = FrontierPoint("base", "left_to_right", 2, 1.0, values, 2 * values, torch.tensor([3, 4]), 0.5)
-    path = tmp_path / "points.safetensors"
-    Points(path, IDENTITY).add(BASE, point, made)
-    assert Points(path, IDENTITY).of(BASE, 1.0, made).distinct_2 == 0.5
-    other = {**IDENTITY, "seed": 6}
-    for identity, temperature, made_by in ((other, 1.0, made), (IDENTITY, 0.9, made), (IDENTITY, 1.0, ["r", 2])):
-        assert Points(path, identity).of(BASE, temperature, made_by) is None
-    assert Points(path, IDENTITY).of(OURS, 1.0, made) is Points(None, IDENTITY).of(BASE, 1.0, made) is None
+@pytest.mark.parametrize(
+    "changed",
+    [{"energy": Linear(0.9, -0.7, 0.5)}, {"num_candidates": 4}, {"group_size": 1}, {"window": (0.5, 1.0)}]
+    + [{"scope": "sequence", "inner_draws": 2}, {"temperature": 0.9}, {"top_k": 2}, {"scope": "sequence"}],
+    ids=str,
+)
+def test_another_energy_or_option_is_measured_anew(tmp_path, changed):
+    path = tmp_path / "a.json"
+    before = measure(lab(path))
+    after = measure(lab(path, [base(), setting(**changed)]))
+    assert repr(after.rows[0]) == repr(before.rows[0])
+    assert not torch.equal(after.nats_of(after.rows[1]), before.nats_of(before.rows[1]))
+    assert same(after, measure(lab(None, [base(), setting(**changed)])))
+
+
+def test_other_samples_judges_and_batches_are_measured_anew(tmp_path):
+    path, options = tmp_path / "a.json", {"measure": ("time", "samples", "judge")}
+    measure(lab(path, judge=Judge(), samples=SAMPLES, **options))
+    rows = measure(lab(path, judge=Judge("other"), samples=replace(SAMPLES, judged=4, batch_size=3), **options)).rows
+    assert {row.notes["judge"] for row in rows} == {"other"} and {row["entropy_nats"].n for row in rows} == {4}
+    assert {row.notes["timed_batch_size"] for row in rows} == {3}
+    unjudged = measure(lab(path, samples=SAMPLES, **options))
+    assert all("judge_nats_per_token" not in row.metrics and "judge" not in row.notes for row in unjudged.rows)
+
+
+def test_an_interrupt_loses_one_batch_of_bounds(tmp_path, monkeypatch):
+    """Rows in batches of 2; a method on sampled steps resumes by itself."""
+    path, settings = tmp_path / "a.json", [base(3), setting(steps=3), setting("some", 3, sampled_steps=1)]
+    expected, calls, bounds = measure(lab(None, settings)), [], likelihood.likelihood_bounds
+
+    def counted(samplers, rows, seeds, **options):
+        calls.append((len(samplers), seeds[0]))
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        return bounds(samplers, rows, seeds, **options)
+
+    monkeypatch.setattr(likelihood, "likelihood_bounds", counted)
+    for stop, kept in ((2, []), (5, ["base", "ours"]), (None, ["base", "ours", "some"])):  # noqa: B007
+        try:
+            results = measure(lab(path, settings))
+        except KeyboardInterrupt:
+            results = None
+        assert [s["name"] for s in strict(path)["settings"]] == kept
+    assert calls == [(2, 3), (2, 5), (2, 5), (2, 7), (2, 3), (2, 3), (2, 5), (2, 7)]
+    assert same(results, expected)
+
+
+def test_batches_are_timed_in_turn_until_the_seconds_are_spent(monkeypatch):
+    drawn, draw = [], run_module.draw_timed
+    settings = [base(1), setting(steps=1)]
+
+    def timed(sampler, *args, seed, **options):
+        drawn.append(([s.sampler for s in settings].index(sampler), seed))
+        timed = draw(sampler, *args, seed=seed, **options)
+        return replace(timed, seconds_of_batches=(10.0,) if sampler is settings[0].sampler else (1.0 + len(drawn),))
+
+    monkeypatch.setattr(run_module, "draw_timed", timed)
+    samples = SamplesConfig(timed_batches=3, batch_size=2, max_seconds=15)
+    first, second = measure(lab(None, settings, samples=samples, measure=("time",))).rows
+    assert drawn == [(0, 3), (1, 3), (1, 5), (1, 7)]
+    assert (first["seconds_per_sequence"].value, second["seconds_per_sequence"].value) == (10, 4)
+    assert second.notes["seconds_of_batches"] == [3, 4, 5] and second["tokens_per_second"].value == 3 / 4
+    assert (second["denoiser_passes"].value, second["energy_passes"].value) == (1, 3)
+
+
+def test_infilling_bounds_and_draws_are_of_the_middle_third(tmp_path):
+    given = ~middle_third(X_0)
+    results = measure(lab(tmp_path / "a.json", given=given, measure=None))
+    _, row = results.rows
+    nats = setting().sampler.likelihood_bound(X_0, given=given, seeds=range(3, 8))
+    assert row["bound_nats_per_token"].value == pytest.approx(nats.mean().item())
+    x_t = X_0.masked_fill(~given, DENOISER.mask_token_id)
+    filled = setting().sampler.fill(x_t, seeds=range(3, 8)).tokens
+    assert row["tokens_recovered"].value == row["spans_recovered"].value == (filled == X_0)[:, 1].double().mean()
+    assert set(row.metrics) <= {*results.rows[0].metrics, "gain_nats_per_token"}
+
+
+def test_continuous_time_and_spreads_are_records():
+    options = {"continuous": ContinuousConfig(2, 3), "measure": ("continuous", "energies")}
+    results = measure(lab(None, [base(), setting(), setting("cold", temperature=0.8)], **options))
+    nelbo = results.record["continuous"]["nelbo"]
+    for record, estimator in zip(nelbo, ("times", "counts"), strict=True):
+        expected = continuous_nelbo(DENOISER, X_0[:2], estimator=estimator, num_draws=3, seed=3)
+        assert record["nats_per_token"] == pytest.approx(expected.value) and record["n"] == 2
+    assert results.record["continuous"]["published"] == []  # its normaliser is not known
+    (spread,) = results.record["energy_spreads"]  # one for each energy
+    assert (spread["name"], spread["num_candidates"], len(spread["steps"])) == ("ours", 32, 2)
+    everything = replace(options["continuous"], published="all", num_candidates=4)
+    results = measure(lab(None, [base(), setting()], **{**options, "continuous": everything}))
+    assert [record["name"] for record in results.record["continuous"]["published"]] == ["ours"]
+
+
+def test_numbers_of_an_earlier_revision_are_named(tmp_path):
+    path = tmp_path / "a.json"
+    assert measure(lab(path)).record["earlier"] == []
+    later = lab(path, [base(), setting(), setting("more")])
+    later.store.origin = '{"revision": "r2"}'
+    assert measure(later).record["earlier"] == [{"revision": "r1"}]
+    assert [row.name for row in Results.load(path).rows] == ["base", "ours", "more"]
+
+
+def test_results_without_a_path_write_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(measure(lab(None)).rows) == 2 and not [*tmp_path.iterdir()]
+
+
+def test_curves_are_of_timed_rows_by_method_and_order():
+    """Batches that one row lacks have its median."""
+    settings = [base(1), setting(steps=1), setting(steps=2), setting("never", steps=1)]
+    results = measure(lab(None, settings))
+    seconds = {"ours, left_to_right, 1 steps": [1.0, 1.5, 9.0], "ours, left_to_right, 2 steps": [2.0, 4.0]}
+    rows = [replace(r, notes={"seconds_of_batches": seconds[r.key]} if r.key in seconds else {}) for r in results.rows]
+    (curve,) = replace(results, rows=rows).curves()
+    assert (curve.name, curve.order, curve.num_steps) == ("ours", "left_to_right", (1, 2))
+    assert curve.seconds.tolist() == [[1.0, 1.5, 9.0], [2.0, 4.0, 3.0]]
+    assert torch.equal(curve.nats, torch.stack([results.nats_of(row) for row in rows[1:3]]))

@@ -64,7 +64,9 @@ def test_intervals_hold_for_all_settings_at_once(tmp_path):
     found = differences(one, other, generator=generator(7))
     series = torch.stack([other.rows_of(key) - one.rows_of(key) for key in a])
     expected = simultaneous_intervals(series, generator=generator(7))
-    assert [(d.difference, d.stderr, d.low, d.high, d.n) for d in found] == [(*e[:4], e.n) for e in expected]
+    assert [(d.difference, d.stderr, d.low, d.high, d.n) for d in found] == [
+        (e.value, e.stderr, e.low, e.high, e.n) for e in expected
+    ]
     (alone,) = simultaneous_intervals(series[:1], generator=generator(7))
     assert found[0].low < alone.low < alone.high < found[0].high < 0
 

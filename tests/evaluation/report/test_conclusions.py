@@ -1,67 +1,46 @@
 """What follows from the measurements: which base, which curve, which direction, and the facts in words."""
 
-from dataclasses import replace
-
 import torch
 
-from edlm.config import SamplerConfig
-from edlm.evaluation.estimates.units import TextUnits
-from edlm.evaluation.experiment.grid import measure_bounds
-from edlm.evaluation.experiment.measurement import Setting
-from edlm.evaluation.experiment.plan import EvaluateConfig, FrontierConfig, RatioConfig, SamplesConfig
-from edlm.evaluation.experiment.run import Evaluation
-from edlm.evaluation.experiment.store import Results, curves_of
+from edlm.evaluation.experiment.config import EvaluateConfig
+from edlm.evaluation.experiment.parts import FrontierConfig, RatioConfig, SamplesConfig
+from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.likelihood.speedup import time_ratio
 from edlm.evaluation.report import conclusions as module
 from edlm.evaluation.report.conclusions import conclusions, of_frontier, placements, time_ratios
 from edlm.evaluation.report.verdict import gains_beyond, verdict_of
 from edlm.evaluation.samples.frontier import FrontierPoint, place
-from tests.enumerable import random_denoiser
-from tests.evaluation.experiment.test_run import Judge
-from tests.evaluation.experiment.test_store import Linear
-from tests.evaluation.experiment.test_table import ROWS
+from tests.evaluation.measured import results_of, row_of
 
-ENERGY, CONTROL = Linear(0.9, -0.7, 0.4), Linear(0.2, 0.1, -0.3)
-CONTROL.shape = type("Shape", (), {"blind": True})()
 SEED = 5
-
-
-def setting(name, energy, steps, order="left_to_right") -> Setting:
-    k = None if energy is None else 3
-    return Setting(name, energy, SamplerConfig(num_steps=steps, order=order, num_candidates=k or 1))
-
-
-ALL = [
-    setting(name, energy, steps, order)
-    for order in ("left_to_right", "dilated")
-    for steps in (1, 2, 3)
-    for name, energy in (("base", None), ("ours", ENERGY), ("blind", CONTROL))
-]
 SECONDS = {"base": 1.0, "ours": 1.3, "blind": 1.1}
 
 
-def evaluation(path=None, settings=ALL, **how) -> Evaluation:
-    """Measured, and timed by a made-up clock."""
-    config = EvaluateConfig(seed=SEED, orders=("left_to_right", "dilated"), samples=SamplesConfig(judged=0), **how)
-    results = Results(path, config, {"seed": SEED})
-    for s, m, bound in measure_bounds(random_denoiser(), settings, ROWS):
-        seconds = tuple(SECONDS[s.name] * s.sampler.num_steps * share for share in (1.0, 1.1, 1.3))
-        found = type(m)(**{**vars(m), "seconds_of_batches": seconds, "seconds_per_sequence": seconds[1]})
-        results.add(s, found, bound.nats_per_row / bound.tokens_per_row)
-    return Evaluation(config, random_denoiser(), ROWS, TextUnits(2.0, 1.5), [*settings], results, None)
+def evaluation(**about) -> Results:
+    """Seven rows of three methods, timed by a made-up clock."""
+    g, pairs = torch.Generator().manual_seed(1), []
+    for order in ("left_to_right", "dilated"):
+        for steps in (1, 2, 3):
+            for i, (name, seconds) in enumerate(SECONDS.items()):
+                batches = [seconds * steps * share for share in (1.0, 1.02, 1.07, 1.1, 1.31, 1.37, 1.61)]
+                row = row_of(name, order, steps, seconds_of_batches=batches, seconds_per_sequence=batches[3])
+                pairs.append((row, 3 - 0.1 * steps - 0.2 * i + 0.5 * torch.randn(7, generator=g)))
+    return results_of(pairs, ["blind"], **about)
 
 
-def test_gains_controls_and_data_are_those_of_what_was_measured():
-    done = evaluation(num_rows=128)
-    found = conclusions(done, [])
-    expected = gains_beyond(done.results, ALL, generator=torch.Generator().manual_seed(SEED))
+def config(**options) -> EvaluateConfig:
+    return EvaluateConfig(seed=SEED, samples=SamplesConfig(judged=0), **options)
+
+
+def test_gains_and_controls_are_those_of_the_rows():
+    results = evaluation()
+    found = conclusions(results, config())
+    expected = gains_beyond(results, generator=torch.Generator().manual_seed(SEED))
     assert [(g["value"], g["low"], g["high"]) for g in found["gains"]] == [(g.value, g.low, g.high) for g in expected]
-    other = gains_beyond(done.results, ALL, generator=torch.Generator().manual_seed(0))
+    other = gains_beyond(results, generator=torch.Generator().manual_seed(0))
     assert [g.low for g in other] != [g.low for g in expected]
     assert found["controls"] == ["blind"] and {g["name"] for g in found["gains"]} == {"ours"}
-    assert found["verdict"] == verdict_of(expected) and found["judge"] is None
-    # There were only seven rows, whatever was asked for.
-    assert found["data"] == {"rows": 7, "length": 3, "characters_per_token": 2.0, "tokens_per_word": 1.5}
+    assert found["verdict"] == verdict_of(expected)
     assert found["warnings"][0].startswith("Only 7 held-out rows")
 
 
@@ -71,25 +50,15 @@ def test_a_share_of_time_is_the_methods_over_what_it_is_held_against():
         RatioConfig("base", "dilated", "ours", "dilated", 3),
         RatioConfig("blind", "dilated", "base", "left_to_right", 2),
     )
-    done = evaluation(time_ratios=ratios)
-    curves = {(curve.name, curve.order): curve for curve in curves_of(done.results, ALL)}
-    for found, asked in zip(time_ratios(done), ratios, strict=True):
+    results = evaluation()
+    curves = {(curve.name, curve.order): curve for curve in results.curves()}
+    for found, asked in zip(time_ratios(results, config(time_ratios=ratios)), ratios, strict=True):
         pair = curves[asked.name, asked.order], curves[asked.than, asked.than_order]
         expected = time_ratio(*pair, asked.than_steps, generator=torch.Generator().manual_seed(SEED))
         assert {name: found[name] for name in vars(asked)} == vars(asked)
         assert (found["value"], found["low"], found["high"]) == (expected.value, expected.low, expected.high)
     other = time_ratio(*pair, 2, generator=torch.Generator().manual_seed(0))
     assert other.high != expected.high  # the draws are those of the table's seed
-
-
-def test_a_judge_that_is_an_energy_is_told_of():
-    for energy, names in ((ENERGY, ["ours"]), (None, [])):
-        done = evaluation()
-        done.config = replace(done.config, samples=SamplesConfig(judged=4))
-        done.judge = Judge(energy=energy)
-        found = conclusions(done, [])
-        assert found["judge"]["is_energy_of"] == names
-        assert sum("The judge (wise) is the energy of ours" in said for said in found["warnings"]) == len(names)
 
 
 def ratio(name, order, than_order, value, than="base") -> dict:
@@ -140,8 +109,8 @@ def test_a_point_is_held_against_the_base_of_its_own_order_and_passes():
         expected = place(own, base)
         assert (p["difference"], p["difference_stderr"]) == (expected.difference, expected.stderr)
         assert (p["said"], p["interpolation"], p["distinct_2"]) == (expected.said, expected.interpolation, 0.4)
-        assert (p["entropy_nats"], p["entropy_stderr"], p["num_samples"]) == tuple(own.entropy_nats)
-        assert (p["judge_nats_per_token"], p["judge_stderr"]) == tuple(own.judge_nats_per_token)[:2]
+        assert (p["entropy_nats"], p["entropy_stderr"], p["num_samples"]) == own.entropy_nats[:3]
+        assert (p["judge_nats_per_token"], p["judge_stderr"]) == own.judge_nats_per_token[:2]
     twins = [point("twin", "random", 2, t, 4.6, 3.2) for t in (0.9, 1.0)]  # of each other they would be the curve
     assert [p["verdict"] for p in placements([*twins, *bases], 3.0)[:2]] == ["gain"] * 2
 
@@ -149,8 +118,8 @@ def test_a_point_is_held_against_the_base_of_its_own_order_and_passes():
 def test_a_point_is_judged_by_as_many_sigmas_as_are_asked_for():
     points = [*curve("left_to_right", 2, 0.0), point("ours", "left_to_right", 2, 1.0, 4.6, 3.2)]
     for sigmas, verdict in ((3.0, "gain"), (1e6, "on")):
-        done = evaluation(settings=ALL[:2], frontier=FrontierConfig(sigmas=sigmas))
-        assert conclusions(done, points)["frontier"][-1]["verdict"] == verdict
+        found = conclusions(evaluation(points=points), config(frontier=FrontierConfig(sigmas=sigmas)))
+        assert found["frontier"][-1]["verdict"] == verdict
 
 
 def placed(name, temperature, verdict, difference, steps=2) -> dict:

@@ -4,18 +4,26 @@ import re
 
 import pytest
 
-from edlm.evaluation.experiment.measurement import Measurement
 from edlm.evaluation.report import tables
 from edlm.evaluation.report.html import large, table, with_error
+from edlm.evaluation.report.page import EMPTY
 
 SEEDED = {"identity": {"seed": 40}, "controls": ["blind"]}
 
 
 def setting(name, order="random", steps=2, **numbers) -> dict:
-    nothing = dict.fromkeys(Measurement.__dataclass_fields__)
-    usual = {"num_candidates": 1, "scope": "step", "n": 50, "window": (0.0, 1.0), "bound_direction": "exact"}
+    usual = {
+        "group_size": None,
+        "top_k": None,
+        "carry_over": False,
+        "num_candidates": 1,
+        "scope": "step",
+        "n": 50,
+        "window": (0.0, 1.0),
+        "bound_direction": "exact",
+    }
     usual |= {"inner_draws": 1, "temperature": 1.0, "top_p": 1.0, "energy": "abc {}"}
-    return nothing | usual | {"name": name, "order": order, "num_steps": steps} | numbers
+    return EMPTY | usual | {"name": name, "order": order, "num_steps": steps} | numbers
 
 
 def cells(html: str) -> list[list[str]]:
@@ -231,7 +239,7 @@ def look(normalized) -> dict:
 
 @pytest.mark.parametrize(("normalized", "trusted"), [(False, "25%"), (True, "1 by construction")])
 def test_energies_of_a_step_and_whether_their_log_z_is_known(normalized, trusted):
-    (found,) = words(tables.energies({"energies": [look(normalized)]}))
+    (found,) = words(tables.energies({"energy_spreads": [look(normalized)]}))
     assert (found["energy"], found["step"], found["trusted"]) == ("ours, random", "2 of 4", trusted)
     assert (found["spread, nats"], found["effective candidates"]) == ("3.50", "4.5 ± 0.3 of 32")
     assert (found["log Z, lower"], found["log Z, upper"]) == ("−1.50 ± 0.11", "−0.25 ± 0.22")

@@ -1,53 +1,35 @@
 """The verdict claims no more than the rows show; the warnings say what else must be known."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from edlm.config import SamplerConfig
 from edlm.evaluation.estimates.bootstrap import simultaneous_intervals
-from edlm.evaluation.experiment.measurement import Measurement, Setting
+from edlm.evaluation.experiment.rows import Row
 from edlm.evaluation.report.cautions import cautions
 from edlm.evaluation.report.verdict import GainBeyond, gains_beyond, verdict_of
+from tests.evaluation.measured import results_of, row_of
 
 N = 200
 
 
-class Known:
-    """Results in memory: rows by setting."""
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def rows_of(self, setting):
-        return self.rows[setting.key]
-
-    def of(self, setting):
-        return SimpleNamespace(n=len(self.rows[setting.key]))
-
-
-def setting(name, steps=2, blind=False) -> Setting:
-    energy = None if name == "base" else SimpleNamespace(shape=SimpleNamespace(blind=blind))
-    return Setting(name, energy, SamplerConfig(num_steps=steps, order="bisecting"))
+def row(name, steps=2) -> Row:
+    return row_of(name, num_steps=steps)
 
 
 def table(ours, control=None, base=4.0, steps=2, seed=1):
     g = torch.Generator().manual_seed(seed)
     rows, noise = torch.randn(N, generator=g), torch.randn(3, N, generator=g) * 0.1
-    settings = [setting("base", steps), setting("ours", steps)]
-    known = {settings[0].key: base + rows, settings[1].key: ours + rows + noise[0]}
+    known = {"base": base + rows, "ours": ours + rows + noise[0]}
     if control is not None:
-        settings.append(setting("blind", steps, blind=True))
-        known[settings[2].key] = control + rows + noise[1]
-    return settings, known
+        known["blind"] = control + rows + noise[1]
+    return {row(name, steps).key: (row(name, steps), nats) for name, nats in known.items()}
 
 
 def gains_of(*tables) -> list[GainBeyond]:
-    settings = [s for found, _ in tables for s in found]
-    known = Known({key: rows for _, found in tables for key, rows in found.items()})
-    return gains_beyond(known, settings, generator=torch.Generator().manual_seed(0))
+    results = results_of([pair for table in tables for pair in table.values()], ["blind"])
+    return gains_beyond(results, generator=torch.Generator().manual_seed(0))
 
 
 def said(*tables) -> str:
@@ -88,16 +70,18 @@ def test_a_gain_without_control_does_not_stand_for_one_beyond_it():
 
 def test_an_interval_is_that_of_all_paired_differences_at_once():
     tables = [table(3.5, 3.9, steps=2), table(3.8, 4.5, steps=4, seed=2), table(3.0, steps=8, seed=3)]
-    rows = {key: values.double() for _, known in tables for key, values in known.items()}
+    rows = {key: values.double() for table in tables for key, (_, values) in table.items()}
     rivals = {2: "blind", 4: "base", 8: "base"}
-    series = [rows[setting(r, steps).key] - rows[setting("ours", steps).key] for steps, r in rivals.items()]
+    series = [rows[row(r, steps).key] - rows[row("ours", steps).key] for steps, r in rivals.items()]
     expected = simultaneous_intervals(torch.stack(series), generator=torch.Generator().manual_seed(0))
     gains = gains_of(*tables)
-    assert [(g.value, g.stderr, g.low, g.high, g.n) for g in gains] == [(*e[:4], e.n) for e in expected]
+    assert [(g.value, g.stderr, g.low, g.high, g.n) for g in gains] == [
+        (e.value, e.stderr, e.low, e.high, e.n) for e in expected
+    ]
     assert [(g.num_steps, g.beyond) for g in gains] == list(rivals.items())
     assert [g.controlled for g in gains] == [True, True, False]
     for gain, steps in zip(gains, rivals, strict=True):
-        over_base = (rows[setting("base", steps).key] - rows[setting("ours", steps).key]).mean().item()
+        over_base = (rows[row("base", steps).key] - rows[row("ours", steps).key]).mean().item()
         assert gain.over_base == over_base
 
 
@@ -115,51 +99,43 @@ def test_of_many_comparisons_the_intervals_are_wider_unless_they_are_copies():
 def test_what_cannot_be_bounded_is_no_gain_and_hides_none():
     """Infinite bounds of a method that comes first, or of its base; rows too few."""
     never, fine = table(3.0, steps=2), table(3.5, steps=4)
-    never[1][setting("ours", 2).key][3] = math.inf
+    never[row("ours", 2).key][1][3] = math.inf
     first, second = gains_of(never, fine)
     assert first.value == -math.inf and math.isnan(first.low)
     assert (second.low, second.high) == (gains_of(fine)[0].low, gains_of(fine)[0].high)
     assert said(never, fine).startswith("With 4 denoiser passes") and "no gain at 2 passes" in said(never, fine)
     base = table(3.0)
-    base[1][setting("base").key][3] = math.inf
+    base[row("base").key][1][3] = math.inf
     assert said(base).startswith("No gain")
-    settings, known = table(3.0)
-    few = settings, {key: rows[:3] for key, rows in known.items()}
+    few = {key: (r, nats[:3]) for key, (r, nats) in table(3.0).items()}
     assert (gains_of(few)[0].low, gains_of(few)[0].high) == (-math.inf, math.inf)
     assert said(few).startswith("No gain") and "[-inf, inf]" in said(few)
-    assert gains_of((settings, {key: rows[:1] for key, rows in known.items()})) == []
+    assert gains_of({key: (r, nats[:1]) for key, (r, nats) in table(3.0).items()}) == []
 
 
-def test_nothing_beside_the_base_says_nothing():
+def test_verdict_of_no_gains_names_the_reason():
+    base, ours, blind, cold = row("base"), row("ours"), row("blind"), row_of("cold", energy=None, temperature=0.8)
     assert "nothing can be said" in verdict_of([])
-    assert verdict_of([], settings=[setting("base")]).startswith("Nothing was measured beside the base")
+    for rows, reason in (
+        ([base], "Nothing was measured beside the base"),
+        ([base, cold], "No energy was measured, only other proposals beside the base"),
+        ([base, blind], "No energy was measured but controls"),
+        ([base, blind, cold], "No energy was measured but controls"),
+        ([base, ours], "A single row was measured, which has no spread"),
+    ):
+        assert verdict_of([], rows=rows, controls=["blind"]).startswith(reason)
 
 
-def test_where_there_is_no_gain_to_speak_of_the_reason_is_said():
-    settings, known = table(3.0)
-    one_row = Known({key: rows[:1] for key, rows in known.items()})
-    gains = gains_beyond(one_row, settings, generator=torch.Generator().manual_seed(0))
-    assert verdict_of(gains, settings=settings).startswith("A single row was measured, which has no spread")
-    cold = Setting("cold", None, SamplerConfig(num_steps=2, order="bisecting", temperature=0.8))
-    other = verdict_of([], settings=[setting("base"), cold])
-    assert other.startswith("No energy was measured, only other proposals beside the base")
-    for beside in ([], [cold]):
-        only = verdict_of([], settings=[setting("base"), setting("blind", blind=True), *beside])
-        assert only.startswith("No energy was measured but controls")
-    assert verdict_of(gains_of((settings, known)), settings=settings).startswith("With 2 denoiser passes")
-
-
-def measured(**more) -> Measurement:
-    numbers = dict.fromkeys(Measurement.__dataclass_fields__, None)
-    numbers |= {"name": "ours", "scope": "step", "inner_draws": 1}
-    return Measurement(**{**numbers, "n": 500, "temperature": 1.0, "top_p": 1.0, "judged_cut": 0, **more})
-
-
-def look(ess, trustworthy=1.0, normalized=False):
-    means = {"ess": ess, "trustworthy": trustworthy, "spread": 3.0}
-    return SimpleNamespace(
-        name="ours", order="random", num_candidates=32, normalized=normalized, steps=[1], mean=means.__getitem__
+def measured(**more) -> Row:
+    samples = (
+        {"entropy_nats": 4.0, "judge_nats_per_token": 3.0} if "num_samples" in more and "mauve" not in more else {}
     )
+    return row_of("ours", **{"bound_nats_per_token": 3.0, "n": 500, **samples, **more})
+
+
+def look(ess, trustworthy=1.0, normalized=False) -> dict:
+    steps = [{"ess": {"value": ess}, "trustworthy": trustworthy, "spread": {"value": 3.0}}]
+    return {"name": "ours", "order": "random", "num_candidates": 32, "normalized": normalized, "steps": steps}
 
 
 def published(name, marginal, joint, untrusted=0.0) -> dict:
@@ -238,7 +214,7 @@ def test_the_worst_of_the_settings_is_told_of_wherever_it_stands():
         (batches, "Seconds are of one timed batch of some settings"),
         ([mauve(2000), mauve(400), {"num_samples": 64}], "of 400 samples and 400"),
         (
-            [{"judged_cut": 3, "num_samples": 60}, {"judged_cut": None}, {"judged_cut": 2, "num_samples": 70}],
+            [{"judged_cut": 3, "num_samples": 60}, {}, {"judged_cut": 2, "num_samples": 70}],
             "The judge read only the beginning of 5 of 130 samples",
         ),
         ([{}, {"sampled_steps": 1}, {}], "estimated from some of the steps"),
@@ -254,12 +230,20 @@ def test_an_energy_is_doubted_for_a_tenth_of_its_candidates_or_a_decision_that_c
     assert "ours (random): 3.1 of 32" in warning
     (warning,) = warned({}, energies=[look(20.0), look(20.0, 0.99)])
     assert "ours (random): spread 3.0 nats:" in warning
-    unseen = SimpleNamespace(name="never", order="random", steps=[], normalized=False, num_candidates=32)
+    unseen = {"name": "never", "order": "random", "steps": [], "normalized": False, "num_candidates": 32}
     assert warned({}, energies=[unseen]) == []
 
 
 def test_all_doubts_are_said_and_what_is_no_number_at_all_first():
-    some = {"n": 16, **mauve(8), "judged_cut": 1, "seconds_of_batches": (1.0,), "sampled_steps": 1}
+    some = {
+        "n": 16,
+        **mauve(8),
+        "entropy_nats": 4.0,
+        "judge_nats_per_token": 3.0,
+        "judged_cut": 1,
+        "seconds_of_batches": (1.0,),
+        "sampled_steps": 1,
+    }
     about = {"judge": {"name": "j", "is_energy_of": ["ours", "b"]}, "energies": [look(2.0, 0.5)]}
     about |= {"frontier": [{"name": "ours", "verdict": "outside"}], "published": [published("a", 3.0, 2.9, 0.25)]}
     parts = ["The published formula is not a bound", "Its log Z is from too few", "the energy of ours, b: their losses"]

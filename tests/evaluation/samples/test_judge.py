@@ -244,7 +244,7 @@ def test_a_ratio_over_ones_is_a_mean():
     a, _ = random_pairs(40)
     for scale in (1, 3):
         ratio = ratio_of(scale * a.double(), torch.full((40,), scale))
-        assert tuple(ratio) == pytest.approx(tuple(mean_of(a)), rel=1e-12)
+        assert ratio[:3] == pytest.approx(mean_of(a)[:3], rel=1e-12)
 
 
 def test_the_error_of_a_ratio_is_that_of_a_bootstrap_over_pairs():
@@ -260,8 +260,8 @@ def test_the_error_of_a_ratio_is_that_of_a_bootstrap_over_pairs():
 
 def test_the_error_of_an_exact_ratio_is_zero_and_that_of_one_pair_unknown():
     _, b = random_pairs(20)
-    assert ratio_of(2 * b, b) == (2.0, 0.0, 20)
-    value, stderr, n = ratio_of(torch.tensor([3.0]), torch.tensor([2.0]))
+    assert ratio_of(2 * b, b)[:3] == (2.0, 0.0, 20)
+    value, stderr, n = ratio_of(torch.tensor([3.0]), torch.tensor([2.0]))[:3]
     assert (value, n) == (1.5, 1) and math.isnan(stderr)
 
 
