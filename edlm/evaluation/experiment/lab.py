@@ -18,6 +18,7 @@ from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.held_out import load_held_out
 from edlm.evaluation.experiment.plan import Setting, frontier_settings, judged_settings, settings_of
 from edlm.evaluation.experiment.provenance import origin
+from edlm.evaluation.experiment.results import STORE
 from edlm.evaluation.experiment.store import Entry, Store
 from edlm.evaluation.samples.judge import Judge, load_judge
 from edlm.evaluation.samples.text_measures import TextMeasures
@@ -143,7 +144,7 @@ def _store(config: EvaluateConfig, identity: Mapping[str, Any]) -> Store:
     path = config.json_path
     if path is None:
         return Store(None, identity)
-    sidecar = path.with_suffix(".safetensors")
+    sidecar = path.with_suffix(STORE)
     if path.exists() and not sidecar.exists():
         raise ValueError(
             f"output must hold {sidecar.name} next to {path.name} to be resumed, got none: write elsewhere"

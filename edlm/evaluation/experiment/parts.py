@@ -19,8 +19,7 @@ class MethodConfig(SamplerConfig):
             alone, with a proposal of its own.
         num_candidates: Candidates k; null decides token by token.
         carry_over: Autoregressive energies only: count the terms at the slots alone ("coAR").
-        orders: Reveal orders; null for those of the table that the energy was trained for, or all where that is not
-            known.
+        orders: Only in these reveal orders; null for all of the table's.
         num_steps: Only at these numbers of steps; null for all of the table's.
         sampled_steps: Estimate the gain from so many steps of each row; null for all of them.
         inner_draws: Draws inside of the bound's logarithm: more of them cost energy passes and make it tighter, which

@@ -105,7 +105,7 @@ def settings_of(config: EvaluateConfig, denoiser: Denoiser) -> list[Setting]:
         settings += [Setting("base", denoiser, None, SamplerConfig(**cell)) for cell in cells]
         for cell in cells:
             for m, energy, orders in zip(config.methods, energies, trained, strict=True):
-                if order in (m.orders or orders or table_orders) and cell["num_steps"] in (
+                if order in (m.orders or config.orders or orders or table_orders) and cell["num_steps"] in (
                     m.num_steps or (cell["num_steps"],)
                 ):
                     settings.append(_setting(m, denoiser, energy, cell))

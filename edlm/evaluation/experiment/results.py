@@ -11,14 +11,16 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from edlm.evaluation.experiment.provenance import json_value, write_json
 from edlm.evaluation.experiment.rows import Row, flat, row_of_flat
-from edlm.evaluation.experiment.store import Entry, Store
+from edlm.evaluation.experiment.store import Entry, Store, write_atomically
 from edlm.evaluation.likelihood.speedup import Curve
 from edlm.evaluation.samples.frontier import FrontierPoint
+
+ROWS, STORE = ".rows.safetensors", ".store.safetensors"  # next to the JSON file
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,9 @@ class Results:
         return Curve(name, order, tuple(row.num_steps for row in rows), nats, torch.tensor(filled, dtype=torch.float64))
 
     def write(self, **conclusions: Any) -> None:
-        """Write the JSON file, with what follows from the results; nothing without a path."""
+        """Write the JSON file, with what follows from the results, and the nats of the rows; nothing without a path."""
         if self.path is not None:
+            write_atomically(self.path.with_suffix(ROWS), save(dict(self.nats)))
             write_json(self.path, self.as_json(**conclusions))
 
     def as_json(self, **conclusions: Any) -> dict[str, Any]:
@@ -95,27 +98,22 @@ class Results:
         """
         path = Path(path)
         path = path / "results.json" if path.is_dir() else path
-        sidecar, older = (path.with_suffix(suffix) for suffix in (".safetensors", ".rows.safetensors"))
-        if not path.is_file() or not (sidecar.is_file() or older.is_file()):
-            files = f"{path} with {sidecar.name}"
+        if not path.is_file() or not path.with_suffix(ROWS).is_file():
+            files = f"{path} with {path.with_suffix(ROWS).name}"
             raise FileNotFoundError(f"a result must be a folder or .json file of edlm evaluate, got no {files}")
         record = json.loads(path.read_text(encoding="utf-8"))
         if "identity" not in record or "settings" not in record:
             raise ValueError(f"a result must hold identity and settings, got {sorted(record)} in {path}")
         rows = [row_of_flat(setting) for setting in record.pop("settings")]
-        if sidecar.is_file():
-            store = Store(sidecar)
-            nats = {
-                row.key: nats_per_token(store[f"bound/{row.key}"])
-                for row in rows
-                if "bound_nats_per_token" in row.metrics
-            }
-            centred = [*store["energy_spreads"].tensors.values()] if "energy_spreads" in record else []
-            points = [point_of(store[f"samples/{key}"], store[f"judge/{key}"], *of) for key, *of in record["points"]]
-            return cls(record, rows, nats, points, centred, path)
+        nats = load_file(path.with_suffix(ROWS))
         if isinstance(record.get("energies"), list):
             record["energy_spreads"] = record.pop("energies")
-        return cls(record, rows, load_file(older), _older_points(path.with_suffix(".samples.safetensors")), path=path)
+        if not path.with_suffix(STORE).is_file():
+            return cls(record, rows, nats, _older_points(path.with_suffix(".samples.safetensors")), path=path)
+        store = Store(path.with_suffix(STORE))
+        centred = [*store["energy_spreads"].tensors.values()] if "energy_spreads" in record else []
+        points = [point_of(store[f"samples/{key}"], store[f"judge/{key}"], *of) for key, *of in record["points"]]
+        return cls(record, rows, nats, points, centred, path)
 
 
 def nats_per_token(bound: Entry) -> Tensor:

@@ -13,6 +13,7 @@ from edlm.evaluation.estimates.units import TextUnits
 from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.lab import Lab
 from edlm.evaluation.experiment.plan import Setting
+from edlm.evaluation.experiment.results import STORE
 from edlm.evaluation.experiment.store import Store
 from edlm.evaluation.samples.judge import JudgedTexts
 from tests.enumerable import SEQUENCES, random_denoiser
@@ -76,6 +77,6 @@ def lab(path: Path | None, settings=None, judge=None, x_0=X_0, given=None, **opt
     """Of these settings; ``options`` are those of `EvaluateConfig`."""
     options = {"seed": 3, "batch_size": 2, "measure": ("bounds",), **options}
     config = EvaluateConfig(output=None if path is None else str(path), **options)
-    store = Store(config.json_path and config.json_path.with_suffix(".safetensors"), IDENTITY, {"revision": "r1"})
+    store = Store(config.json_path and config.json_path.with_suffix(STORE), IDENTITY, {"revision": "r1"})
     settings = [base(), setting()] if settings is None else settings
     return Lab(config, DENOISER, x_0, given, TextUnits(2.0, 1.5), settings, judge, None, store)
