@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 
 from edlm.commands.terminal import console
@@ -114,5 +115,5 @@ def _probed(denoiser: Denoiser, text: str) -> str:
 def _print(rows: dict[str, object]) -> None:
     table = Table(show_header=False, box=None)
     for name, value in rows.items():
-        table.add_row(name, str(value))
+        table.add_row(name, escape(str(value)))
     console().print(table)

@@ -38,7 +38,7 @@ energy = edlm.load_energy("{place}")
 
 {denoiser}
 
-## Settings
+## Settings, and what it was trained for
 
 | setting | value |
 | --- | --- |
@@ -138,7 +138,8 @@ def generated_card(kind: type, described: dict[str, Any], name: str, base_model:
     if denoiser is not None:
         identity = "Only the one that it was made for: another is refused.\n\n| | |\n| --- | --- |\n"
         identity += "\n".join(f"| {field} | `{value}` |" for field, value in denoiser.items())
-    settings = "\n".join(f"| {field} | `{_short(value)}` |" for field, value in described["settings"].items())
+    fields = {**described["settings"], **described.get("trained_for", {})}
+    settings = "\n".join(f"| {field} | `{_short(value)}` |" for field, value in fields.items())
     return _CARD.format(
         front_matter=f"---\n{front_matter.to_yaml()}\n---\n",
         name=name,
