@@ -48,9 +48,9 @@ def test_tokens_of_a_round_do_not_see_each_other_and_those_after_it_do():
         return table.logsumexp(1).log_softmax(0)
 
     torch.testing.assert_close(of_last(2, 0), of_last(2, 3), rtol=1e-4, atol=1e-4)
-    assert (of_last(1, 0) - of_last(1, 3)).abs().max() > 0.01
+    assert (of_last(1, 0) - of_last(1, 3)).abs().max() > 0.001
     given = [torch.tensor([log_probs(2, first, other, 1) for other in range(4)]).log_softmax(0) for first in (0, 3)]
-    assert (given[0] - given[1]).abs().max() > 0.01
+    assert (given[0] - given[1]).abs().max() > 0.001
 
 
 @torch.no_grad()
