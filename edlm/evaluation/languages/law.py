@@ -87,18 +87,18 @@ def _grid(log_w: Tensor, num_candidates: int) -> Tensor:
 
 @torch.no_grad()
 def exact_law(sampler: EnergySampler, length: int) -> Tensor:
-    """Exact ``log P`` of every sequence that a sampler may draw, nats, for a finite number of candidates too.
+    """Exact ``log P`` of every sequence that a sampler may draw, nats, also for a finite number of candidates.
 
     Args:
         sampler: At step scope, in an order that is not random.
         length: Tokens of a sequence.
 
     Returns:
-        float64, in the sequence of `all_sequences` over all columns but the mask's, shape ``[symbols ** length]``.
+        float64, in the order of `all_sequences` over the columns before the mask's, shape ``[symbols ** length]``.
 
     Raises:
         ValueError: a random order, sequence scope or ``correct_proposal``; more than 65536 sequences; infinite
-            energies; or columns behind the mask token's.
+            energies; or columns after the mask token's.
     """
     if sampler.order in ("ancestral", "random") or sampler.scope != "step":
         raise ValueError(f"an exact law needs step scope and a fixed order, got {sampler.scope!r}, {sampler.order!r}")
@@ -119,7 +119,7 @@ def _num_symbols(sampler: EnergySampler) -> int:
     """Columns of real tokens: those before the mask."""
     size, mask = sampler.denoiser.vocab_size, sampler.denoiser.mask_token_id
     if mask < size - 1:
-        raise ValueError(f"an exact law needs the mask token behind all others, got {mask} of {size} columns")
+        raise ValueError(f"an exact law needs the mask token after all others, got {mask} of {size} columns")
     return mask
 
 
