@@ -451,7 +451,7 @@ def test_benchmark_gives_ratios_to_the_base_of_equal_passes_and_batch(runs, tmp_
     monkeypatch.setattr("edlm.evaluation.samples.speed.draw_timed", draw)
     names = {"denoiser": str(runs / "text_denoiser/final"), "energy": str(runs / "text_head/final")}
     output, how = tmp_path / "speed.json", {"num_steps": [3], "batch_sizes": [1, 4], "repeats": 2, "seed": 6}
-    printed = edlm("benchmark", what="speed", output=str(output), **names, **how)
+    printed = edlm("benchmark", device="cpu", output=str(output), **names, **how)
     rows = json.loads(output.read_text())["rows"]
     ways = [(1, None), (None, None), (4, None), (16, None), (16, 4)]
     assert asked == [
@@ -461,6 +461,7 @@ def test_benchmark_gives_ratios_to_the_base_of_equal_passes_and_batch(runs, tmp_
     ]
     assert [row["batch_size"] for row in rows] == [1] * 5 + [4] * 5
     assert [row["seconds_per_sequence"] for row in rows] == seconds
+    assert [row["tokens_per_second"] for row in rows] == [16 / value for value in seconds]
     assert [row["ratio_to_base"] for row in rows] == [1.0, 3.0, 5.0, 7.0, 11.0, 1.0, 1.5, 2.0, 2.5, 3.0]
     assert "11.00" in printed and "head, exact" in printed
 
