@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from edlm.evaluation.estimates.estimate import mean_of
 from edlm.evaluation.estimates.units import Likelihood
 from edlm.evaluation.experiment.lab import Lab, record_of
 from edlm.evaluation.experiment.plan import Setting
 from edlm.evaluation.experiment.store import Entry
 from edlm.evaluation.likelihood.bounds import ESTIMATOR, estimate_bounds, paired_gain
+from edlm.evaluation.likelihood.text import measure_recovery
 from edlm.sampler.sampler import EnergySampler
 
 
@@ -91,13 +89,7 @@ def _entry(lab: Lab, setting: Setting, likelihood: Likelihood) -> Entry:
 
 
 def measure_infilling(lab: Lab, setting: Setting) -> Entry:
-    """How much of the tokens that are not given draws recover."""
-    gap, same = ~lab.given, []
-    for start in range(0, len(lab.x_0), lab.config.batch_size):
-        rows = slice(start, start + lab.config.batch_size)
-        x_t = lab.x_0[rows].masked_fill(gap[rows], lab.denoiser.mask_token_id)
-        seeds = range(lab.config.seed + start, lab.config.seed + start + len(x_t))
-        same.append(setting.sampler.fill(x_t, seeds=seeds).tokens == lab.x_0[rows])
-    same = torch.cat(same)
-    spans = mean_of((same | ~gap).all(1).double())
-    return Entry(record_of({"spans_recovered": spans, "tokens_recovered": mean_of((same & gap).sum(1) / gap.sum(1))}))
+    """How much of the tokens that are not given is recovered by draws."""
+    options = {"given": lab.given, "seed": lab.config.seed, "batch_size": lab.config.batch_size}
+    spans, tokens = measure_recovery(setting.sampler, lab.x_0, **options)
+    return Entry(record_of({"spans_recovered": spans, "tokens_recovered": tokens}))

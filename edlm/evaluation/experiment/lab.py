@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
@@ -20,6 +19,7 @@ from edlm.evaluation.experiment.plan import Setting, frontier_settings, judged_s
 from edlm.evaluation.experiment.provenance import origin
 from edlm.evaluation.experiment.results import STORE
 from edlm.evaluation.experiment.store import Entry, Store
+from edlm.evaluation.likelihood.text import middle_third
 from edlm.evaluation.samples.judge import Judge, load_judge
 from edlm.evaluation.samples.text_measures import TextMeasures
 from edlm.evaluation.samples.texts import texts_of, tokens_per_word
@@ -121,18 +121,6 @@ class Lab:
 def record_of(metrics: Mapping[str, Estimate], **notes: Any) -> dict[str, Any]:
     """What the store keeps of a setting: its metrics by name, and notes that belong to them."""
     return {"metrics": {name: list(estimate) for name, estimate in metrics.items()}, "notes": notes}
-
-
-def middle_third(x_0: Tensor) -> Tensor:
-    """The middle third of each row, bool ``[n, length]``.
-
-    Example:
-        >>> middle_third(torch.zeros(1, 7)).int()
-        tensor([[0, 0, 1, 1, 0, 0, 0]], dtype=torch.int32)
-    """
-    length = x_0.shape[1]
-    index = torch.arange(length, device=x_0.device)
-    return ((index >= length // 3) & (index < 2 * length // 3)).expand(x_0.shape)
 
 
 def _store(config: EvaluateConfig, identity: Mapping[str, Any]) -> Store:

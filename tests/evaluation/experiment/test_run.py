@@ -11,13 +11,13 @@ from edlm.evaluation.estimates.estimate import mean_of
 from edlm.evaluation.experiment import bounds as bounds_module
 from edlm.evaluation.experiment import run as run_module
 from edlm.evaluation.experiment import sampling as sampling_module
-from edlm.evaluation.experiment.lab import middle_third
 from edlm.evaluation.experiment.parts import ContinuousConfig, FrontierConfig, SamplesConfig
 from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.experiment.rows import flat
 from edlm.evaluation.experiment.run import measure
 from edlm.evaluation.likelihood import bounds as likelihood
 from edlm.evaluation.likelihood.continuous import continuous_nelbo
+from edlm.evaluation.likelihood.text import middle_third
 from edlm.evaluation.samples.diversity import distinct_n, unigram_entropy
 from tests.evaluation.experiment.small import CONTROL, DENOISER, X_0, Judge, Linear, base, lab, setting
 
