@@ -1,4 +1,4 @@
-"""Compare samplers: quality and cost. Same as `edlm benchmark`."""
+"""Compare the speed of samplers. Same as `edlm benchmark`."""
 
 import sys
 
