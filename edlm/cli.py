@@ -37,7 +37,7 @@ COMMANDS: dict[str, Command] = {
     "sample": Command("sample:run", "write text with a denoiser and an energy"),
     "evaluate": Command("evaluate:run", "measure likelihood, cost and text quality of samplers; write a report"),
     "compare": Command("compare:run", "compare the bounds of two results of evaluate", positional=True),
-    "benchmark": Command("benchmark:run", "compare the speed of samplers: seconds, tokens per second, ratios to the base"),
+    "benchmark": Command("benchmark:run", "compare the speed of samplers"),
     "info": Command("info:run", "describe a checkpoint: family, token ids, shift, time input", positional=True),
     "export": Command("export:run", "copy trained models to a folder that a package ships"),
     "languages oracle": Command("languages:oracle", "the published oracle tables: what a perfect energy gains"),
