@@ -37,9 +37,7 @@ class AutoregressiveEnergy(PretrainedEnergy):
         eos_token_id: Token that ends a text: everything after it in a candidate is left out of both sums and keeps
             the proposal's law (`ends_of_text` defines which EOS is an end). None: all tokens are text.
         tokenizer: Of the LM; `check_denoiser` compares it with the denoiser's. None: not compared.
-        max_tokens_per_pass: Bounds the tokens of a pass, cached ones included (a longer row alone
-            is still one pass); changes memory and speed only.
-        max_positions: Most tokens that the LM reads of a row, BOS included; its configuration's by default.
+        scoring: Options of `TokenScorer`: ``max_tokens_per_pass``, ``max_positions``.
 
     Raises:
         ValueError: an option breaks its rule, or the model takes no ``logits_to_keep``.
@@ -76,25 +74,20 @@ class AutoregressiveEnergy(PretrainedEnergy):
         carry_over: bool = False,
         eos_token_id: int | None = None,
         tokenizer: Any = None,
-        max_tokens_per_pass: int = 16384,
-        max_positions: int | None = None,
+        **scoring: Any,
     ):
         super().__init__()
         vocab_size = model.config.get_text_config().vocab_size
         for name, token_id in (("bos_token_id", bos_token_id), ("eos_token_id", eos_token_id)):
             if token_id is not None and not 0 <= token_id < vocab_size:
                 raise ValueError(f"{name} must lie in 0..{vocab_size - 1} or be None, got {token_id}")
-        for name, number in (("max_tokens_per_pass", max_tokens_per_pass), ("max_positions", max_positions)):
-            if number is not None and number < 1:
-                raise ValueError(f"{name} must be >= 1, got {number}")
         self.model = model.eval()
         self.bos_token_id = bos_token_id
         self.carry_over = carry_over
         self.eos_token_id = eos_token_id
         self.tokenizer = tokenizer
-        self.max_tokens_per_pass = max_tokens_per_pass
-        self.max_positions = max_positions
-        self._scorer = TokenScorer(model, bos_token_id, max_tokens_per_pass, max_positions)
+        self.scoring = scoring
+        self._scorer = TokenScorer(model, bos_token_id, **scoring)
 
     @classmethod
     def from_causal_lm(cls, path: str | Path, *, bos_token_id: int | None | str = "auto", **options: Any) -> Self:
@@ -110,7 +103,7 @@ class AutoregressiveEnergy(PretrainedEnergy):
             OSError: no model is found there.
             ValueError: the token found lies outside of the model's vocabulary.
         """
-        taken, loading = split_options(options, cls)
+        taken, loading = split_options(options, cls, TokenScorer)
         model, tokenizer, _ = load_causal_lm(path, needs_tokenizer=False, **loading)
         if bos_token_id == "auto":
             bos_token_id = model.config.get_text_config().bos_token_id
@@ -119,13 +112,12 @@ class AutoregressiveEnergy(PretrainedEnergy):
         return cls(model, bos_token_id=bos_token_id, tokenizer=tokenizer, **taken)
 
     def settings(self) -> dict[str, Any]:
-        newer = {"eos_token_id": self.eos_token_id, "max_positions": self.max_positions}
         return {
             "config": json.loads(self.model.config.to_json_string(use_diff=False)),
             "bos_token_id": self.bos_token_id,
             "carry_over": self.carry_over,
-            "max_tokens_per_pass": self.max_tokens_per_pass,
-            **{name: value for name, value in newer.items() if value is not None},  # so that old folders compare equal
+            "eos_token_id": self.eos_token_id,
+            **self.scoring,
         }
 
     @classmethod

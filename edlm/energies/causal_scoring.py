@@ -22,23 +22,27 @@ class TokenScorer:
     Args:
         model: Any transformers causal LM that takes ``logits_to_keep``.
         bos_token_id: Token that goes before each sequence, or None.
-        max_tokens_per_pass: Bounds the tokens of a pass, cached ones included.
+        max_tokens_per_pass: Bounds the tokens of a pass, cached ones included (a longer sequence alone is still one
+            pass); changes memory and speed only.
         max_positions: Most tokens that it reads of a sequence, BOS included; its configuration's by default.
 
     Raises:
-        ValueError: the model takes no ``logits_to_keep``.
+        ValueError: the model takes no ``logits_to_keep``, or an option is below 1.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         bos_token_id: int | None,
-        max_tokens_per_pass: int,
+        max_tokens_per_pass: int = 16384,
         max_positions: int | None = None,
     ):
         arguments = inspect.signature(model.forward).parameters
         if "logits_to_keep" not in arguments:
             raise ValueError(f"a causal LM must accept logits_to_keep, {type(model).__name__} does not")
+        for name, number in (("max_tokens_per_pass", max_tokens_per_pass), ("max_positions", max_positions)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be >= 1, got {number}")
         config = model.config.get_text_config()
         self.model = model
         self.bos_token_id = bos_token_id

@@ -399,7 +399,6 @@ def test_from_causal_lm_keeps_the_tokenizer_and_so_does_the_folder(tmp_path):
     energy = AutoregressiveEnergy.from_causal_lm(tmp_path / "lm", eos_token_id=2, max_positions=9)
     energy.save_pretrained(tmp_path / "energy")
     loaded = load_energy(tmp_path / "energy")
-    assert (loaded.eos_token_id, loaded.max_positions, loaded.bos_token_id) == (2, 9, LM_BOS)
+    assert (loaded.eos_token_id, loaded.scoring, loaded.bos_token_id) == (2, {"max_positions": 9}, LM_BOS)
     for found in (energy, loaded):
         assert found.tokenizer.convert_tokens_to_ids(words) == list(range(7))
-    assert "eos_token_id" not in AutoregressiveEnergy(model, bos_token_id=0).settings()  # as in older folders
