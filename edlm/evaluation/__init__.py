@@ -1,6 +1,9 @@
 """Evaluation: bounds that hold for the sampler that was run, and the formulas of the literature, with warnings."""
 
 from edlm.evaluation.estimates.units import Likelihood
+from edlm.evaluation.experiment.config import EvaluateConfig
+from edlm.evaluation.experiment.results import Results
+from edlm.evaluation.experiment.run import run as evaluate
 from edlm.evaluation.likelihood.bounds import estimate_bound, estimate_bounds, likelihood_bound, paired_gain
 from edlm.evaluation.likelihood.continuous import continuous_nelbo
 from edlm.evaluation.likelihood.partition import (
@@ -13,14 +16,17 @@ from edlm.evaluation.likelihood.partition import (
 from edlm.evaluation.likelihood.published import PublishedPerplexity, published_perplexity
 
 __all__ = [
+    "EvaluateConfig",
     "Likelihood",
     "PartitionEstimate",
     "PublishedPerplexity",
+    "Results",
     "StepSpread",
     "continuous_nelbo",
     "estimate_bound",
     "estimate_bounds",
     "estimate_partition",
+    "evaluate",
     "likelihood_bound",
     "log_partition_bounds",
     "paired_gain",

@@ -1,10 +1,10 @@
-"""A likelihood with its error, where it came from and which way it is good; and the units that papers give it in."""
+"""A likelihood with its error, its estimator and its direction; and the units that papers use."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from torch import Tensor
 from edlm.evaluation.estimates.estimate import Estimate, ratio_of
 
 Direction = Literal["upper bound of -log p", "exact", "estimate"]
-DIRECTIONS: tuple[Direction, ...] = ("upper bound of -log p", "exact", "estimate")
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Likelihood:
         value: Estimate over all tokens.
         stderr: Its standard error over rows; NaN for a single row.
         n: Rows.
-        estimator: How it was found.
+        estimator: How it was estimated, in words.
         direction: "upper bound of -log p" (in expectation), "exact", or "estimate" (neither).
         nats_per_row: ``[n]``, float64; None where unknown.
         tokens_per_row: ``[n]``; None where unknown.
@@ -41,8 +40,8 @@ class Likelihood:
     tokens_per_row: Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.direction not in DIRECTIONS:
-            raise ValueError(f"direction must be one of {list(DIRECTIONS)}, got {self.direction!r}")
+        if self.direction not in get_args(Direction):
+            raise ValueError(f"direction must be one of {list(get_args(Direction))}, got {self.direction!r}")
 
     @classmethod
     def of(
@@ -52,9 +51,9 @@ class Likelihood:
 
         Args:
             nats_per_row: Shape ``[n]``.
-            tokens_per_row: How many tokens each predicts, one number or shape ``[n]``.
-            estimator: As the attribute.
-            direction: As the attribute.
+            tokens_per_row: Tokens that each row predicts, one number or shape ``[n]``.
+            estimator: The attribute.
+            direction: The attribute.
 
         Example:
             >>> nats = torch.tensor([6.0, 2.0])
@@ -72,55 +71,23 @@ class Likelihood:
         return Estimate(self.value, self.stderr, self.n)
 
     @property
-    def bits_per_token(self) -> Estimate:
-        """``nats / ln 2``."""
-        return Estimate(self.value / math.log(2), self.stderr / math.log(2), self.n)
-
-    @property
     def perplexity(self) -> Estimate:
         """Per token: ``exp(nats)``, its error by the delta method."""
         return _exp(self.nats_per_token)
 
-    def per(self, units: float | Tensor) -> Estimate:
-        """Nats per character, per word or per byte: of all nats over all units.
-
-        Args:
-            units: Units of each row, shape ``[n]``: the error is that of the ratio. Or, where rows are not known one
-                by one, the tokens of a unit, as if they were the same in all rows.
-
-        Raises:
-            ValueError: a number is not positive, or the rows' nats are not known.
-        """
-        if isinstance(units, Tensor):
-            if self.nats_per_row is None:
-                raise ValueError("units of each row need the nats of each row, got a likelihood without them")
-            return ratio_of(self.nats_per_row, units.cpu())
-        if not units > 0:
-            raise ValueError(f"the tokens of a unit must be positive, got {units}")
-        return Estimate(self.value * units, self.stderr * units, self.n)
-
-    def bits_per_character(self, characters: float | Tensor) -> Estimate:
-        """``nats / (characters ln 2)``.
-
-        Args:
-            characters: Of each row, shape ``[n]``; or of a token, on average.
+    def bits_per_character(self, characters: float) -> Estimate:
+        """``nats / (characters ln 2)``, for so many characters per token.
 
         Example:
             >>> nats = torch.tensor([2.0, 6.0], dtype=torch.float64) * math.log(2)
-            >>> found = Likelihood.of(nats, 2, estimator="by hand", direction="exact")
-            >>> found.bits_per_character(torch.tensor([4, 4])).value, found.bits_per_character(2.0).value
-            (1.0, 1.0)
+            >>> Likelihood.of(nats, 2, estimator="by hand", direction="exact").bits_per_character(2.0).value
+            1.0
         """
-        nats = self.per(characters if isinstance(characters, Tensor) else 1 / characters)
-        return Estimate(nats.value / math.log(2), nats.stderr / math.log(2), nats.n)
+        return self.nats_per_token.scaled(1 / characters / math.log(2))
 
-    def perplexity_per_word(self, words: float | Tensor) -> Estimate:
-        """``exp(nats / words)``, which tokenizers do not change; its error by the delta method.
-
-        Args:
-            words: Of each row, shape ``[n]``; or the tokens of a word, on average.
-        """
-        return _exp(self.per(words))
+    def perplexity_per_word(self, tokens: float) -> Estimate:
+        """``exp(nats * tokens)``, for so many tokens per word, which no tokenizer changes; error as `perplexity`."""
+        return _exp(self.nats_per_token.scaled(tokens))
 
     def as_record(self) -> dict[str, Any]:
         """For JSON: value, error, n, estimator, direction, and the perplexity per token."""
@@ -137,15 +104,22 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class TextUnits:
-    """How long a text is in other units than tokens; None where that is not known.
+    """How long a text is in units other than tokens; None where that is not known.
 
     Attributes:
         characters_per_token: Characters (code points).
-        tokens_per_word: Words are what blanks separate.
+        tokens_per_word: Words are separated by blanks.
+
+    Raises:
+        ValueError: a number is not positive.
     """
 
     characters_per_token: float | None = None
     tokens_per_word: float | None = None
+
+    def __post_init__(self) -> None:
+        if not all(units is None or units > 0 for units in (self.characters_per_token, self.tokens_per_word)):
+            raise ValueError(f"units of a text must be positive, got {self}")
 
     def of(self, likelihood: Likelihood) -> dict[str, Estimate]:
         """A likelihood in all units that are known, by metric."""
