@@ -67,7 +67,7 @@ def _estimate(
         samplers,
         lab.x_0,
         given=lab.given,
-        known=done.tensors["nats"] if done is not None else None,
+        done=done.tensors["nats"] if done is not None else None,
         keep=lambda nats: lab.store.put(key, made_from, Entry(tensors={"nats": nats})),
         progress=f"bounds, {settings[0].row.order}",
         seed=lab.config.seed,

@@ -58,7 +58,7 @@ def estimate_bounds(
     x_0: Tensor,
     *,
     given: Tensor | None = None,
-    known: Tensor | None = None,
+    done: Tensor | None = None,
     keep: Callable[[Tensor], None] | None = None,
     **options: Any,
 ) -> list[Likelihood]:
@@ -68,8 +68,8 @@ def estimate_bounds(
         samplers: One denoiser, order and schedule.
         x_0: Held-out tokens, shape ``[n, length]``.
         given: True where a token is given and not predicted, equally many in each row, shape ``[n, length]``.
-        known: Nats of the first rows from an interrupted call, ``[samplers, rows]``.
-        keep: Called after each batch with the nats of all rows so far, in the form of ``known``.
+        done: Nats of the first rows from an interrupted call, ``[samplers, rows]``.
+        keep: Called after each batch with the nats of all rows so far, in the form of ``done``.
         options: Fields of `BoundOptions`.
 
     Returns:
@@ -84,8 +84,8 @@ def estimate_bounds(
     counts = predicted.sum(1)
     if (counts != counts[0]).any():
         raise ValueError(f"given must leave equally many tokens to predict in each row, got {counts.unique().tolist()}")
-    parts = [] if known is None else [known]
-    for rows, seeds in options.of(len(x_0), 0 if known is None else known.shape[1]):
+    parts = [] if done is None else [done]
+    for rows, seeds in options.of(len(x_0), 0 if done is None else done.shape[1]):
         nats = likelihood_bounds(
             samplers,
             x_0[rows],

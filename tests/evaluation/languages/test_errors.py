@@ -32,15 +32,15 @@ def test_an_error_is_beyond_the_99th_percentile_of_data_or_ruled_out():
     nats = -HARD.log_prob(x)
     assert rule.threshold == nats.sort().values[1980].item()  # the 99th percentile, rounded up
     assert rule.data_nats_per_token.value == pytest.approx(nats.mean().item() / 6)
-    wrong, invalid, found = rule.judge(x)
+    wrong, invalid, judged = rule.judge(x)
     assert torch.equal(wrong, nats > rule.threshold) and not invalid.any() and wrong.sum() <= 20
-    assert torch.equal(found, nats)
+    assert torch.equal(judged, nats)
     broken = x[:3].clone()
     broken[0, 2] = next(v for v in range(12) if HARD.transition[x[0, 1], v] == 0)
     broken[1, 5] = 12  # a mask that was left
-    wrong, invalid, found = rule.judge(broken)
+    wrong, invalid, judged = rule.judge(broken)
     assert invalid.tolist() == [True, True, False] and wrong[:2].all()
-    assert found.isinf().tolist() == [True, True, False]
+    assert judged.isinf().tolist() == [True, True, False]
 
 
 def test_the_threshold_is_rounded_up_and_data_are_fresh():

@@ -38,7 +38,7 @@ def test_an_interrupted_call_resumes_with_the_same_numbers():
     samplers, kept = [sampler(None, num_candidates=1), sampler()], []
     whole = estimate_bounds(samplers, ROWS, seed=3, batch_size=2, keep=kept.append)
     assert [part.shape for part in kept] == [(2, 2), (2, 4), (2, 6), (2, 7)]
-    resumed = estimate_bounds(samplers, ROWS, seed=3, batch_size=2, known=kept[1], keep=kept.append)
+    resumed = estimate_bounds(samplers, ROWS, seed=3, batch_size=2, done=kept[1], keep=kept.append)
     assert len(kept) == 6
     for one, other in zip(whole, resumed, strict=True):
         assert torch.equal(one.nats_per_row, other.nats_per_row)

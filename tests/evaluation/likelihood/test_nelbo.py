@@ -98,11 +98,11 @@ def test_it_is_the_finite_step_bound_at_one_token_a_step():
 
 @pytest.mark.parametrize("estimator", ["times", "counts", "enumerated"])
 def test_rows_have_their_own_seeds_whatever_the_batch_size(estimator):
-    how = {"estimator": estimator, "num_draws": 2, "seed": 9}
-    whole = continuous_nelbo(DENOISER, ROWS, **how).nats_per_row
+    options = {"estimator": estimator, "num_draws": 2, "seed": 9}
+    whole = continuous_nelbo(DENOISER, ROWS, **options).nats_per_row
     for size in (1, 2):
-        torch.testing.assert_close(continuous_nelbo(DENOISER, ROWS, batch_size=size, **how).nats_per_row, whole)
-    other = continuous_nelbo(DENOISER, ROWS, **{**how, "seed": 10}).nats_per_row
+        torch.testing.assert_close(continuous_nelbo(DENOISER, ROWS, batch_size=size, **options).nats_per_row, whole)
+    other = continuous_nelbo(DENOISER, ROWS, **{**options, "seed": 10}).nats_per_row
     assert torch.equal(other, whole) == (estimator == "enumerated")
 
 

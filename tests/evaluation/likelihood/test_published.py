@@ -53,8 +53,8 @@ def test_two_bits_seem_cheaper_than_they_are(rho, truth, joint):
 def test_two_bits_by_draws(estimator):
     language, x_0, p = two_bits(0.9)
     rows = x_0[torch.multinomial(p, 4000, replacement=True, generator=torch.Generator().manual_seed(1))]
-    how = {"estimator": estimator, "num_draws": 4, "batch_size": 4000}
-    formula = published_perplexity(exact_denoiser(language), OracleEnergy(language), rows, **how).with_lower
+    options = {"estimator": estimator, "num_draws": 4, "batch_size": 4000}
+    formula = published_perplexity(exact_denoiser(language), OracleEnergy(language), rows, **options).with_lower
     entropy = -(0.9 * math.log2(0.9) + 0.1 * math.log2(0.1))
     exact = 0.5 * (1 + entropy) + entropy  # both masked with weight 1/2, one of two with weight 1
     assert exact == pytest.approx(1.204, abs=6e-4)
@@ -66,10 +66,10 @@ def test_co_ar_gives_the_ar_models_own_perplexity_by_construction():
     model = random_causal_lm()
     energy = AutoregressiveEnergy(model, bos_token_id=BOS, carry_over=True)
     formula = published_perplexity(random_denoiser(), energy, SEQUENCES, normalized=True, estimator="enumerated")
-    own = -log_p_ar(model, SEQUENCES).sum(1)
-    torch.testing.assert_close(formula.with_lower.nats_per_row, own, atol=1e-5, rtol=1e-5)
+    expected = -log_p_ar(model, SEQUENCES).sum(1)
+    torch.testing.assert_close(formula.with_lower.nats_per_row, expected, atol=1e-5, rtol=1e-5)
     assert formula.perplexity("lower") == formula.perplexity("upper")
-    assert (formula.marginal.nats_per_row - own).abs().max() > 0.1  # though the denoiser is another model
+    assert (formula.marginal.nats_per_row - expected).abs().max() > 0.1  # though the denoiser is another model
     assert formula.num_candidates == 0 and formula.untrusted == 0
 
 
@@ -100,23 +100,23 @@ def upper_of_two(p, v):
 def test_the_two_estimates_of_log_z_enclose_the_formula_with_the_exact_one():
     x_0 = SEQUENCES[[5]]
     exact = exact_formula(x_0[0], lambda p, v: torch.logsumexp(p.log() + v, 0))
-    how = {"estimator": "enumerated", "num_candidates": 32, "batch_size": 3000}
-    formula = published_perplexity(random_denoiser(), score_energy(), x_0.expand(3000, -1), **how)
+    options = {"estimator": "enumerated", "num_candidates": 32, "batch_size": 3000}
+    formula = published_perplexity(random_denoiser(), score_energy(), x_0.expand(3000, -1), **options)
     for end, sign in ((formula.with_lower, -1), (formula.with_upper, 1)):
         nats = end.nats_per_row
         assert -4 * nats.std() / 3000**0.5 < sign * (nats.mean() - exact) < 0.05
     assert formula.with_lower.value < formula.with_upper.value
     assert formula.num_candidates == 32 and 0.5 < formula.spread < 1.5 and 5 < formula.ess < 32
     flipped = CallableEnergy(lambda *args: -score_energy().f(*args))
-    other = published_perplexity(random_denoiser(), flipped, x_0.expand(300, -1), **how)
+    other = published_perplexity(random_denoiser(), flipped, x_0.expand(300, -1), **options)
     assert abs(other.with_lower.nats_per_row.mean() - exact) > 0.2
 
 
 def test_log_z_is_of_fresh_draws_alone():
     """The data's own energy is none of them: with two draws each mean is a sum over all pairs."""
     x_0 = SEQUENCES[[5]]
-    how = {"estimator": "enumerated", "num_candidates": 2, "batch_size": 6000}
-    formula = published_perplexity(random_denoiser(), score_energy(), x_0.expand(6000, -1), **how)
+    options = {"estimator": "enumerated", "num_candidates": 2, "batch_size": 6000}
+    formula = published_perplexity(random_denoiser(), score_energy(), x_0.expand(6000, -1), **options)
     for end, of_log_z in ((formula.with_lower, lower_of_two), (formula.with_upper, upper_of_two)):
         error, expected = end.nats_per_row.std().item() / 6000**0.5, exact_formula(x_0[0], of_log_z)
         assert abs(end.nats_per_row.mean().item() - expected) < SIGMAS * error and error < 0.01
@@ -126,8 +126,8 @@ def test_every_noisy_version_of_a_row_has_draws_of_its_own():
     seen = []
     energy = CallableEnergy(lambda candidates, x, log_p: seen.append(candidates[:, 1:, 0]) or torch.zeros_like(log_p))
     flat = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 50), 50, 50)
-    how = {"estimator": "counts", "num_draws": 3, "num_candidates": 16}
-    published_perplexity(flat, energy, torch.tensor([[7], [8]]), **how)  # one token: it is masked in each of them
+    options = {"estimator": "counts", "num_draws": 3, "num_candidates": 16}
+    published_perplexity(flat, energy, torch.tensor([[7], [8]]), **options)  # one token: it is masked in each of them
     rows = torch.stack(seen)
     assert rows.shape == (3, 2, 16) and len(rows.flatten(0, 1).unique(dim=0)) == 6
 
@@ -143,10 +143,10 @@ def test_z_is_1_where_the_energy_is_normalized():
 
 def test_given_tokens_are_not_counted():
     given = torch.tensor([[True, False, False], [False, True, True]])
-    how = {"given": given, "normalized": True, "estimator": "enumerated"}
+    options = {"given": given, "normalized": True, "estimator": "enumerated"}
     nothing = CallableEnergy(lambda candidates, x, log_p: torch.zeros_like(log_p))
     flat = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 3), 3, 3)
-    formula = published_perplexity(flat, nothing, SEQUENCES[[5, 7]], **how)
+    formula = published_perplexity(flat, nothing, SEQUENCES[[5, 7]], **options)
     for likelihood in (formula.with_lower, formula.with_upper, formula.marginal):
         assert likelihood.value == pytest.approx(math.log(3)) and likelihood.tokens_per_row.tolist() == [2, 1]
 
@@ -189,9 +189,9 @@ def test_the_result_is_no_number_and_its_record_warns_first():
 
 
 def test_rows_have_their_own_seeds_whatever_the_batch_size():
-    how = {"num_candidates": 4, "num_draws": 3, "seed": 4}
-    whole = published_perplexity(random_denoiser(), score_energy(), SEQUENCES[:6], **how)
-    parts = published_perplexity(random_denoiser(), score_energy(), SEQUENCES[:6], batch_size=2, **how)
+    options = {"num_candidates": 4, "num_draws": 3, "seed": 4}
+    whole = published_perplexity(random_denoiser(), score_energy(), SEQUENCES[:6], **options)
+    parts = published_perplexity(random_denoiser(), score_energy(), SEQUENCES[:6], batch_size=2, **options)
     for one, other in ((whole.with_lower, parts.with_lower), (whole.with_upper, parts.with_upper)):
         torch.testing.assert_close(one.nats_per_row, other.nats_per_row)
 

@@ -153,8 +153,8 @@ def test_inner_draws_are_the_samplers():
     sampler, row = reranked(denoiser, scope="sequence"), row_to_score(denoiser, [1], [2, 0, 1, 1])
     given = torch.arange(5) < 1
     for inner_draws in (1, 4):
-        how = {"given": given[None], "seeds": [3], "inner_draws": inner_draws}
-        expected = sampler.likelihood_bound(row.tokens[None], **how).item()
+        options = {"given": given[None], "seeds": [3], "inner_draws": inner_draws}
+        expected = sampler.likelihood_bound(row.tokens[None], **options).item()
         assert TextBounds(sampler, inner_draws=inner_draws).bounds([row], [3]).item() == pytest.approx(expected)
     with pytest.raises(ValueError, match="inner_draws"):
         TextBounds(sampler, inner_draws=0)
