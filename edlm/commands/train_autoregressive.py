@@ -35,7 +35,7 @@ class TrainAutoregressiveConfig:
 
 
 def run(config: TrainAutoregressiveConfig) -> None:
-    """Build the network, train it, leave it in ``output_dir/final``."""
+    """Build the network, train it, save it in ``output_dir/final``."""
     corpus = PreparedCorpus.load(config.corpus)
     tokenizer = corpus.tokenizer
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id

@@ -45,7 +45,7 @@ class TrainDenoiserConfig:
 
 
 def run(config: TrainDenoiserConfig) -> None:
-    """Build or load the network, train it, leave it in ``output_dir/final``."""
+    """Build or load the network, train it, save it in ``output_dir/final``."""
     corpus = PreparedCorpus.load(config.corpus)
     identity = {"schedule": config.schedule}
     if config.start_from is not None:

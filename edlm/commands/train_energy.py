@@ -61,7 +61,7 @@ class TrainEnergyConfig:
 
 
 def run(config: TrainEnergyConfig) -> None:
-    """Build the energy, train it, leave it in ``output_dir/final``."""
+    """Build the energy, train it, save it in ``output_dir/final``."""
     _check(config)
     corpus = PreparedCorpus.load(config.corpus)
     denoiser = load_denoiser(config.denoiser)

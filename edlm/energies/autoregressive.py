@@ -133,7 +133,7 @@ class AutoregressiveEnergy(PretrainedEnergy):
 
     @property
     def is_normalized(self) -> bool:
-        """Whether it counts the terms at the slots alone: given the other tokens, they are a law of these."""
+        """True with ``carry_over``: given the other tokens, the terms at the slots alone are a law of their tokens."""
         return self.carry_over
 
     @torch.no_grad()
@@ -186,7 +186,7 @@ class AutoregressiveEnergy(PretrainedEnergy):
         return self._scorer.sum_terms(tokens, terms, torch.arange(len(tokens), device=tokens.device))
 
     def _terms(self, decision: Decision, chosen: Tensor) -> Tensor:
-        """Positions whose tokens are scored in a candidate without end, bool ``[batch, length]``."""
+        """Positions whose tokens are scored if the text does not end before, bool ``[batch, length]``."""
         seen = readable(decision)
         if self.bos_token_id is None and chosen[:, :1].any():
             raise ValueError(

@@ -108,7 +108,7 @@ class Energy(nn.Module, ABC):
 
     @property
     def is_control(self) -> bool:
-        """Whether it cannot see the step's other tokens, so that all it corrects is marginals."""
+        """Whether it is blind to the step's other tokens, so that it can only correct marginals."""
         return False
 
     @property
@@ -167,7 +167,7 @@ class TokenwiseEnergy(Energy):
 
     @abstractmethod
     def next_logits(self, state: Any, x_partial: Tensor, slots: Slots) -> Tensor:
-        """``log q(. | x_t, tokens of the rounds so far)``, nats, but for a constant of each slot.
+        """``log q(. | x_t, tokens of the rounds so far)``, nats, up to a constant of each slot.
 
         Args:
             state: From `start`; the calls of a step go through its slots round by round.

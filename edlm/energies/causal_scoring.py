@@ -88,7 +88,7 @@ class TokenScorer:
         return total.to(home)
 
     def _as_read(self, tokens: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
-        """Prepend BOS, blank out what comes after the last term, and check length and ids."""
+        """Prepend BOS, zero all tokens after the last term, and check length and ids."""
         if self.bos_token_id is not None:
             tokens = torch.cat([tokens.new_full((len(tokens), 1), self.bos_token_id), tokens], 1)
             terms = torch.cat([terms.new_zeros(len(terms), 1), terms], 1)

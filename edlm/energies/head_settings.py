@@ -15,7 +15,7 @@ from edlm.energies.two_stream import Block
 
 @dataclass(frozen=True, kw_only=True)
 class HeadOptions:
-    """The choices in making a head for a denoiser.
+    """Options of a new head for a denoiser.
 
     Args:
         num_blocks: Transformer blocks; block ``b`` of ``B`` reads the states that enter the denoiser's
@@ -39,7 +39,7 @@ class HeadOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSettings(HeadOptions):
-    """The same with all sizes; saved with a head.
+    """`HeadOptions` with all sizes filled in; saved with a head.
 
     Attributes:
         hidden_size: Size of the denoiser's states.

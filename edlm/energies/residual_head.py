@@ -83,7 +83,7 @@ class ResidualHead(Head, TokenwiseEnergy):
         return self._logits(x.flatten(0, 1) if valid is None else x[valid], state.step, slots)
 
     def _remember(self, state: HeadState, x_partial: Tensor) -> None:
-        """Put the tokens of the last round in the place of the stale states at their positions (key-value cache)."""
+        """Replace the stale states at the positions of the last round by its tokens (key-value cache)."""
         index, valid = state.slots_of(state.round - 1)
         positions, angles = state.dense.positions[index], tuple(part[index] for part in state.angles)
         tokens = x_partial[state.dense.active[:, None], positions]
@@ -135,7 +135,7 @@ class ResidualHead(Head, TokenwiseEnergy):
         return precise(log_q.new_zeros(valid.shape).masked_scatter(valid, log_q)).sum(-1)
 
     def _logits(self, query: Tensor, step: Step, slots: Slots) -> Tensor:
-        """``log q`` but for a constant, from states ``[num_slots, width]`` that left the last block."""
+        """``log q`` up to a constant, from states ``[num_slots, width]`` that left the last block."""
         features = self.final_norm(query)
         if self.shape.start == "cold":
             features = step.encoding.at(slots) + self.write(features)
@@ -168,7 +168,7 @@ class HeadState:
 
     @cached_property
     def _alike(self) -> int | None:
-        """Number of rounds, where all rows have equally many slots: their tables are sliced, not gathered."""
+        """Number of rounds if all rows have equally many slots: their tables are sliced, not gathered."""
         return int(self.num_rounds[0]) if bool(self.dense.valid.all()) else None
 
     def slots_of(self, round: int) -> tuple[tuple, Tensor | None]:

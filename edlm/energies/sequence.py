@@ -29,7 +29,7 @@ class SequenceEnergy(PretrainedEnergy):
 
     Args:
         encoder: A bidirectional transformers model without head, such as the denoiser's.
-        max_tokens_per_pass: Bounds the tokens of a pass, but for training; changes memory and speed
+        max_tokens_per_pass: Bounds the tokens of a pass, except in training; changes memory and speed
             only.
 
     Raises:

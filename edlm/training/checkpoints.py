@@ -46,7 +46,7 @@ class RunState:
         return {name: total / self.count for name, total in self.sums.items()}
 
     def clear(self) -> None:
-        """Start the means anew, after a log line."""
+        """Reset the means, after a log line."""
         self.sums, self.count, self.busy = {}, 0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
