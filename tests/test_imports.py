@@ -31,7 +31,8 @@ def imported(name: str, tree: ast.AST, is_package: bool = False) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             above = package[: len(package) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
-            modules.update(f"{base}.{alias.name}" if f"{base}.{alias.name}" in FILES else base for alias in node.names)
+            names = [alias.name for alias in node.names if alias.name != "__version__"]
+            modules.update(f"{base}.{name}" if f"{base}.{name}" in FILES else base for name in names)
     return {module for module in modules if module.partition(".")[0] == "edlm"}
 
 
@@ -50,7 +51,6 @@ def test_imports_have_no_cycle():
         pytest.fail(" <- ".join(error.args[1]))
 
 
-@pytest.mark.xfail(reason="until the redesign is done", strict=False)
 def test_imports_point_down_the_house_only():
     assert {name.split(".")[1] for name in FILES if name not in ENTRANCES} <= set(HOUSE)
     assert any("edlm.sampler." in name and "edlm.diffusion." in other for name, other in edges())
@@ -59,7 +59,6 @@ def test_imports_point_down_the_house_only():
         assert HOUSE.index(name.split(".")[1]) >= HOUSE.index(other.split(".")[1]), f"{name} imports {other}"
 
 
-@pytest.mark.xfail(reason="until the redesign is done", strict=False)
 def test_imports_inside_evaluation_point_one_way_and_harness_is_apart():
     inside = [[name.split(".")[2] for name in pair] for pair in edges() if all("edlm.evaluation." in n for n in pair)]
     assert {part for pair in inside for part in pair} == {*EVALUATION, "harness"}
@@ -76,7 +75,7 @@ def test_imports_inside_evaluation_point_one_way_and_harness_is_apart():
         ("from edlm.sampler.window import Times", {"edlm.sampler.window"}),
         ("from edlm.sampler import window", {"edlm.sampler.window"}),
         ("import edlm.energies.base as b, torch", {"edlm.energies.base"}),
-        ("from edlm import cli, __version__", {"edlm", "edlm.cli"}),
+        ("from edlm import cli, __version__", {"edlm.cli"}),
         ("from . import reveal", {"edlm.diffusion.reveal"}),
         ("from .slots import Slots", {"edlm.diffusion.slots"}),
         ("from ..energies import base", {"edlm.energies.base"}),
