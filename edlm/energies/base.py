@@ -88,6 +88,7 @@ class Energy(nn.Module, ABC):
         proposal_share: The weight of ``Decision.log_proposal`` in the energy: 1 for ``log q' - log p_AR``, 0 if it
             contains ``log_p`` or neither.
         is_normalized: ``Z = 1`` by construction if all masked positions are judged at once.
+        is_control: It is blind to the step's other tokens, so that it can only correct marginals.
         denoiser_identity: The denoiser that it was trained against, or None if any will do.
 
     References:
@@ -99,17 +100,13 @@ class Energy(nn.Module, ABC):
     reads_hidden: bool = False
     proposal_share: float = 0.0
     is_normalized: bool = False
+    is_control: bool = False
     denoiser_identity: DenoiserIdentity | None = None
 
     @property
     def recommended(self) -> dict[str, Any]:
         """Options, by name, that the sampler uses where none are given; ``{}``: they must be given."""
         return {} if self.reads == "slots" else {"num_candidates": 8, "scope": "sequence"}
-
-    @property
-    def is_control(self) -> bool:
-        """Whether it is blind to the step's other tokens, so that it can only correct marginals."""
-        return False
 
     @property
     def trained_orders(self) -> tuple[str, ...] | None:

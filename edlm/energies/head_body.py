@@ -32,6 +32,7 @@ class Head(PretrainedEnergy):
     def __init__(self, settings: HeadSettings):
         super().__init__()
         self.shape = settings
+        self.is_control = settings.blind
         width, hidden_size = settings.width, settings.hidden_size
         self.read = nn.Linear(hidden_size, width, bias=False) if settings.start == "cold" else nn.Identity()
         self.token_norm = nn.LayerNorm(hidden_size, elementwise_affine=False)
@@ -59,10 +60,6 @@ class Head(PretrainedEnergy):
             copy_blocks(denoiser, head.blocks, head.final_norm)
         head.denoiser_identity = denoiser.identity
         return head
-
-    @property
-    def is_control(self) -> bool:
-        return self.shape.blind
 
     def settings(self) -> dict[str, Any]:
         return asdict(self.shape)
