@@ -36,8 +36,8 @@ class EvaluateConfig:
             that third; null: nothing is given.
         methods: Samplers that are compared with the base.
         num_steps: Denoiser passes.
-        orders: Reveal orders; null for those that the energies of methods without ``orders`` were trained for, or
-            random and bisecting where that is not known.
+        orders: Reveal orders; null for those of the methods, or that their energies were trained for; for random and
+            bisecting with the default methods, or where that is not known.
         num_steps_of: Denoiser passes in some of these orders, in place of ``num_steps``.
         seed: Of orders, candidates and samples.
         device: Where all runs: "cpu", "cuda", "mps".
@@ -93,6 +93,8 @@ class EvaluateConfig:
             raise ValueError(f"num_rows must be >= 1, got {self.num_rows}")
         if self.folder is not None and self.folder.is_file():
             raise ValueError(f"output must be a folder, or end in .json, got the file {self.output}")
+        if self.orders is None and self.methods == DEFAULT_METHODS:
+            object.__setattr__(self, "orders", DEFAULT_ORDERS)
         if self.orders is not None and (unknown := set(self.num_steps_of) - set(self.orders)):
             raise ValueError(f"num_steps_of must name some of the orders {list(self.orders)}, got {sorted(unknown)}")
         object.__setattr__(self, "report", self.report and self.folder is not None)

@@ -12,7 +12,6 @@ from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Energy
 from edlm.energies.card import EnergyCard
 from edlm.energies.loading import load_energy
-from edlm.energies.pretrained import PretrainedEnergy
 from edlm.evaluation.experiment.config import DEFAULT_ORDERS, EvaluateConfig
 from edlm.evaluation.experiment.parts import MethodConfig, RatioConfig
 from edlm.evaluation.experiment.rows import Row
@@ -42,11 +41,7 @@ class Setting:
 
     @cached_property
     def sampler(self) -> EnergySampler:
-        """What is measured.
-
-        Raises:
-            ValueError: an option breaks its rule, or the energy does not fit.
-        """
+        """The sampler; refuses options that break their rules and an energy that does not fit."""
         return self.config.build(self.denoiser, self.energy)
 
     @cached_property
@@ -54,24 +49,16 @@ class Setting:
         """What the energy is; None without."""
         return EnergyCard.of(self.energy) if self.energy is not None else None
 
-    @property
-    def energy_settings(self) -> dict[str, Any]:
-        """What the energy was built from, where it says so."""
-        return self.energy.settings() if isinstance(self.energy, PretrainedEnergy) else {}
-
     @cached_property
     def row(self) -> Row:
         """Its row, before anything is measured."""
-        config = asdict(self.config) | {"window": list(self.config.window)}
-        if self.energy is None:
-            config["num_candidates"] = 1
-        else:
-            config["num_candidates"] = self.sampler.num_candidates
         card = self.card
         return Row(
             {
                 "name": self.name,
-                **config,
+                **asdict(self.config),
+                "window": list(self.config.window),
+                "num_candidates": 1 if self.energy is None else self.sampler.num_candidates,
                 "sampled_steps": self.sampled_steps,
                 "inner_draws": self.inner_draws,
                 "carry_over": card is not None and card.carry_over,
@@ -92,28 +79,28 @@ def settings_of(config: EvaluateConfig, denoiser: Denoiser) -> list[Setting]:
         ValueError: two settings have one name, order and number of steps, an energy cannot be loaded or does not fit,
             or samples, frontier or time ratios name something that is not measured.
     """
-    energies = load_energies(config)
-    cards = [EnergyCard.of(energy) if energy is not None else None for energy in energies]
-    trained = [card.orders if card is not None else None for card in cards]
-    of_cards = [
-        order for m, orders in zip(config.methods, trained, strict=True) if not m.orders for order in orders or ()
-    ]
-    table_orders = config.orders or tuple(dict.fromkeys(of_cards)) or DEFAULT_ORDERS
+    methods = list(zip(config.methods, load_energies(config), strict=True))
+    of_methods = [order for m, energy in methods for order in m.orders or _trained_orders(energy)]
+    orders = config.orders or tuple(dict.fromkeys(of_methods)) or DEFAULT_ORDERS
     settings = []
-    for order in table_orders:
-        cells = [{"order": order, "num_steps": n} for n in config.num_steps_of.get(order, config.num_steps)]
+    for order in orders:
+        cells = [{"order": order, "num_steps": steps} for steps in config.num_steps_of.get(order, config.num_steps)]
         settings += [Setting("base", denoiser, None, SamplerConfig(**cell)) for cell in cells]
-        for cell in cells:
-            for m, energy, orders in zip(config.methods, energies, trained, strict=True):
-                if order in (m.orders or config.orders or orders or table_orders) and cell["num_steps"] in (
-                    m.num_steps or (cell["num_steps"],)
-                ):
-                    settings.append(_setting(m, denoiser, energy, cell))
-    _check_unique(settings)
-    _check_named(config, settings)
+        settings += [
+            _setting(m, denoiser, energy, cell)
+            for cell in cells
+            for m, energy in methods
+            if order in (m.orders or config.orders or _trained_orders(energy) or orders)
+            and cell["num_steps"] in (m.num_steps or (cell["num_steps"],))
+        ]
+    _check_names(config, [setting.row for setting in settings])
     for setting in settings:
         _ = setting.sampler  # fail before the long run
     return settings
+
+
+def _trained_orders(energy: Energy | None) -> tuple[str, ...]:
+    return (energy.trained_orders if energy is not None else None) or ()
 
 
 def load_energies(config: EvaluateConfig) -> list[Energy | None]:
@@ -134,27 +121,21 @@ def _setting(m: MethodConfig, denoiser: Denoiser, energy: Energy | None, cell: M
     return Setting(m.name, denoiser, energy, SamplerConfig(**cell, **options), sampled, m.inner_draws)
 
 
-def _check_unique(settings: Sequence[Setting]) -> None:
-    keys = [setting.row.key for setting in settings]
+def _check_names(config: EvaluateConfig, rows: Sequence[Row]) -> None:
+    """Check that rows differ, and that every name in the options of samples, frontier and ratios is one of theirs."""
+    keys = [row.key for row in rows]
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"methods must differ in name, order or steps, got {twice!r} twice")
-
-
-def _check_named(config: EvaluateConfig, settings: Sequence[Setting]) -> None:
-    """Check that every method, order and step count that samples, frontier and ratios name is measured."""
-    samples, frontier, rows = config.samples, config.frontier, [s.row for s in settings]
-    named = {
-        "methods": ({r.name for r in rows}, samples.judged_methods, frontier.methods),
-        "orders": ({r.order for r in rows}, samples.judged_orders, frontier.orders),
-        "num_steps": ({r.num_steps for r in rows}, samples.judged_steps, frontier.num_steps),
-    }
-    for what, (measured, *requested) in named.items():
+    samples, frontier = config.samples, config.frontier
+    for what, measured, *requested in (
+        ("methods", {row.name for row in rows}, samples.judged_methods, frontier.methods),
+        ("orders", {row.order for row in rows}, samples.judged_orders, frontier.orders),
+        ("num_steps", {row.num_steps for row in rows}, samples.judged_steps, frontier.num_steps),
+    ):
         if unknown := {name for names in requested for name in names or ()} - measured:
-            raise ValueError(
-                f"{what} of samples and frontier must be among those that are measured ({sorted(measured)}), "
-                f"got {sorted(unknown)}"
-            )
+            rule = f"{what} of samples and frontier must be among those that are measured ({sorted(measured)})"
+            raise ValueError(f"{rule}, got {sorted(unknown)}")
     ratios_of(config, rows)
 
 

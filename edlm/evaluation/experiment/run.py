@@ -138,9 +138,15 @@ def _about(lab: Lab, origins: Iterable[str]) -> dict[str, Any]:
         "identity": json.loads(lab.store.identity),
         "earlier": [json.loads(origin) for origin in origins if origin != lab.store.origin],
         "data": {"rows": len(lab.x_0), "length": lab.length, **asdict(lab.units)},
-        "energies": {key: {**asdict(s.card), "settings": s.energy_settings} for key, s in energies.items()},
+        "energies": {key: _card(s) for key, s in energies.items()},
         "judge": judge,
     }
+
+
+def _card(setting: Setting) -> dict[str, Any]:
+    """What an energy is, with its settings where it has some."""
+    settings = getattr(setting.energy, "settings", dict)()
+    return {**asdict(setting.card), "settings": settings}
 
 
 def _time_jobs(lab: Lab) -> Iterator[Job]:
