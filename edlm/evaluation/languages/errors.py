@@ -25,7 +25,7 @@ QUANTILE = 0.99
 
 @dataclass(frozen=True)
 class ErrorRule:
-    """What counts as an error at one length: a sequence that data exceed in 1 of 100 cases, or never have.
+    """Criterion for wrong sequences of one length: less likely than 99 of 100 sequences of the language, or impossible.
 
     Attributes:
         language: The truth.
@@ -56,7 +56,7 @@ class ErrorRule:
         return cls(language, length, threshold, num_reference, mean_of(nats / length))
 
     def judge(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Which sequences are wrong, which of these the language rules out, and ``-log p_true``.
+        """Which sequences are wrong, which the language rules out, and their ``-log p_true``.
 
         Args:
             tokens: Shape ``[n, length]``; a row that still holds a mask is ruled out.

@@ -25,7 +25,7 @@ STEP = 0.25  # of the trapezoids in log lambda: their error is below 1e-15
 
 @dataclass(frozen=True)
 class ExactDistance:
-    """How far the law of a sampler is from a language, summed over all sequences.
+    """Divergences between the law of a sampler and a language, summed over all sequences.
 
     Attributes:
         kl_to_truth: ``KL(sampler || truth)``, nats of a sequence; inf where the sampler writes impossible ones.
@@ -124,7 +124,7 @@ def _num_symbols(sampler: EnergySampler) -> int:
 
 
 def _law_of_step(sampler: EnergySampler, i: int, x_t: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
-    """All ``x_s`` after step ``i``, and their log-probabilities, from those of all ``x_t[n, length]``."""
+    """All ``x_s`` after step ``i`` and their log-probabilities, from those of all ``x_t[n, length]`` before it."""
     x_partial, g = x_t, 0
     while True:
         step, uses = _begin(sampler, i, x_t)
