@@ -58,13 +58,12 @@ def run(config: InfoConfig) -> None:
 
 
 def _of_denoiser(denoiser: Denoiser) -> dict[str, object]:
-    impossible = int(denoiser.possible(torch.zeros(1, denoiser.vocab_size)).isneginf().sum())
     identity = denoiser.identity
     return {
         "kind": "denoiser",
         "family": denoiser.family,
         "parameters": f"{sum(p.numel() for p in denoiser.parameters()):,}",
-        "vocabulary": f"{denoiser.vocab_size} columns, {impossible} of them impossible",
+        "vocabulary": f"{denoiser.vocab_size} columns, {len(denoiser.vocabulary.impossible)} of them impossible",
         "tokenizer": "none" if denoiser.tokenizer is None else f"{len(denoiser.tokenizer)} tokens",
         "mask id": _token(denoiser, denoiser.mask_token_id),
         "eos id": _token(denoiser, denoiser.eos_token_id),

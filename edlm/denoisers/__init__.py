@@ -7,6 +7,7 @@ from edlm.denoisers.identity import DenoiserIdentity
 from edlm.denoisers.loading import load_denoiser, wrap_denoiser
 from edlm.denoisers.logits import LogitsDenoiser
 from edlm.denoisers.masked_lm import MaskedLMDenoiser
+from edlm.denoisers.vocabulary import Vocabulary
 
 __all__ = [
     "DecoderDenoiser",
@@ -16,6 +17,7 @@ __all__ = [
     "FunctionDenoiser",
     "LogitsDenoiser",
     "MaskedLMDenoiser",
+    "Vocabulary",
     "load_denoiser",
     "wrap_denoiser",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from edlm.denoisers.encoding import Encoding
 from edlm.denoisers.identity import DenoiserIdentity
+from edlm.denoisers.vocabulary import Vocabulary
 from edlm.diffusion.slots import Slots, places_of
 
 
@@ -22,11 +24,21 @@ def check_mass(largest: Tensor) -> None:
     """Refuse rows whose largest logit is not finite: they have no mass, or hold NaN or +inf.
 
     Raises:
-        ValueError: says what the first such row has.
+        ValueError: names the largest logit of the first such row.
     """
     if not torch.isfinite(largest).all():
         bad = largest[~torch.isfinite(largest)][0].item()
         raise ValueError(f"every masked position needs finite mass on a real token, got a maximum of {bad}")
+
+
+def _of_vocabulary(name: str, *, settable: bool) -> property:
+    def get(self: Denoiser) -> Any:
+        return getattr(self.vocabulary, name)
+
+    def put(self: Denoiser, value: Any) -> None:
+        self.vocabulary = replace(self.vocabulary, **{name: value})
+
+    return property(get, put if settable else None, doc=f"`Vocabulary.{name}`.")
 
 
 class Denoiser(nn.Module, ABC):
@@ -36,48 +48,53 @@ class Denoiser(nn.Module, ABC):
     where a log-probability is needed). The SUBS rules of MDLM hold here, once for all families:
     no mass on the mask token or on unused columns, and a revealed token carries over.
 
-    Attributes:
-        mask_token_id: The mask token; may lie outside the logits (``= vocab_size``).
-        vocab_size: Width of the logits.
-        family: Name of the family it was loaded or wrapped as, or None.
-        time_conditioned: Whether the output depends on ``t``.
+    Args:
+        vocabulary: Its tokens and what frames its texts.
         shift: Whether the network's output at position i - 1 predicts token i; then nothing predicts the
             first token, which must be given.
+        time_conditioned: Whether the output depends on ``t``.
         max_length: Longest sequence it takes, framing tokens included; None if not known.
         block_size: Tokens that are written together, left to right block by block; None without blocks.
-        prefix_ids: Tokens before the text: ``[CLS]``, a begin-of-sequence token, a separator of documents.
-        suffix_ids: Tokens after the text, such as ``[SEP]``.
-        is_framed: Whether every sequence stands between prefix and suffix, so that they are always given;
-            else a prefix just says that a text starts here, and need not be there.
-        eos_token_id: The token that ends a text, or None.
-        tokenizer: The matching tokenizer, or None.
+
+    Attributes:
+        family: Name of the family it was loaded or wrapped as, or None.
+        vocabulary, shift, time_conditioned, max_length, block_size: As given.
+        vocab_size, mask_token_id: Of the vocabulary.
+        prefix_ids, suffix_ids, is_framed, eos_token_id, tokenizer: Of the vocabulary; may be set.
     """
 
     family: str | None = None
-    time_conditioned: bool = False
-    shift: bool = False
-    max_length: int | None = None
-    block_size: int | None = None
-    prefix_ids: tuple[int, ...] = ()
-    suffix_ids: tuple[int, ...] = ()
-    is_framed: bool = False
-    eos_token_id: int | None = None
-    tokenizer: Any = None
 
-    def __init__(self, mask_token_id: int, vocab_size: int, impossible_token_ids: tuple[int, ...] = ()):
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        shift: bool = False,
+        time_conditioned: bool = False,
+        max_length: int | None = None,
+        block_size: int | None = None,
+    ):
         super().__init__()
-        if not 0 <= mask_token_id <= vocab_size:
-            raise ValueError(f"mask_token_id must lie in 0..vocab_size ({vocab_size}), got {mask_token_id}")
-        self.mask_token_id = mask_token_id
-        self.vocab_size = vocab_size
-        banned = {*impossible_token_ids, mask_token_id} - {vocab_size}
-        self.register_buffer("_impossible", torch.tensor(sorted(banned), dtype=torch.long), persistent=False)
+        self.vocabulary = vocabulary
+        self.shift = shift
+        self.time_conditioned = time_conditioned
+        self.max_length = max_length
+        self.block_size = block_size
+        self.register_buffer("_impossible", torch.tensor(vocabulary.impossible, dtype=torch.long), persistent=False)
+
+    vocab_size = _of_vocabulary("size", settable=False)
+    mask_token_id = _of_vocabulary("mask_token_id", settable=False)
+    prefix_ids = _of_vocabulary("prefix_ids", settable=True)
+    suffix_ids = _of_vocabulary("suffix_ids", settable=True)
+    is_framed = _of_vocabulary("is_framed", settable=True)
+    eos_token_id = _of_vocabulary("eos_token_id", settable=True)
+    tokenizer = _of_vocabulary("tokenizer", settable=True)
 
     @abstractmethod
     def encode_tokens(
         self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool
     ) -> tuple[Callable[[], Tensor], tuple[Tensor, ...] | None]:
-        """What gives the features ``[rows, length, width]`` and, if kept, the states that enter the blocks."""
+        """A function that gives features ``[rows, length, width]``; and, if kept, the states entering the blocks."""
 
     @abstractmethod
     def decode(self, features: Tensor) -> Tensor:
@@ -94,7 +111,7 @@ class Denoiser(nn.Module, ABC):
 
     @property
     def num_blocks(self) -> int:
-        """How many blocks there are, which is how many hidden states `encode` keeps."""
+        """Number of blocks, and of hidden states that `encode` keeps."""
         raise NotImplementedError(f"{type(self).__name__} keeps no hidden states")
 
     @property
@@ -131,7 +148,7 @@ class Denoiser(nn.Module, ABC):
         x_t, t = x_t[rows], t[rows]
         attention_mask = attention_mask[rows] if attention_mask is not None else None
         self._check_sequences(x_t)
-        if _all_rows_equal(x_t, t, attention_mask):  # as before the first step
+        if _all_rows_equal(x_t, t, attention_mask):  # such as before the first step
             place = place.clamp(max=0)
             x_t, t = x_t[:1], t[:1]
             attention_mask = attention_mask[:1] if attention_mask is not None else None
@@ -196,8 +213,7 @@ class Denoiser(nn.Module, ABC):
         masked = Slots.where(x_t == self.mask_token_id)
         at_masked = self.slot_log_probs(self.encode(x_t, t, attention_mask), masked)
         log_probs = at_masked.new_full((*x_t.shape, self.vocab_size), -torch.inf)
-        known = x_t.clamp(max=self.vocab_size - 1)[..., None]
-        log_probs.scatter_(-1, known, 0.0)
+        log_probs.scatter_(-1, x_t.clamp(max=self.vocab_size - 1)[..., None], 0.0)
         return log_probs.index_put((masked.rows, masked.positions), at_masked)
 
     def forward(self, x_t: Tensor, slots: Slots, t: Tensor | None = None) -> Tensor:
@@ -222,10 +238,8 @@ class FunctionDenoiser(Denoiser):
                  [0.0000, 0.0000, 1.0000, 0.0000]]])
     """
 
-    time_conditioned = True
-
     def __init__(self, f: Callable[[Tensor, Tensor], Tensor], mask_token_id: int, vocab_size: int):
-        super().__init__(mask_token_id, vocab_size)
+        super().__init__(Vocabulary(vocab_size, mask_token_id), time_conditioned=True)
         self.f = f
 
     def encode_tokens(

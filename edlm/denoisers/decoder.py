@@ -9,63 +9,46 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import load_strictly
-from edlm.denoisers.identity import DenoiserIdentity, identity_of
-from edlm.denoisers.logits import name_of, set_attributes, shifted, unused_columns
+from edlm.denoisers.network import HiddenDenoiser, shifted
+from edlm.denoisers.vocabulary import Vocabulary
 
-# What old versions of transformers saved though it is computed.
+# Old versions of transformers saved these, which are computed.
 _COMPUTED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 
 
-class DecoderDenoiser(Denoiser):
+class DecoderDenoiser(HiddenDenoiser):
     """A causal language model of transformers that was trained to denoise, and sees both sides.
 
     Attention gets a mask of four dimensions, which every version and every implementation of attention in
     transformers takes as it is; ``is_causal`` of its layers then has no effect. The output layer is applied only
-    at the positions asked for.
+    at the positions requested.
 
     Args:
         network: A model with a language-modelling head.
-        mask_token_id: The mask token.
+        vocabulary: Its tokens.
         network_mask_token_id: The token that the network takes for a mask, where it is an ordinary one that text
-            may hold; ``mask_token_id`` then lies outside the logits (``= vocab_size``) and stands for it.
-        tokenizer: Its tokenizer, or None. Columns beyond its vocabulary get no mass.
-        name: What the identity calls it.
-        attributes: Those of `Denoiser` that differ from their defaults, such as ``shift`` or ``max_length``.
+            may hold; the vocabulary's mask then lies outside the logits and represents it.
+        options: ``name`` and traits, as for `NetworkDenoiser`.
 
     Raises:
-        ValueError: a mask token lies outside the vocabulary.
+        ValueError: a mask token is none of the network's embeddings.
     """
 
     def __init__(
         self,
         network: PreTrainedModel,
+        vocabulary: Vocabulary,
         *,
-        mask_token_id: int,
         network_mask_token_id: int | None = None,
-        tokenizer: Any = None,
-        name: str | None = None,
-        **attributes: Any,
+        **options: Any,
     ):
-        vocab_size, rows = (len(x.weight) for x in (network.get_output_embeddings(), network.get_input_embeddings()))
-        super().__init__(mask_token_id, vocab_size, unused_columns(tokenizer, vocab_size))
-        fed = mask_token_id if network_mask_token_id is None else network_mask_token_id
+        super().__init__(network, vocabulary, **options)
+        rows = len(network.get_input_embeddings().weight)
+        fed = vocabulary.mask_token_id if network_mask_token_id is None else network_mask_token_id
         if not 0 <= fed < rows:
             raise ValueError(f"the mask token must be one of the network's {rows} embeddings, got {fed}")
-        self.network = network
         self.network_mask_token_id = fed
-        self.tokenizer = tokenizer
-        self.name = name or name_of(network)
-        set_attributes(self, attributes)
-
-    @property
-    def hidden_size(self) -> int:
-        return self.network.config.hidden_size
-
-    @property
-    def num_blocks(self) -> int:
-        return self.network.config.num_hidden_layers
 
     def encode_tokens(
         self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool
@@ -86,11 +69,7 @@ class DecoderDenoiser(Denoiser):
         return self.network.get_output_embeddings()(features)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        return self.network.get_input_embeddings()(self._as_fed(tokens))
-
-    @property
-    def identity(self) -> DenoiserIdentity:
-        return identity_of(self, self.network, self.name)
+        return super().embed(self._as_fed(tokens))
 
     def _as_fed(self, tokens: Tensor) -> Tensor:
         if self.network_mask_token_id == self.mask_token_id:
@@ -99,9 +78,9 @@ class DecoderDenoiser(Denoiser):
 
 
 def see_both_sides(x_t: Tensor, attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """What is added to attention scores: 0, and the lowest number at padding; ``[1 or n, 1, length, length]``.
+    """Mask added to attention scores: 0, and the lowest number at padding; ``[1 or n, 1, length, length]``.
 
-    Padding sees the others too, so that no softmax is empty.
+    Padding sees the other positions too, so that no softmax is empty.
     """
     length = x_t.shape[1]
     if attention_mask is None:

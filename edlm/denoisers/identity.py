@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-
-if TYPE_CHECKING:
-    from edlm.denoisers.base import Denoiser
 
 
 @dataclass(frozen=True)
@@ -41,23 +37,15 @@ class DenoiserIdentity:
         ]
 
 
-def identity_of(denoiser: Denoiser, network: nn.Module, name: str) -> DenoiserIdentity:
-    """The identity of a denoiser that runs this network."""
-    vocabulary = ""
-    if denoiser.tokenizer is not None:
-        vocabulary = _digest(repr(sorted(denoiser.tokenizer.get_vocab().items())).encode())
-    revision = weights_fingerprint(network)
-    return DenoiserIdentity(name, revision, denoiser.vocab_size, denoiser.mask_token_id, vocabulary)
-
-
 def weights_fingerprint(model: nn.Module, samples: int = 256) -> str:
     """Digest of evenly spaced weights, in float16 so that shipped float16 files and their source agree."""
     picked = []
     for _, weight in sorted(model.named_parameters()):
         flat = weight.detach().flatten()
         picked.append(flat[:: max(1, len(flat) // samples)].to(torch.float16).cpu())
-    return _digest(torch.cat(picked).numpy().tobytes())
+    return digest(torch.cat(picked).numpy().tobytes())
 
 
-def _digest(content: bytes) -> str:
+def digest(content: bytes) -> str:
+    """First 16 hexadecimal digits of SHA-256."""
     return hashlib.sha256(content).hexdigest()[:16]

@@ -8,26 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from edlm.denoisers import masked_lm
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
-from edlm.denoisers.families import bd3lm, diffullama, dream, llada, mdlm, sedd, smdm, x0_prediction
+from edlm.denoisers.families import FAMILIES
 from edlm.denoisers.families.family import Family, LoadOptions, check_module
 
 SHIPPED = Path(__file__).parent.parent / "models"
-FAMILIES: tuple[Family, ...] = (  # the first that recognises a checkpoint takes it
-    mdlm.FAMILY,
-    mdlm.D3PM,
-    sedd.FAMILY,
-    bd3lm.FAMILY,
-    llada.FAMILY,
-    dream.FAMILY,
-    diffullama.DIFFULLAMA,
-    diffullama.DIFFUGPT,
-    masked_lm.FAMILY,
-    smdm.FAMILY,
-    x0_prediction.FAMILY,
-)
 
 
 def load_denoiser(
@@ -43,7 +29,7 @@ def load_denoiser(
 ) -> Denoiser:
     """Load a denoiser from a folder, a file, a hub id, or the shipped ``"tinystories"``.
 
-    Nothing of the checkpoint is run: weights are read from safetensors, or by an unpickler that refuses code.
+    Weights are read from safetensors, or by an unpickler that refuses code.
 
     Args:
         path_or_hub_id: Where the checkpoint is.
@@ -59,7 +45,7 @@ def load_denoiser(
         The denoiser, in evaluation mode.
 
     Raises:
-        FileNotFoundError: it is not there, and cannot be a hub id.
+        FileNotFoundError: there is no such path, and it cannot be a hub id.
         OSError: the hub has no such model, or cannot be reached.
         ValueError: no family recognises it, what it holds is not what its family needs, or there is no such device.
     """
@@ -67,8 +53,8 @@ def load_denoiser(
     shipped = SHIPPED / str(path_or_hub_id) / "denoiser"
     checkpoint = Checkpoint.open(shipped if shipped.is_dir() else path_or_hub_id, revision, code=trust_remote_code)
     options = LoadOptions(tokenizer, mask_token_id, dtype, trust_remote_code)
-    found = recognize(checkpoint, family)
-    return _as_of(found, found.load(checkpoint, options).to(device))
+    recognized = recognize(checkpoint, family)
+    return _as_of(recognized, recognized.load(checkpoint, options).to(device))
 
 
 def _check_device(device: torch.device | str) -> None:
@@ -96,15 +82,15 @@ def wrap_denoiser(
         ValueError: there is no such family, or the mask token is not known.
     """
     check_module(module)
-    found = find_family(family)
-    return _as_of(found, found.wrap(module, tokenizer, mask_token_id=mask_token_id, **options))
+    wrapped = find_family(family)
+    return _as_of(wrapped, wrapped.wrap(module, tokenizer, mask_token_id=mask_token_id, **options))
 
 
 def recognize(checkpoint: Checkpoint, family: str | None = None) -> Family:
     """The family of a checkpoint.
 
     Raises:
-        ValueError: none recognises it; says what was found.
+        ValueError: none recognises it; names its files, configuration and weights.
     """
     if family is not None:
         return find_family(family)

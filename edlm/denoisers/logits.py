@@ -5,46 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from edlm.denoisers.base import Denoiser
-from edlm.denoisers.identity import DenoiserIdentity, identity_of
+from edlm.denoisers.network import NetworkDenoiser, shifted
+from edlm.denoisers.vocabulary import Vocabulary
 
 
-class LogitsDenoiser(Denoiser):
+class LogitsDenoiser(NetworkDenoiser):
     """A module that gives logits at all positions at once; it keeps no hidden states.
 
     Args:
         module: The network.
         call: ``call(x_t[n, length], t[n], attention_mask[n, length] or None) -> logits[n, length, vocab_size]``;
-            must leave padding out of what it gives at real positions.
-        mask_token_id: Inside or outside (``= vocab_size``) the columns.
-        vocab_size: Width of the logits.
-        impossible_token_ids: Tokens that text never holds.
-        tokenizer: Its tokenizer, or None.
-        name: What the identity calls it.
-        attributes: Those of `Denoiser` that differ from their defaults, such as ``shift`` or ``max_length``.
+            logits at real positions must not depend on padding.
+        vocabulary: Its tokens.
+        options: ``name`` and traits, as for `NetworkDenoiser`.
     """
 
     def __init__(
         self,
         module: nn.Module,
         call: Callable[[Tensor, Tensor, Tensor | None], Tensor],
-        *,
-        mask_token_id: int,
-        vocab_size: int,
-        impossible_token_ids: tuple[int, ...] = (),
-        tokenizer: Any = None,
-        name: str | None = None,
-        **attributes: Any,
+        vocabulary: Vocabulary,
+        **options: Any,
     ):
-        super().__init__(mask_token_id, vocab_size, impossible_token_ids)
-        self.network = module
+        super().__init__(module, vocabulary, **options)
         self.call = call
-        self.tokenizer = tokenizer
-        self.name = name or name_of(module)
-        set_attributes(self, attributes)
 
     def encode_tokens(
         self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool
@@ -58,34 +44,3 @@ class LogitsDenoiser(Denoiser):
 
     def decode(self, features: Tensor) -> Tensor:
         return features
-
-    @property
-    def identity(self) -> DenoiserIdentity:
-        return identity_of(self, self.network, self.name)
-
-
-def shifted(table: Tensor) -> Tensor:
-    """Move ``[n, length, width]`` one position to the right; the first position keeps its own."""
-    return torch.cat([table[:, :1], table[:, :-1]], 1)
-
-
-def name_of(module: nn.Module) -> str:
-    """Name of the checkpoint that a module was loaded from, else of its class."""
-    return getattr(getattr(module, "config", None), "name_or_path", None) or type(module).__name__
-
-
-def unused_columns(tokenizer: Any, vocab_size: int) -> tuple[int, ...]:
-    """Columns beyond the tokenizer's vocabulary, which pad the logits to a round number."""
-    return tuple(range(len(tokenizer), vocab_size)) if tokenizer is not None else ()
-
-
-def set_attributes(denoiser: Denoiser, attributes: dict[str, Any]) -> None:
-    """Set attributes that `Denoiser` declares.
-
-    Raises:
-        TypeError: it declares no such attribute.
-    """
-    for name, value in attributes.items():
-        if name not in Denoiser.__annotations__:
-            raise TypeError(f"{type(denoiser).__name__} has no attribute {name!r}")
-        setattr(denoiser, name, value)

@@ -10,24 +10,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from edlm.denoisers.base import Denoiser
-from edlm.denoisers.checkpoint import Checkpoint
-from edlm.denoisers.families.family import Family, LoadOptions
-from edlm.denoisers.identity import DenoiserIdentity, identity_of
-from edlm.denoisers.logits import name_of, unused_columns
+from edlm.denoisers.network import HiddenDenoiser
+from edlm.denoisers.vocabulary import Vocabulary, token_id
 
 
-class MaskedLMDenoiser(Denoiser):
+class MaskedLMDenoiser(HiddenDenoiser):
     """A masked LM of transformers (BERT, ModernBERT, ...) as ``p_theta``.
 
-    The model's own output layer is applied only at the positions asked for.
+    The model's own output layer is applied only at the positions requested.
 
     Args:
         model: A model with a masked-LM head.
         tokenizer: Its tokenizer; gives the mask token. Columns beyond its vocabulary get no mass, and, if it has a
-            ``[CLS]`` token, neither do ``[CLS]``, ``[SEP]``, padding, unknown and what else frames a text.
+            ``[CLS]`` token, neither do the special tokens that frame a text.
         mask_token_id: Needed without a tokenizer.
         impossible_token_ids: Further tokens that text never holds.
         name: What the identity calls it.
@@ -47,20 +43,8 @@ class MaskedLMDenoiser(Denoiser):
         impossible_token_ids: tuple[int, ...] = (),
         name: str | None = None,
     ):
-        if mask_token_id is None:
-            mask_token_id = getattr(tokenizer, "mask_token_id", None)
-        if mask_token_id is None:
-            raise ValueError("a denoiser needs a mask token: give mask_token_id, or a tokenizer that has one")
-        vocab_size = model.config.vocab_size
-        framing = _Framing.of(tokenizer)
-        impossible_token_ids += unused_columns(tokenizer, vocab_size) + framing.impossible
-        super().__init__(mask_token_id, vocab_size, impossible_token_ids)
-        self.network = model
-        self.tokenizer = tokenizer
-        self.name = name or name_of(model)
-        self.prefix_ids, self.suffix_ids, self.is_framed = framing.prefix, framing.suffix, framing.is_always
-        self.eos_token_id = getattr(tokenizer, "eos_token_id", None)
-        self.max_length = _max_length(model)
+        vocabulary = Vocabulary.of_masked_lm(tokenizer, model.config.vocab_size, mask_token_id, impossible_token_ids)
+        super().__init__(model, vocabulary, name=name, max_length=_max_length(model))
         # In a tuple, so that the parameters of the shared output layer are registered once.
         is_modernbert = model.config.model_type == "modernbert"
         self._output_layer = (nn.Sequential(model.head, model.decoder) if is_modernbert else _OutputLayer(model),)
@@ -68,7 +52,7 @@ class MaskedLMDenoiser(Denoiser):
     @classmethod
     def from_config(cls, tokenizer: Any, **config: Any) -> MaskedLMDenoiser:
         """A new, untrained network of ``model_type`` (and its other settings) for this tokenizer."""
-        special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "cls", "sep")}
+        special = {f"{kind}_token_id": token_id(tokenizer, kind) for kind in ("bos", "eos", "cls", "sep")}
         # Transformers trains no input embedding for the padding token, which may be the separator of documents.
         special["pad_token_id"] = None
         settings = AutoConfig.for_model(**{"vocab_size": len(tokenizer), **special, **config})
@@ -79,14 +63,6 @@ class MaskedLMDenoiser(Denoiser):
         self.network.save_pretrained(path)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(path)
-
-    @property
-    def hidden_size(self) -> int:
-        return self.network.config.hidden_size
-
-    @property
-    def num_blocks(self) -> int:
-        return self.network.config.num_hidden_layers
 
     def encode_tokens(
         self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool
@@ -102,45 +78,14 @@ class MaskedLMDenoiser(Denoiser):
     def decode(self, features: Tensor) -> Tensor:
         return self._output_layer[0](features)
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        return self.network.get_input_embeddings()(tokens)
-
-    @property
-    def identity(self) -> DenoiserIdentity:
-        return identity_of(self, self.network, self.name)
-
-
-class _Framing(NamedTuple):
-    """What stands around a text, and which tokens it never holds.
-
-    BERT and its like are told by their ``[CLS]`` token: ``[CLS] text [SEP]``. Of others only the mask is never text:
-    their end-of-sequence token may separate documents, as in what ``edlm prepare corpus`` writes; it stands before a
-    prompt.
-    """
-
-    prefix: tuple[int, ...] = ()
-    suffix: tuple[int, ...] = ()
-    is_always: bool = False
-    impossible: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, tokenizer: Any) -> _Framing:
-        names = ("cls", "sep", "bos", "eos", "pad", "unk")
-        ids = {name: getattr(tokenizer, f"{name}_token_id", None) for name in names}
-        if ids["cls"] is None:
-            return cls(prefix=() if ids["eos"] is None else (ids["eos"],))
-        end = ids["eos"] if ids["sep"] is None else ids["sep"]
-        never = {ids["cls"], ids["pad"], ids["unk"], end, ids["bos"]} - {None}
-        return cls((ids["cls"],), () if end is None else (end,), True, tuple(sorted(never)))
-
 
 def _max_length(model: PreTrainedModel) -> int | None:
-    """Positions that there are; in RoBERTa and its like, they are counted from after the padding token's."""
+    """Number of positions; models like RoBERTa count them from after the padding token's."""
     for name, table in model.base_model.named_modules():
         if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None:
             return table.num_embeddings - table.padding_idx - 1
-    most = getattr(model.config, "max_position_embeddings", None)
-    return most if most is not None and most > 0 else None
+    length = getattr(model.config, "max_position_embeddings", None)
+    return length if length is not None and length > 0 else None
 
 
 class _OutputLayer:
@@ -170,7 +115,7 @@ class _GivenFeatures(nn.Module):
 
 
 class _EncoderOutput(NamedTuple):
-    """What heads read of transformers' BaseModelOutput, which takes much longer to make."""
+    """The part of transformers' BaseModelOutput that heads read; much faster to make."""
 
     last_hidden_state: Tensor
     hidden_states: None = None
@@ -180,7 +125,7 @@ class _EncoderOutput(NamedTuple):
 def _run_in_two_parts(
     encoder: PreTrainedModel, x_t: Tensor, attention_mask: Tensor | None
 ) -> tuple[Callable[[], Tensor], tuple[Tensor, ...]]:
-    """All blocks of a ModernBERT but the last, whose work an energy that replaces it saves; and what runs that one."""
+    """Run all blocks of a ModernBERT but the last; and a function that runs that one, unless an energy replaces it."""
     entering = []
     watched = nn.ModuleList(_Watched(block, entering) for block in encoder.layers[:-1])
     first = _with_modules(encoder, layers=watched, final_norm=nn.Identity())
@@ -217,19 +162,3 @@ def _with_modules(model: PreTrainedModel, /, **modules: nn.Module) -> PreTrained
     other = copy.copy(model)
     other._modules = {**model._modules, **modules}
     return other
-
-
-def _recognizes(checkpoint: Checkpoint) -> bool:
-    return checkpoint.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-
-def _load(checkpoint: Checkpoint, options: LoadOptions) -> MaskedLMDenoiser:
-    model = AutoModelForMaskedLM.from_pretrained(
-        checkpoint.path, dtype=options.dtype, trust_remote_code=options.trust_remote_code
-    )
-    return MaskedLMDenoiser(
-        model, checkpoint.tokenizer(options.tokenizer), mask_token_id=options.mask_token_id, name=checkpoint.name
-    )
-
-
-FAMILY = Family("masked_lm", _recognizes, _load, MaskedLMDenoiser)

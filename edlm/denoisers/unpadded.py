@@ -46,14 +46,19 @@ def run_unpadded(
         if length == 0:
             continue
         rows = (lengths == length).nonzero()[:, 0]
-        some = run(x_t[rows, :length], t[rows])
+        output = run(x_t[rows, :length], t[rows])
         if features is None:
-            features = some.new_zeros(*x_t.shape, some.shape[-1])
-        padded = torch.nn.functional.pad(some, (0, 0, 0, x_t.shape[1] - length))
+            features = output.new_zeros(*x_t.shape, output.shape[-1])
+        padded = torch.nn.functional.pad(output, (0, 0, 0, x_t.shape[1] - length))
         features = features.index_put((rows,), padded)
     if features is None:
         raise ValueError(f"attention_mask must keep some tokens, got a mask of {x_t.shape[0]} rows that keeps none")
     return features
+
+
+def unpadded(run: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """`run_unpadded` of ``run(x_t, t)``, as a function of ``(x_t, t, attention_mask)``."""
+    return lambda x_t, t, attention_mask: run_unpadded(run, x_t, t, attention_mask)
 
 
 def lengths_of(attention_mask: Tensor, x_t: Tensor) -> Tensor:

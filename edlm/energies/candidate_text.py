@@ -88,7 +88,7 @@ def check_same_tokens(tokenizer: Any, denoiser: Denoiser, reader: str, advice: s
     if tokenizer is None or denoiser.tokenizer is None:
         return
     theirs, ours = _token_names(tokenizer), _token_names(denoiser.tokenizer)
-    never = {denoiser.mask_token_id, *denoiser._impossible.tolist()}
+    never = {denoiser.mask_token_id, *denoiser.vocabulary.impossible}
     differing = [i for i in sorted(theirs.keys() & ours.keys()) if theirs[i] != ours[i] and i not in never]
     if differing:
         first = ", ".join(f"{i} ({ours[i]!r}, {reader}: {theirs[i]!r})" for i in differing[:_NAMED])

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edlm.denoisers.base import Denoiser, FunctionDenoiser
+from edlm.denoisers.base import Denoiser
 from edlm.denoisers.encoding import Encoding
 from edlm.denoisers.identity import DenoiserIdentity
+from edlm.denoisers.vocabulary import Vocabulary
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowStreams
 from edlm.energies.base import Energy, Step
@@ -180,8 +181,8 @@ class DreamLogitsHook(RerankLogits):
         return _write_logits(logits, slots, chosen, -torch.inf, torch.zeros(len(chosen), device=x.device))
 
 
-class _GivenLogits(FunctionDenoiser):
-    """Stands for the network of a loop: the rules for its logits, which are given.
+class _GivenLogits(Denoiser):
+    """Represents the network of a loop: the rules for its logits, which are given.
 
     Args:
         denoiser: The mask token, or the denoiser whose rules hold.
@@ -192,18 +193,24 @@ class _GivenLogits(FunctionDenoiser):
     """
 
     def __init__(self, denoiser: Denoiser | int, vocab_size: int):
-        known = None if isinstance(denoiser, int) else denoiser
-        super().__init__(lambda x_t, t: None, denoiser if known is None else known.mask_token_id, vocab_size)
-        self._known = (known,)  # in a tuple, so that it is no module of this one
-        if known is not None:
-            if vocab_size != known.vocab_size:
-                raise ValueError(f"logits must have vocab_size = {known.vocab_size} columns, got {vocab_size}")
-            self.tokenizer, self.eos_token_id = known.tokenizer, known.eos_token_id
-            self.register_buffer("_impossible", known._impossible.clone(), persistent=False)
+        if isinstance(denoiser, int):
+            super().__init__(Vocabulary(vocab_size, denoiser))
+            self._identity = None
+            return
+        if vocab_size != denoiser.vocab_size:
+            raise ValueError(f"logits must have vocab_size = {denoiser.vocab_size} columns, got {vocab_size}")
+        super().__init__(denoiser.vocabulary)
+        self._identity = denoiser.identity
+
+    def encode_tokens(self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool) -> Any:
+        raise NotImplementedError("the loop runs the network")
+
+    def decode(self, features: Tensor) -> Tensor:
+        return features
 
     @property
     def identity(self) -> DenoiserIdentity | None:
-        return None if self._known[0] is None else self._known[0].identity
+        return self._identity
 
 
 def _write_logits(logits: Tensor, slots: Slots, chosen: Tensor, others: float, largest: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from edlm.denoisers.base import Denoiser, DenoiserIdentity, FunctionDenoiser
+from edlm.denoisers.vocabulary import Vocabulary
 from edlm.diffusion.slots import Slots
 
 V = 4
@@ -58,7 +59,7 @@ def test_impossible_columns_get_no_mass():
         def decode(self, features):
             return features
 
-    log_probs = Padded(V, V, impossible_token_ids=(0, 3)).log_probs(X_T)
+    log_probs = Padded(Vocabulary(V, V, impossible=(0, 3))).log_probs(X_T)
     assert torch.isneginf(log_probs[0, 0, [0, 3]]).all()
     torch.testing.assert_close(log_probs[0, 0, [1, 2]], LOGITS[0, 0, [1, 2]].log_softmax(-1))
     assert log_probs[0, 1].exp().tolist() == [1, 0, 0, 0]  # a known token carries over all the same

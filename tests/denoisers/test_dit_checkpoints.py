@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from edlm import load_denoiser
-from edlm.denoisers.families.dit_denoiser import framing
+from edlm.denoisers.families.dit_denoiser import vocabulary_of
 from tests.denoisers import published
 from tests.denoisers.published import MASK, ROWS, backbone_weights, write_lightning, write_run
 
@@ -138,5 +138,6 @@ def test_the_tokenizer_says_what_text_holds(tmp_path):
 
 
 def test_gpt2s_separator_is_known_by_its_size():
-    assert framing(50258, None) == {"prefix_ids": (50256,), "eos_token_id": 50256}
-    assert framing(ROWS, None) == {"prefix_ids": (), "eos_token_id": None}
+    gpt2, other = vocabulary_of(50258, None), vocabulary_of(ROWS, None)
+    assert (gpt2.prefix_ids, gpt2.eos_token_id) == ((50256,), 50256)
+    assert (other.prefix_ids, other.eos_token_id) == ((), None)

@@ -9,6 +9,7 @@ from torch import nn
 
 from edlm import load_denoiser, wrap_denoiser
 from edlm.denoisers.logits import LogitsDenoiser
+from edlm.denoisers.vocabulary import Vocabulary
 from edlm.diffusion.slots import Slots
 from tests.denoisers import published_decoders as published
 
@@ -153,5 +154,5 @@ def test_smdm_has_one_mask_only():
 
 
 def test_a_logits_denoiser_takes_only_declared_attributes():
-    with pytest.raises(TypeError, match="LogitsDenoiser has no attribute 'shifts'"):
-        LogitsDenoiser(Table(), lambda *_: None, mask_token_id=6, vocab_size=6, shifts=True)
+    with pytest.raises(TypeError, match="shifts"):
+        LogitsDenoiser(Table(), lambda *_: None, Vocabulary(6, 6), shifts=True)

@@ -17,7 +17,8 @@ from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.decoder import DecoderDenoiser, build_network, rename, see_both_sides
 from edlm.denoisers.families.family import Family, LoadOptions, unwrap_logits
-from edlm.denoisers.logits import LogitsDenoiser, unused_columns
+from edlm.denoisers.logits import LogitsDenoiser
+from edlm.denoisers.vocabulary import Vocabulary, token_id
 
 LLAMA_MASK, GPT2_SMALL_MASK, GPT2_VOCABULARY = 811, 10541, 50257
 _ARCHITECTURES = {
@@ -43,57 +44,50 @@ def _load(checkpoint: Checkpoint, options: LoadOptions, model_type: str) -> Deno
     vocab_size = len(tables[0])  # a mask token may have been added to the config's
     config = config_class.from_dict({**checkpoint.config, "vocab_size": vocab_size, "pad_token_id": None})
     network = build_network(architecture, config, weights, options.dtype, checkpoint.path)
+    vocabulary, fed = _vocabulary(model_type, config, vocab_size, tokenizer, options.mask_token_id)
     return DecoderDenoiser(
         network,
-        **_masks(options.mask_token_id, vocab_size, model_type, tokenizer),
-        tokenizer=tokenizer,
+        vocabulary,
+        network_mask_token_id=fed,
         name=checkpoint.name,
         max_length=config.max_position_embeddings,
-        **_special(config, tokenizer),
+        shift=True,
     )
 
 
 def _wrap(module: nn.Module, tokenizer: Any = None, *, mask_token_id: int | None = None, model_type: str) -> Denoiser:
     """A denoiser of a ``DiscreteDiffusionModel`` (with its authors' attention patch), or of a plain causal LM."""
-    vocab_size = module.lm_head.weight.shape[0]
-    masks = _masks(mask_token_id, vocab_size, model_type, tokenizer)
-    mask, fed = masks["mask_token_id"], masks["network_mask_token_id"]
+    vocab_size, dtype = len(module.lm_head.weight), module.lm_head.weight.dtype
+    vocabulary, fed = _vocabulary(model_type, module.config, vocab_size, tokenizer, mask_token_id)
 
     def call(x_t: Tensor, t: Tensor, attention_mask: Tensor | None) -> Tensor:
-        tokens = x_t.masked_fill(x_t == mask, fed)
-        both_sides = see_both_sides(tokens, attention_mask, module.lm_head.weight.dtype)
+        tokens = x_t.masked_fill(x_t == vocabulary.mask_token_id, fed)
+        both_sides = see_both_sides(tokens, attention_mask, dtype)
         return unwrap_logits(module(tokens, attention_mask=both_sides.expand(len(tokens), -1, -1, -1)))
 
-    return LogitsDenoiser(
-        module,
-        call,
-        mask_token_id=mask,
-        vocab_size=vocab_size,
-        impossible_token_ids=unused_columns(tokenizer, vocab_size),
-        tokenizer=tokenizer,
-        max_length=getattr(module.config, "max_position_embeddings", None),
-        **_special(module.config, tokenizer),
-    )
+    max_length = getattr(module.config, "max_position_embeddings", None)
+    return LogitsDenoiser(module, call, vocabulary, max_length=max_length, shift=True)
 
 
-def _masks(given: int | None, vocab_size: int, model_type: str, tokenizer: Any) -> dict[str, int]:
-    """The mask of ``x_t``, and the token that the network is fed for it."""
-    trained = getattr(tokenizer, "mask_token_id", None)
-    if trained is None:
-        gpt2 = GPT2_SMALL_MASK if vocab_size == GPT2_VOCABULARY else GPT2_VOCABULARY  # of medium: an added token
-        trained = LLAMA_MASK if model_type == "llama" else gpt2
-    mask = trained if given is None else given
-    return {"mask_token_id": mask, "network_mask_token_id": trained if mask == vocab_size else mask}
-
-
-def _special(config: Any, tokenizer: Any) -> dict[str, Any]:
-    bos = getattr(tokenizer, "bos_token_id", None)
-    eos = getattr(tokenizer, "eos_token_id", None)
+def _vocabulary(
+    model_type: str, config: Any, size: int, tokenizer: Any, mask_token_id: int | None
+) -> tuple[Vocabulary, int]:
+    """The tokens of ``x_t``, and the token that the network is fed for a mask."""
+    trained = token_id(tokenizer, "mask")
+    if trained is None and model_type == "llama":
+        trained = LLAMA_MASK
+    elif trained is None:
+        trained = GPT2_SMALL_MASK if size == GPT2_VOCABULARY else GPT2_VOCABULARY  # medium: an added token
+    mask = trained if mask_token_id is None else mask_token_id
+    bos, eos = token_id(tokenizer, "bos"), token_id(tokenizer, "eos")
     bos, eos = config.bos_token_id if bos is None else bos, config.eos_token_id if eos is None else eos
-    return {"shift": True, "prefix_ids": () if bos is None else (bos,), "is_framed": True, "eos_token_id": eos}
+    prefix = () if bos is None else (bos,)
+    vocabulary = Vocabulary.of(tokenizer, size, mask, prefix_ids=prefix, is_framed=True, eos_token_id=eos)
+    return vocabulary, trained if mask == size else mask
 
 
-def _family(name: str, model_type: str) -> Family:
+def family_of(name: str, model_type: str) -> Family:
+    """The family of checkpoints with this word in their name and this architecture."""
     return Family(
         name,
         partial(_recognizes, family=name, model_type=model_type),
@@ -102,4 +96,4 @@ def _family(name: str, model_type: str) -> Family:
     )
 
 
-DIFFULLAMA, DIFFUGPT = _family("diffullama", "llama"), _family("diffugpt", "gpt2")
+FAMILY = family_of("diffullama", "llama")

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import load_strictly
 from edlm.denoisers.families.dit import DiT, DiTShape, rotary_frequencies, visible_positions
-from edlm.denoisers.families.family import first_given, unwrap_logits
-from edlm.denoisers.identity import DenoiserIdentity, identity_of
-from edlm.denoisers.logits import LogitsDenoiser, set_attributes, unused_columns
-from edlm.denoisers.unpadded import run_unpadded
+from edlm.denoisers.families.family import unwrap_logits
+from edlm.denoisers.logits import LogitsDenoiser
+from edlm.denoisers.network import NetworkDenoiser
+from edlm.denoisers.unpadded import unpadded
+from edlm.denoisers.vocabulary import Vocabulary, first_given, token_id
 
 NOISE_EPS = 1e-3  # of the published log-linear schedules
 GPT2_ROWS, GPT2_SEPARATOR = 50258, 50256  # GPT-2's tokens and the mask; <|endoftext|>
@@ -29,7 +29,7 @@ def total_noise(t: Tensor) -> Tensor:
     return -torch.log1p(-(1 - NOISE_EPS) * t.float())
 
 
-class DiTDenoiser(Denoiser):
+class DiTDenoiser(NetworkDenoiser):
     """A `DiT` as ``p_theta``: the softmax of its outputs at masked positions, the mask's column left out.
 
     That is so for all its families. MDLM, D3PM and BD3-LM predict ``x_0``; and SEDD's concrete scores
@@ -38,10 +38,9 @@ class DiTDenoiser(Denoiser):
     Args:
         network: The network.
         tokenizer: Its tokenizer, or None.
-        mask_token_id: By default the tokenizer's, else the last row.
+        mask_token_id: As for `vocabulary_of`.
         time_conditioned: Give the network ``sigma(t)``; else 0.
-        name: What the identity calls it.
-        attributes: Those of `Denoiser`, such as ``block_size``: tokens of block b then read blocks <= b only.
+        options: ``name`` and traits of `NetworkDenoiser`. With ``block_size``, tokens of block b read blocks <= b only.
 
     Raises:
         ValueError: the mask is no row of the embedding, or the tokenizer is larger than that.
@@ -57,17 +56,11 @@ class DiTDenoiser(Denoiser):
         *,
         mask_token_id: int | None = None,
         time_conditioned: bool = False,
-        name: str | None = None,
-        **attributes: Any,
+        **options: Any,
     ):
-        rows = network.shape.vocab_size
-        mask_token_id = mask_of(rows, tokenizer, mask_token_id)
-        super().__init__(mask_token_id, rows, unused_columns(tokenizer, rows))
-        self.network = network
-        self.tokenizer = tokenizer
-        self.time_conditioned = time_conditioned and network.shape.cond_dim is not None
-        self.name = name or "dit"
-        set_attributes(self, {**framing(rows, tokenizer), **attributes})
+        vocabulary = vocabulary_of(network.shape.vocab_size, tokenizer, mask_token_id)
+        time_conditioned = time_conditioned and network.shape.cond_dim is not None
+        super().__init__(network, vocabulary, time_conditioned=time_conditioned, **options)
 
     @property
     def hidden_size(self) -> int:
@@ -93,27 +86,6 @@ class DiTDenoiser(Denoiser):
     def embed(self, tokens: Tensor) -> Tensor:
         return self.network.embed(tokens)
 
-    @property
-    def identity(self) -> DenoiserIdentity:
-        return identity_of(self, self.network, self.name)
-
-
-class _OfficialCall:
-    """Calls ``module(x_t, sigma)``, which takes no attention mask, without the padding."""
-
-    def __init__(self, module: nn.Module, time_conditioned: bool, options: dict[str, Any]):
-        self.module = module
-        self.time_conditioned = time_conditioned
-        self.options = options
-
-    def __call__(self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None) -> Tensor:
-        return run_unpadded(self._run, x_t, t, attention_mask)
-
-    def _run(self, x_t: Tensor, t: Tensor) -> Tensor:
-        # At sigma = 0 SEDD's scores are infinite.
-        sigma = noise_level(t.clamp(min=1e-5), self.time_conditioned)
-        return unwrap_logits(self.module(x_t, sigma, **self.options))
-
 
 def wrap_official(
     module: nn.Module,
@@ -122,7 +94,7 @@ def wrap_official(
     mask_token_id: int | None = None,
     time_conditioned: bool = False,
     call_options: dict[str, Any] | None = None,
-    **attributes: Any,
+    **options: Any,
 ) -> LogitsDenoiser:
     """A denoiser of a module of the official code, called as ``module(x_t[n, length], sigma[n])``.
 
@@ -130,10 +102,10 @@ def wrap_official(
         module: Gives logits or log scores ``[n, length, vocab_size]``, as a tensor or an object with ``logits``;
             its embedding is named ``vocab_embed.embedding``.
         tokenizer: Its tokenizer, or None.
-        mask_token_id: By default the tokenizer's, else the last row of the embedding.
+        mask_token_id: As for `vocabulary_of`.
         time_conditioned: Give it ``sigma(t)``; else 0.
         call_options: Further keyword arguments of the module.
-        attributes: Those of `Denoiser`.
+        options: ``name`` and traits, as for `NetworkDenoiser`.
 
     Raises:
         ValueError: it has no such embedding, or the mask is none of its rows.
@@ -141,17 +113,14 @@ def wrap_official(
     tables = [table for name, table in module.named_parameters() if name.endswith("vocab_embed.embedding")]
     if not tables:
         raise ValueError(f"the module must have a parameter vocab_embed.embedding, {type(module).__name__} has none")
-    rows = len(tables[0])
-    return LogitsDenoiser(
-        module,
-        _OfficialCall(module, time_conditioned, call_options or {}),
-        mask_token_id=mask_of(rows, tokenizer, mask_token_id),
-        vocab_size=rows,
-        impossible_token_ids=unused_columns(tokenizer, rows),
-        tokenizer=tokenizer,
-        time_conditioned=time_conditioned,
-        **{**framing(rows, tokenizer), **attributes},
-    )
+    further = call_options or {}
+
+    def run(x_t: Tensor, t: Tensor) -> Tensor:
+        # At sigma = 0 SEDD's scores are infinite.
+        return unwrap_logits(module(x_t, noise_level(t.clamp(min=1e-5), time_conditioned), **further))
+
+    vocabulary = vocabulary_of(len(tables[0]), tokenizer, mask_token_id)
+    return LogitsDenoiser(module, unpadded(run), vocabulary, time_conditioned=time_conditioned, **options)
 
 
 def noise_level(t: Tensor, time_conditioned: bool) -> Tensor:
@@ -169,17 +138,23 @@ def mask_of(rows: int, tokenizer: Any, given: int | None = None) -> int:
         raise ValueError(
             f"the tokenizer must have at most {rows} tokens, the rows of the embedding, got {len(tokenizer)}"
         )
-    mask = first_given(given, getattr(tokenizer, "mask_token_id", None), rows - 1, of="mask_token_id")
+    mask = first_given(given, token_id(tokenizer, "mask"), rows - 1, of="mask_token_id")
     if not 0 <= mask < rows:
         raise ValueError(f"mask_token_id must lie in 0..{rows - 1}, the rows of the embedding, got {mask}")
     return mask
 
 
-def framing(rows: int, tokenizer: Any) -> dict[str, Any]:
-    """What separates documents: the tokenizer's tokens, or GPT-2's where the embedding has its size."""
-    known = GPT2_SEPARATOR if tokenizer is None and rows == GPT2_ROWS else None
-    begin, end = getattr(tokenizer, "bos_token_id", known), getattr(tokenizer, "eos_token_id", known)
-    return {"prefix_ids": () if begin is None else (begin,), "eos_token_id": end}
+def vocabulary_of(rows: int, tokenizer: Any, mask_token_id: int | None = None) -> Vocabulary:
+    """Tokens of an embedding with this many rows.
+
+    The mask is as for `mask_of`; texts are separated by the tokenizer's tokens, or by GPT-2's if there is no tokenizer
+    and the embedding has GPT-2's size.
+    """
+    mask = mask_of(rows, tokenizer, mask_token_id)
+    begin, end = (token_id(tokenizer, kind) for kind in ("bos", "eos"))
+    if tokenizer is None and rows == GPT2_ROWS:
+        begin = end = GPT2_SEPARATOR
+    return Vocabulary.of(tokenizer, rows, mask, prefix_ids=() if begin is None else (begin,), eos_token_id=end)
 
 
 def build_dit(shape: DiTShape, weights: dict[str, Tensor], source: object) -> DiT:

@@ -1,4 +1,4 @@
-"""What a family of published denoisers must provide."""
+"""The interface of a family of published denoisers."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Family:
     """One way in which denoisers are published.
 
     Attributes:
-        name: What ``family=`` calls it.
+        name: Its name in ``family=``.
         recognizes: Whether a checkpoint is of this family, from its files, configuration and key names.
-        load: The denoiser of a checkpoint, on the CPU; runs no code of the checkpoint unless the options say so.
-        wrap: ``wrap(module, tokenizer, mask_token_id=None, **options)``: a denoiser of a module already built, which
-            is called as the family's own code calls it.
+        load: The denoiser of a checkpoint, on the CPU; runs no code of the checkpoint unless the options allow it.
+        wrap: ``wrap(module, tokenizer, mask_token_id=None, **options)``: a denoiser of a module that is already
+            built, called as the family's own code calls it.
     """
 
     name: str
@@ -48,30 +48,23 @@ class Family:
     wrap: Callable[..., Denoiser]
 
 
-def first_given(*values: int | None, of: str) -> int:
-    """The first that is not None.
-
-    Raises:
-        ValueError: all are None; ``of`` says what was asked for.
-    """
-    for value in values:
-        if value is not None:
-            return value
-    raise ValueError(f"{of} must be given: neither the checkpoint nor its tokenizer says it")
+def setting_of(config: Any, name: str) -> Any:
+    """A setting of a configuration, a dictionary or an object; None without."""
+    return config.get(name) if isinstance(config, dict) else getattr(config, name, None)
 
 
 def unwrap_logits(output: Any) -> torch.Tensor:
-    """Logits of whatever a module returns: an output object, a tuple, or the tensor itself."""
+    """Logits in the output of a module: an object with ``logits``, a tuple, or the tensor itself."""
     if isinstance(output, torch.Tensor):
         return output
     return output.logits if hasattr(output, "logits") else output[0]
 
 
 def check_module(module: Any) -> None:
-    """Refuse what is no module.
+    """Refuse anything else than a module.
 
     Raises:
-        TypeError: says what it is.
+        TypeError: names its type.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"wrap_denoiser needs a torch module, got {type(module).__name__}")

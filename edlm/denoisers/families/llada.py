@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.decoder import DecoderDenoiser, build_network, rename
-from edlm.denoisers.families.family import Family, LoadOptions, first_given, unwrap_logits
-from edlm.denoisers.logits import LogitsDenoiser, unused_columns
+from edlm.denoisers.families.family import Family, LoadOptions, setting_of, unwrap_logits
+from edlm.denoisers.logits import LogitsDenoiser
 from edlm.denoisers.own_code import wants_own_code, wrap_own_code
-from edlm.denoisers.unpadded import run_unpadded
+from edlm.denoisers.unpadded import unpadded
+from edlm.denoisers.vocabulary import Vocabulary, first_given, token_id
 
 MASK, EOS = 126336, 126081
-# What the published models have; a network with another setting would be another function.
+# Settings of the published models; with another value the network would be another function.
 _FIXED: dict[str, Any] = {
     "block_type": "llama",
     "layer_norm_type": "rms",
@@ -52,8 +53,7 @@ _INNER = {
 def _load(checkpoint: Checkpoint, options: LoadOptions) -> Denoiser:
     if wants_own_code(checkpoint, options):
         return wrap_own_code(checkpoint, options, wrap)
-    given, tokenizer = checkpoint.config, checkpoint.tokenizer(options.tokenizer)
-    config = _as_llama(given, checkpoint)
+    tokenizer, config = checkpoint.tokenizer(options.tokenizer), _as_llama(checkpoint)
     names = dict(_OUTER)
     for i in range(config.num_hidden_layers):
         names |= {f"model.transformer.blocks.{i}.{old}.": f"model.layers.{i}.{new}." for old, new in _INNER.items()}
@@ -61,33 +61,32 @@ def _load(checkpoint: Checkpoint, options: LoadOptions) -> Denoiser:
     network = build_network(LlamaForCausalLM, config, weights, options.dtype, checkpoint.path)
     return DecoderDenoiser(
         network,
-        mask_token_id=_mask(options.mask_token_id, given.get("mask_token_id"), tokenizer),
-        tokenizer=tokenizer,
+        _vocabulary(checkpoint.config, tokenizer, options.mask_token_id),
         name=checkpoint.name,
         max_length=config.max_position_embeddings,
-        eos_token_id=first_given(given.get("eos_token_id"), EOS, of="eos_token_id"),
     )
 
 
-def _as_llama(given: dict[str, Any], checkpoint: Checkpoint) -> LlamaConfig:
-    missing = [name for name in ("d_model", "n_heads", "n_layers") if name not in given]
+def _as_llama(checkpoint: Checkpoint) -> LlamaConfig:
+    settings = checkpoint.config
+    missing = [name for name in ("d_model", "n_heads", "n_layers") if name not in settings]
     if missing:
         raise ValueError(f"a LLaDA config must say {missing}, got {checkpoint.describe()}")
     for name, wanted in _FIXED.items():
-        if given.get(name, wanted) not in (wanted, None):
-            raise ValueError(f"a LLaDA config must have {name} = {wanted!r}, got {given[name]!r}")
-    vocab_size = first_given(given.get("embedding_size"), given.get("vocab_size"), of="vocab_size")
+        if settings.get(name, wanted) not in (wanted, None):
+            raise ValueError(f"a LLaDA config must have {name} = {wanted!r}, got {settings[name]!r}")
+    heads = settings["n_heads"]
     return LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=given["d_model"],
-        intermediate_size=given.get("mlp_hidden_size") or given.get("mlp_ratio", 4) * given["d_model"],
-        num_hidden_layers=given["n_layers"],
-        num_attention_heads=given["n_heads"],
-        num_key_value_heads=given.get("n_kv_heads") or (1 if given.get("multi_query_attention") else given["n_heads"]),
-        max_position_embeddings=given.get("max_sequence_length", 4096),
-        rms_norm_eps=given.get("rms_norm_eps", 1e-5),
-        rope_parameters={"rope_type": "default", "rope_theta": given.get("rope_theta", 10000.0)},
-        tie_word_embeddings=given.get("weight_tying", False),
+        vocab_size=_width(settings),
+        hidden_size=settings["d_model"],
+        intermediate_size=settings.get("mlp_hidden_size") or settings.get("mlp_ratio", 4) * settings["d_model"],
+        num_hidden_layers=settings["n_layers"],
+        num_attention_heads=heads,
+        num_key_value_heads=settings.get("n_kv_heads") or (1 if settings.get("multi_query_attention") else heads),
+        max_position_embeddings=settings.get("max_sequence_length", 4096),
+        rms_norm_eps=settings.get("rms_norm_eps", 1e-5),
+        rope_parameters={"rope_type": "default", "rope_theta": settings.get("rope_theta", 10000.0)},
+        tie_word_embeddings=settings.get("weight_tying", False),
         pad_token_id=None,
     )
 
@@ -98,28 +97,20 @@ def wrap(module: nn.Module, tokenizer: Any = None, *, mask_token_id: int | None 
     Rows are run in groups of equal length, without an attention mask: versions of that code ignore it, or turn
     it into a causal one (ML-GSAI/LLaDA issues 89 and 90).
     """
-    config = module.config
-    vocab_size = first_given(
-        getattr(config, "embedding_size", None), getattr(config, "vocab_size", None), of="vocab_size"
-    )
-
-    def call(x_t: Tensor, t: Tensor, attention_mask: Tensor | None) -> Tensor:
-        return run_unpadded(lambda rows, _: unwrap_logits(module(rows)), x_t, t, attention_mask)
-
-    return LogitsDenoiser(
-        module,
-        call,
-        mask_token_id=_mask(mask_token_id, getattr(config, "mask_token_id", None), tokenizer),
-        vocab_size=vocab_size,
-        impossible_token_ids=unused_columns(tokenizer, vocab_size),
-        tokenizer=tokenizer,
-        max_length=getattr(config, "max_sequence_length", None),
-        eos_token_id=first_given(getattr(config, "eos_token_id", None), EOS, of="eos_token_id"),
-    )
+    run = unpadded(lambda x_t, t: unwrap_logits(module(x_t)))
+    max_length = getattr(module.config, "max_sequence_length", None)
+    return LogitsDenoiser(module, run, _vocabulary(module.config, tokenizer, mask_token_id), max_length=max_length)
 
 
-def _mask(given: int | None, of_config: int | None, tokenizer: Any) -> int:
-    return first_given(given, of_config, getattr(tokenizer, "mask_token_id", None), MASK, of="mask_token_id")
+def _width(config: Any) -> int:
+    return first_given(setting_of(config, "embedding_size"), setting_of(config, "vocab_size"), of="vocab_size")
+
+
+def _vocabulary(config: Any, tokenizer: Any, mask_token_id: int | None) -> Vocabulary:
+    mask = setting_of(config, "mask_token_id")
+    mask = first_given(mask_token_id, mask, token_id(tokenizer, "mask"), MASK, of="mask_token_id")
+    eos = first_given(setting_of(config, "eos_token_id"), EOS, of="eos_token_id")
+    return Vocabulary.of(tokenizer, _width(config), mask, eos_token_id=eos)
 
 
 FAMILY = Family("llada", lambda checkpoint: checkpoint.model_type == "llada", _load, wrap)

@@ -1,20 +1,21 @@
-"""MDLM and D3PM: hub folders, and Lightning checkpoints of the official code."""
+"""MDLM: hub folders, and Lightning checkpoints of the official code."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.families.dit import DiTShape
 from edlm.denoisers.families.dit_denoiser import DiTDenoiser, build_dit, wrap_official
 from edlm.denoisers.families.family import Family, LoadOptions
 from edlm.denoisers.families.lightning import is_lightning, load_backbone, setting, settings_of
-from edlm.denoisers.logits import LogitsDenoiser
 
-# What the network's outputs mean; for sedd, scores are formed outside of the network.
+# Meaning of the network's outputs, by family; sedd forms scores outside of the network.
 _PARAMETERIZATIONS = {"mdlm": ("subs", "sedd"), "d3pm": ("d3pm",)}
 
 
@@ -68,7 +69,7 @@ def _load(checkpoint: Checkpoint, options: LoadOptions, family: str) -> DiTDenoi
 
 
 def _check_settings(config: dict[str, Any], family: str, checkpoint: Checkpoint) -> None:
-    """Refuse what was trained to do something else."""
+    """Refuse networks trained for another task."""
     source = checkpoint.path
     if setting(config, "backbone", source) == "ar" or setting(config, "parameterization", source) == "ar":
         raise ValueError(
@@ -105,17 +106,9 @@ def _recognizes(checkpoint: Checkpoint, family: str) -> bool:
     return checkpoint.model_type == "mdlm" and family == "mdlm"
 
 
-def _wrap_d3pm(
-    module: nn.Module,
-    tokenizer: Any = None,
-    *,
-    mask_token_id: int | None = None,
-    time_conditioned: bool = True,
-    **options: Any,
-) -> LogitsDenoiser:
-    """As `wrap_official`, but conditioned on time unless told otherwise."""
-    return wrap_official(module, tokenizer, mask_token_id=mask_token_id, time_conditioned=time_conditioned, **options)
+def family_of(name: str, wrap: Callable[..., Denoiser]) -> Family:
+    """The family of this name in ``_PARAMETERIZATIONS``."""
+    return Family(name, partial(_recognizes, family=name), partial(_load, family=name), wrap)
 
 
-FAMILY = Family("mdlm", partial(_recognizes, family="mdlm"), partial(_load, family="mdlm"), wrap_official)
-D3PM = Family("d3pm", partial(_recognizes, family="d3pm"), partial(_load, family="d3pm"), _wrap_d3pm)
+FAMILY = family_of("mdlm", wrap_official)

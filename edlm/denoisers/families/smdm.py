@@ -13,8 +13,9 @@ from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.decoder import DecoderDenoiser, build_network, rename
 from edlm.denoisers.families.family import Family, LoadOptions, unwrap_logits
-from edlm.denoisers.logits import LogitsDenoiser, unused_columns
-from edlm.denoisers.unpadded import run_unpadded
+from edlm.denoisers.logits import LogitsDenoiser
+from edlm.denoisers.unpadded import unpadded
+from edlm.denoisers.vocabulary import Vocabulary, token_id
 
 MAX_LENGTH = 2048
 _NAMES = {"transformer.wte.": "model.embed_tokens.", "transformer.ln_f.": "model.norm."}
@@ -53,14 +54,8 @@ def _load(checkpoint: Checkpoint, options: LoadOptions) -> Denoiser:
         names |= {f"transformer.h.{i}.{old}.": f"model.layers.{i}.{new}." for old, new in _INNER.items()}
     weights = rename(_unpack(weights, config), names)
     network = build_network(_Network, config, weights, options.dtype, checkpoint.path)
-    return DecoderDenoiser(
-        network,
-        mask_token_id=_mask(options.mask_token_id, config.vocab_size - 1),
-        tokenizer=tokenizer,
-        name=checkpoint.name,
-        max_length=MAX_LENGTH,
-        eos_token_id=getattr(tokenizer, "eos_token_id", None),
-    )
+    vocabulary = _vocabulary(config.vocab_size - 1, tokenizer, options.mask_token_id)
+    return DecoderDenoiser(network, vocabulary, name=checkpoint.name, max_length=MAX_LENGTH)
 
 
 def _config_of(weights: dict[str, Tensor], checkpoint: Checkpoint) -> LlamaConfig:
@@ -78,7 +73,7 @@ def _config_of(weights: dict[str, Tensor], checkpoint: Checkpoint) -> LlamaConfi
         raise ValueError(
             f"an SMDM checkpoint must have one embedding more than columns, that of the mask, got {rows} and {columns}"
         )
-    blocks = {int(found[1]) for name in weights if (found := re.match(r"transformer\.h\.(\d+)\.", name))}
+    blocks = {int(match[1]) for name in weights if (match := re.match(r"transformer\.h\.(\d+)\.", name))}
     head_size = 80 if (width, inner) == (640, 1600) else 64 if width <= 1024 else 128
     if width % head_size:
         raise ValueError(f"an SMDM checkpoint must have a width of heads of {head_size}, got {width}")
@@ -102,39 +97,28 @@ def _unpack(weights: dict[str, Tensor], config: LlamaConfig) -> dict[str, Tensor
     """Weights with the packed queries, keys and values of lit-gpt (head by head) in three matrices."""
     unpacked = {}
     for name, weight in weights.items():
-        found = re.fullmatch(r"transformer\.h\.(\d+)\.attn\.attn\.weight", name)
-        if not found or weight.shape != (3 * config.hidden_size, config.hidden_size):
+        match = re.fullmatch(r"transformer\.h\.(\d+)\.attn\.attn\.weight", name)
+        if not match or weight.shape != (3 * config.hidden_size, config.hidden_size):
             unpacked[name] = weight
             continue
         parts = weight.view(config.num_attention_heads, 3, -1, config.hidden_size).unbind(1)
         for letter, part in zip("qkv", parts, strict=True):
-            unpacked[f"model.layers.{found[1]}.self_attn.{letter}_proj.weight"] = part.flatten(0, 1).contiguous()
+            unpacked[f"model.layers.{match[1]}.self_attn.{letter}_proj.weight"] = part.flatten(0, 1).contiguous()
     return unpacked
 
 
 def wrap(module: nn.Module, tokenizer: Any = None, *, mask_token_id: int | None = None) -> Denoiser:
     """A denoiser of a ``TransEncoder``, which takes tokens only: rows are run in groups of equal length."""
-    vocab_size = module.lm_head.weight.shape[0]
-
-    def call(x_t: Tensor, t: Tensor, attention_mask: Tensor | None) -> Tensor:
-        return run_unpadded(lambda rows, _: unwrap_logits(module(rows)), x_t, t, attention_mask)
-
-    return LogitsDenoiser(
-        module,
-        call,
-        mask_token_id=_mask(mask_token_id, vocab_size),
-        vocab_size=vocab_size,
-        impossible_token_ids=unused_columns(tokenizer, vocab_size),
-        tokenizer=tokenizer,
-        max_length=getattr(getattr(module, "config", None), "block_size", MAX_LENGTH),
-        eos_token_id=getattr(tokenizer, "eos_token_id", None),
-    )
+    run = unpadded(lambda x_t, t: unwrap_logits(module(x_t)))
+    max_length = getattr(getattr(module, "config", None), "block_size", MAX_LENGTH)
+    vocabulary = _vocabulary(len(module.lm_head.weight), tokenizer, mask_token_id)
+    return LogitsDenoiser(module, run, vocabulary, max_length=max_length)
 
 
-def _mask(given: int | None, vocab_size: int) -> int:
-    if given not in (None, vocab_size):
-        raise ValueError(f"mask_token_id of SMDM must be its vocab_size ({vocab_size}), got {given}")
-    return vocab_size
+def _vocabulary(size: int, tokenizer: Any, mask_token_id: int | None) -> Vocabulary:
+    if mask_token_id not in (None, size):
+        raise ValueError(f"mask_token_id of SMDM must be its vocab_size ({size}), got {mask_token_id}")
+    return Vocabulary.of(tokenizer, size, size, eos_token_id=token_id(tokenizer, "eos"))
 
 
 def _recognizes(checkpoint: Checkpoint) -> bool:

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
-from edlm.denoisers.families.family import Family, LoadOptions, first_given, unwrap_logits
-from edlm.denoisers.logits import LogitsDenoiser, unused_columns
-from edlm.denoisers.unpadded import run_unpadded
+from edlm.denoisers.families.family import Family, LoadOptions, unwrap_logits
+from edlm.denoisers.logits import LogitsDenoiser
+from edlm.denoisers.unpadded import unpadded
+from edlm.denoisers.vocabulary import Vocabulary, first_given, token_id
 
 
 def wrap(
@@ -30,7 +31,7 @@ def wrap(
     Args:
         module: Tokens ``[n, length]`` (and times ``[n]`` in [0, 1]) to ``[n, length, vocab_size]``.
         tokenizer: Its tokenizer, or None.
-        mask_token_id: ``vocab_size`` by default: beside the columns.
+        mask_token_id: ``vocab_size`` by default: outside the columns.
         vocab_size: Number of columns; ``mask_token_id`` by default.
         time_conditioned: Whether it takes times.
         returns: ``"probabilities"`` for modules that end in a softmax.
@@ -48,17 +49,8 @@ def wrap(
         output = unwrap_logits(module(x_t, t) if time_conditioned else module(x_t))
         return output.log() if returns == "probabilities" else output
 
-    return LogitsDenoiser(
-        module,
-        lambda x_t, t, attention_mask: run_unpadded(run, x_t, t, attention_mask),
-        mask_token_id=mask_token_id,
-        vocab_size=vocab_size,
-        impossible_token_ids=unused_columns(tokenizer, vocab_size),
-        tokenizer=tokenizer,
-        time_conditioned=time_conditioned,
-        max_length=max_length,
-        eos_token_id=getattr(tokenizer, "eos_token_id", None),
-    )
+    vocabulary = Vocabulary.of(tokenizer, vocab_size, mask_token_id, eos_token_id=token_id(tokenizer, "eos"))
+    return LogitsDenoiser(module, unpadded(run), vocabulary, time_conditioned=time_conditioned, max_length=max_length)
 
 
 def _load(checkpoint: Checkpoint, options: LoadOptions) -> Denoiser:

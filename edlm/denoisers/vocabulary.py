@@ -1,0 +1,113 @@
+"""Tokens of a denoiser; the one place that asks a tokenizer about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from edlm.denoisers.identity import digest
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Tokens of a denoiser, and what frames its texts.
+
+    Attributes:
+        size: Width of the logits.
+        mask_token_id: The mask token; may lie outside the logits (``= size``).
+        impossible: Columns that get no mass, sorted: the mask's, if it has one, and those that text never holds.
+        prefix_ids: Tokens before the text: ``[CLS]``, a begin-of-sequence token, a separator of documents.
+        suffix_ids: Tokens after the text, such as ``[SEP]``.
+        is_framed: Whether prefix and suffix surround every sequence, so that they are always given; else a prefix
+            only marks the start of a text, and may be absent.
+        eos_token_id: The token that ends a text, or None.
+        tokenizer: The matching tokenizer, or None.
+
+    Raises:
+        ValueError: the mask token lies outside ``0..size``.
+    """
+
+    size: int
+    mask_token_id: int
+    impossible: tuple[int, ...] = ()
+    prefix_ids: tuple[int, ...] = ()
+    suffix_ids: tuple[int, ...] = ()
+    is_framed: bool = False
+    eos_token_id: int | None = None
+    tokenizer: Any = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.mask_token_id <= self.size:
+            raise ValueError(f"mask_token_id must lie in 0..vocab_size ({self.size}), got {self.mask_token_id}")
+        impossible = {*self.impossible, self.mask_token_id} - {self.size}
+        object.__setattr__(self, "impossible", tuple(sorted(impossible)))
+
+    @classmethod
+    def of(cls, tokenizer: Any, size: int, mask_token_id: int, **others: Any) -> Vocabulary:
+        """The vocabulary of a tokenizer, whose missing columns pad the logits to a round number.
+
+        Args:
+            tokenizer: The tokenizer, or None.
+            size: Width of the logits.
+            mask_token_id: The mask token.
+            others: Further attributes.
+        """
+        padding = range(len(tokenizer), size) if tokenizer is not None else ()
+        impossible = (*others.pop("impossible", ()), *padding)
+        return cls(size, mask_token_id, impossible, tokenizer=tokenizer, **others)
+
+    @classmethod
+    def of_masked_lm(
+        cls, tokenizer: Any, size: int, mask_token_id: int | None = None, impossible: tuple[int, ...] = ()
+    ) -> Vocabulary:
+        """The vocabulary of a masked LM.
+
+        Tokenizers like BERT's are recognised by their ``[CLS]`` token: ``[CLS] text [SEP]``. Of others only the mask
+        is never text: their end-of-sequence token may separate documents, as in what ``edlm prepare corpus`` writes;
+        it comes before a prompt.
+
+        Args:
+            tokenizer: The tokenizer, or None.
+            size: Width of the logits.
+            mask_token_id: By default the tokenizer's.
+            impossible: Further tokens that text never holds.
+
+        Raises:
+            ValueError: no mask token is known.
+        """
+        if mask_token_id is None:
+            mask_token_id = token_id(tokenizer, "mask")
+        if mask_token_id is None:
+            raise ValueError("a denoiser needs a mask token: give mask_token_id, or a tokenizer that has one")
+        cls_id, sep, bos, eos = (token_id(tokenizer, kind) for kind in ("cls", "sep", "bos", "eos"))
+        if cls_id is None:
+            framing = {"prefix_ids": () if eos is None else (eos,)}
+        else:
+            end = eos if sep is None else sep
+            framing = {"prefix_ids": (cls_id,), "suffix_ids": () if end is None else (end,), "is_framed": True}
+            never = {cls_id, end, bos, token_id(tokenizer, "pad"), token_id(tokenizer, "unk")} - {None}
+            impossible = (*impossible, *never)
+        return cls.of(tokenizer, size, mask_token_id, impossible=impossible, eos_token_id=eos, **framing)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the tokenizer's tokens and their ids; "" without a tokenizer."""
+        return "" if self.tokenizer is None else digest(repr(sorted(self.tokenizer.get_vocab().items())).encode())
+
+
+def token_id(tokenizer: Any, kind: Literal["mask", "bos", "eos", "cls", "sep", "pad", "unk"]) -> int | None:
+    """Id of a special token; None without a tokenizer, or if it has none."""
+    return getattr(tokenizer, f"{kind}_token_id", None)
+
+
+def first_given(*values: int | None, of: str) -> int:
+    """The first that is not None.
+
+    Raises:
+        ValueError: all are None; ``of`` names what is missing.
+    """
+    for value in values:
+        if value is not None:
+            return value
+    raise ValueError(f"{of} must be given: neither the checkpoint nor its tokenizer says it")
