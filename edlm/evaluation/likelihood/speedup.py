@@ -97,9 +97,8 @@ def time_ratio(
 
     The interval is a percentile bootstrap. A resample draws rows with replacement, the same rows for both curves
     and all settings, and the timed batches of each setting; its ratio is infinite where the curve never reaches the
-    bound.
-    A setting with an infinite row never reaches any, also where a resample lacks that row. A setting that was timed
-    once has the same time in all resamples: the interval does not cover how times vary.
+    bound. A setting with an infinite row never reaches any, also where a resample lacks that row. A setting that was
+    timed once has the same time in all resamples: the interval does not cover how times vary.
 
     Args:
         curve: The curve that is compared.
