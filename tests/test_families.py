@@ -126,7 +126,7 @@ def test_with_the_causal_lm_of_the_mdlm_code(tmp_path):
 
 
 def test_every_family_is_here():
-    from edlm.denoisers.loading import FAMILIES as registered
+    from edlm.denoisers.families import FAMILIES as registered
 
     tested = {"masked_lm", *FAMILIES} - {*MASKED_LMS, "mdlm_lightning", "mdlm_with_time"}
     assert tested == {family.name for family in registered}

@@ -1,6 +1,5 @@
 """The synthetic languages against enumeration; all numbers are asymmetric and some are zero."""
 
-import doctest
 import math
 from itertools import product
 
@@ -111,7 +110,7 @@ def test_chain_log_prob_is_the_enumerated_sum_for_every_masking_pattern(language
 
 
 @WORLDS
-def test_log_marginals_are_the_enumerated_posterior_for_every_possible_pattern(language, law):
+def test_log_marginals_are_the_enumerated_posterior_for_every_pattern(language, law):
     x, mass = every_pattern(law, 3, LENGTH)
     index = {tuple(row): r for r, row in enumerate(x.tolist())}
     possible = (mass > 0).nonzero()[:, 0].tolist()
@@ -134,10 +133,7 @@ def test_log_marginals_are_the_enumerated_posterior_for_every_possible_pattern(l
 def test_log_marginals_of_impossible_rows_raise_and_name_the_rows(language, law):
     x, mass = every_pattern(law, 3, LENGTH)
     good, bad = x[mass > 0][5], x[mass == 0][3]
-    with pytest.raises(
-        ValueError,
-        match=r"observed tokens of x_t must have positive probability, got zero in rows \[1, 3\]",
-    ):
+    with pytest.raises(ValueError, match=r"observed tokens .* positive probability, got zero in rows \[1, 3\]"):
         language.log_marginals(torch.stack([good, bad, good, bad]))
 
 
@@ -192,14 +188,10 @@ def test_a_batch_equals_its_rows_alone_across_passes(language, monkeypatch):
     monkeypatch.setattr(languages, "ROWS_PER_PASS", 3)
     torch.testing.assert_close(language.log_prob(x), alone)
     torch.testing.assert_close(language.log_marginals(x), alone_marginals)
-    assert language.log_prob(x[:0]).shape == (0,) and language.log_marginals(x[:0]).shape == (
-        0,
-        5,
-        3,
-    )
+    assert language.log_prob(x[:0]).shape == (0,) and language.log_marginals(x[:0]).shape == (0, 5, 3)
 
 
-def test_draws_never_pick_probability_zero_at_either_end_of_the_unit_interval(monkeypatch):
+def test_draws_never_pick_probability_zero_at_the_ends_of_the_interval(monkeypatch):
     table = torch.tensor([[0.0, 0.7, 0.2, 0.1, 0.0], [0.25, 0.0, 0.25, 0.5, 0.0]], dtype=torch.float64)
     assert table[0].cumsum(0)[-1] == 1 - 2**-53  # unnormalised, the last u would fall off the end
     cdf = languages._cdf(table, G)
@@ -233,7 +225,7 @@ def test_markov_entropy_closed_form_is_the_enumerated_entropy():
     assert math.isclose(chain().entropy_nats(1), -sum(p * math.log(p) for p in START), rel_tol=1e-12)
 
 
-def test_random_chain_has_the_likely_successors_and_the_smoothing_asked_for():
+def test_random_chain_has_its_likely_successors_and_smoothing():
     language = MarkovChain.random(7, 2, torch.Generator().manual_seed(4), smoothing=0.14)
     likely = language.transition > 0.0201
     assert likely.sum(1).tolist() == [2] * 7 and len(likely.unique(dim=0)) > 1
@@ -250,10 +242,7 @@ def test_reference_language_is_rebuilt_as_method_section_7_says():
             chosen = torch.randperm(columns, generator=g)[:3]
             want[chosen] = torch.rand(3, dtype=torch.float64, generator=g) + 0.2
             torch.testing.assert_close(row, 0.98 * want / want.sum() + 0.02 / columns, rtol=1e-14, atol=0)
-    assert language.initial.tolist() == [1 / 16] * 16 and (
-        language.vocab_size,
-        language.mask_token_id,
-    ) == (32, 32)
+    assert language.initial.tolist() == [1 / 16] * 16 and language.vocab_size == language.mask_token_id == 32
 
 
 def test_reference_language_gives_the_tables_of_method_section_3():
@@ -334,7 +323,7 @@ def test_dyck_samples_are_uniform_and_not_coin_flips():
     assert not follows(x, flipped)
 
 
-def test_dyck_beyond_float64_counts_samples_and_scores_full_rows_and_refuses_masks():
+def test_dyck_beyond_float64_scores_full_rows_and_refuses_masks():
     brackets = Dyck(5, 3)
     x = brackets.sample(3, 2000, torch.Generator().manual_seed(6))
     torch.testing.assert_close(
@@ -396,7 +385,7 @@ def test_errors_say_the_rule_then_what_was_received(message):
         ERRORS[message]()
 
 
-def test_row_sums_within_the_tolerance_are_normalised_away_and_arrays_become_float64():
+def test_row_sums_within_the_tolerance_are_normalised_in_float64():
     loose = MarkovChain(torch.tensor(STEP, dtype=torch.float32).numpy() * (1 + 5e-7), START)
     assert loose.transition.dtype == torch.float64
     torch.testing.assert_close(
@@ -405,9 +394,3 @@ def test_row_sums_within_the_tolerance_are_normalised_away_and_arrays_become_flo
         rtol=1e-13,
         atol=1e-13,
     )
-
-
-@pytest.mark.parametrize("module", [languages, dyck])
-def test_docstring_examples_run(module):
-    result = doctest.testmod(module)
-    assert result.failed == 0 and result.attempted >= 3

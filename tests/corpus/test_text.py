@@ -132,10 +132,7 @@ def test_dataset_name_goes_to_load_dataset_with_config_and_split(tmp_path, monke
 )
 def test_missing_path_is_an_error_and_not_a_hub_call(source, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: pytest.fail("asked the hub"))
-    with pytest.raises(
-        FileNotFoundError,
-        match="source must be an existing file or folder or a dataset's name, got .*(missing|folder|b.jsonl)",
-    ):
+    with pytest.raises(FileNotFoundError, match="source must be .*, got .*(missing|folder|b.jsonl)"):
         read_documents(source)
 
 
@@ -144,26 +141,12 @@ def test_missing_path_is_an_error_and_not_a_hub_call(source, monkeypatch):
     [
         ("a.txt", b"good\nbad \xff", r"a text file must be UTF-8, got .*a\.txt with a bad byte at offset 9"),
         ("a.txt", b" \n<|endoftext|>\n", r"source must hold text .*got none in .*a\.txt"),
-        ("a.txt", b"", r"source must hold text .*got none in .*a\.txt"),
         ("a.jsonl", b'{"text": "a"}\n\n{"text": "b"\n', r"JSON must be valid, got .* in .*a\.jsonl:3$"),
         ("a.json", b'[{"text": "a"},\n{"text": }]', r"JSON must be valid, got .* in .*a\.json:2$"),
-        (
-            "a.jsonl",
-            b'{"text": "a"}\n\n{"story": "b"}',
-            r"each record must have valid Unicode text in 'text', got .*story.*a\.jsonl:3 ",
-        ),
-        (
-            "a.jsonl",
-            b'"just text"',
-            r"each record must have valid Unicode text in 'text', got 'just text' in .*a\.jsonl:1 ",
-        ),
-        ("a.jsonl", b'{"text": 5}', r"each record must have valid Unicode text in 'text', got .*5.*a\.jsonl:1 "),
-        ("a.jsonl", b'{"text": "\\ud800"}', r"each record must have valid Unicode text in 'text', got .*a\.jsonl:1 "),
-        (
-            "a.json",
-            b'[{"text": "a"},\n{"text": 5}]',
-            r"each record must have valid Unicode text in 'text', got .*a\.json.*\(record 2\)",
-        ),
+        ("a.jsonl", b'{"text": "a"}\n\n{"story": "b"}', r"each record must have .*story.*a\.jsonl:3 "),
+        ("a.jsonl", b'"just text"', r"each record must have .* 'text', got 'just text' in .*a\.jsonl:1 "),
+        ("a.jsonl", b'{"text": "\\ud800"}', r"each record must have valid Unicode .*a\.jsonl:1 "),
+        ("a.json", b'[{"text": "a"},\n{"text": 5}]', r"each record must have .*a\.json.*\(record 2\)"),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, content, message):
@@ -173,9 +156,7 @@ def test_bad_files_are_named(tmp_path, name, content, message):
 
 
 def test_split_needs_a_dataset_and_an_empty_folder_is_an_error(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"source must hold text \(a folder: in .txt, .jsonl, .json, .parquet files\), got none"
-    ):
+    with pytest.raises(ValueError, match=r"source must hold text .*, got none"):
         read_documents(tmp_path)
     (tmp_path / "a.txt").write_text("a")
     with pytest.raises(ValueError, match="split must be None for files and folders, got 'train' with"):
@@ -192,14 +173,8 @@ def test_tokenizer_has_exactly_the_special_tokens(kind, special):
     tokenizer = train_tokenizer(AWKWARD, kind=kind, vocab_size=300)
     assert tokenizer.convert_ids_to_tokens(range(len(special))) == special
     assert sorted(tokenizer.all_special_tokens) == sorted(special)
-    ids = (
-        tokenizer.eos_token_id,
-        tokenizer.bos_token_id,
-        tokenizer.sep_token_id,
-        tokenizer.pad_token_id,
-        tokenizer.mask_token_id,
-    )
-    assert ids == (0, 0, 0, 0, 1)
+    ids = [getattr(tokenizer, f"{kind}_token_id") for kind in ("eos", "bos", "sep", "pad", "mask")]
+    assert ids == [0, 0, 0, 0, 1]
     assert tokenizer.unk_token_id == (2 if kind == "character" else None)
     assert len(tokenizer) == tokenizer.vocab_size <= 300
     assert sorted(tokenizer.get_vocab().values()) == list(range(len(tokenizer)))
@@ -247,12 +222,6 @@ def test_saved_tokenizer_comes_back_through_auto_tokenizer(kind, tmp_path):
         assert loaded.decode(plain(loaded, text)) == text
 
 
-def test_training_is_deterministic():
-    documents = ["the cat sat on the mat", "a dog and a cat and a dog"] * 3
-    first, second = (train_tokenizer(documents, vocab_size=270) for _ in range(2))
-    assert first.get_vocab() == second.get_vocab() and len(first) == 270
-
-
 @pytest.mark.parametrize(
     "documents, options, message",
     [
@@ -269,11 +238,6 @@ def test_training_is_deterministic():
 def test_tokenizer_errors(documents, options, message):
     with pytest.raises(ValueError, match=message):
         train_tokenizer(documents, **options)
-
-
-def test_smallest_vocabularies_work():
-    assert len(train_tokenizer(["aaaa aaaa"], vocab_size=258)) == 258
-    assert len(train_tokenizer(["abc", "cd"], kind="character", vocab_size=7)) == 7
 
 
 # Splitting
@@ -314,10 +278,6 @@ def test_split_fraction_must_be_inside_0_and_1(fraction):
 
 
 def test_split_with_an_empty_side_is_an_error():
-    with pytest.raises(
-        ValueError, match="both sides must hold a document, got 1 train and 0 valid|0 train and 1 valid"
-    ):
-        split_documents(["one"], 0.5)
     with pytest.raises(ValueError, match="both sides must hold a document, got 0 train and 0 valid"):
         split_documents([], 0.5)
     with pytest.raises(ValueError, match="both sides must hold a document, got 2 train and 0 valid"):
@@ -377,11 +337,7 @@ def test_characters_of_cut_text_are_those_of_the_decoded_tokens(length):
     assert blocks.num_characters == len(decoded)  # a character that is cut decodes to one replacement character
 
 
-def test_empty_documents_keep_their_separators():
-    assert pack_documents(["", "a", ""], abc_tokenizer(), 5).tokens.tolist() == [[0, 0, 3, 0, 0]]
-
-
-def test_unknown_characters_are_reported_but_not_a_tokenizer_whose_unknown_token_is_its_separator(caplog):
+def test_unknown_characters_are_reported_unless_unknown_is_the_separator(caplog):
     tokenizer = abc_tokenizer()
     assert pack_documents(["axbx"], tokenizer, 6).tokens.tolist() == [[0, 3, 2, 4, 2, 0]]
     assert "2 of 6 tokens are unknown" in caplog.text
@@ -449,29 +405,11 @@ def test_loading_errors(tmp_path):
     "tokens, num_tokens", [(torch.zeros(6, dtype=torch.long), 8), (torch.zeros(2, 3, dtype=torch.long), 7)]
 )
 def test_blocks_whose_counts_disagree_are_refused(tokens, num_tokens):
-    with pytest.raises(
-        ValueError, match=r"tokens must be \[num_blocks, length\], num_tokens kept \+ dropped, got .* tokens, 2 dropped"
-    ):
+    with pytest.raises(ValueError, match=r"tokens must be \[num_blocks, length\], .* 2 dropped"):
         TokenBlocks(tokens, 1, num_tokens, 2, 5)
 
 
 # Real text
-
-
-@pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data/tinystories")
-def test_tinystories_from_file_to_blocks():
-    stories = read_documents(DATA / "valid.txt")
-    assert len(stories) == 362  # README of the data
-    assert sum(len(story.split()) for story in stories) + len(stories) == 59939  # words there include separators
-    tokenizer = train_tokenizer(stories, vocab_size=1024)
-    assert len(tokenizer) == 1024
-    blocks = pack_documents(stories, tokenizer, 128)
-    decoded = tokenizer.decode(blocks.tokens.flatten())
-    whole = "<|endoftext|>" + "".join(f"{story}<|endoftext|>" for story in stories)
-    assert whole.startswith(decoded) and 0 < len(whole) - len(decoded) < 128 * 20
-    assert blocks.num_tokens == blocks.tokens.numel() + blocks.num_dropped
-    assert blocks.num_characters == len(decoded.replace("<|endoftext|>", ""))
-    assert 2.5 < blocks.characters_per_token < 4.5
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data/tinystories")

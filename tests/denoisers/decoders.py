@@ -40,7 +40,7 @@ def padded(rows, with_token=5):
 
 
 class ByHand(nn.Module):
-    """Stands for a module of the family's own code: called as that code is called, computed by hand."""
+    """Replaces a module of the family's own code: called as that code is called, computed by hand."""
 
     def __init__(self, family, weights, config=None):
         super().__init__()

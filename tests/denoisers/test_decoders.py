@@ -147,17 +147,6 @@ def test_loading_as_another_family_says_what_is_missing(family, tmp_path):
 
 
 @each
-@torch.no_grad()
-def test_identity_tells_other_weights(family, tmp_path):
-    first = load(family, published.write(family, tmp_path)).identity
-    (tmp_path / "other").mkdir()
-    second = load(family, published.write(family, tmp_path / "other", published.random_weights(family, 1))).identity
-    assert [d.split()[0] for d in first.differences(second)] == ["revision"]
-    half = load(family, published.write(family, tmp_path), dtype=torch.float16)
-    assert half.network.dtype == torch.float16 and first.differences(half.identity) == []
-
-
-@each
 def test_gradients_reach_the_whole_network(family, tmp_path):
     denoiser = load(family, published.write(family, tmp_path))
     row = some_rows(family)[2][None]

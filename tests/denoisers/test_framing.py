@@ -15,7 +15,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from edlm import EnergySampler, FunctionDenoiser, load_denoiser
+from edlm import EnergySampler, load_denoiser
 from edlm.denoisers import MaskedLMDenoiser
 
 BERT_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[user]", "a", "b", "c", "d"]
@@ -88,17 +88,6 @@ def test_special_tokens_are_never_sampled(make):
 
 @each
 @torch.no_grad()
-def test_log_probs_are_the_networks_without_the_special_columns(make):
-    denoiser = denoiser_of(make)
-    special = [0, 1, 2, 3, 8] if make is roberta else [0, 1, 2, 3, 4]
-    x_t = torch.tensor([[denoiser.prefix_ids[0], 6, denoiser.mask_token_id, 7, denoiser.suffix_ids[0]]])
-    logits = denoiser.network(input_ids=x_t).logits[0, 2]
-    logits[special] = -torch.inf
-    torch.testing.assert_close(denoiser.log_probs(x_t)[0, 2], logits.log_softmax(-1), rtol=1e-5, atol=1e-5)
-
-
-@each
-@torch.no_grad()
 def test_the_longest_sequence_runs_and_the_next_is_refused(make):
     denoiser = denoiser_of(make)
     longest = 10 if make is roberta else 12  # of RoBERTa's 12 positions, the first 2 are not used
@@ -144,12 +133,3 @@ def test_the_shipped_denoisers_law_is_its_networks_with_the_separator():
     assert torch.isfinite(log_probs[:, separator]).all()
     assert denoiser.prefix_ids == (separator,) and denoiser.suffix_ids == () and not denoiser.is_framed
     assert denoiser.eos_token_id == separator and denoiser.max_length == 128
-
-
-def test_a_function_has_no_limits_and_keeps_no_states():
-    denoiser = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 4), mask_token_id=4, vocab_size=4)
-    assert denoiser.max_length is denoiser.family is denoiser.eos_token_id is denoiser.block_size is None
-    assert denoiser.prefix_ids == denoiser.suffix_ids == ()
-    for name in ("hidden_size", "num_blocks"):
-        with pytest.raises(NotImplementedError, match="FunctionDenoiser keeps no hidden states"):
-            getattr(denoiser, name)

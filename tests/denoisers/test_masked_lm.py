@@ -98,7 +98,7 @@ def test_log_probs_are_the_models_own_masked_log_softmax(family):
 
 @each
 @torch.no_grad()
-def test_the_output_layer_runs_only_where_asked(family):
+def test_the_output_layer_runs_only_where_requested(family):
     model = random_model(family)
     denoiser = MaskedLMDenoiser(model, tokenizer())
     rows, x_t = output_rows(model), some_tokens()
@@ -106,8 +106,8 @@ def test_the_output_layer_runs_only_where_asked(family):
     assert rows == [5]
     encoding = denoiser.encode(x_t, rows=torch.tensor([2]))
     assert encoding.features.shape == (1, 7, 16) and rows == [5]
-    asked = Slots.where(torch.arange(7).expand(3, 7) == torch.tensor([9, 9, 6])[:, None])
-    alone = denoiser.slot_log_probs(encoding, asked)
+    requested = Slots.where(torch.arange(7).expand(3, 7) == torch.tensor([9, 9, 6])[:, None])
+    alone = denoiser.slot_log_probs(encoding, requested)
     assert rows == [5, 1]
     torch.testing.assert_close(alone[0], denoiser.log_probs(x_t)[2, 6], rtol=1e-4, atol=1e-5)
 
@@ -136,7 +136,7 @@ def test_hidden_states_are_kept_on_request(family):
 
 @torch.no_grad()
 @pytest.mark.parametrize("padded", [False, True])
-def test_modernberts_last_block_is_run_only_if_asked_for(padded):
+def test_modernberts_last_block_runs_only_on_request(padded):
     model, x_t = random_model(modernbert), some_tokens()
     attention_mask = torch.ones_like(x_t)
     attention_mask[1, 4:] = 1 - int(padded)
@@ -176,15 +176,11 @@ def test_a_saved_denoiser_comes_back(family, tmp_path):
     denoiser = MaskedLMDenoiser(random_model(family), tokenizer(), name="tiny")
     denoiser.save_pretrained(tmp_path / "tiny")
     loaded = load_denoiser(tmp_path / "tiny")
-    assert not loaded.network.training and next(loaded.parameters()).dtype == torch.float32
+    assert not any(module.training for module in loaded.modules())
+    assert next(loaded.parameters()).dtype == torch.float32
     assert loaded.identity == denoiser.identity
     assert loaded.tokenizer.get_vocab() == tokenizer().get_vocab() and loaded.mask_token_id == MASK
     torch.testing.assert_close(loaded.log_probs(some_tokens()), denoiser.log_probs(some_tokens()))
-
-
-def test_a_loaded_denoiser_is_in_evaluation_mode(tmp_path):
-    MaskedLMDenoiser(random_model(bert), tokenizer()).save_pretrained(tmp_path)
-    assert not any(module.training for module in load_denoiser(tmp_path).modules())
 
 
 @torch.no_grad()
@@ -247,10 +243,3 @@ def test_from_config_fits_the_tokenizer():
     assert denoiser.vocab_size == V and denoiser.mask_token_id == MASK
     log_probs = denoiser.eval().log_probs(some_tokens())
     assert log_probs.shape == (3, 7, V) and torch.isneginf(log_probs[0, 1, MASK])
-
-
-@torch.no_grad()
-def test_embeddings_are_the_networks_own():
-    model = random_model(roberta)
-    embedded = MaskedLMDenoiser(model, tokenizer()).embed(torch.tensor([[4, 7]]))
-    torch.testing.assert_close(embedded[0], model.get_input_embeddings().weight[[4, 7]])

@@ -51,7 +51,7 @@ class {name}Model(PreTrainedModel):
 
 @pytest.mark.parametrize(("family", "name"), [("llada", "LLaDA"), ("dream", "Dream")])
 @torch.no_grad()
-def test_a_folders_own_code_runs_only_if_asked_for(family, name, tmp_path, monkeypatch):
+def test_a_folders_own_code_runs_only_if_trusted(family, name, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
     for module in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
         monkeypatch.delitem(sys.modules, module)
