@@ -335,13 +335,6 @@ def test_evaluate_resumes_where_it_was_interrupted_and_repeats_nothing(runs, tmp
         }
     third = passes()
     assert evaluate(runs, output, **options)[1] == rows and third == []
-    part = options | {"methods": exact_and_groups(runs)[1:], "num_steps": [4, 2], "samples__judged_methods": []}
-    assert evaluate(runs, output, **part)[1].keys() == {key for key in rows if key[0] != "exact"} and third == []
-    new = exact_and_groups(runs)[0] | {"name": "new", "num_steps": [2]}
-    _, again = evaluate(runs, output, **(options | {"methods": [*exact_and_groups(runs), new]}))
-    assert 0 < len(third) < number / 2 and {key: again[key] for key in rows} == rows
-    gain = again["new", "random", 2]["gain_nats_per_token"]
-    assert gain == pytest.approx(rows["exact", "random", 2]["gain_nats_per_token"], **CLOSE)
 
 
 def test_evaluate_compares_times_at_equal_bound_and_plots_them(runs, tmp_path, capsys):
