@@ -7,7 +7,6 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -297,46 +296,6 @@ def test_evaluate_times_every_method_and_judges_the_requested_ones(runs, denoise
         assert (row["judge_nats_per_token"], row["judge_stderr"]) == pytest.approx((loss.value, loss.stderr))
 
 
-@pytest.fixture
-def passes(monkeypatch, denoiser) -> Callable[[int | None], list[int]]:
-    """Starts a count of the denoiser's passes, which a limit interrupts."""
-    encode = type(denoiser).encode
-
-    def start(limit: int | None = None) -> list[int]:
-        count: list[int] = []
-
-        def counted(self, *args, **options):
-            count.append(1)
-            if limit is not None and len(count) > limit:
-                raise KeyboardInterrupt
-            return encode(self, *args, **options)
-
-        monkeypatch.setattr(type(denoiser), "encode", counted)
-        return count
-
-    return start
-
-
-def test_evaluate_resumes_where_it_was_interrupted_and_repeats_nothing(runs, tmp_path, passes):
-    options = {"methods": exact_and_groups(runs), "orders": ["random"], **SAMPLED}
-    whole = passes()
-    _, expected = evaluate(runs, tmp_path / "whole.json", **options)
-    output, number = tmp_path / "result.json", len(whole)
-    first = passes(number // 2)
-    evaluate(runs, output, code=130, **options)
-    second = passes()
-    _, rows = evaluate(runs, output, **options)
-    assert len(first) + len(second) < 1.3 * number  # a batch of bounds, or of samples, is lost at most
-    assert set(rows) == set(expected)
-    clock = {"seconds_per_sequence", "seconds_of_batches", "tokens_per_second"}
-    for key, row in expected.items():
-        assert {name: rows[key][name] for name in row if name not in clock} == {
-            name: value for name, value in row.items() if name not in clock
-        }
-    third = passes()
-    assert evaluate(runs, output, **options)[1] == rows and third == []
-
-
 def test_evaluate_compares_times_at_equal_bound_and_plots_them(runs, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     output, plot = tmp_path / "result.json", tmp_path / "curves.svg"
@@ -363,24 +322,6 @@ def test_evaluate_compares_times_at_equal_bound_and_plots_them(runs, tmp_path, c
     assert "exact, dilated" in picture and "exact, random" in picture and "base, random" not in picture
     evaluate(runs, tmp_path / "other.json", exact_and_groups(runs), code=2, time_ratios=[ratio])
     assert "time_ratios" in capsys.readouterr().err  # nothing was timed
-
-
-def test_evaluate_refuses_results_of_other_data_and_equal_names(runs, tmp_path, capsys):
-    output, methods = tmp_path / "result.json", exact_and_groups(runs)
-    where = {"num_steps": [2], "orders": ["dilated"]}
-    evaluate(runs, output, methods[:1], **where)
-    before = output.read_bytes()
-    for changed in ({"seed": 6}, {"num_rows": 4}):
-        evaluate(runs, output, methods[:1], code=2, **where, **changed)
-        assert "same denoiser, data and seed" in capsys.readouterr().err
-    for name in ("exact", "base"):
-        evaluate(runs, output, [methods[0], methods[1] | {"name": name}], code=2)
-        assert f"'{name}, random, 2 steps' twice" in capsys.readouterr().err
-    assert output.read_bytes() == before
-    # They may share a name where they do not meet.
-    apart = [method | {"name": "one", "num_steps": [steps]} for method, steps in zip(methods, (2, 4), strict=True)]
-    _, rows = evaluate(runs, tmp_path / "apart.json", apart, orders=["dilated"])
-    assert [rows["one", "dilated", steps]["num_candidates"] for steps in (2, 4)] == [None, 3]
 
 
 def test_languages_truth_compares_energies_with_the_oracle(runs, tmp_path):
@@ -570,6 +511,7 @@ MISTAKES = {
     "no device": ("sample", {"energy": "null", "device": "mps"}, "device"),
     "no likelihood": ("train energy", {"corpus": "text", "denoiser": "tinystories", "kind": "sequence"}, "loss"),
     "no rows": ("evaluate", {"num_rows": 0}, "num_rows must be >= 1, got 0"),
+    "two of a name": ("evaluate", {"methods": [{"name": "base", "energy": None}], "num_rows": 1}, "twice"),
 }
 
 
