@@ -215,7 +215,7 @@ def test_data_is_text_too_and_a_corrupt_line_is_named(tmp_path, capsys):
     data.write_text("".join(json.dumps({"text": story * 12}) + "\n" for _ in range(3)))
     result = evaluate(tmp_path / "a", data=str(data), **{**BARE, "methods": [], "num_rows": 2})
     assert result["data"]["rows"] == 2 and result["data"]["length"] == 128
-    assert result["verdict"].startswith("Nothing was measured beside the base")
+    assert result["verdict"].startswith("Nothing was measured in addition to the base")
     data.write_text('{"text": "Once upon a time."}\n{"text": "There was\n')
     evaluate(tmp_path / "b", code=2, data=str(data))
     assert f"{data}:2" in capsys.readouterr().err

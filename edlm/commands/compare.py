@@ -1,26 +1,24 @@
-"""``edlm compare``: two results of ``edlm evaluate``, in pairs."""
+"""``edlm compare``: two results of ``edlm evaluate``, setting by setting."""
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from rich.table import Table
 
-from edlm.commands.terminal import console
-from edlm.evaluation.experiment.provenance import json_value
-from edlm.evaluation.report.compare import LEVEL, Difference, StoredResult, differences
+from edlm.commands.terminal import print_table
+from edlm.evaluation.estimates.estimate import Estimate
+from edlm.evaluation.experiment.metrics import DASH, format_estimate, format_number
+from edlm.evaluation.experiment.provenance import write_json
+from edlm.evaluation.experiment.results import Results
+from edlm.evaluation.report.compare import LEVEL, Difference, differences
 from edlm.evaluation.samples.texts import counted
-
-DASH = "–"
 
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """What is held against what.
+    """Which results are compared.
 
     Args:
         a: Folder or .json file that ``edlm evaluate`` wrote.
@@ -38,37 +36,33 @@ class CompareConfig:
 
 
 def run(config: CompareConfig) -> None:
-    """Print the differences; write them where asked to."""
-    a, b = StoredResult.load(config.a), StoredResult.load(config.b)
+    """Print the differences, and write them if an output is given."""
     generator = torch.Generator().manual_seed(config.seed)
-    found = differences(a, b, allow_other=config.allow_other, generator=generator)
-    console().print(_table(found, config))
-    if config.output:
-        rows = [json_value(asdict(difference)) for difference in found]
-        Path(config.output).write_text(json.dumps({"a": config.a, "b": config.b, "differences": rows}, indent=1) + "\n")
-
-
-def _table(found: list[Difference], config: CompareConfig) -> Table:
-    paired = found[0].paired
+    compared = differences(
+        Results.load(config.a), Results.load(config.b), allow_other=config.allow_other, generator=generator
+    )
+    paired = compared[0].paired
+    columns = {
+        "sampler": lambda d: d.name,
+        "order": lambda d: d.order,
+        "passes": lambda d: str(d.num_steps),
+        f"a: {config.a}": lambda d: format_estimate(Estimate(d.a), 3),
+        f"b: {config.b}": lambda d: format_estimate(Estimate(d.b), 3),
+        "difference": lambda d: format_estimate(Estimate(d.difference, d.stderr), 4, signed=True),
+        f"{LEVEL:.0%} interval, all at once" if paired else "in standard errors": _certainty,
+    }
+    if any(d.differs for d in compared):
+        columns["not the same"] = lambda d: ", ".join(d.differs)
     pairing = "paired by rows" if paired else "unpaired: the rows differ"
-    sure = f"{LEVEL:.0%} interval, all at once" if paired else "in standard errors"
-    rows = counted(found[0].n, "row")
-    table = Table(title=f"bounds in nats per token (low = good), {rows}, {pairing}")
-    unlike = ["not the same"] if any(d.differs for d in found) else []  # samplers of one name that are two
-    for heading in ("sampler", "order", "passes", config.a, config.b, "difference", sure, *unlike):
-        table.add_column(heading, justify="left" if heading in ("sampler", "order", *unlike) else "right")
-    for d in found:
-        error = f" ± {d.stderr:.4f}" if math.isfinite(d.stderr) else ""
-        numbers = (_number(d.a, ".3f"), _number(d.b, ".3f"), _number(d.difference, "+.4f") + error, _sure(d))
-        table.add_row(d.name, d.order, str(d.num_steps), *numbers, *[", ".join(d.differs) for _ in unlike])
-    return table
+    title = f"bounds in nats per token (low = good), {counted(compared[0].n, 'row')}, {pairing}"
+    print_table(title, compared, columns)
+    if config.output:
+        write_json(Path(config.output), {"a": config.a, "b": config.b, "differences": [asdict(d) for d in compared]})
 
 
-def _sure(d: Difference) -> str:
-    if d.paired:
-        return DASH if math.isnan(d.low) else f"{_number(d.low, '+.4f')} to {_number(d.high, '+.4f')}"
-    return f"{d.difference / d.stderr:+.1f}" if d.stderr > 0 else DASH
-
-
-def _number(value: float, form: str) -> str:
-    return DASH if math.isnan(value) else f"{value:{form}}".replace("inf", "∞")
+def _certainty(d: Difference) -> str:
+    if not d.paired:
+        return f"{d.difference / d.stderr:+.1f}" if d.stderr > 0 else DASH
+    if d.low is None or d.low != d.low:  # a single row
+        return DASH
+    return f"{format_number(d.low, 4, signed=True)} to {format_number(d.high, 4, signed=True)}"

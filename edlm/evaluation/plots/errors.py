@@ -1,4 +1,4 @@
-"""Picture of sequence errors: the share of wrong sequences and the divergence per token, over denoiser passes."""
+"""Plot of sequence errors: the share of wrong sequences and the divergence per token, over denoiser passes."""
 
 from __future__ import annotations
 
@@ -6,92 +6,59 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from edlm.evaluation.plots.drawing import STYLES, Line, draw_lines, drawing, dress, styles_of
+
 # Viridis at even steps, dark to light: longer sequences are darker.
-_LENGTHS = ("#440154", "#31688e", "#35b779", "#b5a51f", "#d98c2b", "#c2452d")
-_WAYS = (("-", "o"), ((0, (5, 2)), "s"), ((0, (1, 1.5)), "^"), ((0, (5, 2, 1, 2)), "D"))
+_COLOURS = ("#440154", "#31688e", "#35b779", "#b5a51f", "#d98c2b", "#c2452d")
 
 
 def plot_sequence_errors(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
-    """Write a picture: a column for each experiment; above the error rate, below the divergence per token.
+    """Plot a column for each experiment; above the error rate, below the divergence per token.
 
     Colour is the length, line style the way of deciding; the bars are 95 % intervals above and standard errors below.
     Where no divergence was measured, the axes below stay empty.
 
     Args:
         rows: Of `sequence_error_table`, each with its ``experiment``.
-        path: Where to, ending in ``.png`` or ``.svg``; the same rows give the same bytes of svg.
+        path: Where to, ending in ``.png`` or ``.svg``.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
-        ValueError: no rows, another suffix, or more lengths (6) or ways (4) in an experiment than there are styles.
+        ValueError: no rows, another suffix, or more lengths or ways (6) in an experiment than there are styles.
     """
-    path = Path(path)
-    if path.suffix not in (".png", ".svg"):
-        raise ValueError(f"a picture's path must end in .png or .svg, got {path.name!r}")
     if not rows:
-        raise ValueError("a picture needs rows, got none")
-    try:
-        import matplotlib
-        import matplotlib.style
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('plots need matplotlib: pip install "edlm[plots]"', name=error.name) from error
-
+        raise ValueError("a plot needs rows, got none")
     names = list(dict.fromkeys(row["experiment"] for row in rows))
-    with matplotlib.style.context("default"), matplotlib.rc_context({"svg.hashsalt": "edlm", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(4.2 * len(names), 9), layout="constrained")
-        columns = figure.subplots(2, len(names), squeeze=False, sharex="col").T
-        for name, (above, below) in zip(names, columns, strict=True):
-            _column([row for row in rows if row["experiment"] == name], above, below)
+    with drawing(path, (4.2 * len(names), 9), rows=2, columns=len(names)) as (_, axes):
+        for name, (above, below) in zip(names, np.reshape(axes, (2, -1)).T, strict=True):
+            _draw([r for r in rows if r["experiment"] == name and r["num_steps"] is not None], above, below)
             above.set_title(name, fontsize=10)
-        columns[0][0].set_ylabel("wrong sequences (low = good; data: 0.01)")
-        columns[0][1].set_ylabel("bound of KL(truth || sampler), nats per token")
-        figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
+            if name == names[0]:
+                above.set_ylabel("wrong sequences (low = good; data: 0.01)")
+                below.set_ylabel("bound of KL(truth || sampler), nats per token")
 
 
-def _column(rows: list[dict[str, Any]], above: Any, below: Any) -> None:
+def _draw(rows: Sequence[dict[str, Any]], above: Any, below: Any) -> None:
     """Both axes of one experiment."""
-    measured = [row for row in rows if row["num_steps"] is not None]
-    lengths, ways = (list(dict.fromkeys(row[key] for row in measured)) for key in ("length", "name"))
-    if len(lengths) > len(_LENGTHS) or len(ways) > len(_WAYS):
-        raise ValueError(
-            f"a picture has {len(_LENGTHS)} lengths and {len(_WAYS)} ways, got {len(lengths)}, {len(ways)}"
-        )
-    for length, colour in zip(reversed(lengths), _LENGTHS, strict=False):
-        for way, (line, marker) in zip(ways, _WAYS, strict=False):
-            cells = [row for row in measured if (row["length"], row["name"]) == (length, way)]
-            style = {"color": colour, "linestyle": line, "marker": marker, "markersize": 3.5, "linewidth": 1.2}
-            rates = [row["error_rate"] for row in cells]
-            ends = [
-                [max(0.0, row["error_rate"] - row["error_low"]) for row in cells],
-                [max(0.0, row["error_high"] - row["error_rate"]) for row in cells],
-            ]
-            steps = [row["num_steps"] for row in cells]
-            above.errorbar(steps, rates, yerr=ends, elinewidth=0.7, **style)
-            known = [row for row in cells if row["kl_bound_nats_per_token"] is not None]
-            below.errorbar(
-                [row["num_steps"] for row in known],
-                [row["kl_bound_nats_per_token"] for row in known],
-                yerr=[row["kl_bound_stderr"] for row in known],
-                elinewidth=0.7,
-                label=f"{length}, {way}",
-                **style,
-            )
-    _dress(above, below)
-
-
-def _dress(above: Any, below: Any) -> None:
-    """Scales, grids, and the legend below."""
-    above.axhline(0.01, color="0.6", linewidth=0.8)
+    lengths, ways = (list(dict.fromkeys(row[key] for row in rows)) for key in ("length", "name"))
+    colours = styles_of("lengths", [str(length) for length in reversed(lengths)], _COLOURS)
+    styles = styles_of("ways", ways, STYLES)
+    rates, divergences = [], []
+    for length in reversed(lengths):
+        for way in ways:
+            line = [row for row in rows if (row["length"], row["name"]) == (length, way)]
+            rate, low, high = (np.array([row[f"error_{end}"] for row in line]) for end in ("rate", "low", "high"))
+            errors = np.maximum(0, [rate - low, high - rate])
+            rates.append(Line(str(length), way, [row["num_steps"] for row in line], rate, errors))
+            line = [row for row in line if row["kl_bound_nats_per_token"] is not None]
+            columns = ("num_steps", "kl_bound_nats_per_token", "kl_bound_stderr")
+            divergences.append(Line(str(length), way, *([row[column] for row in line] for column in columns)))
+    for axes, lines, level in ((above, rates, 0.01), (below, divergences, 0.0)):
+        draw_lines(axes, lines, colours, styles)
+        axes.axhline(level, color="0.6", linewidth=0.8)
+        dress(axes, "denoiser passes" if axes is below else "", "", log=2)
     above.set_ylim(-0.03, 1.03)
-    below.axhline(0.0, color="0.6", linewidth=0.8)
-    for axes in (above, below):
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.grid(color="0.9", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    below.set_xlabel("denoiser passes")
-    below.legend(
-        fontsize=7.5, frameon=False, title="length, decided by", loc="upper center", bbox_to_anchor=(0.5, -0.13)
-    )
+    legend = {"title": "length, decided by", "loc": "upper center", "bbox_to_anchor": (0.5, -0.13)}
+    below.legend(fontsize=7.5, frameon=False, **legend)

@@ -1,147 +1,125 @@
-"""What a reader must know before believing the numbers."""
+"""Rules of cautions: what a reader must know before believing the numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from edlm.evaluation.experiment.rows import Row
-from edlm.evaluation.likelihood.published import WARNING
+from edlm.evaluation.report.finding import Conclusions, Finding
 from edlm.evaluation.samples.mauve import FEW
 from edlm.evaluation.samples.texts import counted
 
 FEW_ROWS, FEW_SAMPLES, SMALL_SHARE = 100, 50, 0.1
 
 
-def cautions(
-    measured: Sequence[Row],
-    *,
-    judge: dict[str, Any] | None,
-    frontier: Sequence[dict[str, Any]],
-    energies: Sequence[dict[str, Any]],
-    published: Sequence[dict[str, Any]],
-    earlier: Sequence[dict[str, Any]] = (),
-) -> list[str]:
-    """Warnings, the gravest first.
-
-    Args:
-        measured: All settings.
-        judge: What is said of the judge, with ``is_energy_of``.
-        frontier: Points with their placements.
-        energies: Spread of energies of each method.
-        published: What the published formula gave, with its warning.
-        earlier: Other revisions and machines that some numbers are of.
-    """
-    found = _of_published(published)
-    if judge is not None and judge["is_energy_of"]:
-        names = ", ".join(judge["is_energy_of"])
-        found.append(f"The judge ({judge['name']}) is the energy of {names}: their losses are no evidence of quality.")
-    found += _of_energies(energies)
-    found += [*_of_numbers(measured), *_of_mauve(measured)]
-    if earlier:
-        revisions = ", ".join(str(call["revision"] or "unknown") for call in earlier)
-        found.append(
-            f"Some numbers were kept from earlier calls, at another revision or on another machine ({revisions})."
-        )
-    points = [point for point in frontier if point["name"] != "base"]
-    outside = sum(point["verdict"] == "outside" for point in points)
-    if outside:
-        found.append(
-            f"{outside} of {len(points)} points lie outside of the entropies that the base reaches at these "
-            "temperatures: they are not judged, since nothing is extrapolated."
-        )
-    cut = sum(m.notes.get("judged_cut") or 0 for m in measured)
-    if cut:
-        total = sum(m["judge_nats_per_token"].n for m in measured if m.notes.get("judged_cut") is not None)
-        found.append(f"The judge read only the beginning of {cut} of {total} samples, which do not fit its context.")
-    return found
-
-
-def _of_published(published: Sequence[dict[str, Any]]) -> list[str]:
+def published_formula(of: Conclusions) -> Iterator[Finding]:
+    """The published number is no bound of a joint model, and its log Z may be off."""
+    published = (of.record.get("continuous") or {}).get("published", [])
     if not published:
-        return []
-    gains = {r["name"]: r["marginal"]["nats_per_token"] - r["with_lower"]["nats_per_token"] for r in published}
-    name = max(gains, key=gains.get)
-    found = [
-        f"{WARNING} Here it puts {name} {gains[name]:.3f} nats per token below what it gives the base, which is no "
-        "gain: see the bounds."
-        if gains[name] > 0
-        else WARNING
-    ]
+        return
+    below = {r["name"]: r["marginal"]["nats_per_token"] - r["with_lower"]["nats_per_token"] for r in published}
+    name = max(below, key=below.__getitem__)
+    clauses = ("published_below_base",) if below[name] > 0 else ()
+    yield Finding("published_formula", "caution", {"name": name, "below": below[name]}, clauses)
     untrusted = [f"{r['name']} ({r['untrusted']:.0%} of the noisy rows)" for r in published if r["untrusted"]]
     if untrusted:
-        found.append(
-            f"Its log Z is from too few draws for such a spread of energies for {', '.join(untrusted)}: there even the "
-            "upper estimate may be too low, which makes the number look better than it is."
-        )
-    return found
+        yield Finding("published_untrusted", "caution", {"names": untrusted})
 
 
-def _of_energies(energies: Sequence[dict[str, Any]]) -> list[str]:
-    found = []
-    small = [look for look in energies if look["steps"] and _mean(look, "ess") < SMALL_SHARE * look["num_candidates"]]
-    if small:
-        said = [
-            f"{look['name']} ({look['order']}): {_mean(look, 'ess'):.1f} of {look['num_candidates']}" for look in small
-        ]
-        found.append(
-            f"Small effective sample size of whole-step candidates: {', '.join(said)}. A few candidates carry all the "
-            "weight; more of them, smaller groups or exact decisions are needed."
-        )
-    wide = [look for look in energies if not look["normalized"] and look["steps"] and _mean(look, "trustworthy") < 1]
-    if wide:
-        said = [f"{look['name']} ({look['order']}): spread {_mean(look, 'spread'):.1f} nats" for look in wide]
-        found.append(
-            f"The upper bound of log Z is not to be trusted for {', '.join(said)}: with energies so far apart it can "
-            "lie below log Z."
-        )
-    return found
+def judge_is_energy(of: Conclusions) -> Iterator[Finding]:
+    """A judge that had a part in making the samples."""
+    judge = of.record.get("judge")
+    if judge is not None and judge["is_energy_of"]:
+        yield Finding("judge_is_energy", "caution", {"name": judge["name"], "energies": list(judge["is_energy_of"])})
 
 
-def _of_numbers(measured: Sequence[Row]) -> list[str]:
-    found = []
-    rows = min((m["bound_nats_per_token"].n for m in measured if m.get("bound_nats_per_token")), default=0)
+def spread_energies(of: Conclusions) -> Iterator[Finding]:
+    """Energies so far apart that few candidates count, or that log Z is not known."""
+    few, untrusted = [], []
+    for energy in of.record.get("energy_spreads") or ():
+        if not energy["steps"]:
+            continue
+        name, k = f"{energy['name']} ({energy['order']})", energy["num_candidates"]
+        if (ess := _mean(energy, "ess")) < SMALL_SHARE * k:
+            few.append(f"{name}: {ess:.1f} of {k}")
+        if not energy["normalized"] and _mean(energy, "trustworthy") < 1:
+            untrusted.append(f"{name}: spread {_mean(energy, 'spread'):.1f} nats")
+    if few:
+        yield Finding("few_effective", "caution", {"energies": few})
+    if untrusted:
+        yield Finding("log_z_untrusted", "caution", {"energies": untrusted})
+
+
+def _mean(energy: Mapping[str, Any], name: str) -> float:
+    """Mean over steps."""
+    values = [step[name]["value"] if isinstance(step[name], Mapping) else step[name] for step in energy["steps"]]
+    return sum(values) / len(values)
+
+
+def few_values(of: Conclusions) -> Iterator[Finding]:
+    """Rows, samples and timed batches that are too few."""
+    rows = min((row["bound_nats_per_token"].n for row in of.rows if row.get("bound_nats_per_token")), default=0)
     if rows < FEW_ROWS:
-        found.append(f"Only {counted(rows, 'held-out row')}: errors are large, and errors of errors too.")
-    samples = min((m["entropy_nats"].n for m in measured if m.get("entropy_nats")), default=FEW_SAMPLES)
+        yield Finding("few_rows", "caution", {"rows": counted(rows, "held-out row")})
+    samples = min((row["entropy_nats"].n for row in of.rows if row.get("entropy_nats")), default=FEW_SAMPLES)
     if samples < FEW_SAMPLES:
-        of_each = f"{counted(samples, 'sample')} of each setting"
-        found.append(f"Only {of_each}: entropy, distinct-2 and judge losses are rough.")
-    batches = [len(m.notes["seconds_of_batches"]) for m in measured if m.notes.get("seconds_of_batches")]
+        yield Finding("few_samples", "caution", {"samples": counted(samples, "sample")})
+    batches = [len(row.notes["seconds_of_batches"]) for row in of.rows if row.notes.get("seconds_of_batches")]
     if batches and min(batches) < 3:
         few = "one timed batch" if min(batches) == 1 else "two timed batches"
         which = "each setting" if max(batches) == min(batches) else "some settings"
-        found.append(f"Seconds are of {few} of {which}: too few to know how they scatter.")
-    loose = [
-        m
-        for m in measured
-        if (m.options["scope"], m.options["inner_draws"]) == ("sequence", 1) and m.options["num_candidates"] != 1
-    ]
+        yield Finding("few_batches", "caution", {"batches": few, "which": which})
+
+
+def rough_bounds(of: Conclusions) -> Iterator[Finding]:
+    """Bounds of one draw at sequence scope, and gains from some of the steps."""
+    one_draw = [row for row in of.rows if (row.options["scope"], row.options["inner_draws"]) == ("sequence", 1)]
+    loose = [row.name for row in one_draw if row.options["num_candidates"] != 1]
     if loose:
-        names = ", ".join(dict.fromkeys(m.name for m in loose))
-        found.append(
-            f"At sequence scope the bound of one draw is very loose, and says little of {names}: set inner_draws to 16."
-        )
-    if any(m.options["sampled_steps"] for m in measured):
-        found.append("Some gains are estimated from some of the steps of each row.")
-    return found
+        yield Finding("loose_bound", "caution", {"methods": list(dict.fromkeys(loose))})
+    if any(row.options["sampled_steps"] for row in of.rows):
+        yield Finding("sampled_steps", "caution")
 
 
-def _of_mauve(measured: Sequence[Row]) -> list[str]:
-    sizes = [(m["mauve"].n, m.notes["mauve_references"]) for m in measured if m.get("mauve")]
-    if not sizes:
-        return []
-    found, (texts, references) = [], min(sizes, key=min)
-    if min(texts, references) < FEW:
-        found.append(
-            f"MAUVE of {texts} samples and {references} held-out texts (fewer than {FEW}) is biased: compare it only "
-            "with values of as many."
-        )
-    if texts != references:
-        found.append(f"MAUVE wants sets of one size, got {texts} samples and {references} held-out texts.")
-    return found
+def biased_mauve(of: Conclusions) -> Iterator[Finding]:
+    """MAUVE of few texts, or of sets that differ in size."""
+    sizes = [(row["mauve"].n, row.notes["mauve_references"]) for row in of.rows if row.get("mauve")]
+    if sizes:
+        texts, references = min(sizes, key=min)
+        data = {"texts": texts, "references": references}
+        if min(texts, references) < FEW:
+            yield Finding("mauve_biased", "caution", data)
+        if texts != references:
+            yield Finding("mauve_sizes", "caution", data)
 
 
-def _mean(look: dict[str, Any], field: str) -> float:
-    values = [step[field]["value"] if isinstance(step[field], dict) else step[field] for step in look["steps"]]
-    return sum(values) / len(values)
+def other_calls(of: Conclusions) -> Iterator[Finding]:
+    """Numbers of another revision or machine."""
+    if earlier := of.record.get("earlier"):
+        revisions = [call["revision"] or "unknown" for call in earlier]
+        yield Finding("earlier_calls", "caution", {"revisions": revisions})
+
+
+def not_judged(of: Conclusions) -> Iterator[Finding]:
+    """Points of the frontier that have no neighbours on the base's curve, and samples that were cut."""
+    points = [point for point in of.frontier if point["name"] != "base"]
+    outside = sum(point["verdict"] == "outside" for point in points)
+    if outside:
+        yield Finding("outside_entropies", "caution", {"outside": outside, "points": len(points)})
+    judged = [row for row in of.rows if row.notes.get("judged_cut") is not None]
+    cut = sum(row.notes["judged_cut"] for row in judged)
+    if cut:
+        samples = sum(row["judge_nats_per_token"].n for row in judged)
+        yield Finding("judge_cut", "caution", {"cut": cut, "samples": samples})
+
+
+CAUTIONS = (  # the gravest first
+    published_formula,
+    judge_is_energy,
+    spread_energies,
+    few_values,
+    rough_bounds,
+    biased_mauve,
+    other_calls,
+    not_judged,
+)

@@ -1,4 +1,4 @@
-"""The same numbers in wandb, where asked for."""
+"""The same numbers in wandb, if requested."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 from edlm.evaluation.experiment.metrics import METRICS
 
 COLUMNS = ("name", "order", "num_steps", "num_candidates", "group_size", "scope")
+_NUMBERS = [key for m in METRICS.values() for key in (m.name, m.error_name) if key is not None]
 
 
 def check_wandb(mode: str) -> None:
-    """Before hours of work.
+    """Fail before the long run.
 
     Raises:
         ImportError: ``mode`` is not "off" and wandb is not installed.
@@ -26,7 +27,7 @@ def log_to_wandb(result: Mapping[str, Any], *, mode: str, project: str, folder: 
     """Write a run: every number of every setting in its summary, and the settings as a table.
 
     Args:
-        result: What ``results.json`` holds.
+        result: Content of ``results.json``.
         mode: "offline" or "online".
         project: Name of the project.
         folder: Where an offline run goes.
@@ -37,9 +38,9 @@ def log_to_wandb(result: Mapping[str, Any], *, mode: str, project: str, folder: 
     folder.mkdir(parents=True, exist_ok=True)
     run = wandb.init(project=project, mode=mode, dir=str(folder), name=folder.name, config=dict(result["config"]))
     try:
-        fields = [*COLUMNS, *METRICS, *(metric.error_name for metric in METRICS.values() if metric.error_name)]
-        rows = [[setting.get(field) for field in fields] for setting in result["settings"]]
-        run.log({"settings": wandb.Table(columns=fields, data=rows)})
+        columns = [*COLUMNS, *_NUMBERS]
+        rows = [[setting.get(column) for column in columns] for setting in result["settings"]]
+        run.log({"settings": wandb.Table(columns=columns, data=rows)})
         run.summary.update(summary_of(result))
     finally:
         run.finish()
@@ -47,11 +48,10 @@ def log_to_wandb(result: Mapping[str, Any], *, mode: str, project: str, folder: 
 
 def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers by ``name/order/steps/metric``, and the verdict."""
-    numbers = {"verdict": result["verdict"]}
-    for setting in result["settings"]:
-        prefix = f"{setting['name']}/{setting['order']}/{setting['num_steps']}"
-        for name, metric in METRICS.items():
-            for field in (name, metric.error_name):
-                if field is not None and setting.get(field) is not None:
-                    numbers[f"{prefix}/{field}"] = setting[field]
-    return numbers
+    numbers = {
+        f"{setting['name']}/{setting['order']}/{setting['num_steps']}/{key}": setting[key]
+        for setting in result["settings"]
+        for key in _NUMBERS
+        if setting.get(key) is not None
+    }
+    return {"verdict": result["verdict"], **numbers}

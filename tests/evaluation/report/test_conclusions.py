@@ -1,24 +1,65 @@
-"""What follows from the measurements: which base, which curve, which direction, and the facts in words."""
+"""Numbers that follow from the measurements: which rival, which curve, which direction."""
 
+import math
+
+import pytest
 import torch
 
+from edlm.evaluation.estimates.bootstrap import simultaneous_intervals
 from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.parts import FrontierConfig, RatioConfig, SamplesConfig
 from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.likelihood.speedup import time_ratio
-from edlm.evaluation.report import conclusions as module
-from edlm.evaluation.report.conclusions import conclusions, of_frontier, placements, time_ratios
-from edlm.evaluation.report.verdict import gains_beyond, verdict_of
+from edlm.evaluation.report.conclusions import conclusions, gains_beyond, placements, time_ratios
 from edlm.evaluation.samples.frontier import FrontierPoint, place
 from tests.evaluation.measured import results_of, row_of
 
-SEED = 5
+SEED, N = 5, 200
 SECONDS = {"base": 1.0, "ours": 1.3, "blind": 1.1}
+
+
+def generator(seed=0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def nats_of(steps, **means) -> list:
+    """Rows of methods with these mean bounds, and a common noise."""
+    g = generator(steps)
+    common = torch.randn(N, generator=g)
+    return [
+        (row_of(n, num_steps=steps), mean + common + 0.1 * torch.randn(N, generator=g)) for n, mean in means.items()
+    ]
+
+
+def test_gains_are_paired_with_the_lower_of_base_and_control():
+    pairs = [*nats_of(2, base=4.0, ours=3.5, blind=3.9), *nats_of(4, base=4.0, ours=3.8, blind=4.5)]
+    results = results_of([*pairs, *nats_of(8, base=4.0, ours=3.0)], ["blind"])
+    rivals = {2: "blind", 4: "base", 8: "base"}
+    nats = {(row.name, row.num_steps): results.nats_of(row) for row in results.rows}
+    series = torch.stack([nats[rival, steps] - nats["ours", steps] for steps, rival in rivals.items()])
+    gains = gains_beyond(results, generator=generator())
+    expected = simultaneous_intervals(series, generator=generator())
+    assert [(g.value, g.stderr, g.low, g.high, g.n) for g in gains] == [
+        (e.value, e.stderr, e.low, e.high, e.n) for e in expected
+    ]
+    assert [(g.num_steps, g.beyond, g.controlled) for g in gains] == [(2, "blind", 1), (4, "base", 1), (8, "base", 0)]
+    assert [g.over_base for g in gains] == [(nats["base", n] - nats["ours", n]).mean().item() for n in rivals]
+
+
+def test_gains_of_infinite_bounds_and_few_rows_have_no_ends():
+    never, fine = nats_of(2, base=4.0, ours=3.0), nats_of(4, base=4.0, ours=3.5)
+    never[1][1][3] = math.inf
+    first, second = gains_beyond(results_of([*never, *fine]), generator=generator())
+    (alone,) = gains_beyond(results_of(fine), generator=generator())
+    assert first.value == -math.inf and math.isnan(first.low) and (second.low, second.high) == (alone.low, alone.high)
+    (few,) = gains_beyond(results_of([(row, nats[:3]) for row, nats in fine]), generator=generator())
+    assert (few.low, few.high) == (-math.inf, math.inf)
+    assert gains_beyond(results_of([(row, nats[:1]) for row, nats in fine]), generator=generator()) == []
 
 
 def evaluation(**about) -> Results:
     """Seven rows of three methods, timed by a made-up clock."""
-    g, pairs = torch.Generator().manual_seed(1), []
+    g, pairs = generator(1), []
     for order in ("left_to_right", "dilated"):
         for steps in (1, 2, 3):
             for i, (name, seconds) in enumerate(SECONDS.items()):
@@ -32,65 +73,37 @@ def config(**options) -> EvaluateConfig:
     return EvaluateConfig(seed=SEED, samples=SamplesConfig(judged=0), **options)
 
 
-def test_gains_and_controls_are_those_of_the_rows():
+def test_conclusions_are_those_of_the_rows_and_the_seed():
     results = evaluation()
-    found = conclusions(results, config())
-    expected = gains_beyond(results, generator=torch.Generator().manual_seed(SEED))
-    assert [(g["value"], g["low"], g["high"]) for g in found["gains"]] == [(g.value, g.low, g.high) for g in expected]
-    other = gains_beyond(results, generator=torch.Generator().manual_seed(0))
-    assert [g.low for g in other] != [g.low for g in expected]
-    assert found["controls"] == ["blind"] and {g["name"] for g in found["gains"]} == {"ours"}
-    assert found["verdict"] == verdict_of(expected)
-    assert found["warnings"][0].startswith("Only 7 held-out rows")
+    concluded = conclusions(results, config())
+    expected = gains_beyond(results, generator=generator(SEED))
+    assert [(g["value"], g["low"]) for g in concluded["gains"]] == [(g.value, g.low) for g in expected]
+    assert [g.low for g in gains_beyond(results, generator=generator())] != [g.low for g in expected]
+    assert concluded["controls"] == ["blind"] and {g["name"] for g in concluded["gains"]} == {"ours"}
+    assert concluded["verdict"].startswith("No gain: ") and concluded["warnings"][0].startswith("Only 7 held-out rows")
 
 
-def test_a_share_of_time_is_the_methods_over_what_it_is_held_against():
+def test_time_ratio_is_the_method_over_its_reference():
     ratios = (
         RatioConfig("ours", "dilated", "base", "left_to_right", 2),
         RatioConfig("base", "dilated", "ours", "dilated", 3),
-        RatioConfig("blind", "dilated", "base", "left_to_right", 2),
     )
     results = evaluation()
     curves = {(curve.name, curve.order): curve for curve in results.curves()}
-    for found, asked in zip(time_ratios(results, config(time_ratios=ratios)), ratios, strict=True):
-        pair = curves[asked.name, asked.order], curves[asked.than, asked.than_order]
-        expected = time_ratio(*pair, asked.than_steps, generator=torch.Generator().manual_seed(SEED))
-        assert {name: found[name] for name in vars(asked)} == vars(asked)
-        assert (found["value"], found["low"], found["high"]) == (expected.value, expected.low, expected.high)
-    other = time_ratio(*pair, 2, generator=torch.Generator().manual_seed(0))
-    assert other.high != expected.high  # the draws are those of the table's seed
-
-
-def ratio(name, order, than_order, value, than="base") -> dict:
-    asked = vars(RatioConfig(name, order, than, than_order, 16))
-    return {**asked, "value": value, "low": value - 0.1, "high": value + 0.2}
-
-
-def test_the_fastest_that_reaches_the_bound_is_told_of_in_its_order_and_against_another():
-    inf = float("inf")
-    ratios = [ratio("base", "dilated", "random", 0.1), ratio("slow", "dilated", "dilated", 0.8)]
-    ratios += [ratio("fast", "dilated", "dilated", 0.5), ratio("never", "dilated", "dilated", inf)]
-    ratios += [ratio("fast", "random", "random", 0.2), ratio("slow", "dilated", "random", 0.3)]
-    ratios += [ratio("fast", "dilated", "random", 0.4), ratio("cold", "dilated", "random", 0.05)]  # no method
-    methods = ("slow", "fast", "never")
-    assert module._of_time(ratios, "dilated", methods) == [
-        "fast (dilated order) reaches the bound of base (dilated order, 16 passes) in 0.50 [0.40, 0.70] of its time.",
-        "slow (dilated order) reaches the bound of base (random order, 16 passes) in 0.30 [0.20, 0.50] of its time; "
-        "the base in that order alone in 0.10 [0.00, 0.30].",
-    ]
-    assert module._of_time([ratio("never", "dilated", "dilated", inf)], "dilated", methods) == []
-    one_row = {**ratio("fast", "dilated", "dilated", 0.5), "low": float("nan"), "high": float("nan")}
-    (said,) = module._of_time([one_row], "dilated", methods)
-    assert said.endswith("in 0.50 of its time.")
+    for record, ratio in zip(time_ratios(results, config(time_ratios=ratios)), ratios, strict=True):
+        pair = curves[ratio.name, ratio.order], curves[ratio.than, ratio.than_order]
+        expected = time_ratio(*pair, ratio.than_steps, generator=generator(SEED))
+        assert record == {**vars(ratio), **vars(expected)}
+    untimed = results_of([(row_of(row.name, *row.cell), results.nats[row.key]) for row in results.rows])
+    with pytest.raises(ValueError, match="were timed"):
+        time_ratios(untimed, config(time_ratios=ratios))
 
 
 def point(name, order, steps, temperature, entropy, loss, n=50) -> FrontierPoint:
-    g = torch.Generator().manual_seed(int(1000 * (entropy + loss)))
-    noise = torch.randn(2, n, generator=g, dtype=torch.float64)
-    tokens = torch.randint(20, 40, (n,), generator=g)
-    return FrontierPoint(
-        name, order, steps, temperature, entropy + 0.05 * noise[0], tokens * (loss + 0.1 * noise[1]), tokens, 0.4
-    )
+    g = generator(int(1000 * (entropy + loss)))
+    noise, tokens = torch.randn(2, n, generator=g, dtype=torch.float64), torch.randint(20, 40, (n,), generator=g)
+    values = (entropy + 0.05 * noise[0], tokens * (loss + 0.1 * noise[1]), tokens, 0.4)
+    return FrontierPoint(name, order, steps, temperature, *values)
 
 
 def curve(order, steps, shift) -> list[FrontierPoint]:
@@ -98,8 +111,8 @@ def curve(order, steps, shift) -> list[FrontierPoint]:
     return [point("base", order, steps, t, entropy, loss + shift) for t, entropy, loss in heat]
 
 
-def test_a_point_is_held_against_the_base_of_its_own_order_and_passes():
-    """The others' curves lie lower or higher: against them it would be another verdict."""
+def test_placement_is_relative_to_the_base_of_the_same_cell():
+    """The curves of other cells lie lower or higher: relative to them it would be another verdict."""
     bases = [*curve("random", 2, 0.0), *curve("random", 4, -1.0), *curve("dilated", 2, 1.0)]
     ours = [point("ours", "random", 2, 1.0, 4.6, 3.2), point("ours", "random", 4, 1.0, 4.6, 3.2)]
     ours += [point("ours", "dilated", 2, 1.0, 4.6, 4.6), point("ours", "dilated", 4, 1.0, 4.6, 3.2)]
@@ -111,30 +124,12 @@ def test_a_point_is_held_against_the_base_of_its_own_order_and_passes():
         assert (p["said"], p["interpolation"], p["distinct_2"]) == (expected.said, expected.interpolation, 0.4)
         assert (p["entropy_nats"], p["entropy_stderr"], p["num_samples"]) == own.entropy_nats[:3]
         assert (p["judge_nats_per_token"], p["judge_stderr"]) == own.judge_nats_per_token[:2]
-    twins = [point("twin", "random", 2, t, 4.6, 3.2) for t in (0.9, 1.0)]  # of each other they would be the curve
+    twins = [point("twin", "random", 2, t, 4.6, 3.2) for t in (0.9, 1.0)]  # relative to each other they are "on"
     assert [p["verdict"] for p in placements([*twins, *bases], 3.0)[:2]] == ["gain"] * 2
 
 
-def test_a_point_is_judged_by_as_many_sigmas_as_are_asked_for():
+def test_placement_uses_the_configured_sigmas():
     points = [*curve("left_to_right", 2, 0.0), point("ours", "left_to_right", 2, 1.0, 4.6, 3.2)]
     for sigmas, verdict in ((3.0, "gain"), (1e6, "on")):
-        found = conclusions(evaluation(points=points), config(frontier=FrontierConfig(sigmas=sigmas)))
-        assert found["frontier"][-1]["verdict"] == verdict
-
-
-def placed(name, temperature, verdict, difference, steps=2) -> dict:
-    how = {"name": name, "order": "random", "num_steps": steps, "temperature": temperature, "verdict": verdict}
-    return {**how, "said": f"said of {temperature:g}", "difference": difference, "difference_stderr": 0.01}
-
-
-def test_a_method_is_told_of_at_the_temperature_nearest_to_one():
-    points = [placed("base", 1.0, "on", 0.0), placed("ours", 0.7, "on", 0.1), placed("ours", 1.0, "on", -0.02)]
-    points += [placed("ours", 1.1, "gain", -0.3), placed("ours", 0.8, "gain", -0.3, steps=4)]
-    assert of_frontier(points) == [
-        "To the judge, ours (random order, 2 passes) is said of 1 (-0.020 ± 0.010 nats per token); "
-        "at temperature 1.1 it is below.",
-        "To the judge, ours (random order, 4 passes, temperature 0.8) is said of 0.8 (-0.300 ± 0.010 nats per token).",
-    ]
-    points = [placed("ours", 1.0, "gain", -0.02), placed("ours", 0.9, "gain", -0.3)]
-    assert "; at temperature" not in of_frontier(points)[0]
-    assert of_frontier([placed("ours", 1.0, "outside", None)])[0].endswith("2 passes) is said of 1.")
+        concluded = conclusions(evaluation(points=points), config(frontier=FrontierConfig(sigmas=sigmas)))
+        assert concluded["frontier"][-1]["verdict"] == verdict

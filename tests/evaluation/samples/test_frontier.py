@@ -9,7 +9,9 @@ import torch
 from edlm.corpus.languages import HiddenMarkov
 from edlm.denoisers import FunctionDenoiser
 from edlm.energies import OracleEnergy
-from edlm.evaluation.report.conclusions import of_frontier, placements
+from edlm.evaluation.report.conclusions import placements
+from edlm.evaluation.report.finding import Conclusions
+from edlm.evaluation.report.findings import judged_at_equal_entropy
 from edlm.evaluation.samples.diversity import unigram_entropy
 from edlm.evaluation.samples.frontier import (
     COLDER,
@@ -253,5 +255,5 @@ def test_the_report_does_not_call_the_cheat_a_gain(base):
     placed = placements(points, sigmas=3.0)
     cheat, oracle = placed[-2:]
     assert cheat["verdict"] == "on" and cheat["said"] == COLDER and oracle["verdict"] == "gain"
-    said = of_frontier(placed)
-    assert [fact.split(" is ")[1].split(" (")[0] for fact in said] == [COLDER, GAIN]
+    findings = judged_at_equal_entropy(Conclusions([], frontier=placed))
+    assert [finding.data["said"] for finding in findings] == [COLDER, GAIN]

@@ -1,0 +1,125 @@
+"""The parts that all plots share: a figure in a fixed style, lines with their labels, and axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+INK = "#1b1b19"  # text, axes and the base; within a page, the text colour of the page
+# Okabe and Ito 2008, for colour-blind readers; without yellow, which is too pale for a line.
+COLOURS = (INK, "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+# Line and marker.
+STYLES = (
+    ("-", "o"),
+    ((0, (5, 2)), "s"),
+    ((0, (1, 1.5)), "^"),
+    ((0, (5, 2, 1, 2)), "D"),
+    ((0, (9, 2)), "v"),
+    ((0, (3, 1, 1, 1, 1, 1)), "P"),
+)
+
+
+class Line(NamedTuple):
+    """A line of a plot.
+
+    Attributes:
+        name: Decides its colour.
+        order: Decides its dashes and its marker.
+        x: Position of each point.
+        y: Height of each point.
+        errors: Half the length of each bar, or lower and upper halves, ``[2, n]``.
+        marks: Text next to each point.
+    """
+
+    name: str
+    order: str
+    x: Sequence[float]
+    y: Sequence[float]
+    errors: Sequence[Any] | None = None
+    marks: Sequence[str] = ()
+
+
+@contextmanager
+def drawing(
+    path: Any, size: tuple[float, float], *, rows: int = 1, columns: int = 1, **save: Any
+) -> Iterator[tuple[Any, Any]]:
+    """Figure and axes of ``size`` inches, saved when the block ends; matplotlib's state is left as it was.
+
+    The same content gives the same bytes of svg, and its text stays text, so that it can be searched.
+
+    Args:
+        path: Where to, ending in ``.png`` or ``.svg``; or an open file, and ``format`` in ``save``.
+        size: Width and height.
+        rows: Rows of axes.
+        columns: Columns of axes.
+        save: Options of ``Figure.savefig``.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+        ValueError: another suffix.
+    """
+    if isinstance(path, str | Path) and Path(path).suffix not in (".png", ".svg"):
+        raise ValueError(f"a picture's path must end in .png or .svg, got {Path(path).name!r}")
+    try:
+        import matplotlib
+        import matplotlib.style
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError('plots need matplotlib: pip install "edlm[plots]"', name=error.name) from error
+
+    ink = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    fixed = {**ink, "svg.hashsalt": "edlm", "svg.fonttype": "none"}
+    with matplotlib.style.context("default"), matplotlib.rc_context(fixed):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure, figure.subplots(rows, columns, sharex="col")
+        dated = not (isinstance(path, str | Path) and Path(path).suffix == ".png")
+        figure.savefig(path, dpi=200, metadata={"Date": None} if dated else None, **save)
+
+
+def styles_of(what: str, keys: Sequence[str], styles: Sequence[Any]) -> dict[str, Any]:
+    """A style for each distinct key, in the order in which they come.
+
+    Raises:
+        ValueError: no keys, or more than there are styles.
+    """
+    distinct = list(dict.fromkeys(keys))
+    if not 1 <= len(distinct) <= len(styles):
+        raise ValueError(f"a plot distinguishes 1 to {len(styles)} {what}, got {len(distinct)}")
+    return dict(zip(distinct, styles, strict=False))
+
+
+def draw_lines(axes: Any, lines: Sequence[Line], colours: Mapping[str, str], styles: Mapping[str, Any]) -> None:
+    """Draw lines with their points, bars and marks; the legend names them."""
+    for line in lines:
+        dashes, marker = styles[line.order]
+        label, colour = ", ".join(filter(None, (line.name, line.order))), colours[line.name]
+        looks = {"linewidth": 1.4, "markersize": 3.5, "elinewidth": 0.8, "color": colour}
+        axes.errorbar(line.x, line.y, line.errors, label=label, linestyle=dashes, marker=marker, **looks)
+        for mark, *at in zip(line.marks, line.x, line.y, strict=False):
+            axes.annotate(mark, at, (0, 5), textcoords="offset points", fontsize=8, ha="center", color=colour)
+
+
+def dress(axes: Any, x: str, y: str, *, log: int | None = None) -> None:
+    """Labels with units, a grid, and a logarithmic ``x`` of base ``log`` whose ticks are plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    if log is not None:
+        axes.set_xscale("log", base=log)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        if log == 10:
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(color=INK, alpha=0.12, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def add_legend(figure: Any, axes: Any, *, width: int = 115) -> None:
+    """Below the axes, in as many columns as fit ``width`` characters."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = max(1, width // (max(map(len, labels), default=0) + 10))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=4)
