@@ -41,8 +41,8 @@ class HiddenMarkov:
         Rabiner 1989, A tutorial on hidden Markov models.
 
     Example:
-        >>> shown = [[0.7, 0.3, 0.0], [0.0, 0.2, 0.8]]
-        >>> language = HiddenMarkov([[0.9, 0.1], [0.4, 0.6]], shown, [1, 0])
+        >>> emission = [[0.7, 0.3, 0.0], [0.0, 0.2, 0.8]]
+        >>> language = HiddenMarkov([[0.9, 0.1], [0.4, 0.6]], emission, [1, 0])
         >>> x_t = torch.tensor([[0, 3]])  # 3 is the mask
         >>> language.log_prob(x_t).exp()
         tensor([0.7000], dtype=torch.float64)
@@ -129,15 +129,15 @@ class HiddenMarkov:
         """
         x = check_tokens(x, self.mask_token_id, observed=True)
         tables = (self.initial, self.transition, self.emission.T)
-        first, step, shown = ((table > 0).double().to(x.device) for table in tables)
-        reached = first * shown[x[:, 0]]
+        first, step, emitted = ((table > 0).double().to(x.device) for table in tables)
+        reached = first * emitted[x[:, 0]]
         for token in x.unbind(1)[1:]:  # 0/1 after every step, so that nothing can underflow
-            reached = ((reached @ step) * shown[token] > 0).double()
+            reached = ((reached @ step) * emitted[token] > 0).double()
         return reached.any(1)
 
     def _emit(self, states: list[Tensor], generator: torch.Generator) -> list[Tensor]:
-        shown = _cdf(self.emission, generator)
-        return [_draw(shown, state, generator) for state in states]
+        emission = _cdf(self.emission, generator)
+        return [_draw(emission, state, generator) for state in states]
 
     def _likelihood(self, x: Tensor) -> Tensor:
         """P(token | state) for every id, the mask last (1: summed out); ``[V + 1, S]``."""

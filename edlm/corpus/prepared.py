@@ -40,7 +40,7 @@ class PreparedCorpus:
 
     @classmethod
     def load(cls, path: str | Path) -> PreparedCorpus:
-        """Read what `save` wrote.
+        """Read a folder of `save`.
 
         Raises:
             FileNotFoundError: ``path`` is no prepared corpus.

@@ -64,7 +64,7 @@ def sample_corpus(config: LanguageConfig, num_train: int, num_valid: int, length
 
 
 def _symbol_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
-    """Symbols "0", "1", ... and, last, the mask: its id is the language's own."""
+    """Symbols "0", "1", ... and, last, the mask, with the mask id of the language."""
     vocabulary = {str(symbol): symbol for symbol in range(vocab_size)} | {"<|mask|>": vocab_size}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<|mask|>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -86,20 +86,17 @@ def _read_dataset(name: str, split: str | None, text_field: str) -> list[str]:
 
     if name.endswith(".parquet"):
         dataset = datasets.Dataset(parquet.read_table(name))
+    elif Path(name).exists():
+        dataset = datasets.load_from_disk(name)
     else:
-        dataset = (
-            datasets.load_from_disk(name)
-            if Path(name).exists()
-            else datasets.load_dataset(*name.split(":", 1), split=split)
-        )
+        dataset = datasets.load_dataset(*name.split(":", 1), split=split)
     splits = dataset if isinstance(dataset, dict) else {str(dataset.split): dataset}
     if split not in splits and (split is not None or len(splits) > 1):
         raise ValueError(f"split must be one of {', '.join(splits)} for {name}, got {split!r}")
     dataset = splits[split or next(iter(splits))]
     if getattr(dataset.features.get(text_field), "dtype", None) not in ("string", "large_string"):
-        raise ValueError(
-            f"text_field must be a text column of {name} ({', '.join(dataset.features)}), got {text_field!r}"
-        )
+        columns = ", ".join(dataset.features)
+        raise ValueError(f"text_field must be a text column of {name} ({columns}), got {text_field!r}")
     return list(dataset[text_field])
 
 
@@ -110,7 +107,7 @@ def read_documents(
 
     Args:
         source: A file; a folder (every .txt, .jsonl, .json, .parquet below it in sorted order, hidden ones left out, or
-            what ``save_to_disk`` wrote); else, where no such path exists, a dataset's ``"name"`` or ``"name:config"``.
+            a saved dataset); else, if there is no such path, a dataset's ``"name"`` or ``"name:config"``.
         split: Split of a dataset; must be None for plain files and folders.
         text_field: Field or column that holds the text, outside .txt files.
         separator: In .txt, a line with nothing else ends a document; a file without one is one document, verbatim.
@@ -120,9 +117,8 @@ def read_documents(
         ValueError: bad UTF-8, a corrupt line, a missing field or split, or no document at all.
     """
     path = Path(source).expanduser()
-    if not path.exists() and (
-        isinstance(source, Path) or source.startswith((".", "/", "~")) or path.suffix in SUFFIXES
-    ):
+    is_path = isinstance(source, Path) or source.startswith((".", "/", "~")) or path.suffix in SUFFIXES
+    if is_path and not path.exists():
         raise FileNotFoundError(f"source must be an existing file or folder or a dataset's name, got {source}")
     if not path.exists() or (path / "state.json").exists() or (path / "dataset_dict.json").exists():
         documents = _read_dataset(str(path), split, text_field)
@@ -144,7 +140,7 @@ def train_tokenizer(documents: list[str], *, kind: str = "bpe", vocab_size: int 
     Args:
         documents: Training texts.
         kind: "bpe" (byte level, lossless on any text) or "character" (one token per code point).
-        vocab_size: Largest size, special tokens included; smaller where no pair is left that occurs twice.
+        vocab_size: Largest size, special tokens included; smaller if no further pair occurs twice.
 
     Raises:
         ValueError: no documents, unknown kind, or ``vocab_size`` below alphabet and special tokens.
@@ -192,7 +188,7 @@ def split_documents(documents: list[str], valid_fraction: float) -> tuple[list[s
     ratio = Fraction(valid_fraction).limit_denominator(10_000)
     train, valid = [], []
     for text in documents:
-        key = " ".join(re.findall(r"[^\W_]+", text.lower())) or text  # a text without words is its own key
+        key = " ".join(re.findall(r"[^\W_]+", text.lower())) or text  # a text without words is its key itself
         number = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16)
         (valid if number % ratio.denominator < ratio.numerator else train).append(text)
     if not train or not valid:
@@ -250,7 +246,7 @@ def save_blocks(blocks: TokenBlocks, path: str | Path) -> None:
 
 
 def load_blocks(path: str | Path) -> TokenBlocks:
-    """Read what `save_blocks` wrote, tokens as int64; FileNotFoundError or ValueError where there is no such file."""
+    """Read a file of `save_blocks`, tokens as int64; FileNotFoundError or ValueError for anything else."""
     try:
         with safe_open(str(path), "numpy") as file:
             metadata = file.metadata() or {}

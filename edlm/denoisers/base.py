@@ -204,8 +204,8 @@ class Denoiser(nn.Module, ABC):
             attention_mask: False at padding, shape ``[batch, length]``.
 
         Returns:
-            Shape ``[batch, length, vocab_size]``: normalised over real tokens; 0 at the own token
-            and ``-inf`` elsewhere where ``x_t`` is not masked.
+            Shape ``[batch, length, vocab_size]``: normalised over real tokens; where ``x_t`` is not masked,
+            0 at its token and ``-inf`` elsewhere.
 
         References:
             SUBS parameterisation, Sahoo et al. 2024, arXiv:2406.07524, Sec. 3.2.3.

@@ -1,4 +1,4 @@
-"""The files of a published model, looked at before anything of it is built or run."""
+"""The files of a published model, read before anything of it is built or run."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Checkpoint:
     """A folder or a single file that holds a model.
 
     Attributes:
-        path: Where it is.
-        name: What people call it.
+        path: The folder or file.
+        name: Its name, for people.
     """
 
     path: Path
@@ -40,26 +40,25 @@ class Checkpoint:
         Args:
             path_or_hub_id: Folder, file or ``org/name``.
             revision: Of the hub's repository.
-            code: Fetch its Python files too; they are run only where the caller says so.
+            code: Fetch its Python files too; they run only with ``trust_remote_code``.
 
         Raises:
-            FileNotFoundError: it is neither there, nor can it be a hub id.
+            FileNotFoundError: there is no such path, and it cannot be a hub id.
             OSError: the hub has no such repository, or cannot be reached.
         """
         path = Path(path_or_hub_id)
         if path.exists():
             return cls(path, path.name)
         parts = path.parts
+        message = f"a checkpoint must be a folder, a file, a hub id or a shipped name, got {path}"
         if path.is_absolute() or len(parts) > 2 or (len(parts) == 2 and path.parent.exists()):
-            raise FileNotFoundError(f"a checkpoint must be a folder, a file, a hub id or a shipped name, got {path}")
+            raise FileNotFoundError(message)
         ignored = ["*.msgpack", "*.h5", "*.onnx", "onnx/*", "original/*", *([] if code else ["*.py"])]
         try:
-            found = snapshot_download(str(path_or_hub_id), revision=revision, ignore_patterns=ignored)
+            folder = snapshot_download(str(path_or_hub_id), revision=revision, ignore_patterns=ignored)
         except HFValidationError as error:
-            raise FileNotFoundError(
-                f"a checkpoint must be a folder, a file, a hub id or a shipped name, got {path}"
-            ) from error
-        return cls(Path(found), path.name)
+            raise FileNotFoundError(message) from error
+        return cls(Path(folder), path.name)
 
     @property
     def folder(self) -> Path:
@@ -67,14 +66,14 @@ class Checkpoint:
 
     @cached_property
     def files(self) -> tuple[str, ...]:
-        """Names of the files, without those of subfolders; of a single file, its own."""
+        """Names of the files, without subfolders; for a single file, its name."""
         if not self.path.is_dir():
             return (self.path.name,)
         return tuple(sorted(file.name for file in self.path.iterdir() if file.is_file()))
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """``config.json``, or nothing.
+        """Content of ``config.json``; empty without one.
 
         Raises:
             ValueError: it holds no JSON object.
@@ -117,7 +116,7 @@ class Checkpoint:
         """Content of the (only) pickle, read without running any code in it.
 
         Raises:
-            ValueError: it holds something else than tensors and plain containers; or there is not just one.
+            ValueError: it holds anything but tensors and plain containers; or there is not exactly one.
         """
         if file is None:
             if len(self.weight_files) != 1 or self.weight_files[0].suffix not in PICKLES:
@@ -135,7 +134,7 @@ class Checkpoint:
         """All tensors by name, from safetensors or from pickled state dicts, on the CPU.
 
         Raises:
-            ValueError: there are none, or a pickle holds something else.
+            ValueError: there are none, or a pickle holds anything else.
         """
         if not self.weight_files:
             wanted = ", ".join(SAFETENSORS + PICKLES)
@@ -154,7 +153,7 @@ class Checkpoint:
         return self.path.is_dir() and bool({"tokenizer.json", "tokenizer_config.json", "vocab.txt"} & set(self.files))
 
     def tokenizer(self, given: Any = None, *, trust_remote_code: bool = False) -> Any:
-        """The tokenizer that was given (or its name), else the one in the folder, else None."""
+        """The tokenizer passed (itself or by name), else the one in the folder, else None."""
         if given is not None and not isinstance(given, (str, Path)):
             return given
         if given is None and not self.has_tokenizer:
@@ -162,35 +161,35 @@ class Checkpoint:
         return AutoTokenizer.from_pretrained(given or self.path, trust_remote_code=trust_remote_code)
 
     def describe(self) -> str:
-        """What was found, for an error message."""
-        found = [f"files {list(self.files)}"]
+        """Files, configuration and weights, for an error message."""
+        parts = [f"files {list(self.files)}"]
         if self.config:
-            found.append(f"model_type {self.model_type!r}, architectures {self.config.get('architectures')}")
+            parts.append(f"model_type {self.model_type!r}, architectures {self.config.get('architectures')}")
         if self.weight_files:
-            some = sorted(self.weight_names)
-            found.append(f"weights {some[:4]}{'...' if len(some) > 4 else ''}")
-        return ", ".join(found)
+            names = sorted(self.weight_names)
+            parts.append(f"weights {names[:4]}{'...' if len(names) > 4 else ''}")
+        return ", ".join(parts)
 
 
 def load_strictly(module: torch.nn.Module, weights: dict[str, Tensor], source: object, *, assign: bool = False) -> None:
     """Load all weights of a module; nothing may be missing or left over.
 
     Args:
-        module: Takes the weights.
-        weights: By name.
-        source: Where they come from, for errors.
-        assign: Take the tensors over instead of copying what they hold; for a module on the meta device.
+        module: The module.
+        weights: Tensors by name.
+        source: Origin of the weights, for errors.
+        assign: Use the tensors themselves instead of copying them; for a module on the meta device.
 
     Raises:
         ValueError: names what is missing, unexpected, or of another shape.
     """
-    own = module.state_dict()
-    missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    state = module.state_dict()
+    missing, unexpected = sorted(state.keys() - weights.keys()), sorted(weights.keys() - state.keys())
     if missing or unexpected:
         raise ValueError(f"{source}: weights missing {missing[:5]}, unexpected {unexpected[:5]}")
     for name, weight in weights.items():
-        if weight.shape != own[name].shape:
+        if weight.shape != state[name].shape:
             raise ValueError(
-                f"{source}: weight {name} must have shape {list(own[name].shape)}, got {list(weight.shape)}"
+                f"{source}: weight {name} must have shape {list(state[name].shape)}, got {list(weight.shape)}"
             )
     module.load_state_dict(weights, assign=assign)

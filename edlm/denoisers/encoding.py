@@ -1,4 +1,4 @@
-"""What one pass of a denoiser gives."""
+"""The result of one pass of a denoiser."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from edlm.diffusion.slots import Slots
 
 @dataclass(frozen=True)
 class Encoding:
-    """One denoiser pass: what the output layer needs at each position, before it is applied.
+    """One denoiser pass: the input of the output layer at each position.
 
     Attributes:
-        finish: Gives the features; what it leaves for later (the last block) is run only if they are asked for.
-        hidden: States that enter each block, each ``[encoded_rows, length, hidden_size]``; None unless asked for.
+        finish: Computes the features; work it may defer (the last block) runs only if they are requested.
+        hidden: States that enter each block, each ``[encoded_rows, length, hidden_size]``; None unless requested.
         place: Row of ``features`` that holds each row of the batch, shape ``[batch]``; rows that
             need no pass have none (-1).
     """

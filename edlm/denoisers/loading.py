@@ -47,7 +47,7 @@ def load_denoiser(
     Raises:
         FileNotFoundError: there is no such path, and it cannot be a hub id.
         OSError: the hub has no such model, or cannot be reached.
-        ValueError: no family recognises it, what it holds is not what its family needs, or there is no such device.
+        ValueError: no family recognises it, its content does not fit its family, or there is no such device.
     """
     _check_device(device)
     shipped = SHIPPED / str(path_or_hub_id) / "denoiser"
@@ -78,7 +78,7 @@ def wrap_denoiser(
         options: Of the family; see its ``wrap``.
 
     Raises:
-        TypeError: it is no module.
+        TypeError: ``module`` is no module.
         ValueError: there is no such family, or the mask token is not known.
     """
     check_module(module)

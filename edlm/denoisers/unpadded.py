@@ -11,7 +11,7 @@ from torch import Tensor
 def run_unpadded(
     run: Callable[[Tensor, Tensor], Tensor], x_t: Tensor, t: Tensor, attention_mask: Tensor | None
 ) -> Tensor:
-    """Run rows of the same length together, without their padding, so that each is as if alone.
+    """Run rows of equal length together, without their padding, so that each gives what it gives alone.
 
     Args:
         run: ``run(x_t[n, l], t[n]) -> features[n, l, width]``.
@@ -23,10 +23,10 @@ def run_unpadded(
         Features, shape ``[batch, length, width]``; 0 at padding.
 
     Raises:
-        ValueError: the mask is of another shape, is not right padding, or all of it is.
+        ValueError: the mask has another shape, is not right padding, or keeps no token.
 
     Note:
-        One call for each length that occurs.
+        One call for each distinct length.
 
     Example:
         >>> def running_mean(x_t, t):

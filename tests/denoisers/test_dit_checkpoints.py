@@ -75,7 +75,7 @@ def test_configurations_that_do_not_fit(tmp_path):
         load_denoiser(published.write_ar_ckpt(tmp_path / "ar.ckpt"))
     with pytest.raises(ValueError, match="noise.type must be 'loglinear' with time_conditioning, got 'cosine'"):
         load_denoiser(write_lightning(tmp_path / "e", time_conditioning=True, noise={"type": "cosine"}))
-    with pytest.raises(ValueError, match="must hold .hydra/config.yaml beside checkpoints-meta/checkpoint.pth"):
+    with pytest.raises(ValueError, match="must hold .hydra/config.yaml next to checkpoints-meta/checkpoint.pth"):
         path = write_run(tmp_path / "f")
         (path / ".hydra" / "config.yaml").unlink()
         load_denoiser(path)

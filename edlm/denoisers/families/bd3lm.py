@@ -53,12 +53,7 @@ def _wrap(
 ) -> LogitsDenoiser:
     """As `wrap_official`; the module is called with ``sample_mode=True`` and needs ``attn_backend='sdpa'``.
 
-    Args:
-        module: As for `wrap_official`.
-        tokenizer: As for `wrap_official`.
-        mask_token_id: As for `wrap_official`.
-        block_size: By default that of the module's configuration.
-        options: As for `wrap_official`.
+    ``block_size`` is by default that of the module's configuration.
 
     Raises:
         ValueError: the block size is not known, or the module attends with another backend.

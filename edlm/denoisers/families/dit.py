@@ -22,7 +22,7 @@ class DiTShape:
         hidden_size: Of the states.
         num_blocks: How many blocks.
         num_heads: Of each block; must divide ``hidden_size`` into heads of even size.
-        cond_dim: Size of the condition that modulates all norms; None: there is none.
+        cond_dim: Size of the condition that modulates all norms; None for an unconditioned network.
     """
 
     vocab_size: int

@@ -32,7 +32,7 @@ def total_noise(t: Tensor) -> Tensor:
 class DiTDenoiser(NetworkDenoiser):
     """A `DiT` as ``p_theta``: the softmax of its outputs at masked positions, the mask's column left out.
 
-    That is so for all its families. MDLM, D3PM and BD3-LM predict ``x_0``; and SEDD's concrete scores
+    This holds for all its families: MDLM, D3PM and BD3-LM predict ``x_0``, and SEDD's concrete scores
     ``s_v = p(x_0 = v | x_t) exp(-sigma) / (1 - exp(-sigma))`` differ from ``p`` by a factor common to all ``v``.
 
     Args:
@@ -161,16 +161,16 @@ def build_dit(shape: DiTShape, weights: dict[str, Tensor], source: object) -> Di
     """The network of published weights.
 
     Raises:
-        ValueError: weights are missing, unexpected or of another shape; or the rotary frequencies are others.
+        ValueError: weights are missing, unexpected or of another shape; or the rotary frequencies differ.
     """
     network = DiT(shape)
-    weights, own = dict(weights), rotary_frequencies(shape.hidden_size // shape.num_heads)
+    weights, expected = dict(weights), rotary_frequencies(shape.hidden_size // shape.num_heads)
     frequencies = weights.pop("rotary_emb.inv_freq", None)
     if frequencies is not None and (
-        frequencies.shape != own.shape or not torch.allclose(frequencies.float(), own, rtol=1e-2)
+        frequencies.shape != expected.shape or not torch.allclose(frequencies.float(), expected, rtol=1e-2)
     ):
         raise ValueError(
-            f"{source}: rotary_emb.inv_freq must have base 10000 and {len(own)} frequencies "
+            f"{source}: rotary_emb.inv_freq must have base 10000 and {len(expected)} frequencies "
             f"({shape.num_heads} heads), got {len(frequencies)} of other values or number"
         )
     load_strictly(network, weights, source)

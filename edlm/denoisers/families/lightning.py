@@ -29,17 +29,17 @@ def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
     Raises:
         ValueError: there is none.
     """
-    held = plain(checkpoint.unpickled()["hyper_parameters"])
-    if not isinstance(held, dict) or not isinstance(held.get("config"), dict):
-        raise ValueError(f"{checkpoint.path}: hyper_parameters must hold a config, got {type(held).__name__}")
-    return held["config"]
+    parameters = plain(checkpoint.unpickled()["hyper_parameters"])
+    if not isinstance(parameters, dict) or not isinstance(parameters.get("config"), dict):
+        raise ValueError(f"{checkpoint.path}: hyper_parameters must hold a config, got {type(parameters).__name__}")
+    return parameters["config"]
 
 
 def setting(config: dict[str, Any], path: str, source: object) -> Any:
     """A value of nested dictionaries, such as ``model.n_heads``.
 
     Raises:
-        ValueError: it is not there.
+        ValueError: there is no such setting.
     """
     value: Any = config
     for name in path.split("."):
@@ -66,7 +66,7 @@ def load_backbone(checkpoint: Checkpoint, *, conditioned: bool = True) -> DiT:
     """The network, with its averaged weights where there are any.
 
     Raises:
-        ValueError: weights, averages and configuration do not fit together.
+        ValueError: weights, averages and configuration disagree.
     """
     content, source = checkpoint.unpickled(), checkpoint.path
     named = {name.replace(_COMPILED, ""): weight for name, weight in content["state_dict"].items()}
@@ -90,12 +90,12 @@ def load_backbone(checkpoint: Checkpoint, *, conditioned: bool = True) -> DiT:
 
 @torch.no_grad()
 def load_averages(network: nn.Module, averages: dict[str, Any], source: object, *, num_further: int = 0) -> None:
-    """Put a list of averaged parameters, which has no names, in the place of the network's, in their order.
+    """Replace the network's parameters, in their order, by a list of averages, which has no names.
 
     Args:
         network: Its parameters must be defined in the order of the published network.
         averages: With ``shadow_params``.
-        source: For messages.
+        source: Origin of the averages, for errors.
         num_further: How many parameters of other modules may follow.
 
     Raises:

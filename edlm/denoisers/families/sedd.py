@@ -30,7 +30,7 @@ def _config(checkpoint: Checkpoint) -> dict[str, Any]:
         return checkpoint.config
     path = checkpoint.path / _RUN_CONFIG
     if not path.is_file():
-        raise ValueError(f"{checkpoint.path} must hold {_RUN_CONFIG} beside {_RUN}, got none")
+        raise ValueError(f"{checkpoint.path} must hold {_RUN_CONFIG} next to {_RUN}, got none")
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(config, dict):
         raise ValueError(f"{path} must hold a mapping, got {type(config).__name__}")
@@ -40,10 +40,10 @@ def _config(checkpoint: Checkpoint) -> dict[str, Any]:
 def _load(checkpoint: Checkpoint, options: LoadOptions) -> DiTDenoiser:
     config, source = _config(checkpoint), checkpoint.path
     tokens = setting(config, "tokens", source)
-    for name, known in (("graph.type", "absorb"), ("noise.type", "loglinear")):
-        found = setting(config, name, source)
-        if found != known:
-            raise ValueError(f"{source}: {name} must be {known!r}, since a denoiser fills in masks, got {found!r}")
+    for name, required in (("graph.type", "absorb"), ("noise.type", "loglinear")):
+        value = setting(config, name, source)
+        if value != required:
+            raise ValueError(f"{source}: {name} must be {required!r}, since a denoiser fills in masks, got {value!r}")
     shape = dit_shape(config, tokens + 1, source)
     if _is_run(checkpoint):
         content = load_pickle(checkpoint.path / _RUN)

@@ -38,7 +38,7 @@ class _Rotary(LlamaRotaryEmbedding):
 
 
 class _Network(LlamaForCausalLM):
-    """A Llama with one embedding more than columns: the mask's."""
+    """A Llama with one more embedding than columns: that of the mask."""
 
     def __init__(self, config: LlamaConfig):
         super().__init__(config)
@@ -59,7 +59,7 @@ def _load(checkpoint: Checkpoint, options: LoadOptions) -> Denoiser:
 
 
 def _config_of(weights: dict[str, Tensor], checkpoint: Checkpoint) -> LlamaConfig:
-    """The shape, from the weights' own: a size determines its number of heads in the published table.
+    """The network's shape from the weights; the published table gives the number of heads for each width.
 
     References:
         ``lit_gpt/config.py`` of ML-GSAI/SMDM, ``Diff_LLaMA_6M`` to ``Diff_LLaMA_2121M``.

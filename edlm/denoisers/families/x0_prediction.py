@@ -38,7 +38,7 @@ def wrap(
         max_length: Longest sequence it takes.
 
     Raises:
-        ValueError: neither id nor size is known, or ``returns`` is something else.
+        ValueError: neither id nor size is known, or ``returns`` is none of these.
     """
     if returns not in ("logits", "probabilities"):
         raise ValueError(f"returns must be 'logits' or 'probabilities', got {returns!r}")
