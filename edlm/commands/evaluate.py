@@ -18,7 +18,7 @@ from edlm.evaluation.report.wandb import check_wandb, log_to_wandb
 
 
 def run(config: EvaluateConfig) -> None:
-    """Measure what is not in the output yet, keep each number as soon as it is there, then conclude and show."""
+    """Measure what the output lacks, then write and print results and conclusions."""
     config = config.quickened() if config.quick else config
     check_wandb(config.wandb)
     try:

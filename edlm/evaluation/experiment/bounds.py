@@ -24,9 +24,9 @@ def measure_bound(lab: Lab, setting: Setting) -> Entry:
     order = [s for s in lab.settings if s.row.order == setting.row.order and s.sampled_steps is None]
     missing = [s for s in order if lab.store.find(*bound_key(lab, s)) is None]
     likelihoods = _estimate(lab, missing, [s.sampler for s in missing], inner_draws=[s.inner_draws for s in missing])
-    found = dict(zip(missing, likelihoods, strict=True))
+    measured = dict(zip(missing, likelihoods, strict=True))
     for s in sorted(missing, key=lambda s: not s.row.is_base):
-        lab.store.put(*bound_key(lab, s), _entry(lab, s, found[s]))
+        lab.store.put(*bound_key(lab, s), _entry(lab, s, measured[s]))
     return lab.store.find(*bound_key(lab, setting))
 
 

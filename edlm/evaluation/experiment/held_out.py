@@ -21,8 +21,8 @@ def load_held_out(path: str | Path, denoiser: Denoiser, length: int | None = Non
             Blocks that are cut already have theirs, and any other is an error.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is corrupt (names file and line), too short, or its length can not be known; or its blocks
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is corrupt (names file and line), too short, or its length is not known; or its blocks
             are not of ``length``.
     """
     path = Path(path)
@@ -40,7 +40,7 @@ def load_held_out(path: str | Path, denoiser: Denoiser, length: int | None = Non
         raise ValueError(f"text needs a denoiser with a tokenizer, got {path} and {type(denoiser).__name__} without")
     if length is None:
         if denoiser.max_length is None:
-            raise ValueError(f"length must be given for text where the denoiser does not know its own, got {path}")
+            raise ValueError(f"length must be given for text where the denoiser has no longest one, got {path}")
         framing = len(denoiser.prefix_ids) + len(denoiser.suffix_ids) if denoiser.is_framed else 0
         length = denoiser.max_length - framing
     _check_utf8(path)

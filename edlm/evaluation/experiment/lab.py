@@ -70,11 +70,11 @@ class Lab:
 
     @classmethod
     def load(cls, config: EvaluateConfig) -> Lab:
-        """Load denoiser, data, energies, judge and what is known already; whatever can be refused is.
+        """Load denoiser, data, energies, judge and earlier results; whatever can be refused is refused here.
 
         Raises:
-            ValueError: the data is corrupt, the output is of another denoiser, data or seed, or something that is
-                requested does not exist.
+            ValueError: the data is corrupt, the output is of another denoiser, data or seed, or something does not
+                exist that is requested.
         """
         denoiser = load_denoiser(config.denoiser, device=config.device)
         blocks = load_held_out(config.data or SHIPPED / "tinystories" / "valid.safetensors", denoiser, config.length)
@@ -124,11 +124,7 @@ def record_of(metrics: Mapping[str, Estimate], **notes: Any) -> dict[str, Any]:
 
 
 def _store(config: EvaluateConfig, identity: Mapping[str, Any]) -> Store:
-    """What is known already.
-
-    Raises:
-        ValueError: the results are of another denoiser, data or seed, or an older version wrote them.
-    """
+    """Earlier results; refuses those of another denoiser, data or seed, or of an older version."""
     path = config.json_path
     if path is None:
         return Store(None, identity)
@@ -147,12 +143,7 @@ def energies_of_judge(judge: Judge, settings: Sequence[Setting]) -> list[str]:
 
 
 def _judge(config: EvaluateConfig, denoiser: Denoiser, settings: Sequence[Setting]) -> Judge | None:
-    """The judge, if one is needed.
-
-    Raises:
-        ValueError: it is the energy of a method whose samples it is to judge, and that is not allowed; or the
-            denoiser has no tokenizer.
-    """
+    """The judge, if one is needed; refuses the energy of a method that it is to judge, unless that is allowed."""
     name = config.samples.judge
     if name == "auto":
         name = f"{config.denoiser}/autoregressive" if (SHIPPED / config.denoiser / "autoregressive").is_dir() else None

@@ -139,7 +139,7 @@ class ContinuousConfig:
 
 @dataclass(frozen=True)
 class RatioConfig:
-    """Time that a method needs for the bound that another has somewhere, as a share of the time needed there.
+    """Time that a method needs to reach the bound of another, as a share of the other's time.
 
     Args:
         name: The method, or "base".

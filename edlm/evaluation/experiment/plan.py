@@ -163,8 +163,7 @@ def frontier_settings(config: EvaluateConfig, settings: Sequence[Setting]) -> li
     for s in settings:
         named = s.row.is_base or s.name in (frontier.methods or [s.name])
         if named and s.row.num_steps in steps and s.row.order in orders:
-            own = s.temperature
-            for temperature in frontier.temperatures if own == 1 else (own,):
+            for temperature in frontier.temperatures if s.temperature == 1 else (s.temperature,):
                 points.append(replace(s, config=replace(s.config, temperature=temperature)))
     return points
 

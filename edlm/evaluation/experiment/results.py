@@ -29,7 +29,7 @@ class Results:
 
     Attributes:
         record: JSON values, what ``results.json`` holds next to ``settings``: ``config``, ``identity``, ``data``
-            (rows, length, characters_per_token, tokens_per_word), ``energies`` (what each fingerprint stands for, with
+            (rows, length, characters_per_token, tokens_per_word), ``energies`` (cards by fingerprint, with
             ``is_control``), ``judge``, ``held_out_text``, ``continuous``, ``energy_spreads``, ``memory``, ``earlier``
             (other revisions and machines), and of the machine; what was not measured is absent.
         rows: One for each setting, in the order of the plan.
@@ -93,7 +93,7 @@ class Results:
         """Read a folder that ``edlm evaluate`` wrote, or its JSON file; of this version or an older one.
 
         Raises:
-            FileNotFoundError: there is none, or the nats of its rows are missing.
+            FileNotFoundError: it does not exist, or the nats of its rows do not.
             ValueError: it is no result of ``edlm evaluate``.
         """
         path = Path(path)

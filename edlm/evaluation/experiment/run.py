@@ -1,11 +1,11 @@
-"""The loop over what is measured; every value is kept as soon as it is there."""
+"""The loop over all measurements; every value is kept as soon as it is measured."""
 
 from __future__ import annotations
 
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from itertools import chain
@@ -100,34 +100,31 @@ def frontier_jobs(lab: Lab) -> Iterator[Job]:
 
 def collect(lab: Lab) -> Results:
     """Everything that was requested and is measured."""
-    entries = [(job, entry) for job in jobs(lab) if (entry := lab.store.find(job.key, job.made_from)) is not None]
-    origins = dict.fromkeys(entry.origin for _, entry in entries)
-    metrics, notes, record, found = defaultdict(dict), defaultdict(dict), {}, {}
-    for job, entry in entries:
-        found[job.key] = entry
+    measured = [(job, entry) for job in jobs(lab) if (entry := lab.store.find(job.key, job.made_from)) is not None]
+    entries = {job.key: entry for job, entry in measured}
+    metrics, notes, record = defaultdict(dict), defaultdict(dict), {}
+    for job, entry in measured:
         if job.setting is not None:
             key = job.setting.row.key
-            metrics[key] |= {name: Estimate(*e) for name, e in entry.value["metrics"].items()}
+            metrics[key] |= {name: Estimate(*values) for name, values in entry.value["metrics"].items()}
             notes[key] |= entry.value["notes"]
             record |= entry.value.get("record", {})
         elif "/" not in job.key:  # those with one are points of the frontier
             record[job.key] = entry.value
-    rows = [Row(s.row.options, metrics[s.row.key], notes[s.row.key]) for s in lab.settings if s.row.key in metrics]
-    bounds = {s.row.key: found.get(bound_key(lab, s)[0]) for s in lab.settings}
     points = {samples_key(s, lab.frontier_samples): s for s in lab.frontier}
-    points = {key: s for key, s in points.items() if f"judge/{key}" in found}
-    record["points"] = [[key, s.name, *s.row.cell, s.temperature] for key, s in points.items()]
+    record["points"] = [[k, s.name, *s.row.cell, s.temperature] for k, s in points.items() if f"judge/{k}" in entries]
+    bounds = {s.row.key: entries.get(bound_key(lab, s)[0]) for s in lab.settings}
     return Results(
-        described_result(lab.config, **_about(lab, origins), **record),
-        rows,
+        described_result(lab.config, **_about(lab, {entry.origin for entry in entries.values()}), **record),
+        [Row(s.row.options, metrics[s.row.key], notes[s.row.key]) for s in lab.settings if s.row.key in metrics],
         {key: nats_per_token(entry) for key, entry in bounds.items() if entry is not None},
-        [point_of(found[f"samples/{key}"], found[f"judge/{key}"], *of) for key, *of in record["points"]],
-        [*found["energy_spreads"].tensors.values()] if "energy_spreads" in found else [],
+        [point_of(entries[f"samples/{key}"], entries[f"judge/{key}"], *of) for key, *of in record["points"]],
+        [*entries["energy_spreads"].tensors.values()] if "energy_spreads" in entries else [],
         lab.config.json_path,
     )
 
 
-def _about(lab: Lab, origins: Iterable[str]) -> dict[str, Any]:
+def _about(lab: Lab, origins: set[str]) -> dict[str, Any]:
     """What holds for all rows."""
     judge = None
     if lab.judge is not None:
@@ -136,17 +133,13 @@ def _about(lab: Lab, origins: Iterable[str]) -> dict[str, Any]:
     energies = {s.card.fingerprint: s for s in lab.settings if s.card is not None}
     return {
         "identity": json.loads(lab.store.identity),
-        "earlier": [json.loads(origin) for origin in origins if origin != lab.store.origin],
+        "earlier": [json.loads(origin) for origin in sorted(origins - {lab.store.origin})],
         "data": {"rows": len(lab.x_0), "length": lab.length, **asdict(lab.units)},
-        "energies": {key: _card(s) for key, s in energies.items()},
+        "energies": {
+            key: {**asdict(s.card), "settings": getattr(s.energy, "settings", dict)()} for key, s in energies.items()
+        },
         "judge": judge,
     }
-
-
-def _card(setting: Setting) -> dict[str, Any]:
-    """What an energy is, with its settings where it has some."""
-    settings = getattr(setting.energy, "settings", dict)()
-    return {**asdict(setting.card), "settings": settings}
 
 
 def _time_jobs(lab: Lab) -> Iterator[Job]:

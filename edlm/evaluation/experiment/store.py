@@ -73,8 +73,8 @@ class Store:
 
     def get(self, key: str, made_from: Any, make: Callable[[], Entry]) -> Entry:
         """The value of a key, made where it is not known."""
-        found = self.find(key, made_from)
-        return self.put(key, made_from, make()) if found is None else found
+        entry = self.find(key, made_from)
+        return self.put(key, made_from, make()) if entry is None else entry
 
     def drop(self, key: str) -> None:
         """Forget a key."""

@@ -32,7 +32,7 @@ def plain_t(drawn: list[float], mean: float) -> float:
     return abs(statistics.mean(drawn) - mean) / (statistics.stdev(drawn) / len(drawn) ** 0.5)
 
 
-def test_all_intervals_hold_at_once_as_often_as_they_say():
+def test_intervals_hold_at_once_at_their_level():
     repetitions, m, n = 1000, 6, 40
     together, each = 0, 0
     for i in range(repetitions):
@@ -58,7 +58,7 @@ def plain_critical(t: list[list[float]], level: float) -> list[float]:
 
 
 @pytest.mark.parametrize("at_once", [2**22, 70])
-def test_an_interval_is_that_of_a_plain_loop_over_the_same_resamples(monkeypatch, at_once):
+def test_intervals_equal_a_plain_loop_over_the_same_resamples(monkeypatch, at_once):
     """Drawn whole or in parts; with an offset that a variance from raw squares would not survive."""
     monkeypatch.setattr("edlm.evaluation.estimates.bootstrap.RESAMPLES_AT_ONCE", at_once)
     values = correlated(3, 8) * torch.tensor([[1.0], [0.01], [30.0]]) + torch.tensor([[2.0], [1e5], [-7.0]])
@@ -76,7 +76,7 @@ def test_an_interval_is_that_of_a_plain_loop_over_the_same_resamples(monkeypatch
     assert plain_critical([row[:1] for row in t], 0.9) == [one_series[math.ceil(0.9 * 303)]]
 
 
-def test_a_resample_of_equal_values_counts_as_infinitely_far_off():
+def test_intervals_count_a_resample_of_equal_values_as_infinite():
     """All 256 resamples of four rows, summed exactly: without those four that draw one row only, c is another."""
     values, level = [0.0, 1.0, 3.0, 9.0], 0.935
     t = sorted(plain_t([values[row] for row in rows], 3.25) for rows in itertools.product(range(4), repeat=4))
@@ -93,7 +93,7 @@ def test_a_resample_of_equal_values_counts_as_infinitely_far_off():
 @pytest.mark.parametrize(
     ("n", "level", "bounded"), [(2, 0.95, False), (3, 0.95, False), (3, 0.8, True), (4, 0.95, True)]
 )
-def test_two_or_three_rows_bound_nothing_at_95_percent(n, level, bounded):
+def test_intervals_of_two_or_three_rows_are_infinite_at_95_percent(n, level, bounded):
     """One row is drawn throughout in a share n^(1 - n) of resamples: 1/2, 1/9, 1/64."""
     values = torch.tensor([[1.0, 2.0, 4.0, 9.0], [5.0, 4.0, 2.0, 0.0]])[:, :n]
     for found, one in zip(simultaneous_intervals(values, level=level, generator=generator()), values, strict=True):
@@ -102,7 +102,7 @@ def test_two_or_three_rows_bound_nothing_at_95_percent(n, level, bounded):
         assert found.low < found.value < found.high
 
 
-def test_the_ends_are_finite_as_long_as_the_quantile_is():
+def test_intervals_are_finite_where_the_quantile_is():
     values, resamples = torch.tensor([[0.0, 0.0, 5.0, 0.0, 0.0, 0.0]]), 100
     infinite = int((row_weights(resamples, 6, generator())[:, 2] == 0).sum())
     last = (resamples - 1 - infinite) / (resamples + 1)  # the greatest finite t is this quantile
@@ -111,7 +111,7 @@ def test_the_ends_are_finite_as_long_as_the_quantile_is():
         assert math.isfinite(found.low) == bounded
 
 
-def test_series_that_say_nothing_bear_on_no_other():
+def test_intervals_do_not_depend_on_degenerate_series():
     n = 40
     values = correlated(2, n)
     odd = torch.zeros(n, dtype=torch.float64)
@@ -140,7 +140,7 @@ def test_series_that_say_nothing_bear_on_no_other():
     assert math.isnan(found["nan"].value)
 
 
-def test_a_long_tail_is_one_comparison_more_and_no_yardstick_for_others():
+def test_intervals_of_others_hardly_widen_with_a_long_tail():
     """Gains that are capped but in one row, as those of few candidates: without that row they hardly vary."""
     n = 320
     others = correlated(5, n, common=0.0)
@@ -154,7 +154,7 @@ def test_a_long_tail_is_one_comparison_more_and_no_yardstick_for_others():
         assert critical(interval) == pytest.approx(2.65, abs=0.3)  # Student's t: 1 - 0.05 / 6
 
 
-def test_copies_share_their_chance_of_being_wrong():
+def test_intervals_of_copies_are_those_of_one_series():
     one = correlated(1, 50)
     (alone,) = simultaneous_intervals(one, generator=generator())
     assert critical(alone) == pytest.approx(2.01, abs=0.1)  # Student's t of 49 degrees of freedom
@@ -168,7 +168,7 @@ def test_copies_share_their_chance_of_being_wrong():
     assert critical(alone) + 0.2 < alike < apart - 0.5
 
 
-def test_intervals_go_with_their_series_its_unit_and_its_sign():
+def test_intervals_follow_order_unit_and_sign_of_series():
     values, order = correlated(5, 30), torch.tensor([3, 0, 4, 2, 1])
     found = simultaneous_intervals(values, generator=generator())
     turned = simultaneous_intervals(values[order], generator=generator())
@@ -180,13 +180,13 @@ def test_intervals_go_with_their_series_its_unit_and_its_sign():
         assert ends == pytest.approx((1e-100 * one.value, 1e-100 * one.low, 1e-100 * one.high), rel=1e-12, abs=0)
 
 
-def test_a_wider_level_is_wider():
+def test_intervals_widen_with_the_level():
     values = correlated(3, 30)
     half, most = (simultaneous_intervals(values, level=level, generator=generator())[0] for level in (0.5, 0.99))
     assert most.low < half.low < half.value < half.high < most.high
 
 
-def test_of_too_few_resamples_the_furthest_are_taken():
+def test_intervals_of_too_few_resamples_take_the_furthest():
     values = correlated(4, 9)
     rows = torch.randint(9, (2, 9), generator=generator()).tolist()
     for count in (1, 2):
@@ -197,7 +197,7 @@ def test_of_too_few_resamples_the_furthest_are_taken():
             assert critical(interval) == pytest.approx(furthest)
 
 
-def test_one_row_has_no_spread_and_no_series_has_no_interval():
+def test_intervals_of_one_row_are_nan_and_of_no_series_none():
     (found,) = simultaneous_intervals(torch.tensor([[2.0]]), generator=generator())
     assert (found.value, found.n) == (2.0, 1) and all(map(math.isnan, (found.stderr, *found[3:])))
     assert simultaneous_intervals(torch.ones(0, 4), generator=generator()) == []
@@ -205,7 +205,7 @@ def test_one_row_has_no_spread_and_no_series_has_no_interval():
     assert whole == simultaneous_intervals(torch.tensor([[1.0, 5.0, 2.0, 8.0, 3.0]]), generator=generator())
 
 
-def test_weights_of_rows_are_shares_of_draws_and_go_on_where_they_ended():
+def test_row_weights_are_shares_of_continued_draws():
     g = generator()
     weights = torch.cat([row_weights(3, 7, g), row_weights(2, 7, g)])
     assert torch.equal(weights, row_weights(5, 7, generator()))
@@ -213,7 +213,7 @@ def test_weights_of_rows_are_shares_of_draws_and_go_on_where_they_ended():
     assert torch.equal(weights, torch.stack([row.bincount(minlength=7) for row in drawn]).double() / 7)
 
 
-def test_intervals_of_shares_cover_and_are_not_empty_at_the_ends():
+def test_share_of_has_the_interval_of_wilson():
     found = share_of(torch.tensor([True, True, False, False, False]))
     z = 1.959964
     middle, half = (0.4 + z * z / 10) / (1 + z * z / 5), z * math.sqrt(0.24 / 5 + z * z / 100) / (1 + z * z / 5)
@@ -224,15 +224,15 @@ def test_intervals_of_shares_cover_and_are_not_empty_at_the_ends():
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "rule"),
     [
-        (lambda: simultaneous_intervals(torch.ones(3), generator=generator()), r"\[m, n\] with n >= 1, got"),
-        (lambda: simultaneous_intervals(torch.ones(2, 0), generator=generator()), r"n >= 1, got shape \[2, 0\]"),
-        (lambda: simultaneous_intervals(torch.ones(1, 2), level=1.0, generator=generator()), "level must lie"),
-        (lambda: simultaneous_intervals(torch.ones(1, 2), resamples=0, generator=generator()), "resamples must"),
-        (lambda: share_of(torch.ones(3)), "flags must be bool"),
+        (lambda: simultaneous_intervals(torch.ones(3), generator=generator()), "values"),
+        (lambda: simultaneous_intervals(torch.ones(2, 0), generator=generator()), "values"),
+        (lambda: simultaneous_intervals(torch.ones(1, 2), level=1.0, generator=generator()), "level"),
+        (lambda: simultaneous_intervals(torch.ones(1, 2), resamples=0, generator=generator()), "resamples"),
+        (lambda: share_of(torch.ones(3)), "flags"),
     ],
 )
-def test_mistakes_are_named(call, said):
-    with pytest.raises(ValueError, match=said):
+def test_intervals_refuse_bad_options(call, rule):
+    with pytest.raises(ValueError, match=rule):
         call()

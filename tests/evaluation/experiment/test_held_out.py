@@ -21,7 +21,7 @@ def denoiser():
     return load_denoiser("tinystories")
 
 
-def test_text_is_cut_into_blocks_of_the_denoisers_length(denoiser, tmp_path):
+def test_held_out_text_is_cut_into_blocks(denoiser, tmp_path):
     lines, plain = tmp_path / "a.jsonl", tmp_path / "a.txt"
     lines.write_text("".join(json.dumps({"text": story}) + "\n" for story in STORIES))
     plain.write_text("\n<|endoftext|>\n".join(STORIES))
@@ -33,7 +33,7 @@ def test_text_is_cut_into_blocks_of_the_denoisers_length(denoiser, tmp_path):
 
 
 @pytest.mark.parametrize(("is_framed", "length"), [(True, 17), (False, 20)])
-def test_a_frame_takes_its_place_in_the_longest_that_fits(denoiser, tmp_path, is_framed, length):
+def test_held_out_blocks_leave_room_for_framing_tokens(denoiser, tmp_path, is_framed, length):
     path = tmp_path / "a.txt"
     path.write_text(STORIES[0])
     framed = SimpleNamespace(tokenizer=denoiser.tokenizer, max_length=20, prefix_ids=(0, 1), suffix_ids=(1,))
@@ -41,7 +41,7 @@ def test_a_frame_takes_its_place_in_the_longest_that_fits(denoiser, tmp_path, is
     assert load_held_out(path, framed).tokens.shape[1] == length
 
 
-def test_documents_end_at_the_tokenizers_eos_or_else_at_its_sep(denoiser, tmp_path):
+def test_held_out_documents_end_at_eos_or_else_at_sep(denoiser, tmp_path):
     path, tokenizer = tmp_path / "a.txt", copy.deepcopy(denoiser.tokenizer)
     tokenizer.sep_token = "<sep>"
     framed = SimpleNamespace(tokenizer=tokenizer, max_length=20, prefix_ids=(), suffix_ids=(), is_framed=False)
@@ -50,7 +50,7 @@ def test_documents_end_at_the_tokenizers_eos_or_else_at_its_sep(denoiser, tmp_pa
         assert (load_held_out(path, framed).num_documents > 1) == (separator == "<|endoftext|>")
 
 
-def test_blocks_are_read_as_they_are(denoiser):
+def test_held_out_blocks_are_read_as_they_are(denoiser):
     path = SHIPPED / "tinystories" / "valid.safetensors"
     for length in (None, 128):
         assert torch.equal(load_held_out(path, denoiser, length).tokens, load_blocks(path).tokens)
@@ -62,7 +62,7 @@ def test_blocks_are_read_as_they_are(denoiser):
     ("line", "said"),
     [('{"text": "cut off', "JSON must be valid, got"), ('{"story": "a"}', "must have valid Unicode text in 'text'")],
 )
-def test_a_corrupt_line_is_named(denoiser, tmp_path, line, said):
+def test_held_out_corrupt_line_is_named(denoiser, tmp_path, line, said):
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join([*(json.dumps({"text": story}) for story in STORIES[:3]), line, '{"text": "b"}']))
     with pytest.raises(ValueError, match=said) as error:
@@ -71,14 +71,14 @@ def test_a_corrupt_line_is_named(denoiser, tmp_path, line, said):
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
-def test_a_bad_byte_is_named(denoiser, tmp_path, name):
+def test_held_out_bad_byte_is_named(denoiser, tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b'{"text": "good"}\n{"text": "good"}\n{"text": "b\xffd"}\n')
     with pytest.raises(ValueError, match=r"must be UTF-8, got a bad byte \(0xff\) in .*:3$"):
         load_held_out(path, denoiser)
 
 
-def test_a_file_that_is_cut_off_or_not_there_is_named(denoiser, tmp_path):
+def test_held_out_truncated_or_missing_file_is_named(denoiser, tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes((SHIPPED / "tinystories" / "valid.safetensors").read_bytes()[:5000])
     with pytest.raises(ValueError, match=f"must be a safetensors file of token blocks, got {path}"):
@@ -90,7 +90,7 @@ def test_a_file_that_is_cut_off_or_not_there_is_named(denoiser, tmp_path):
         load_held_out(tmp_path / "short.txt", denoiser)
 
 
-def test_text_needs_a_tokenizer_and_a_length(tmp_path, denoiser):
+def test_held_out_text_needs_a_tokenizer_and_a_length(tmp_path, denoiser):
     path = tmp_path / "a.txt"
     path.write_text("a")
     bare = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 4), 4, 4)

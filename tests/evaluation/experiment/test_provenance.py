@@ -8,7 +8,7 @@ import torch
 from edlm.evaluation.experiment.provenance import provenance, revision_of
 
 
-def test_a_revision_is_dirty_where_the_package_is_and_nowhere_else(tmp_path):
+def test_revision_is_dirty_only_where_the_package_is(tmp_path):
     package, name = tmp_path / "package", ["-c", "user.name=a", "-c", "user.email=a@b"]
 
     def git(*words):
@@ -37,7 +37,7 @@ def test_a_revision_is_dirty_where_the_package_is_and_nowhere_else(tmp_path):
     assert revision() == f"{clean}-dirty"
 
 
-def test_a_package_that_its_checkout_does_not_track_has_no_revision(tmp_path):
+def test_revision_of_an_untracked_package_is_none(tmp_path):
     """Installed in the environment of some project, ignored there or not."""
     project, name = tmp_path / "project", ["-c", "user.name=a", "-c", "user.email=a@b"]
     package = project / ".venv" / "lib" / "package"
@@ -54,7 +54,7 @@ def test_a_package_that_its_checkout_does_not_track_has_no_revision(tmp_path):
 
 
 @pytest.mark.parametrize("used", [True, False])
-def test_the_gpu_is_one_that_was_used(monkeypatch, used):
+def test_provenance_names_a_gpu_only_if_it_was_used(monkeypatch, used):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
