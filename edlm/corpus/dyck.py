@@ -6,12 +6,12 @@ import sys
 import torch
 from torch import Tensor
 
-from edlm.corpus.checks import check_count, check_draw, check_rows, check_tokens
+from edlm.corpus.language import Language, check_count, check_draw, check_rows, check_tokens
 
 ENTRIES_AT_ONCE = 2**19  # of the tables of `Dyck`: about 4 MiB
 
 
-class Dyck:
+class Dyck(Language):
     """Balanced strings of `num_pairs` kinds of bracket, at most `max_depth` deep, equally likely.
 
     log p(x) = -log(number of balanced strings of that length), nats.
@@ -25,7 +25,8 @@ class Dyck:
         vocab_size, mask_token_id: ``2 * num_pairs``.
 
     Raises:
-        ValueError: an argument is not an integer >= 1. In every method: an odd length.
+        ValueError: an argument is not an integer >= 1. In every method: an odd length. With masks: a length for which
+            float64 cannot hold the count.
 
     Note:
         `log_prob` of a masked row takes O(length^3 * max_depth) float64 operations.
@@ -52,18 +53,7 @@ class Dyck:
         return math.log(self.count(length))
 
     def sample(self, n: int, length: int, generator: torch.Generator) -> Tensor:
-        """Draw `n` strings, exactly uniform, on the generator's device.
-
-        P(open | remaining, depth) = ways[remaining - 1][depth + 1] / ways[remaining][depth]
-
-        Args:
-            n: Number of strings, >= 0.
-            length: Tokens per string, even.
-            generator: The only source of randomness.
-
-        Returns:
-            int64, shape ``[n, length]``.
-        """
+        # P(open | remaining, depth) = ways[remaining - 1][depth + 1] / ways[remaining][depth]
         n, length = check_draw(n, length, generator)
         g, ways = generator, self._ways(length)
         opening = [
@@ -85,19 +75,7 @@ class Dyck:
         return x
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log probability of each row, nats; positions that hold the mask are summed out exactly.
-
-        log p = log(number of balanced strings that agree with the row) - log(count(length))
-
-        Args:
-            x: Integers, shape ``[batch, length]``, ids in ``0..mask_token_id``.
-
-        Returns:
-            float64, shape ``[batch]``; ``-inf`` where no balanced string agrees.
-
-        Raises:
-            ValueError: wrong ids or shape, odd length, masks where float64 cannot hold the count.
-        """
+        # log(number of balanced strings that agree with the row) - log(count(length))
         x = check_tokens(x, self.mask_token_id)
         total, most = self.count(x.shape[1]), sys.float_info.max
         masked = (x == self.mask_token_id).any(1)
@@ -111,36 +89,11 @@ class Dyck:
         return completions.log() - math.log(total)
 
     def log_marginals(self, x_t: Tensor) -> Tensor:
-        """Exact posterior log p(x^i = v | observed tokens) of every position, nats.
-
-        The number of balanced strings that agree with a row is a polynomial in what each position allows,
-        ``allowed[i, v]`` in {0, 1}; its share of strings with ``v`` at ``i`` is ``d log count / d log allowed[i, v]``.
-
-        Args:
-            x_t: Integers, shape ``[batch, length]``, ids in ``0..mask_token_id``.
-
-        Returns:
-            float64, shape ``[batch, length, vocab_size]``; 0 and ``-inf`` at observed positions.
-
-        Raises:
-            ValueError: wrong ids or shape, odd length, or a row that no balanced string agrees with.
-        """
         x_t = check_tokens(x_t, self.mask_token_id, name="x_t")
         check_rows(self.log_prob(x_t).isneginf(), "observed tokens of x_t must have positive probability, got zero")
         return torch.cat([self._posterior(rows) for rows in self._parts(x_t)]).log_()
 
     def is_valid(self, x: Tensor) -> Tensor:
-        """Whether each fully observed row is balanced and at most `max_depth` deep.
-
-        Args:
-            x: Integers, shape ``[batch, length]``, ids in ``0..vocab_size - 1``.
-
-        Returns:
-            bool, shape ``[batch]``.
-
-        Raises:
-            ValueError: a row holds a mask token, wrong ids or shape, odd length.
-        """
         x = check_tokens(x, self.mask_token_id, observed=True)
         deepest = len(self._ways(x.shape[1])[0]) - 1
         valid = torch.ones_like(x[:, 0], dtype=torch.bool)
@@ -171,6 +124,11 @@ class Dyck:
         return x.split(max(1, ENTRIES_AT_ONCE // (min(self.max_depth, length // 2) * length**2)))
 
     def _posterior(self, x_t: Tensor) -> Tensor:
+        """P(x^i = v | observed), ``[rows, length, vocab_size]``.
+
+        The number of balanced strings that agree with a row is a polynomial in what each position allows,
+        ``allowed[i, v]`` in {0, 1}; its share of strings with ``v`` at ``i`` is ``d log count / d log allowed[i, v]``.
+        """
         with torch.enable_grad():
             allowed = self._allowed(x_t).requires_grad_()
             count = self._completions(allowed)

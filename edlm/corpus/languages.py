@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-from edlm.corpus.checks import (
+from edlm.corpus.dyck import Dyck
+from edlm.corpus.language import (
+    Language,
     check_count,
     check_draw,
     check_generator,
@@ -11,14 +13,13 @@ from edlm.corpus.checks import (
     check_rows,
     check_tokens,
 )
-from edlm.corpus.dyck import Dyck
 
 __all__ = ["Dyck", "HiddenMarkov", "MarkovChain"]
 
 ROWS_PER_PASS = 2048  # bounds the memory of the messages
 
 
-class HiddenMarkov:
+class HiddenMarkov(Language):
     """Language of a hidden Markov chain; every probability is exact, in float64, nats.
 
     p(x) = sum_z initial[z_1] emission[z_1, x_1] prod_i transition[z_{i-1}, z_i] emission[z_i, x_i]
@@ -65,16 +66,6 @@ class HiddenMarkov:
         return HiddenMarkov(transition, emission, [1 / 16] * 16)
 
     def sample(self, n: int, length: int, generator: torch.Generator) -> Tensor:
-        """Draw `n` sequences by inverse CDF in float64, on the generator's device.
-
-        Args:
-            n: Number of sequences, >= 0.
-            length: Tokens per sequence, >= 1.
-            generator: The only source of randomness.
-
-        Returns:
-            int64, shape ``[n, length]``.
-        """
         n, length = check_draw(n, length, generator)
         first, step = _cdf(self.initial[None], generator), _cdf(self.transition, generator)
         states = [_draw(first, torch.zeros(n, dtype=torch.long, device=first.device), generator)]
@@ -83,32 +74,10 @@ class HiddenMarkov:
         return torch.stack(self._emit(states, generator), 1)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log probability of each row, nats; positions that hold the mask are summed out exactly.
-
-        Args:
-            x: Integers, shape ``[batch, length]``, ids in ``0..mask_token_id``.
-
-        Returns:
-            float64, shape ``[batch]``; ``-inf`` where impossible.
-
-        Raises:
-            ValueError: wrong ids or shape.
-        """
         x = check_tokens(x, self.mask_token_id)
         return torch.cat([self._forward(rows)[1] for rows in x.split(ROWS_PER_PASS)])
 
     def log_marginals(self, x_t: Tensor) -> Tensor:
-        """Exact posterior log p(x^i = v | observed tokens) of every position, nats.
-
-        Args:
-            x_t: Integers, shape ``[batch, length]``, ids in ``0..mask_token_id``.
-
-        Returns:
-            float64, shape ``[batch, length, vocab_size]``; 0 and ``-inf`` at observed positions.
-
-        Raises:
-            ValueError: wrong ids or shape, or a row whose observed tokens have probability zero.
-        """
         x_t = check_tokens(x_t, self.mask_token_id, name="x_t")
         posterior = torch.cat([self._posterior(rows) for rows in x_t.split(ROWS_PER_PASS)])
         impossible = posterior.isnan().flatten(1).any(1)
@@ -116,17 +85,6 @@ class HiddenMarkov:
         return posterior.log_()
 
     def is_valid(self, x: Tensor) -> Tensor:
-        """Whether each fully observed row has positive probability, however small.
-
-        Args:
-            x: Integers, shape ``[batch, length]``, ids in ``0..vocab_size - 1``.
-
-        Returns:
-            bool, shape ``[batch]``.
-
-        Raises:
-            ValueError: a row holds a mask token, wrong ids or shape.
-        """
         x = check_tokens(x, self.mask_token_id, observed=True)
         tables = (self.initial, self.transition, self.emission.T)
         first, step, emitted = ((table > 0).double().to(x.device) for table in tables)

@@ -1,9 +1,75 @@
-"""Input checks that all synthetic languages share."""
+"""The interface of synthetic languages, and the input checks that they share."""
 
 import operator
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
+
+
+class Language(ABC):
+    """A law of token sequences whose probabilities are known exactly, in float64, nats.
+
+    Token ids are ``0..vocab_size - 1``; ``mask_token_id = vocab_size`` marks a position as unknown.
+    """
+
+    vocab_size: int
+    mask_token_id: int
+
+    @abstractmethod
+    def sample(self, n: int, length: int, generator: torch.Generator) -> Tensor:
+        """Draw exact, independent sequences, on the generator's device.
+
+        Args:
+            n: Number of sequences, >= 0.
+            length: Tokens per sequence, >= 1.
+            generator: The only source of randomness.
+
+        Returns:
+            int64, shape ``[n, length]``.
+        """
+
+    @abstractmethod
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log probability of each row, nats; positions that hold the mask are summed out exactly.
+
+        Args:
+            x: Integers, shape ``[batch, length]``, ids in ``0..mask_token_id``.
+
+        Returns:
+            float64, shape ``[batch]``; ``-inf`` where impossible.
+
+        Raises:
+            ValueError: wrong ids or shape.
+        """
+
+    @abstractmethod
+    def log_marginals(self, x_t: Tensor) -> Tensor:
+        """Exact posterior log p(x^i = v | observed tokens) of every position, nats.
+
+        Args:
+            x_t: Integers, shape ``[batch, length]``, ids in ``0..mask_token_id``.
+
+        Returns:
+            float64, shape ``[batch, length, vocab_size]``; 0 and ``-inf`` at observed positions.
+
+        Raises:
+            ValueError: wrong ids or shape, or a row whose observed tokens have probability zero.
+        """
+
+    @abstractmethod
+    def is_valid(self, x: Tensor) -> Tensor:
+        """Whether each fully observed row has positive probability, however small.
+
+        Args:
+            x: Integers, shape ``[batch, length]``, ids in ``0..vocab_size - 1``.
+
+        Returns:
+            bool, shape ``[batch]``.
+
+        Raises:
+            ValueError: a row holds a mask token, wrong ids or shape.
+        """
 
 
 def check_count(name: str, value: int, minimum: int) -> int:
