@@ -119,9 +119,9 @@ def test_cli_prints_a_config_that_can_be_read_back(ran, write, capsys):
 
 def test_cli_help_shows_docstrings_of_fields_also_inherited_ones(ran, capsys):
     assert cli.main(["train", "fake", "--help"]) == 0
-    shown = capsys.readouterr().out
-    assert shown.startswith("usage: edlm train fake ") and "--trainer.learning_rate" in shown
-    assert "Peak rate. (type: float" in shown and "Number of updates. (type: int" in shown
+    printed = capsys.readouterr().out
+    assert printed.startswith("usage: edlm train fake ") and "--trainer.learning_rate" in printed
+    assert "Peak rate. (type: float" in printed and "Number of updates. (type: int" in printed
 
 
 @pytest.mark.parametrize(
@@ -180,8 +180,8 @@ def test_cli_shows_tracebacks_of_bugs_and_with_edlm_debug_of_all(ran, monkeypatc
 @pytest.mark.parametrize(("argv", "code"), [(["--help"], 0), ([], 2), (["train", "-h"], 0), (["train"], 2)])
 def test_cli_lists_the_commands_of_a_group(capsys, argv, code):
     assert cli.main(argv) == code
-    shown = capsys.readouterr().out
-    assert ("benchmark" in shown, "autoregressive" in shown) == (("train" not in argv), ("train" in argv))
+    printed = capsys.readouterr().out
+    assert ("benchmark" in printed, "autoregressive" in printed) == (("train" not in argv), ("train" in argv))
 
 
 def test_cli_help_imports_no_torch_and_m_edlm_passes_the_exit_code():

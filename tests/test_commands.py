@@ -349,22 +349,22 @@ def test_languages_truth_compares_energies_with_the_oracle(runs, tmp_path):
 
 
 def test_benchmark_gives_ratios_to_the_base_of_equal_passes_and_batch(runs, tmp_path, monkeypatch):
-    asked, seconds = [], [1.0, 3.0, 5.0, 7.0, 11.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    drawn, seconds = [], [1.0, 3.0, 5.0, 7.0, 11.0, 2.0, 3.0, 4.0, 5.0, 6.0]
 
-    def draw(sampler, length, **how):
-        asked.append((sampler.num_steps, sampler.num_candidates, sampler.group_size, length, how))
-        return TimedSamples(torch.empty(0, length), (0.5, seconds[len(asked) - 1], 99.0), sampler.num_steps, 0.0)
+    def draw(sampler, length, **options):
+        drawn.append((sampler.num_steps, sampler.num_candidates, sampler.group_size, length, options))
+        return TimedSamples(torch.empty(0, length), (0.5, seconds[len(drawn) - 1], 99.0), sampler.num_steps, 0.0)
 
     monkeypatch.setattr("edlm.evaluation.samples.speed.draw_timed", draw)
     names = {"denoiser": str(runs / "text_denoiser/final"), "energy": str(runs / "text_head/final")}
-    output, how = tmp_path / "speed.json", {"num_steps": [3], "batch_sizes": [1, 4], "repeats": 2, "seed": 6}
-    printed = edlm("benchmark", device="cpu", output=str(output), **names, **how)
+    output, options = tmp_path / "speed.json", {"num_steps": [3], "batch_sizes": [1, 4], "repeats": 2, "seed": 6}
+    printed = edlm("benchmark", device="cpu", output=str(output), **names, **options)
     rows = json.loads(output.read_text())["rows"]
-    ways = [(1, None), (None, None), (4, None), (16, None), (16, 4)]
-    assert asked == [
+    samplers = [(1, None), (None, None), (4, None), (16, None), (16, 4)]
+    assert drawn == [
         (3, k, group_size, 16, {"batch_size": batch_size, "num_batches": 2, "seed": 6})
         for batch_size in (1, 4)
-        for k, group_size in ways
+        for k, group_size in samplers
     ]
     assert [row["batch_size"] for row in rows] == [1] * 5 + [4] * 5
     assert [row["seconds_per_sequence"] for row in rows] == seconds
@@ -450,8 +450,8 @@ def test_sample_continues_and_fills_symbols_of_a_language(runs):
 def test_sample_streams_the_steps_to_the_standard_error(runs, capsys):
     options = {"prompt": "the", "length": 12, "num_samples": 2, "seed": 3}
     printed = sampled(runs, stream=True, **options)
-    shown = capsys.readouterr().err
-    assert "--- seed 3, step 0\nthe" in shown and "--- seed 3, step 1\nthe" in shown and "<|mask|>" in shown
+    streamed = capsys.readouterr().err
+    assert "--- seed 3, step 0\nthe" in streamed and "--- seed 3, step 1\nthe" in streamed and "<|mask|>" in streamed
     assert printed == sampled(runs, **options) and "<|mask|>" not in printed
 
 

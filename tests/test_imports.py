@@ -92,7 +92,6 @@ def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
     return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
 
 
-@pytest.mark.xfail(reason="until the redesign is done", strict=False)
 def test_no_file_of_edlm_is_above_260_lines():
     lengths = {name: len(path.read_text().splitlines()) for name, path in FILES.items()}
     assert {name: length for name, length in lengths.items() if length > 260} == {}
