@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from edlm.evaluation.estimates.units import Likelihood
-from edlm.evaluation.experiment.lab import Lab, record_of
+from edlm.evaluation.experiment.lab import Lab
 from edlm.evaluation.experiment.plan import Setting
-from edlm.evaluation.experiment.store import Entry
+from edlm.evaluation.experiment.store import Entry, record_of
 from edlm.evaluation.likelihood.bounds import ESTIMATOR, estimate_bounds, paired_gain
 from edlm.evaluation.likelihood.text import measure_recovery
 from edlm.sampler.sampler import EnergySampler

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.loading import SHIPPED, load_denoiser
-from edlm.evaluation.estimates.estimate import Estimate
 from edlm.evaluation.estimates.units import TextUnits
 from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.held_out import load_held_out
+from edlm.evaluation.experiment.older import take_over
 from edlm.evaluation.experiment.plan import Setting, frontier_settings, judged_settings, settings_of
 from edlm.evaluation.experiment.provenance import origin
-from edlm.evaluation.experiment.results import STORE
+from edlm.evaluation.experiment.results import STORE, Results
 from edlm.evaluation.experiment.store import Entry, Store
 from edlm.evaluation.likelihood.text import middle_third
 from edlm.evaluation.samples.judge import Judge, load_judge
@@ -90,7 +90,7 @@ class Lab:
             settings,
             _judge(config, denoiser, settings),
             _text_measures(config, denoiser, x_0),
-            _store(config, identity),
+            _store(config, identity, settings, x_0.shape[1]),
         )
 
     @property
@@ -118,22 +118,15 @@ class Lab:
         return next((s for s in self.settings if s.row.is_base and s.row.cell == setting.row.cell), None)
 
 
-def record_of(metrics: Mapping[str, Estimate], **notes: Any) -> dict[str, Any]:
-    """What the store keeps of a setting: its metrics by name, and notes that belong to them."""
-    return {"metrics": {name: list(estimate) for name, estimate in metrics.items()}, "notes": notes}
-
-
-def _store(config: EvaluateConfig, identity: Mapping[str, Any]) -> Store:
-    """Earlier results; refuses those of another denoiser, data or seed, or of an older version."""
+def _store(config: EvaluateConfig, identity: Mapping[str, Any], settings: Sequence[Setting], length: int) -> Store:
+    """Earlier results; refuses those of another denoiser, data or seed."""
     path = config.json_path
     if path is None:
         return Store(None, identity)
-    sidecar = path.with_suffix(STORE)
-    if path.exists() and not sidecar.exists():
-        raise ValueError(
-            f"output must hold {sidecar.name} next to {path.name} to be resumed, got none: write elsewhere"
-        )
-    return Store(sidecar, identity, origin())
+    store = Store(path.with_suffix(STORE), identity, origin())
+    if path.exists() and not store.path.exists():
+        take_over(Results.load(path), settings, length, store)
+    return store
 
 
 def energies_of_judge(judge: Judge, settings: Sequence[Setting]) -> list[str]:

@@ -17,14 +17,14 @@ from edlm.evaluation.estimates.estimate import Estimate
 from edlm.evaluation.experiment.bounds import bound_key, measure_bound, measure_infilling
 from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.continuous import energies_by_name, measure_continuous
-from edlm.evaluation.experiment.lab import Job, Lab, energies_of_judge, record_of
+from edlm.evaluation.experiment.lab import Job, Lab, energies_of_judge
 from edlm.evaluation.experiment.plan import Setting
 from edlm.evaluation.experiment.provenance import described_result
 from edlm.evaluation.experiment.results import Results, nats_per_token, point_of
 from edlm.evaluation.experiment.rows import Row
 from edlm.evaluation.experiment.sampling import measure_held_out_text, sample_jobs, samples_key
 from edlm.evaluation.experiment.spreads import MOST_ROWS, measure_spreads, nearest
-from edlm.evaluation.experiment.store import Entry
+from edlm.evaluation.experiment.store import Entry, record_of
 from edlm.evaluation.samples.cost import measure_cost
 from edlm.evaluation.samples.draw import draw_timed
 

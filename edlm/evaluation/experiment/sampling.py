@@ -8,10 +8,10 @@ from functools import cache, partial
 from torch import Tensor
 
 from edlm.evaluation.estimates.estimate import Estimate, mean_of
-from edlm.evaluation.experiment.lab import Job, Lab, record_of
+from edlm.evaluation.experiment.lab import Job, Lab
 from edlm.evaluation.experiment.plan import Setting
 from edlm.evaluation.experiment.rows import Row, flat
-from edlm.evaluation.experiment.store import Entry
+from edlm.evaluation.experiment.store import Entry, record_of
 from edlm.evaluation.samples.diversity import distinct_n, unigram_entropy
 from edlm.evaluation.samples.texts import texts_of
 

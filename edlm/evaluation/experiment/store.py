@@ -14,6 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from edlm.evaluation.estimates.estimate import Estimate
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -81,6 +83,14 @@ class Store:
         if self._entries.pop(key, None) is not None:
             self._write()
 
+    def check(self, identity: str | None, path: Path) -> None:
+        """Refuse results of another identity (as JSON with sorted keys), which lie in ``path``."""
+        if identity != self.identity:
+            raise ValueError(
+                f"{path} must hold results of the same denoiser, data and seed ({self.identity}), got {identity}: "
+                "remove it, or write elsewhere"
+            )
+
     def _write(self) -> None:
         if self.path is None:
             return
@@ -94,11 +104,8 @@ class Store:
     def _load(self, path: Path) -> None:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            if self.identity != "null" and metadata.get("identity") != self.identity:
-                raise ValueError(
-                    f"{path} must hold results of the same denoiser, data and seed ({self.identity}), "
-                    f"got {metadata.get('identity')}: remove it, or write elsewhere"
-                )
+            if self.identity != "null":
+                self.check(metadata.get("identity"), path)
             for key, (made, value, names, origin) in json.loads(metadata["entries"]).items():
                 self._entries[key] = (
                     made,
@@ -119,3 +126,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def _stable(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
+
+
+def record_of(metrics: Mapping[str, Estimate], **notes: Any) -> dict[str, Any]:
+    """What the store keeps of a setting: its metrics by name, and notes that belong to them."""
+    return {"metrics": {name: list(estimate) for name, estimate in metrics.items()}, "notes": notes}

@@ -1,11 +1,16 @@
 """Results that are read back: of every file that is committed, whichever version wrote it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from edlm.evaluation.experiment.config import EvaluateConfig
+from edlm.evaluation.experiment.lab import Lab
+from edlm.evaluation.experiment.parts import MethodConfig
 from edlm.evaluation.experiment.results import Results
+from edlm.evaluation.experiment.run import collect
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 FILES = [
@@ -42,3 +47,25 @@ def test_results_that_are_missing_or_others_are_refused(tmp_path):
     (tmp_path / "a.rows.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match="identity"):
         Results.load(tmp_path / "a.json")
+
+
+def test_results_of_an_older_version_are_taken_over(tmp_path):
+    """Bounds, times and costs of the committed report, for the settings that are the same."""
+    for name in ("results.json", "results.rows.safetensors"):
+        shutil.copy(DOCS / "example_report" / name, tmp_path)
+    older = {row.key: row for row in Results.load(tmp_path).rows}
+    lab = Lab.load(EvaluateConfig(output=str(tmp_path), orders=("bisecting",), measure=("bounds", "time", "cost")))
+    results = collect(lab)
+    assert len(results.rows) == len(lab.settings) == 16
+    for row in results.rows:
+        keys = ("bound_nats_per_token", "gain_nats_per_token", "seconds_per_sequence", "energy_passes")
+        assert [row.get(key) for key in keys] == [older[row.key].get(key) for key in keys]
+        assert row.notes["seconds_of_batches"] == older[row.key].notes["seconds_of_batches"]
+    with pytest.raises(ValueError, match="same denoiser, data and seed"):
+        Lab.load(EvaluateConfig(output=str(tmp_path / "results.json"), num_rows=8))
+    other = MethodConfig(name="head_exact", energy="tinystories/head", num_candidates=2, orders=("bisecting",))
+    for path in tmp_path.glob("*.store.safetensors"):
+        path.unlink()
+    assert "head_exact" not in {
+        row.name for row in collect(Lab.load(EvaluateConfig(output=str(tmp_path), methods=(other,)))).rows
+    }
