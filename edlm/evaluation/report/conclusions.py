@@ -114,21 +114,11 @@ def placements(points: Sequence[FrontierPoint], sigmas: float) -> list[dict[str,
         entropy, loss = point.entropy_nats, point.judge_nats_per_token
         placed.append(
             {
-                "name": point.name,
-                "order": point.order,
-                "num_steps": point.num_steps,
-                "temperature": point.temperature,
-                "num_samples": entropy.n,
-                "entropy_nats": entropy.value,
-                "entropy_stderr": entropy.stderr,
-                "judge_nats_per_token": loss.value,
-                "judge_stderr": loss.stderr,
-                "distinct_2": point.distinct_2,
-                "verdict": where.verdict,
-                "said": where.said,
-                "difference": where.difference,
+                **{name: getattr(point, name) for name in ("name", "order", "num_steps", "temperature", "distinct_2")},
+                **{"num_samples": entropy.n, "entropy_nats": entropy.value, "entropy_stderr": entropy.stderr},
+                **{"judge_nats_per_token": loss.value, "judge_stderr": loss.stderr},
+                **{name: getattr(where, name) for name in ("verdict", "said", "difference", "interpolation")},
                 "difference_stderr": where.stderr,
-                "interpolation": where.interpolation,
             }
         )
     return placed

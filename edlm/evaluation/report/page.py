@@ -13,7 +13,6 @@ from edlm.evaluation.experiment.metrics import METRICS
 from edlm.evaluation.experiment.rows import Row, row_of_flat
 from edlm.evaluation.plots.report import inline
 from edlm.evaluation.report import tables
-from edlm.evaluation.samples.texts import counted
 
 Result = Mapping[str, Any]
 _EXAMPLES = 3
@@ -42,29 +41,16 @@ def write_report(result: Result, pictures: Mapping[str, str], path: str | Path) 
 def _context(result: Result) -> dict[str, Any]:
     """Variables of the template."""
     rows = [row_of_flat(setting) for setting in result["settings"]]
-    defaults = {"judge": None, "held_out_text": None}
     return {
-        "result": {**defaults, **result},
-        "about": _about(result),
+        "result": {"judge": None, "memory": None, **result},
         "tables": tables.tables_of(result, rows),
         "timed": any(row.get("seconds_per_sequence") for row in rows),
         "last_order": rows[-1].order,
         "has_samples": result["config"]["samples"]["judged"] > 0 and any(row.get("entropy_nats") for row in rows),
         "has_costs": any(row.get("seconds_per_sequence") or row.get("flops_per_sequence") for row in rows),
         "samples": _samples(result, rows),
-        "method": _method(result, rows),
-        "origin": _origin(result),
+        "metrics": [metric for metric in METRICS.values() if any(row.get(metric.name) for row in rows)],
     }
-
-
-def _about(result: Result) -> list[str]:
-    data, machine = result["data"], result["machine"]
-    return [
-        f"{data['rows']} held-out blocks of {data['length']} tokens",
-        f"edlm {result['versions']['edlm']}, revision {result['revision'] or 'unknown'}",
-        machine["gpu"] or f"CPU of {machine['cpus']} cores, {counted(machine['threads'], 'thread')}",
-        f"seed {result['identity']['seed']}",
-    ]
 
 
 def _samples(result: Result, rows: Sequence[Row]) -> dict[str, Any] | None:
@@ -84,29 +70,4 @@ def _samples(result: Result, rows: Sequence[Row]) -> dict[str, Any] | None:
             [(f"{row.name}, seed {seed + i}", text) for row, text in zip((base, best), pair, strict=True)]
             for i, pair in enumerate(texts)
         ],
-    }
-
-
-def _method(result: Result, rows: Sequence[Row]) -> dict[str, str]:
-    """How everything that is on the page was measured."""
-    pairs = {}
-    if judge := result.get("judge"):
-        pairs["Judge"] = f"{judge['name']} ({judge['class']}, weights {judge['weights']})"
-        pairs["Its context"] = f"{judge['context']}; at most {judge['max_tokens']} tokens, {judge['longer_texts']}"
-        pairs["Ends"] = f"a document's end: {judge['end_of_document']}; a sample's end: {judge['end_of_text']}"
-    if memory := result.get("memory"):
-        pairs["Memory"] = memory
-    measured = {name for row in rows for name in row.metrics}
-    return pairs | {metric.title: metric.note for name, metric in METRICS.items() if name in measured}
-
-
-def _origin(result: Result) -> dict[str, str]:
-    identity = result["identity"]
-    return {
-        "Revision": result["revision"] or "unknown",
-        "Versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
-        "Machine": ", ".join(f"{name}: {value}" for name, value in result["machine"].items()),
-        "Denoiser": f"{identity['denoiser']['name']}, weights {identity['denoiser']['revision']}",
-        "Data": identity["data"],
-        "Seed": str(identity["seed"]),
     }
