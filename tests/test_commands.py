@@ -23,11 +23,10 @@ from edlm.evaluation import estimate_bound
 from edlm.evaluation.estimates.estimate import mean_of
 from edlm.evaluation.languages.oracle import cells, measure_cells, measure_data
 from edlm.evaluation.likelihood.speedup import Curve, time_ratio
-from edlm.evaluation.samples.diversity import distinct_n, unigram_entropy
 from edlm.evaluation.samples.draw import TimedSamples
 from edlm.evaluation.samples.judge import load_judge
-from edlm.evaluation.samples.text_errors import known_words
-from edlm.evaluation.samples.texts import texts_of
+from edlm.evaluation.samples.text import distinct_n, texts_of, unigram_entropy
+from edlm.evaluation.samples.text_measures import known_words
 from edlm.sampler.bounds import likelihood_bounds
 from edlm.training.trainer import NonFiniteLossError
 
@@ -355,7 +354,7 @@ def test_benchmark_gives_ratios_to_the_base_of_equal_passes_and_batch(runs, tmp_
         drawn.append((sampler.num_steps, sampler.num_candidates, sampler.group_size, length, options))
         return TimedSamples(torch.empty(0, length), (0.5, seconds[len(drawn) - 1], 99.0), sampler.num_steps, 0.0)
 
-    monkeypatch.setattr("edlm.evaluation.samples.speed.draw_timed", draw)
+    monkeypatch.setattr("edlm.evaluation.samples.cost.draw_timed", draw)
     names = {"denoiser": str(runs / "text_denoiser/final"), "energy": str(runs / "text_head/final")}
     output, options = tmp_path / "speed.json", {"num_steps": [3], "batch_sizes": [1, 4], "repeats": 2, "seed": 6}
     printed = edlm("benchmark", device="cpu", output=str(output), **names, **options)

@@ -20,8 +20,8 @@ from edlm.evaluation.experiment import run as run_module
 from edlm.evaluation.experiment.config import STAGES
 from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.experiment.rows import flat
-from edlm.evaluation.samples.text_errors import repeated_ngram_rate, unknown_word_rate, words_of
-from edlm.evaluation.samples.texts import texts_of
+from edlm.evaluation.samples.text import texts_of
+from edlm.evaluation.samples.text_measures import repeated_ngram_rate, unknown_word_rate, words_of
 
 VALID = SHIPPED / "tinystories" / "valid.safetensors"
 HEAD = {"name": "head", "energy": "tinystories/head", "num_candidates": None}

@@ -12,7 +12,7 @@ from edlm.commands.terminal import print_table
 from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy
 from edlm.evaluation.experiment.provenance import write_result
-from edlm.evaluation.samples.speed import measure_speed
+from edlm.evaluation.samples.cost import measure_speed
 
 
 @dataclass(frozen=True)

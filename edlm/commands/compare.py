@@ -13,7 +13,7 @@ from edlm.evaluation.experiment.metrics import DASH, format_estimate, format_num
 from edlm.evaluation.experiment.provenance import write_json
 from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.report.compare import LEVEL, Difference, differences
-from edlm.evaluation.samples.texts import counted
+from edlm.evaluation.samples.text import counted
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from edlm.corpus.prepared import PreparedCorpus
 from edlm.corpus.text import TokenBlocks, save_blocks
 from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy
-from edlm.evaluation.samples.text_errors import words_of
-from edlm.evaluation.samples.texts import texts_of
+from edlm.evaluation.samples.text import texts_of
+from edlm.evaluation.samples.text_measures import words_of
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from edlm.evaluation.experiment.results import STORE, Results
 from edlm.evaluation.experiment.store import Entry, Store
 from edlm.evaluation.likelihood.text import middle_third
 from edlm.evaluation.samples.judge import Judge, load_judge
+from edlm.evaluation.samples.text import texts_of, tokens_per_word
 from edlm.evaluation.samples.text_measures import TextMeasures
-from edlm.evaluation.samples.texts import texts_of, tokens_per_word
 from edlm.training.checkpoints import fingerprint
 
 

@@ -12,8 +12,7 @@ from edlm.evaluation.experiment.lab import Job, Lab
 from edlm.evaluation.experiment.plan import Setting
 from edlm.evaluation.experiment.rows import Row, flat
 from edlm.evaluation.experiment.store import Entry, record_of
-from edlm.evaluation.samples.diversity import distinct_n, unigram_entropy
-from edlm.evaluation.samples.texts import texts_of
+from edlm.evaluation.samples.text import distinct_n, texts_of, unigram_entropy
 
 NUM_EXAMPLES = 4
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from edlm.evaluation.report.finding import Conclusions, Finding
 from edlm.evaluation.samples.mauve import FEW
-from edlm.evaluation.samples.texts import counted
+from edlm.evaluation.samples.text import counted
 
 FEW_ROWS, FEW_SAMPLES, SMALL_SHARE = 100, 50, 0.1
 

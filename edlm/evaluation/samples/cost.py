@@ -1,15 +1,20 @@
-"""What a sampler costs beside seconds: floating-point operations and memory."""
+"""What a sampler costs: seconds as ratios to the base, floating-point operations and memory."""
 
 from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from edlm.config import SamplerConfig
+from edlm.denoisers.base import Denoiser
+from edlm.energies.base import Energy
+from edlm.evaluation.samples.draw import draw_timed
 from edlm.sampler.sampler import EnergySampler
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -21,7 +26,7 @@ class Cost(NamedTuple):
     Attributes:
         flops_per_sequence: Of matrix products, convolutions and attention, as `torch.utils.flop_counter` counts them
             (a multiplication and an addition are two); nothing else is counted.
-        peak_memory_bytes: Above what was in use before; None where it can not be known.
+        peak_memory_bytes: Above what was in use before; None where the system does not report it.
         memory: How it was measured, or why not.
     """
 
@@ -52,10 +57,53 @@ def measure_cost(sampler: EnergySampler, length: int, *, batch_size: int, seed: 
         sampler.sample(batch_size, length, seeds=seeds)
     peak = memory.peak()
     used = None if before is None or peak is None else max(0, peak - before)
-    return Cost(counter.get_total_flops() / batch_size, used, memory.how)
+    return Cost(counter.get_total_flops() / batch_size, used, memory.method)
 
 
-def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *args: Any, **more: Any) -> int:
+def measure_speed(
+    denoiser: Denoiser,
+    head: Energy,
+    *,
+    num_steps: Sequence[int],
+    batch_sizes: Sequence[int],
+    repeats: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Time the base and ways to decide by a normalised head, setting by setting.
+
+    Args:
+        denoiser: Its ``max_length`` is the length of the samples.
+        head: Normalised.
+        num_steps: Denoiser passes.
+        batch_sizes: Sequences at a time.
+        repeats: Timed batches of each setting; the median counts.
+        seed: Of the samples.
+
+    Returns:
+        For each setting its options, ``seconds_per_sequence`` and ``ratio_to_base``, the base of the same passes.
+    """
+    deciding = {
+        "base": (None, {"num_candidates": 1}),
+        "head, exact": (head, {"num_candidates": None}),
+        "head, k = 4, whole step": (head, {"num_candidates": 4}),
+        "head, k = 16, whole step": (head, {"num_candidates": 16}),
+        "head, k = 16, groups of 4": (head, {"num_candidates": 16, "group_size": 4}),
+    }
+    rows = []
+    for batch_size in batch_sizes:
+        for steps in num_steps:
+            base = None
+            for name, (energy, options) in deciding.items():
+                sampler = SamplerConfig(num_steps=steps, **options).build(denoiser, energy)
+                batches = {"batch_size": batch_size, "num_batches": repeats, "seed": seed}
+                seconds = draw_timed(sampler, denoiser.max_length, **batches).seconds_per_sequence
+                base = base or seconds
+                measured = {"seconds_per_sequence": seconds, "ratio_to_base": seconds / base}
+                rows.append({"decided by": name, "num_steps": steps, "batch_size": batch_size, **measured, **options})
+    return rows
+
+
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *args: Any, **kwargs: Any) -> int:
     return sdpa_flop_count(query, key, value)
 
 
@@ -64,7 +112,7 @@ _UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _atten
 
 
 class _CudaMemory:
-    how = "torch.cuda.max_memory_allocated, above what was allocated before"
+    method = "torch.cuda.max_memory_allocated, above what was allocated before"
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -82,7 +130,7 @@ class _CudaMemory:
 class _ResidentMemory:
     """The highest resident set since Linux was told to forget the one before."""
 
-    how = "growth of the process's resident set at its highest (VmHWM)"
+    method = "growth of the process's resident set at its highest (VmHWM)"
 
     def start(self) -> int | None:
         try:
@@ -90,7 +138,7 @@ class _ResidentMemory:
             _CLEAR.write_text("5")
             return _kilobytes("VmRSS")
         except (OSError, AttributeError, ValueError):
-            self.how = "not known: this system does not say how much memory a process used at its highest"
+            self.method = "not known: this system does not report the peak memory of a process"
             return None
 
     def peak(self) -> int | None:
@@ -101,7 +149,7 @@ class _ResidentMemory:
 
 
 def _kilobytes(field: str) -> int:
-    found = re.search(rf"^{field}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
-    if found is None:
+    match = re.search(rf"^{field}:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+    if match is None:
         raise ValueError(f"{_STATUS} must say {field}, got none")
-    return 1024 * int(found[1])
+    return 1024 * int(match[1])

@@ -21,7 +21,7 @@ from edlm.energies.causal_lm import CausalScorer, load_causal_lm
 from edlm.energies.loading import load_energy
 from edlm.energies.pretrained import SETTINGS
 from edlm.evaluation.estimates.estimate import Estimate, ratio_of
-from edlm.evaluation.samples.texts import EMPTY_LINE
+from edlm.evaluation.samples.text import EMPTY_LINE
 from edlm.sampler.loop import device_of
 
 
@@ -70,7 +70,7 @@ class Judge:
         ValueError: ``batch_size`` breaks its rule, or the tokenizer has neither bos nor eos.
 
     Note:
-        A low loss is no praise by itself: repetitive text has it too, see `edlm.evaluation.samples.diversity`.
+        A low loss is no praise by itself: repetitive text has it too, see `edlm.evaluation.samples.text`.
         Losses per token compare only under one judge, on texts of about one length: the first tokens
         have little context, and the first one the most surprising. Where a text spells out a special
         token of the judge ("<s>"), most tokenizers read that token. No gradient is kept.

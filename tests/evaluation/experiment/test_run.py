@@ -18,7 +18,7 @@ from edlm.evaluation.experiment.run import measure
 from edlm.evaluation.likelihood import bounds as likelihood
 from edlm.evaluation.likelihood.continuous import continuous_nelbo
 from edlm.evaluation.likelihood.text import middle_third
-from edlm.evaluation.samples.diversity import distinct_n, unigram_entropy
+from edlm.evaluation.samples.text import distinct_n, unigram_entropy
 from tests.evaluation.experiment.small import CONTROL, DENOISER, X_0, Judge, Linear, base, lab, setting
 
 SAMPLES = SamplesConfig(judged=6, timed_batches=2, batch_size=4)

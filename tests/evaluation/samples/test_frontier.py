@@ -12,7 +12,6 @@ from edlm.energies import OracleEnergy
 from edlm.evaluation.report.conclusions import placements
 from edlm.evaluation.report.finding import Conclusions
 from edlm.evaluation.report.findings import judged_at_equal_entropy
-from edlm.evaluation.samples.diversity import unigram_entropy
 from edlm.evaluation.samples.frontier import (
     COLDER,
     EQUAL,
@@ -23,6 +22,7 @@ from edlm.evaluation.samples.frontier import (
     place,
     student_quantile,
 )
+from edlm.evaluation.samples.text import unigram_entropy
 from edlm.sampler import EnergySampler
 from tests.chance import SIGMAS
 
@@ -214,21 +214,12 @@ def test_sets_of_other_sizes_are_not_compared():
     assert math.isfinite(place(made("a", 4.5, 3, 1), [made("base", 4, 3, 1), made("base", 5, 4, 2)]).stderr)
 
 
-@pytest.mark.parametrize("freedom", [1, 2])
-@pytest.mark.parametrize("sigmas", [0.05, 1.0, 3.0, 6.5])
-def test_the_quantile_is_students_in_closed_form(sigmas, freedom):
-    p = math.erfc(sigmas / math.sqrt(2))  # of both sides
-    expected = 1 / math.tan(math.pi * p / 2) if freedom == 1 else (1 - p) * math.sqrt(2 / (p * (2 - p)))
-    assert student_quantile(sigmas, freedom) == pytest.approx(expected, rel=1e-9)
-
-
-def test_the_quantile_is_that_of_tables_and_a_normal_variables_in_the_end():
+def test_student_quantile_is_that_of_tables():
     both_95 = 1.959963984540054
     tables = {5: 2.570582, 7: 2.364624, 30: 2.042272, 120: 1.979930}
     assert {f: round(student_quantile(both_95, f), 6) for f in tables} == tables
-    assert student_quantile(3.0, 10**7) == pytest.approx(3.0, rel=1e-6)
     for bad in ((0.0, 3), (math.nan, 3), (3.0, 0)):
-        with pytest.raises(ValueError, match="sigmas must be > 0 and freedom >= 1, got"):
+        with pytest.raises(ValueError, match="sigmas"):
             student_quantile(*bad)
 
 

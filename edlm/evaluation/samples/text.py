@@ -1,11 +1,56 @@
-"""How varied samples are: a low loss under a judge is cheap for text that repeats itself."""
+"""Text of samples, and how varied their tokens are: a low loss under a judge is cheap for repetitive text."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from edlm.denoisers.base import Denoiser
 from edlm.numerics import precise
+
+EMPTY_LINE = "\n\n"
+
+
+def texts_of(denoiser: Denoiser, tokens: Tensor, separator: str | None = EMPTY_LINE) -> list[str]:
+    """Texts of rows ``tokens[n, length]``, stripped; ids where the denoiser has no tokenizer.
+
+    Args:
+        denoiser: Its tokenizer decodes.
+        tokens: Without masks.
+        separator: Replaces the tokenizer's document separator (its eos); None keeps that and strips
+            nothing, for a judge over the same tokens.
+    """
+    tokenizer: Any = denoiser.tokenizer
+    if tokenizer is None:
+        return [" ".join(map(str, row)) for row in tokens.tolist()]
+    texts = [tokenizer.decode(row) for row in tokens]
+    if separator is None:
+        return texts
+    eos = tokenizer.eos_token
+    return [(text.replace(eos, separator) if eos else text).strip() for text in texts]
+
+
+def tokens_per_word(denoiser: Denoiser, tokens: Tensor) -> float | None:
+    """Tokens per whitespace-separated word of consecutive blocks ``tokens[n, length]`` of a text.
+
+    None without a tokenizer, or without words.
+    """
+    if denoiser.tokenizer is None:
+        return None
+    words = sum(len(text.split()) for text in texts_of(denoiser, tokens.reshape(1, -1)))
+    return tokens.numel() / words if words else None
+
+
+def counted(number: int, word: str) -> str:
+    """A number with its word.
+
+    Example:
+        >>> counted(1, "row"), counted(2, "row")
+        ('1 row', '2 rows')
+    """
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def unigram_entropy(tokens: Tensor) -> Tensor:
