@@ -21,11 +21,8 @@ def load_denoiser(
     family: str | None = None,
     revision: str | None = None,
     *,
-    tokenizer: Any = None,
-    mask_token_id: int | None = None,
-    dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    trust_remote_code: bool = False,
+    **options: Any,
 ) -> Denoiser:
     """Load a denoiser from a folder, a file, a hub id, or the shipped ``"tinystories"``.
 
@@ -35,11 +32,8 @@ def load_denoiser(
         path_or_hub_id: Where the checkpoint is.
         family: Name of one of ``FAMILIES``; by default recognised from the files.
         revision: Of a hub's repository.
-        tokenizer: A tokenizer or its name; by default the checkpoint's own, where it has one.
-        mask_token_id: By default the family's, or the tokenizer's.
-        dtype: Of the weights.
         device: Where it runs.
-        trust_remote_code: Run the Python code that comes with the checkpoint.
+        options: ``tokenizer``, ``mask_token_id``, ``dtype``, ``trust_remote_code``, as in `LoadOptions`.
 
     Returns:
         The denoiser, in evaluation mode.
@@ -51,10 +45,10 @@ def load_denoiser(
     """
     _check_device(device)
     shipped = SHIPPED / str(path_or_hub_id) / "denoiser"
-    checkpoint = Checkpoint.open(shipped if shipped.is_dir() else path_or_hub_id, revision, code=trust_remote_code)
-    options = LoadOptions(tokenizer, mask_token_id, dtype, trust_remote_code)
+    path, loading = shipped if shipped.is_dir() else path_or_hub_id, LoadOptions(**options)
+    checkpoint = Checkpoint.open(path, revision, code=loading.trust_remote_code)
     recognized = recognize(checkpoint, family)
-    return _as_of(recognized, recognized.load(checkpoint, options).to(device))
+    return _as_of(recognized, recognized.load(checkpoint, loading).to(device))
 
 
 def _check_device(device: torch.device | str) -> None:

@@ -19,7 +19,7 @@ class LoadOptions:
 
     Attributes:
         tokenizer: A tokenizer or its name; by default the checkpoint's own, where it has one.
-        mask_token_id: By default the family's.
+        mask_token_id: By default the family's, or the tokenizer's.
         dtype: Of the weights.
         trust_remote_code: Run the Python code that comes with the checkpoint.
     """
