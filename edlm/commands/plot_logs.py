@@ -1,4 +1,4 @@
-"""``edlm plot logs``: a picture of training runs."""
+"""``edlm plot logs``: validation losses of training runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from edlm.evaluation.plots.table import plot_logs
 
 @dataclass(frozen=True)
 class PlotLogsConfig:
-    """What is drawn.
+    """Which training runs are plotted.
 
     Args:
         logs: log.jsonl files of training runs; their names label the lines.
-        output: Picture to write (.svg or .png).
+        output: Plot to write (.svg or .png).
     """
 
     logs: tuple[str, ...]
@@ -21,6 +21,6 @@ class PlotLogsConfig:
 
 
 def run(config: PlotLogsConfig) -> None:
-    """Draw the validation losses."""
+    """Plot the validation losses."""
     plot_logs(config.logs, config.output)
     print(config.output)

@@ -28,9 +28,9 @@ def conclusions(results: Results, config: EvaluateConfig) -> dict[str, Any]:
     gains = gains_beyond(results, generator=torch.Generator().manual_seed(config.seed))
     placed = placements(results.points, config.frontier.sigmas)
     ratios = time_ratios(results, config)
-    found = findings(Conclusions(results.rows, results.controls, results.record, gains, ratios, placed))
+    statements = findings(Conclusions(results.rows, results.controls, results.record, gains, ratios, placed))
     texts = {
-        severity: [finding.text for finding in found if finding.severity == severity]
+        severity: [finding.text for finding in statements if finding.severity == severity]
         for severity in ("headline", "conclusion", "caution")
     }
     return {
@@ -72,12 +72,12 @@ def gains_beyond(results: Results, *, generator: torch.Generator) -> list[Gain]:
     return [
         Gain(
             *(row.name, *row.cell, rival.name),
-            *(found.value, found.stderr, found.low, found.high),
+            *(interval.value, interval.stderr, interval.low, interval.high),
             over_base=_below(results, row, bases[row.cell]).mean().item(),
-            n=found.n,
+            n=interval.n,
             controlled=row.cell in controls,
         )
-        for row, rival, found in zip(methods, rivals, intervals, strict=True)
+        for row, rival, interval in zip(methods, rivals, intervals, strict=True)
     ]
 
 
