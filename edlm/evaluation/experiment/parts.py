@@ -20,6 +20,7 @@ class MethodConfig(SamplerConfig):
         num_candidates: Candidates k; null decides token by token.
         carry_over: Autoregressive energies only: count the terms at the slots alone ("coAR").
         orders: Only in these reveal orders; null for all of the table's.
+        order: One of ``orders``; null for those.
         num_steps: Only at these numbers of steps; null for all of the table's.
         sampled_steps: Estimate the gain from so many steps of each row; null for all of them.
         inner_draws: Draws inside of the bound's logarithm: more of them cost energy passes and make it tighter, which
@@ -31,6 +32,7 @@ class MethodConfig(SamplerConfig):
     num_candidates: int | None = None
     carry_over: bool = False
     orders: tuple[Order, ...] | None = None
+    order: Order | None = None
     num_steps: tuple[int, ...] | None = None
     sampled_steps: int | None = None
     inner_draws: int = 1
@@ -40,6 +42,10 @@ class MethodConfig(SamplerConfig):
             raise ValueError(f"sampled_steps must be >= 1, got {self.sampled_steps}")
         if self.inner_draws < 1:
             raise ValueError(f"inner_draws must be >= 1, got {self.inner_draws}")
+        if self.order is not None:
+            if self.orders not in (None, (self.order,)):
+                raise ValueError(f"a method must have order or orders, got {self.order!r} and {list(self.orders)}")
+            object.__setattr__(self, "orders", (self.order,))
 
     @property
     def sampler_options(self) -> dict[str, Any]:

@@ -71,7 +71,13 @@ def test_settings_of_one_name_or_options_that_break_a_rule_are_refused(denoiser)
     ):
         with pytest.raises(ValueError, match=rule):
             settings_of(config(*methods), denoiser)
-    for options, rule in (({"sampled_steps": 0}, "sampled_steps"), ({"inner_draws": 0}, "inner_draws")):
+    assert MethodConfig(order="random") == MethodConfig(order="random", orders=("random",))
+    both = {"order": "random", "orders": ("dilated",)}
+    for options, rule in (
+        ({"sampled_steps": 0}, "sampled_steps"),
+        ({"inner_draws": 0}, "inner_draws"),
+        (both, "order"),
+    ):
         with pytest.raises(ValueError, match=rule):
             MethodConfig(**options)
     with pytest.raises(ValueError, match="num_steps_of"):
