@@ -63,9 +63,9 @@ def test_results_of_an_older_version_are_taken_over(tmp_path):
         assert row.notes["seconds_of_batches"] == older[row.key].notes["seconds_of_batches"]
     with pytest.raises(ValueError, match="same denoiser, data and seed"):
         Lab.load(EvaluateConfig(output=str(tmp_path / "results.json"), num_rows=8))
-    other = MethodConfig(name="head_exact", energy="tinystories/head", num_candidates=2, orders=("bisecting",))
-    for path in tmp_path.glob("*.store.safetensors"):
-        path.unlink()
-    assert "head_exact" not in {
-        row.name for row in collect(Lab.load(EvaluateConfig(output=str(tmp_path), methods=(other,)))).rows
-    }
+    for changed in ({"energy": "tinystories/head", "num_candidates": 2}, {"energy": "tinystories/head_random"}):
+        for path in tmp_path.glob("*.store.safetensors"):
+            path.unlink()
+        method = MethodConfig(name="head_exact", orders=("bisecting",), **changed)
+        rows = collect(Lab.load(EvaluateConfig(output=str(tmp_path), methods=(method,)))).rows
+        assert rows and "head_exact" not in {row.name for row in rows}
