@@ -59,7 +59,7 @@ class SampleConfig:
 
 
 def run(config: SampleConfig) -> None:
-    """Load, sample batch by batch, write each batch when it is there."""
+    """Load, sample and write batch by batch."""
     denoiser = load_denoiser(config.denoiser, device=config.device)
     energy = load_energy(config.energy).to(config.device) if config.energy is not None else None
     sampler = config.sampler.build(denoiser, energy)
@@ -95,7 +95,7 @@ def num_new_tokens(denoiser: Denoiser, prompt: str | None, length: int) -> int:
     """How many tokens a prompt and its frame leave of ``length``.
 
     Raises:
-        ValueError: none.
+        ValueError: none are left.
     """
     given = len(rows_of_prompts(denoiser, prompt, 1)[0].tokens) - 1
     if given >= length:

@@ -42,7 +42,7 @@ _BATCH_SIZE, _MAX_GEN_TOKS = 16, 256
 
 @register_model("edlm")
 class HarnessModel(TemplateLM):
-    """A denoiser, with or without an energy, as lm-evaluation-harness knows models.
+    """A denoiser, with or without an energy, as a model of lm-evaluation-harness.
 
     ===========================  ==================================================================================
     request                      answer
@@ -50,18 +50,18 @@ class HarnessModel(TemplateLM):
     ``loglikelihood``            minus the sampler's likelihood bound of the continuation, given the context and the
                                  number of its tokens: a lower bound of ``log P``, exact where the sampler has it so
     ``is_greedy`` of it          whether the sampler writes that continuation when each token is the likeliest at its
-                                 turn (``top_k = 1``: an energy has a say only in exact decisions)
+                                 turn (``top_k = 1``: an energy is used only in exact decisions)
     ``loglikelihood_rolling``    the same for a whole text, in windows of the denoiser's ``max_length``
     ``generate_until``           `EnergySampler.generate`
     ===========================  ==================================================================================
 
-    Answers depend on the request, ``seed`` and the sampler; not on the batch, nor on other requests. What has one
-    context shares a seed, so that choices are compared on the same orders; of equal requests each has its own.
+    Answers depend on the request, ``seed`` and the sampler; not on the batch, nor on other requests. Requests
+    with one context share a seed, so that choices are compared on the same orders; equal requests have different seeds.
 
     Args:
         denoiser: Folder, hub id, shipped name, or a `Denoiser`.
         energy: Folder, hub id or shipped name of a saved energy, or an `Energy`; None for the base sampler.
-        batch_size: Texts at a time; changes memory and speed only. "auto" stands for 16.
+        batch_size: Texts at a time; changes memory and speed only. "auto" means 16.
         max_batch_size: Not used.
         device: Where denoiser and energy run; by default the CPU, or where they are. Without CUDA, "cuda" is the CPU.
         dtype: Of the denoiser's weights.
@@ -76,8 +76,8 @@ class HarnessModel(TemplateLM):
         rolling_context: Known tokens of the windows of a text that does not fit one; half of a window by default.
         max_gen_toks: Tokens to write where a task does not say.
         check_greedy: Answer ``is_greedy``, which costs another run of the sampler a request; without it is False.
-        greedy: What is done where a task asks for greedy decoding, as most do: "sampler" draws as the sampler is set,
-            by fixed seeds; "likeliest" takes the likeliest tokens, whereupon candidates are all alike.
+        greedy: Where a task requests greedy decoding, as most do: "sampler" draws as it is set, by fixed seeds;
+            "likeliest" takes the likeliest tokens, whereupon candidates are all alike.
         seed: Of everything.
         sampler: Fields of `SamplerConfig` (``num_steps=8``, ``order="dilated"`` and so on). ``num_candidates`` is by
             default 1 without an energy, and None, exact decisions, with one that is normalised token by token.
@@ -132,9 +132,9 @@ class HarnessModel(TemplateLM):
         self.max_gen_toks, self.check_greedy, self.greedy, self.seed = max_gen_toks, check_greedy, greedy, seed
         self._device = next(iter([*denoiser.parameters(), *denoiser.buffers()])).device
         self._reader = Reader(denoiser)
-        how = {"batch_size": self.batch_size, "block_length": block_length, "context": rolling_context}
-        self._bounds = TextBounds(self.sampler, num_draws=num_orders, inner_draws=inner_draws, **how)
-        self._likeliest = TextBounds(likeliest_sampler(self.sampler, self.config), **how)
+        shared = {"batch_size": self.batch_size, "block_length": block_length, "context": rolling_context}
+        self._bounds = TextBounds(self.sampler, num_draws=num_orders, inner_draws=inner_draws, **shared)
+        self._likeliest = TextBounds(likeliest_sampler(self.sampler, self.config), **shared)
         self._warned: set[str] = set()
 
     @property
@@ -158,7 +158,7 @@ class HarnessModel(TemplateLM):
         return str(getattr(self.tokenizer, "name_or_path", "")).replace("/", "__")
 
     def get_model_info(self) -> dict[str, Any]:
-        """What the results say of the model."""
+        """Description of the model in the results."""
         return {
             "edlm_version": __version__,
             "loglikelihood": "exact" if self.sampler.bound_is_exact else "lower bound",
@@ -210,12 +210,12 @@ class HarnessModel(TemplateLM):
         return (-self._bounds.bounds(rows, seeds, progress=None if disable_tqdm else "rolling")).tolist()
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        asked = [request.args for request in requests]
-        seeds = seeds_of(self.seed, [context for context, _ in asked], asked)
+        pairs = [request.args for request in requests]
+        seeds = seeds_of(self.seed, [context for context, _ in pairs], pairs)
         block_length = self._bounds.block_length
         wanted = [
             generation_request(self.denoiser, self.tok_encode(context), options, self.max_gen_toks, block_length)
-            for context, options in asked
+            for context, options in pairs
         ]
         groups: dict[Generation, list[int]] = {}
         for i, request in enumerate(wanted):
@@ -226,11 +226,11 @@ class HarnessModel(TemplateLM):
             for how, members in groups.items():
                 members.sort(key=lambda i: len(wanted[i].prompt), reverse=True)
                 for start in range(0, len(members), self.batch_size):
-                    some = members[start : start + self.batch_size]
-                    written = self._generate([wanted[i].prompt for i in some], how, [seeds[i] for i in some])
-                    for i, text in zip(some, written, strict=True):
+                    batch = members[start : start + self.batch_size]
+                    written = self._generate([wanted[i].prompt for i in batch], how, [seeds[i] for i in batch])
+                    for i, text in zip(batch, written, strict=True):
                         texts[i] = text
-                    bar.update(len(some))
+                    bar.update(len(batch))
         return texts
 
     def _generate(self, prompts: list[list[int]], how: Generation, seeds: list[int]) -> list[str]:
@@ -238,7 +238,7 @@ class HarnessModel(TemplateLM):
         if how.is_greedy and self.greedy == "likeliest":
             sampler = self._likeliest.sampler
         elif how.is_greedy:
-            self._warn("a task asks for greedy decoding: the sampler draws as it is set; see greedy='likeliest'")
+            self._warn("a task requests greedy decoding: the sampler draws as it is set; see greedy='likeliest'")
         block_length = self._bounds.block_length
         output = sampler.generate(
             prompts, how.max_new_tokens, stop=how.until, block_length=block_length, seed=seeds, **dict(how.proposal)

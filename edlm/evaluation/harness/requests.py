@@ -1,4 +1,4 @@
-"""What lm-evaluation-harness asks for, in this package's terms."""
+"""Requests of lm-evaluation-harness in this package's terms."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def likeliest_sampler(sampler: EnergySampler, config: SamplerConfig) -> EnergySa
 
 
 def usable_device(device: str | torch.device) -> torch.device:
-    """The device asked for; the CPU in place of a GPU that is not there, since lm-eval's command line asks for one."""
-    asked = torch.device(device)
-    return torch.device("cpu") if asked.type == "cuda" and not torch.cuda.is_available() else asked
+    """The requested device; the CPU if it is a missing GPU, since lm-eval's command line requests one by default."""
+    requested = torch.device(device)
+    return torch.device("cpu") if requested.type == "cuda" and not torch.cuda.is_available() else requested
 
 
 def seeds_of(seed: int, shared: Sequence[Sequence[Any]], requests: Sequence[Any]) -> list[int]:
@@ -114,7 +114,7 @@ class GenerationRequest:
     Attributes:
         prompt: Token ids, with the denoiser's prefix where the text begins.
         how: How it is to be continued.
-        warnings: What of the task is done in another way.
+        warnings: How the request is answered differently from what the task says.
     """
 
     prompt: list[int]
@@ -125,7 +125,7 @@ class GenerationRequest:
 def generation_request(
     denoiser: Denoiser, context: list[int], options: Mapping[str, Any], default: int, block_length: int | None
 ) -> GenerationRequest:
-    """What a ``generate_until`` request asks for.
+    """Prompt and options of a ``generate_until`` request.
 
     What is written at once must fit the denoiser's ``max_length``: then the beginning of a long context is left out,
     and more new tokens than half of what fits are written only as far as the context leaves room.

@@ -1,4 +1,4 @@
-"""The loss of generated text under a causal LM that had no part in making it."""
+"""The loss of generated text under a causal LM that was not used to generate it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from edlm.sampler.loop import device_of
 
 @dataclass(frozen=True)
 class JudgedTexts:
-    """What a judge says of texts; low = plausible to it.
+    """Losses of texts under a judge; low = plausible to it.
 
     Attributes:
         nats: ``-log p`` of each text, nats, shape ``[n]``, float64.
@@ -52,17 +52,15 @@ class JudgedTexts:
 class Judge:
     """A causal LM that scores texts, ``-log p(text) = -sum_i log p(token^i | BOS, token^0 .. token^{i-1})``.
 
-    A text is encoded by the judge's own tokenizer, which adds no special tokens. One BOS goes before
-    it (the tokenizer's bos, else its eos), so that its first token has a term; the end of the text has
-    none. Rows are padded on the right, and padding is neither attended to nor counted.
+    A `CausalScorer` with a name, which may cut long texts.
 
     Args:
         model: The causal LM; put into evaluation mode.
         tokenizer: Its tokenizer.
         batch_size: Texts at a time; changes memory and speed only.
-        name: What reports call it; the model's class by default.
-        separator: What stands for the end of a document in the texts that it is given: an empty line, or None for a
-            judge over the denoiser's own tokens, which reads the separator itself (see `texts_of`).
+        name: Its name in reports; the model's class by default.
+        separator: End of a document in its texts: an empty line, or None for a judge over the denoiser's own tokens,
+            which reads the separator itself (see `texts_of`).
         bos_token_id: The judge's token before each text; ``"auto"``: the tokenizer's bos, else its eos.
         cut: Read only the beginning of a text that is longer than the context; otherwise that is an error.
 
@@ -70,7 +68,7 @@ class Judge:
         ValueError: ``batch_size`` breaks its rule, or the tokenizer has neither bos nor eos.
 
     Note:
-        A low loss is no praise by itself: repetitive text has it too, see `edlm.evaluation.samples.text`.
+        A low loss alone does not mean good text: repetitive text has it too, see `edlm.evaluation.samples.text`.
         Losses per token compare only under one judge, on texts of about one length: the first tokens
         have little context, and the first one the most surprising. Where a text spells out a special
         token of the judge ("<s>"), most tokenizers read that token. No gradient is kept.
@@ -118,7 +116,7 @@ class Judge:
 
         Raises:
             ModuleNotFoundError: the package is not installed.
-            ValueError: ``gguf_file`` comes with what is no folder, the package does not hold one
+            ValueError: ``gguf_file`` is given without a folder, the package does not hold one
                 ``.gguf`` file, or the tokenizer has neither bos nor eos.
             OSError: there is no such model here.
         """
@@ -213,5 +211,5 @@ def load_judge(path: str, denoiser: Denoiser, *, batch_size: int = 16) -> Judge:
         raise ValueError(f"a judge must have the denoiser's {denoiser.vocab_size} tokens, got {size} in {path}")
     bos = "auto" if energy.bos_token_id is None else energy.bos_token_id
     tokenizer = energy.tokenizer or denoiser.tokenizer
-    how = {"batch_size": batch_size, "name": str(path), "separator": None, "bos_token_id": bos, "cut": True}
-    return Judge(energy.model.to(device_of(denoiser)), tokenizer, **how)
+    options = {"batch_size": batch_size, "name": str(path), "separator": None, "bos_token_id": bos, "cut": True}
+    return Judge(energy.model.to(device_of(denoiser)), tokenizer, **options)
