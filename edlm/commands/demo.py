@@ -8,13 +8,13 @@ from rich.table import Table
 
 from edlm.commands.sample import decode, num_new_tokens
 from edlm.commands.terminal import console
-from edlm.config import SamplerConfig
 from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy
 from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.parts import MethodConfig, SamplesConfig
 from edlm.evaluation.experiment.run import run as evaluate
 from edlm.evaluation.experiment.table import as_table
+from edlm.sampler.sampler import EnergySampler
 
 AS_PUBLISHED = "random"
 BEST = "dilated"
@@ -55,8 +55,8 @@ def run(config: DemoConfig) -> None:
     )
     options = {"num_return_sequences": config.num_stories, "seed": config.seed, "eos_token_id": None}
     new = num_new_tokens(denoiser, config.prompt, length)
-    base = SamplerConfig(num_steps=config.num_steps, order=AS_PUBLISHED).build(denoiser, None)
-    reranked = SamplerConfig(num_steps=config.num_steps, order=BEST, num_candidates=None).build(denoiser, energy)
+    base = EnergySampler(denoiser, num_steps=config.num_steps, order=AS_PUBLISHED)
+    reranked = EnergySampler(denoiser, energy, num_steps=config.num_steps, order=BEST)
     table = Table(f"base, {AS_PUBLISHED} order, as published", f"reranked, {BEST} order", show_lines=True)
     columns = [sampler.generate(config.prompt, new, **options).tokens for sampler in (base, reranked)]
     for left, right in zip(*columns, strict=True):

@@ -14,13 +14,13 @@ from edlm.commands.languages import RerankerConfig
 from edlm.commands.terminal import print_table
 from edlm.corpus.synthetic import LanguageConfig, build_language
 from edlm.denoisers.loading import load_denoiser
-from edlm.diffusion.reveal import Order
 from edlm.energies.loading import load_energy
 from edlm.evaluation.experiment.provenance import write_result
 from edlm.evaluation.languages.errors import ErrorRule, sequence_error_table
 from edlm.evaluation.languages.exact import exact_denoiser, truth_energy
 from edlm.evaluation.languages.law import exact_distance
 from edlm.evaluation.plots.errors import plot_sequence_errors
+from edlm.sampler.options import Order
 from edlm.sampler.sampler import EnergySampler
 
 

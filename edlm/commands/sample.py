@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal, TextIO
 
 from torch import Tensor
 
-from edlm.config import SamplerConfig
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy
+from edlm.sampler.options import SamplerOptions
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.text.prompts import rows_of_prompts, rows_of_texts
 from edlm.sampler.text.writing import GenerationOutput, Partial
@@ -44,7 +44,7 @@ class SampleConfig:
 
     denoiser: str = "tinystories"
     energy: str | None = "tinystories"
-    sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(num_candidates=None))
+    sampler: SamplerOptions = field(default_factory=lambda: SamplerOptions(num_steps=8))
     prompt: str | None = None
     fill: str | None = None
     num_samples: int = 4
@@ -62,7 +62,7 @@ def run(config: SampleConfig) -> None:
     """Load, sample and write batch by batch."""
     denoiser = load_denoiser(config.denoiser, device=config.device)
     energy = load_energy(config.energy).to(config.device) if config.energy is not None else None
-    sampler = config.sampler.build(denoiser, energy)
+    sampler = EnergySampler(denoiser, energy, **asdict(config.sampler))
     if config.prompt is not None and config.fill is not None:
         raise ValueError("give a prompt or a text to fill, not both")
     target = open(config.output, "w", encoding="utf-8") if config.output else sys.stdout

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,9 +12,6 @@ from torch import Tensor
 from edlm.diffusion.schedule import Schedule
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowGenerators
-
-Order = Literal["ancestral", "random", "dilated", "bisecting", "left_to_right", "confidence"]
-ORDERS: tuple[str, ...] = get_args(Order)
 
 
 @dataclass(frozen=True)
@@ -90,74 +88,159 @@ class RevealPlan:
         still = (self.bounds[rows, step, None] <= places) & (places < self.bounds[:, -1:])
         return torch.zeros_like(still).scatter(1, self.ranking, still)
 
+    def teacher_forced(self, x_0: Tensor, step: Tensor, mask_token_id: int) -> Tensor:
+        """Tokens ``[batch, length]`` when step ``step[b]`` of each row begins, if the data was revealed so far."""
+        return x_0.masked_fill(self.masked_at(step), mask_token_id)
+
     def _check_fixed(self) -> None:
         if self.by_confidence:
             raise ValueError("the confidence order depends on the marginals: its steps must be run one by one")
 
 
+@dataclass(frozen=True)
+class MaskedRows:
+    """The masked positions of a batch, which a reveal order ranks.
+
+    Attributes:
+        masked: Initially masked positions that are to be revealed, bool, shape ``[batch, length]``.
+        num_steps: Number of denoising steps ``T``.
+        schedule: Masking schedule.
+        generators: Order streams of the rows.
+    """
+
+    masked: Tensor
+    num_steps: int
+    schedule: Schedule
+    generators: RowGenerators
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """Number ``n`` of masked positions of each row, ``[batch]``."""
+        return self.masked.sum(1)
+
+    @cached_property
+    def nth(self) -> Tensor:
+        """Index of a masked position among the masked ones of its row, from the left, ``[batch, length]``."""
+        return self.masked.cumsum(1) - 1
+
+    @cached_property
+    def equal_bounds(self) -> Tensor:
+        """Bounds ``floor(n i / T)`` of steps of equal size, ``[batch, T + 1]``."""
+        return self.counts[:, None] * torch.arange(self.num_steps + 1, device=self.masked.device) // self.num_steps
+
+    def uniform(self) -> Tensor:
+        """A uniform draw for each masked position, float64, ``[batch, length]``; 0 elsewhere."""
+        drawn = torch.zeros(self.masked.shape, dtype=torch.float64, device=self.masked.device)
+        drawn[self.masked] = self.generators.uniform(self.counts.cpu())[:, 0].to(drawn)
+        return drawn
+
+    def left_to_right_within(self, step: Tensor) -> Tensor:
+        """Key of an order by ``step[batch, length]``, and inside a step from left to right."""
+        return step * self.masked.shape[1] + self.nth.double()
+
+
+RankedOrder = Callable[[MaskedRows], tuple[Tensor, Tensor]]
+"""Ranks masked positions: a key for each, ``[batch, length]``, lowest first; and the bounds of the steps,
+``[batch, T + 1]``: how many positions are revealed before each step, from 0 to all."""
+
+
+def ancestral(rows: MaskedRows) -> tuple[Tensor, Tensor]:
+    """Each position alone turns clean with the posterior's probability, as in the reverse process."""
+    key = rows.uniform()
+    # Posterior q(x_s | x_t, x_0): one uniform a position decides at which step it turns clean.
+    s = 1 - torch.arange(rows.num_steps + 1, device=key.device, dtype=key.dtype) / rows.num_steps
+    clean = rows.schedule.reveal_probability(torch.ones_like(s), s)
+    bounds = ((key[:, None, :] < clean[None, :, None]) & rows.masked[:, None, :]).sum(2)
+    bounds[:, -1] = rows.counts  # whatever rounding does to alpha(0)
+    return key, bounds
+
+
+def random(rows: MaskedRows) -> tuple[Tensor, Tensor]:
+    """Steps of equal size, of positions in random order."""
+    return rows.uniform(), rows.equal_bounds
+
+
+def left_to_right(rows: MaskedRows) -> tuple[Tensor, Tensor]:
+    """Steps of equal size, from the left."""
+    return rows.nth.double(), rows.equal_bounds
+
+
+def confidence(rows: MaskedRows) -> tuple[Tensor, Tensor]:
+    """Steps of equal size: highest marginal maximum first, to a thousandth of a nat, ranked anew at each step."""
+    return left_to_right(rows)
+
+
+def dilated(rows: MaskedRows) -> tuple[Tensor, Tensor]:
+    """Steps of equal size, of positions that are far apart.
+
+    Step ``i`` takes one residue class modulo ``T`` of the masked positions, classes in bit-reversed sequence; left to
+    right inside a step, also where ``T`` does not divide ``n`` and a step spans two classes.
+
+    References:
+        DUS, arXiv:2506.19037.
+    """
+    place = torch.tensor(_bit_reversed_places(rows.num_steps), device=rows.masked.device)
+    by_class = rows.left_to_right_within(place[rows.nth % rows.num_steps]).masked_fill(~rows.masked, torch.inf)
+    step = torch.searchsorted(rows.equal_bounds, by_class.argsort(dim=1).argsort(dim=1), right=True)
+    return rows.left_to_right_within(step), rows.equal_bounds
+
+
+def bisecting(rows: MaskedRows) -> tuple[Tensor, Tensor]:
+    """As `dilated` where ``T`` is a power of two that divides ``n``; else later steps are larger.
+
+    It takes residue classes modulo the least power of two ``P >= T``, in bit-reversed sequence: a class at each of the
+    first ``2 T - P`` steps and two at each later one, since tokens whose near neighbours are known depend less on each
+    other.
+    """
+    step = torch.tensor(_steps_of_classes(rows.num_steps), device=rows.masked.device)
+    step = step[rows.nth % len(step)]
+    before = step[:, None] < torch.arange(rows.num_steps + 1, device=step.device)[:, None]
+    return rows.left_to_right_within(step), (before & rows.masked[:, None]).sum(2)
+
+
+ORDERS: dict[str, RankedOrder] = {
+    order.__name__: order for order in (ancestral, random, dilated, bisecting, left_to_right, confidence)
+}
+RANDOM_ORDERS = ("ancestral", "random")
+
+
+def name_of_order(order: str | RankedOrder) -> str:
+    """The name of an order that may be a function."""
+    return order if isinstance(order, str) else getattr(order, "__name__", type(order).__name__)
+
+
 def plan_reveal(
-    masked: Tensor, order: str, num_steps: int, schedule: Schedule, generators: RowGenerators
+    masked: Tensor, order: str | RankedOrder, num_steps: int, schedule: Schedule, generators: RowGenerators
 ) -> RevealPlan:
     """Draw or lay down the reveal order of each row.
 
-    ``ancestral`` reveals each masked position alone with the posterior's probability, as the
-    reverse process does; the other orders give step ``i`` the positions
-    ``floor(n i / T) .. floor(n (i + 1) / T) - 1`` of a ranking of the row's ``n`` masked positions:
-    ``random``; ``left_to_right``; ``confidence`` (highest marginal maximum first, to a thousandth
-    of a nat, ranked anew at each step);
-    ``dilated`` (step ``i`` takes one residue class modulo ``T`` of
-    the masked positions, classes in bit-reversed sequence, so that tokens of a step are far apart; left to right
-    inside a step, also where ``T`` does not divide ``n`` and a step spans two classes).
-
-    ``bisecting`` equals ``dilated`` where ``T`` is a power of two that divides ``n``. It takes residue classes modulo
-    the least power of two ``P >= T``, in bit-reversed sequence: a class at each of the first ``2 T - P`` steps and two
-    at each later one, since tokens whose near neighbours are known depend less on each other.
-
     Args:
         masked: Initially masked positions that are to be revealed, bool, shape ``[batch, length]``.
-        order: One of ``ORDERS``.
+        order: One of ``ORDERS``, or a function like them.
         num_steps: Number of denoising steps ``T``.
         schedule: Used by the ancestral order.
         generators: Order streams of the rows.
 
     Raises:
-        ValueError: ``order`` is unknown.
-
-    References:
-        Dilated order: DUS, arXiv:2506.19037.
+        ValueError: ``order`` is unknown, or its bounds do not rise from 0 to all positions of each row.
     """
-    if order not in ORDERS:
+    if not callable(order) and order not in ORDERS:
         raise ValueError(f"order must be one of {list(ORDERS)}, got {order!r}")
-    counts = masked.sum(1)
-    nth = masked.cumsum(1) - 1  # index of a masked position among the masked ones of its row
-    key = nth.double()
-    equal = counts[:, None] * torch.arange(num_steps + 1, device=masked.device) // num_steps
-    if order == "dilated":
-        place = torch.tensor(_bit_reversed_places(num_steps), device=masked.device)
-        by_class = (place[nth % num_steps] * masked.shape[1] + key).masked_fill(~masked, torch.inf)
-        step = torch.searchsorted(equal, by_class.argsort(dim=1).argsort(dim=1), right=True)
-        key = step * masked.shape[1] + key  # left to right inside a step
-    elif order in ("ancestral", "random"):
-        key = torch.zeros_like(key)
-        key[masked] = generators.uniform(counts.cpu())[:, 0].to(key)
-    elif order == "bisecting":
-        step = torch.tensor(_steps_of_classes(num_steps), device=masked.device)
-        step = step[nth % len(step)]
-        key = step * masked.shape[1] + key
+    rows = MaskedRows(masked, num_steps, schedule, generators)
+    key, bounds = order(rows) if callable(order) else ORDERS[order](rows)
+    if callable(order):
+        _check_bounds(bounds, rows)
     ranking = key.masked_fill(~masked, torch.inf).argsort(dim=1, stable=True)
-
-    if order == "ancestral":
-        # Posterior q(x_s | x_t, x_0): one uniform a position decides at which step it turns clean.
-        s = 1 - torch.arange(num_steps + 1, device=masked.device, dtype=key.dtype) / num_steps
-        clean = schedule.reveal_probability(torch.ones_like(s), s)
-        bounds = ((key[:, None, :] < clean[None, :, None]) & masked[:, None, :]).sum(2)
-        bounds[:, -1] = counts  # whatever rounding does to alpha(0)
-    elif order == "bisecting":
-        before = step[:, None] < torch.arange(num_steps + 1, device=masked.device)[:, None]
-        bounds = (before & masked[:, None]).sum(2)
-    else:
-        bounds = equal
     return RevealPlan(ranking, bounds, masked, by_confidence=order == "confidence")
+
+
+def _check_bounds(bounds: Tensor, rows: MaskedRows) -> None:
+    expected = (len(rows.masked), rows.num_steps + 1)
+    if bounds.shape != expected:
+        raise ValueError(f"an order's bounds must have shape {expected}, got {tuple(bounds.shape)}")
+    ends = torch.stack([torch.zeros_like(rows.counts), rows.counts], 1)
+    if (bounds.diff(dim=1) < 0).any() or not torch.equal(bounds[:, [0, -1]], ends.to(bounds)):
+        raise ValueError(f"an order's bounds must rise from 0 to the number of positions, got {bounds.tolist()}")
 
 
 def _bit_reversed_places(num_classes: int) -> list[float]:

@@ -75,6 +75,11 @@ class Slots:
             for index in _indices_of(self.ranks // group_size)
         ]
 
+    def group_at(self, group_size: int, index: Tensor) -> tuple[Slots, Slots]:
+        """Group ``index[b]`` of each row, as `groups` has it, and the slots of all groups before it."""
+        group, index = self.ranks // group_size, index[self.rows]
+        return self.select(group == index), self.select(group < index)
+
     def rounds(self, size: int) -> list[Tensor]:
         """Rounds of at most ``size`` slots of a row whose ranks are far apart: ``r, r + R, r + 2 R, ..``.
 

@@ -29,6 +29,8 @@ class Step:
         encoding: The denoiser pass on ``x_t``; rows that decide nothing have none.
         slots: Positions that the step decides, in decision order (at sequence scope: fills).
         attention_mask: False at padding, shape ``[batch, length]``; None without padding.
+        revealed: Positions that are written: the first slots of each row. Set in steps of a sampler.
+        uses: Rows on which the energy is used, bool, shape ``[batch]``. Set in steps of a sampler.
     """
 
     denoiser: Denoiser
@@ -37,6 +39,8 @@ class Step:
     encoding: Encoding
     slots: Slots
     attention_mask: Tensor | None = None
+    revealed: Slots | None = None
+    uses: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """The sampler: candidates from the denoiser, weights from the energy, one chosen and revealed."""
 
+from edlm.sampler.generation import GenerateOptions, InfillOptions
 from edlm.sampler.hooks import DreamLogitsHook, RerankLogits
+from edlm.sampler.options import SamplerOptions
 from edlm.sampler.output import SampleOutput, StepInfo
 from edlm.sampler.proposal import Proposal
 from edlm.sampler.sampler import EnergySampler
@@ -11,11 +13,14 @@ __all__ = [
     "DreamLogitsHook",
     "EnergySampler",
     "FractionMasked",
+    "GenerateOptions",
     "GenerationOutput",
+    "InfillOptions",
     "Partial",
     "Proposal",
     "RerankLogits",
     "SampleOutput",
+    "SamplerOptions",
     "StepInfo",
     "Steps",
     "Times",

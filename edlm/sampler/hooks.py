@@ -1,4 +1,4 @@
-"""Reranking inside somebody else's sampling loop, by the logits that it is handed."""
+"""Reranking inside another library's sampling loop, through the logits that the loop passes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from edlm.denoisers.vocabulary import Vocabulary
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowStreams
 from edlm.energies.base import Energy, Step
-from edlm.sampler.candidates import decide_step
+from edlm.sampler.candidates import decide
 from edlm.sampler.generation import row_seeds
-from edlm.sampler.sampler import EnergySampler
+from edlm.sampler.kernel import Kernel
 
-_SMALL, _LEAST, _LARGEST = 1e-3, 1e-6, 60.0  # logits; float16 can tell them apart
+_SMALL, _LEAST, _LARGEST = 1e-3, 1e-6, 60.0  # logits; float16 distinguishes them
 
 
 class RerankLogits:
@@ -34,8 +34,8 @@ class RerankLogits:
     token at their own position. One object serves one batch from its first step to its last.
 
     Args:
-        denoiser: The mask token, or a `Denoiser` of the same network, which then also says which tokens are
-            impossible, which tokenizer is meant, and which trained energies fit.
+        denoiser: The mask token, or a `Denoiser` of the same network, whose impossible tokens, tokenizer and identity
+            (which trained energies fit) are then used.
         energy: Judges candidates. It may not read the denoiser's hidden states.
         num_candidates: ``k``, >= 1.
         options: Of `EnergySampler`: ``temperature``, ``top_p``, ``top_k``, ``correct_proposal``,
@@ -70,7 +70,7 @@ class RerankLogits:
         **options: Any,
     ):
         if energy.reads_hidden:
-            raise ValueError(f"a loop hands over logits only, and {type(energy).__name__} reads hidden states")
+            raise ValueError(f"a loop passes logits only, and {type(energy).__name__} reads hidden states")
         allowed = {"temperature", "top_p", "top_k", "correct_proposal", "weight_temperature", "window", "on_impossible"}
         if not options.keys() <= allowed:
             raise ValueError(f"options must be among {sorted(allowed)}, got {sorted(options.keys() - allowed)}")
@@ -83,6 +83,7 @@ class RerankLogits:
         self.energy = energy
         self.options = {"num_steps": 1, "num_candidates": num_candidates, "scope": "sequence", **options}
         self.seed = seed
+        self._kernel: Kernel | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -112,8 +113,8 @@ class RerankLogits:
     @torch.no_grad()
     def _choose(self, x: Tensor, logits: Tensor) -> tuple[Slots, Tensor, Tensor]:
         """Masked positions, the tokens chosen for them, and the denoiser's log-probabilities of these."""
-        denoiser = _GivenLogits(self.denoiser, logits.shape[-1]).to(logits.device)
-        sampler = EnergySampler(denoiser, self.energy, **self.options)
+        kernel = self._kernel_for(logits)
+        denoiser = kernel.denoiser
         masked = x == denoiser.mask_token_id
         slots = Slots.where(masked)
         if self._streams is None:
@@ -123,21 +124,28 @@ class RerankLogits:
             raise ValueError(f"a batch must keep its {len(self._num_masked)} rows, got {len(x)}: reset() begins anew")
         at = torch.full_like(x[:, 0], self._step)
         t = masked.sum(1) / self._num_masked.clamp(min=1)
-        uses = masked.any(1) & sampler.window.covers(at, t, masked)
-        # Not `encode`, which runs equal rows once: what a loop knows of a row need not show in its tokens.
+        uses = masked.any(1) & kernel.energy_window.covers(at, t, masked)
+        # Not `encode`, which runs equal rows once: the loop's logits may depend on more than the row's tokens.
         encoding = Encoding(lambda: logits, None, torch.arange(len(x), device=x.device))
-        step = Step(denoiser, x, t, encoding, slots)
-        x_0, _ = decide_step(sampler, step, slots, uses, self._streams.values(self._step))
+        step = Step(denoiser, x, t, encoding, slots, revealed=slots, uses=uses)
+        x_0, _ = decide(kernel, step, self._streams.values(self._step))
         chosen = slots.gather(x_0)
         log_p = denoiser.slot_log_probs(step.encoding, slots).gather(1, chosen[:, None])[:, 0]
         self._step += 1
         return slots, chosen, log_p.double()
 
+    def _kernel_for(self, logits: Tensor) -> Kernel:
+        """The law of a step for logits of this width; made, and its options checked, once."""
+        if self._kernel is None or self._kernel.denoiser.vocab_size != logits.shape[-1]:
+            self._kernel = Kernel(_GivenLogits(self.denoiser, logits.shape[-1]), self.energy, **self.options)
+        self._kernel.denoiser.to(logits.device)
+        return self._kernel
+
 
 class DreamLogitsHook(RerankLogits):
     """`RerankLogits` as Dream's ``generation_logits_hook_func``: ``(step, x, logits) -> logits``.
 
-    Dream hands over logits that are already shifted to their own positions. For ``alg="origin"`` at any temperature
+    Dream passes logits that are already shifted to their own positions. For ``alg="origin"`` at any temperature
     the chosen token is left as the only one; for the algorithms by confidence set ``keep_confidence``, and Dream's
     temperature to 0, so that its order of confidence stays. A call with step 0 begins anew.
 
@@ -145,7 +153,7 @@ class DreamLogitsHook(RerankLogits):
         denoiser: As for `RerankLogits`.
         energy: As for `RerankLogits`.
         num_candidates: As for `RerankLogits`.
-        keep_confidence: Return what `RerankLogits` does.
+        keep_confidence: Return the logits of `RerankLogits`.
         seed: As for `RerankLogits`.
         options: As for `RerankLogits`.
     """
@@ -167,7 +175,7 @@ class DreamLogitsHook(RerankLogits):
         """Logits that make Dream draw the chosen candidates.
 
         Args:
-            step: Dream's; None stands for a call before the loop, and changes nothing.
+            step: Dream's; None is a call before the loop, and changes nothing.
             x: Tokens, shape ``[batch, length]``.
             logits: Shifted, shape ``[batch, length, vocab_size]``.
         """

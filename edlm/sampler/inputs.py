@@ -1,79 +1,15 @@
-"""What the sampler refuses, and why."""
+"""Checks of tokens, targets, padding and data before anything is sampled or scored."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from edlm.diffusion.reveal import ORDERS
-from edlm.energies.base import TokenwiseEnergy
-
-if TYPE_CHECKING:
-    from edlm.sampler.sampler import EnergySampler
-
-
-def check_options(sampler: EnergySampler) -> None:
-    """Raise ValueError for the first option that breaks its rule."""
-    s, energy = sampler, sampler.energy
-    rules = [
-        (s.num_steps >= 1, f"num_steps must be >= 1, got {s.num_steps}"),
-        (s.num_candidates is None or s.num_candidates >= 1, f"num_candidates must be >= 1, got {s.num_candidates}"),
-        (s.scope in ("step", "sequence"), f"scope must be 'step' or 'sequence', got {s.scope!r}"),
-        (s.group_size is None or s.group_size >= 1, f"group_size must be >= 1, got {s.group_size}"),
-        (
-            s.group_size is None or s.scope == "step",
-            f"group_size needs scope='step': a sequence is judged as a whole; got group_size={s.group_size}",
-        ),
-        (s.order in ORDERS, f"order must be one of {list(ORDERS)}, got {s.order!r}"),
-        (s.weight_temperature > 0, f"weight_temperature must be > 0, got {s.weight_temperature}"),
-        (
-            s.on_impossible in ("raise", "redraw", "keep"),
-            f"on_impossible must be 'raise', 'redraw' or 'keep', got {s.on_impossible!r}",
-        ),
-    ]
-    if s.num_candidates is None:
-        rules += _rules_of_exact_decisions(s)
-    if energy is not None and energy.reads != "slots" and s.scope == "step":
-        rules.append(
-            (
-                energy.reads == "prefix" and s.order == "left_to_right",
-                f"{type(energy).__name__} needs complete sequences: use scope='sequence'"
-                + (", or order='left_to_right'" if energy.reads == "prefix" else "")
-                + f"; got scope='step', order={s.order!r}",
-            )
-        )
-    for holds, message in rules:
-        if not holds:
-            raise ValueError(message)
-    if energy is not None:
-        energy.check_denoiser(s.denoiser)
-
-
-def _rules_of_exact_decisions(s: EnergySampler) -> list[tuple[bool, str]]:
-    energy = s.energy
-    return [
-        (
-            energy is None or isinstance(energy, TokenwiseEnergy),
-            "num_candidates=None (exact decisions) needs an energy that is normalised token by token; "
-            f"got {type(energy).__name__}: give it a number of candidates",
-        ),
-        (s.scope == "step", "num_candidates=None (exact decisions) needs scope='step', got 'sequence'"),
-        (
-            s.weight_temperature == 1,
-            f"exact decisions have no weights: weight_temperature must be 1, got {s.weight_temperature}",
-        ),
-        (
-            energy is None or not s.correct_proposal or s.proposal.is_default,
-            "exact decisions have no weights to correct the proposal by: correct_proposal needs candidates, or "
-            f"temperature=1, top_p=1, top_k=None; got {s.proposal}",
-        ),
-    ]
+from edlm.sampler.kernel import Kernel
 
 
 def check_padding(tokens: Tensor, attention_mask: Tensor | None) -> Tensor | None:
-    """Raise ValueError unless ``tokens[batch, length]`` are padded on the right; which are real, None if all are."""
+    """Raise ValueError unless ``tokens[batch, length]`` are padded on the right; returns a bool table of the real tokens, None if all are."""
     if tokens.ndim != 2 or tokens.dtype != torch.int64:
         raise ValueError(f"tokens must be int64 [batch, length], got {tokens.dtype} {list(tokens.shape)}")
     if attention_mask is None:
@@ -87,16 +23,16 @@ def check_padding(tokens: Tensor, attention_mask: Tensor | None) -> Tensor | Non
     return None if bool(real.all()) else real
 
 
-def check_tokens(sampler: EnergySampler, x_t: Tensor, target: Tensor | None, real: Tensor | None) -> Tensor:
+def check_tokens(kernel: Kernel, x_t: Tensor, target: Tensor | None, real: Tensor | None) -> Tensor:
     """Raise ValueError unless ``x_t[batch, length]`` can be filled; returns what is to be filled, a bool table.
 
     Args:
-        sampler: Its denoiser and energy.
-        x_t: Tokens, already looked at by `check_padding`.
+        kernel: Its denoiser and energy.
+        x_t: Tokens, already checked by `check_padding`.
         target: Masked positions that are to be filled, bool ``[batch, length]``; all if None.
         real: False at padding; None without.
     """
-    vocab_size, mask_token_id = sampler.denoiser.vocab_size, sampler.denoiser.mask_token_id
+    vocab_size, mask_token_id = kernel.denoiser.vocab_size, kernel.denoiser.mask_token_id
     outside = ((x_t < 0) | (x_t >= vocab_size)) & (x_t != mask_token_id)
     if outside.any():
         raise ValueError(f"tokens must lie in 0..{vocab_size - 1} or be the mask, got {x_t[outside][0].item()}")
@@ -106,24 +42,24 @@ def check_tokens(sampler: EnergySampler, x_t: Tensor, target: Tensor | None, rea
             raise ValueError(f"target must be bool {list(x_t.shape)}, got {target.dtype} {list(target.shape)}")
         masked = masked & target.to(masked.device)
     masked = masked if real is None else masked & real
-    _check_completeness(sampler, x_t, masked, real)
+    _check_completeness(kernel, x_t, masked, real)
     return masked
 
 
-def _check_completeness(sampler: EnergySampler, x_t: Tensor, masked: Tensor, real: Tensor | None) -> None:
-    """Raise ValueError where the energy needs what is not there: complete sequences, or a clean prefix."""
-    energy = sampler.energy
+def _check_completeness(kernel: Kernel, x_t: Tensor, masked: Tensor, real: Tensor | None) -> None:
+    """Raise ValueError where the energy needs complete sequences, or a prefix without masks, and masks stay."""
+    energy = kernel.energy
     if energy is None or energy.reads == "slots":
         return
-    unknown = (x_t == sampler.denoiser.mask_token_id) & masked.any(1, keepdim=True)
+    unknown = (x_t == kernel.denoiser.mask_token_id) & masked.any(1, keepdim=True)
     unknown = unknown if real is None else unknown & real
-    left = unknown & ~masked  # masks that nobody fills
+    left = unknown & ~masked  # masks that stay
     name = type(energy).__name__
-    if sampler.scope == "step":
-        known = ~unknown if real is None else ~unknown & real
-        if (unknown.cumsum(1).bool() & known & masked.any(1, keepdim=True)).any():
+    if kernel.scope == "step":
+        clean = ~unknown if real is None else ~unknown & real
+        if (unknown.cumsum(1).bool() & clean & masked.any(1, keepdim=True)).any():
             raise ValueError(
-                f"{name} at scope='step' sees a clean prefix only: what is masked must be the end "
+                f"{name} at scope='step' sees a clean prefix only: masked positions must be the end "
                 "of each row; for text after a gap use scope='sequence'"
             )
     if (left.cumsum(1).bool() & masked).any():
@@ -135,14 +71,14 @@ def _check_completeness(sampler: EnergySampler, x_t: Tensor, masked: Tensor, rea
         )
 
 
-def check_data(sampler: EnergySampler, x_0: Tensor, given: Tensor | None, real: Tensor | None) -> Tensor:
+def check_data(kernel: Kernel, x_0: Tensor, given: Tensor | None, real: Tensor | None) -> Tensor:
     """Raise ValueError unless ``x_0`` can be scored; returns what is to be predicted, bool ``[batch, length]``."""
     if given is None:
         given = torch.zeros(x_0.shape, dtype=torch.bool, device=x_0.device)
     if given.shape != x_0.shape or given.dtype != torch.bool:
         raise ValueError(f"given must be bool {list(x_0.shape)}, got {given.dtype} {list(given.shape)}")
     target = ~given if real is None else ~given & real
-    if (x_0[target] == sampler.denoiser.mask_token_id).any():
-        raise ValueError("x_0 must hold no mask token: its likelihood is asked for")
-    check_tokens(sampler, x_0, target, real)
-    return check_tokens(sampler, x_0.masked_fill(target, sampler.denoiser.mask_token_id), target, real)
+    if (x_0[target] == kernel.denoiser.mask_token_id).any():
+        raise ValueError("x_0 must hold no mask token: its likelihood is computed, got one")
+    check_tokens(kernel, x_0, target, real)
+    return check_tokens(kernel, x_0.masked_fill(target, kernel.denoiser.mask_token_id), target, real)

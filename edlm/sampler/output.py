@@ -1,4 +1,4 @@
-"""What the sampler returns."""
+"""Outputs of the sampler."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from edlm.numerics import precise
+
 
 @dataclass(frozen=True)
 class DecisionInfo:
     """Diagnostics of one decision (the whole step, or one of its groups).
 
     Attributes:
-        energies: Energies of the candidates, nats, ``[batch, k]``; 0 where none was asked for.
-        ess: Effective sample size of the weights, 1..k, ``[batch]``; k where no energy was asked for.
+        energies: Energies of the candidates, nats, ``[batch, k]``; 0 where no energy was used.
+        ess: Effective sample size of the weights, 1..k, ``[batch]``; k where no energy was used.
         redraws: How often the candidates were drawn anew because all were impossible, ``[batch]``.
         kept: Rows that were left masked because all candidates were impossible, bool, ``[batch]``.
-        judged: Candidates that the energy judged, redrawn ones too; for exact decisions, tokens; ``[batch]``.
+        judged: Candidates that the energy judged, redrawn ones too; where there are none, tokens; ``[batch]``.
     """
 
     energies: Tensor
@@ -26,6 +28,13 @@ class DecisionInfo:
     redraws: Tensor
     kept: Tensor
     judged: Tensor
+
+    @classmethod
+    def without_energy(cls, uses: Tensor, num_candidates: int) -> DecisionInfo:
+        """Diagnostics of a decision made without an energy: zero energies, full effective sample size."""
+        zeros = torch.zeros_like(uses, dtype=torch.long)
+        energies = precise(zeros[:, None].expand(-1, num_candidates))
+        return cls(energies, energies[:, 0] + num_candidates, zeros, torch.zeros_like(uses), zeros)
 
 
 @dataclass(frozen=True)
@@ -37,12 +46,12 @@ class StepInfo:
         t: Time at which it starts.
         num_revealed: Tokens written, ``[batch]``.
         denoiser_calls: Denoiser passes: 0 where no row was due, else one a batch.
-        energies: Nats; ``[batch, k]``, or ``[batch, groups, k]`` for a sampler with groups. Exact
-            decisions and steps outside the window ask for none: 0.
+        energies: Nats; ``[batch, k]``, or ``[batch, groups, k]`` for a sampler with groups. 0 in decisions
+            token by token and in steps outside the window.
         ess: Effective sample size, ``[batch]`` or ``[batch, groups]``.
         redraws: How often candidates were drawn anew, ``[batch]``.
         kept: Rows that the policy "keep" left masked, bool, ``[batch]``.
-        judged: Candidates that the energy judged; for exact decisions, tokens; ``[batch]``.
+        judged: Candidates that the energy judged; where there are none, tokens; ``[batch]``.
     """
 
     step: int
@@ -82,7 +91,7 @@ def summarize(
 
 @dataclass(frozen=True)
 class SampleOutput:
-    """Sampled sequences and how they came about.
+    """Sampled sequences and diagnostics of their steps.
 
     Attributes:
         tokens: Shape ``[batch, length]``; masks remain only under the policy "keep".

@@ -1,58 +1,29 @@
-"""The sampler of the residual energy model, and the likelihood bound of what it samples."""
+"""The sampler of the residual energy model, and the likelihood bound of its samples."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from edlm.denoisers.base import Denoiser
-from edlm.diffusion.schedule import Schedule, get_schedule
 from edlm.diffusion.streams import RowStreams, draw_seeds
-from edlm.energies.base import Energy
-from edlm.sampler import inputs as checks
+from edlm.sampler import generation
 from edlm.sampler.bounds import likelihood_bounds
-from edlm.sampler.generation import TextGeneration
-from edlm.sampler.loop import denoise, device_of
+from edlm.sampler.kernel import Kernel, device_of
+from edlm.sampler.loop import denoise
 from edlm.sampler.output import SampleOutput, concatenate
-from edlm.sampler.proposal import Proposal
-from edlm.sampler.window import Window, get_window
+from edlm.sampler.text.writing import GenerationOutput, Partial, run
 
 
-class EnergySampler(TextGeneration):
+class EnergySampler(Kernel):
     """Denoise step by step; at each step draw candidates, score them jointly, keep one by importance weight.
 
     ``p(x_0 | x_t) = p_theta(x_0 | x_t) exp(-E) / Z``, sampled with ``k`` candidates.
 
-    Step ``i = 0..T-1`` goes from ``t = 1 - i/T`` to ``s = 1 - (i+1)/T``.
-
-    Args:
-        denoiser: Gives the marginals ``p_theta``; frozen.
-        energy: Judges candidates; None for the base sampler.
-        num_steps: Denoiser passes ``T``, >= 1.
-        num_candidates: ``k``; 1 is the base sampler. None decides token by token, exactly, from an energy
-            that is normalised token by token (`TokenwiseEnergy`), or in rounds of ``group_size`` far-apart tokens.
-        scope: What a candidate fills: the positions that the ``"step"`` writes, or every masked one
-            (``"sequence"``, the paper), of which the step then writes its own.
-        group_size: Step scope: the reveal set is decided in groups of at most this many tokens, one after
-            the other, from one denoiser pass. None: all at once. Exact decisions: tokens that are drawn at once, far
-            apart in the decision order and independently, given the rounds before (None: one).
-        order: ``"ancestral"``, ``"random"``, ``"dilated"``, ``"bisecting"``, ``"left_to_right"`` or
-            ``"confidence"``; see `plan_reveal`.
-        schedule: Masking schedule (for the ancestral order).
-        window: Steps that use the energy: times ``low < t <= high``, or a `Window`.
-        weight_temperature: Weights are ``exp(-E / weight_temperature)``.
-        on_impossible: When all candidates of a row have infinite energy: ``"raise"``; ``"redraw"`` (up to 100
-            times, then raise); ``"keep"`` the row's positions masked, due again at the next step.
-        temperature: Tokens are drawn from the proposal ``q'``: the marginals at this temperature,
-        top_p: cut to their nucleus of this mass,
-        top_k: and before that to so many likeliest tokens; see `Proposal`.
-        correct_proposal: Weigh candidates as if they came from ``p_theta`` (see the note).
-
-    Raises:
-        ValueError: an option breaks its rule, or the energy does not fit the denoiser or the scope.
+    Args and errors: ``denoiser``, ``energy`` and, by name, the options of `SamplerOptions`; see `Kernel`. Without
+    further options an energy is used as it recommends.
 
     Note:
         With many candidates and ``weight_temperature = 1`` a decision follows, but for its ``Z``,
@@ -64,7 +35,7 @@ class EnergySampler(TextGeneration):
         ``E`` without ``log q'``           ``q' exp(-E)``                      ``p_theta exp(-E)``
         ``log q' - log p_AR``              ``p_AR``                            ``p_AR``
         normalised, with candidates        ``q' q / p_theta``                  ``q``
-        normalised, exact decisions        ``q``, tempered and cut like q'     (not with a proposal of its own)
+        normalised, token by token         ``q``, tempered and cut like q'     (not with a proposal of its own)
         =================================  ==================================  ================================
 
         where ``q'`` has mass: ``top_k`` and ``top_p`` cut off the rest for good.
@@ -80,60 +51,6 @@ class EnergySampler(TextGeneration):
         (torch.Size([3, 6]), 2)
     """
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        energy: Energy | None = None,
-        *,
-        num_steps: int,
-        num_candidates: int | None = 1,
-        scope: str = "step",
-        group_size: int | None = None,
-        order: str = "ancestral",
-        schedule: str | Schedule = "log_linear",
-        window: Window | Sequence[float] = (0.0, 1.0),
-        weight_temperature: float = 1.0,
-        on_impossible: str = "raise",
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        top_k: int | None = None,
-        correct_proposal: bool = False,
-    ):
-        self.denoiser = denoiser.eval()
-        self.energy = energy.eval() if energy is not None else None
-        self.num_steps = num_steps
-        self.num_candidates = num_candidates
-        self.scope = scope
-        self.group_size = group_size
-        self.order = order
-        self.schedule = get_schedule(schedule)
-        self.window = get_window(window)
-        self.weight_temperature = weight_temperature
-        self.on_impossible = on_impossible
-        self.proposal = Proposal(temperature, top_p, top_k)
-        self.correct_proposal = correct_proposal
-        checks.check_options(self)
-
-    @property
-    def exact(self) -> bool:
-        """Whether tokens are decided one by one from a normalised energy."""
-        return self.energy is not None and self.num_candidates is None
-
-    @property
-    def bound_is_exact(self) -> bool:
-        """Whether `likelihood_bound` is ``-log P`` itself, for all seeds, where energies are finite."""
-        return self.order not in ("ancestral", "random") and self.candidates_weighed == 1
-
-    @property
-    def round_size(self) -> int:
-        """Tokens of a row that exact decisions draw at once."""
-        return self.group_size or 1
-
-    @property
-    def candidates_weighed(self) -> int:
-        """Number of candidates of a decision; 1 where there are no weights."""
-        return 1 if self.energy is None or self.exact else self.num_candidates
-
     @torch.no_grad()
     def sample(
         self,
@@ -147,7 +64,7 @@ class EnergySampler(TextGeneration):
         """Sequences from nothing.
 
         Args:
-            num_samples: How many.
+            num_samples: Number of sequences.
             length: Tokens of each.
             batch_size: Rows at a time (all by default); changes nothing but memory and speed.
             generator: Draws one seed a row (torch's global generator by default).
@@ -159,7 +76,7 @@ class EnergySampler(TextGeneration):
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
         x_t = torch.full((num_samples, length), self.denoiser.mask_token_id, device=device_of(self.denoiser))
-        seeds = self._seeds(num_samples, generator, seeds)
+        seeds = _row_seeds(num_samples, generator, seeds)
         size = batch_size or max(1, num_samples)
         starts = range(0, max(1, num_samples), size)
         return concatenate([self.fill(x_t[i : i + size], seeds=seeds[i : i + size]) for i in starts])
@@ -189,7 +106,7 @@ class EnergySampler(TextGeneration):
             ValueError: tokens out of range, a wrong number of seeds, or masks where the energy needs none.
             ImpossibleCandidates: under ``on_impossible="raise"``, or when redraws run out.
         """
-        seeds = self._seeds(len(x_t), generator, seeds)
+        seeds = _row_seeds(len(x_t), generator, seeds)
         steps = denoise(self, x_t, RowStreams(seeds), target=target, attention_mask=attention_mask)
         tokens, infos = zip(*steps, strict=True)
         return SampleOutput(tokens[-1], infos, tuple(seeds))
@@ -208,7 +125,7 @@ class EnergySampler(TextGeneration):
         """One draw of an upper bound of ``-log P(x_0)`` under this very sampler, in nats of the row, low = good.
 
         ``-log P <= E [ sum over decisions of -log q'(x_R | x_t) - log k - log softmax_j(-E_j)[data] ]``,
-        where ``q'`` is the proposal: ``p_theta``, or what is made of it.
+        where ``q'`` is the proposal: ``p_theta``, tempered and cut as the options say.
 
         Args:
             x_0: Tokens without masks, shape ``[batch, length]``.
@@ -216,13 +133,13 @@ class EnergySampler(TextGeneration):
             attention_mask: False at padding, on the right of the rows, shape ``[batch, length]``.
             generator: Draws one seed a row (torch's global generator by default).
             seeds: The rows' seeds; equal seeds give equal orders whatever k, energy and groups are.
-            inner_draws: Draws of other candidates (at least k - 1), and at sequence scope of what completes the data,
-                that each decision is averaged over inside of the logarithm: more energy passes, a tighter bound. At
-                sequence scope one draw is very loose.
+            inner_draws: Draws of other candidates (at least k - 1), and at sequence scope of tokens that complete the
+                data, over which each decision is averaged inside of the logarithm: more energy passes, a tighter
+                bound. At sequence scope one draw is very loose.
 
         Returns:
             Shape ``[batch]``, float64; its mean over seeds is the bound. Exact, and the same for all seeds,
-            where the order is deterministic (all but ancestral and random) and k = 1 or decisions are exact
+            where the order is deterministic (all but ancestral and random) and there is one candidate or none
             (`bound_is_exact`); but only a bound where energies are infinite, and ``inf`` where the denoiser rules
             the data out, or ``top_k`` or ``top_p`` cut it off.
 
@@ -232,13 +149,92 @@ class EnergySampler(TextGeneration):
         References:
             Equation (*) of the project's method page; Jensen over candidates and orders.
         """
-        seeds = self._seeds(len(x_0), generator, seeds)
-        how = {"given": given, "attention_mask": attention_mask, "inner_draws": [inner_draws]}
-        return likelihood_bounds([self], x_0, seeds, **how)[0]
+        seeds = _row_seeds(len(x_0), generator, seeds)
+        options = {"given": given, "attention_mask": attention_mask, "inner_draws": [inner_draws]}
+        return likelihood_bounds([self], x_0, seeds, **options)[0]
 
-    def _seeds(self, count: int, generator: Any, seeds: Sequence[int] | None) -> list[int]:
-        if seeds is None:
-            return draw_seeds(count, generator)
-        if len(seeds) != count:
-            raise ValueError(f"seeds must hold one integer a row ({count}), got {len(seeds)}")
-        return [int(seed) for seed in seeds]
+    def generate(
+        self,
+        prompts: generation.Prompts,
+        max_new_tokens: int,
+        *,
+        callback: Callable[[Partial], object] | None = None,
+        **options: Any,
+    ) -> GenerationOutput:
+        """Continue prompts. Each row is the same alone or in any batch.
+
+        Args:
+            prompts: Text or texts, which the denoiser's tokenizer reads and its prefix precedes; or lists of token
+                ids; None for a text that need not begin at a beginning ("" does).
+            max_new_tokens: Tokens to write.
+            callback: Called with a `Partial` after each step.
+            options: Fields of `GenerateOptions`: ``num_return_sequences``, ``temperature``, ``top_p``, ``top_k``,
+                ``eos_token_id``, ``stop``, ``block_length``, ``suffix``, ``seed``.
+
+        Returns:
+            Texts, tokens and diagnostics.
+
+        Raises:
+            ValueError: an option breaks its rule; the text is too long to be written at once; or the energy needs
+                complete sequences while later blocks are still masked.
+            ImpossibleCandidates: as `fill`.
+
+        Example:
+            >>> import edlm
+            >>> sampler = edlm.EnergySampler(edlm.load_denoiser("tinystories"), num_steps=4)
+            >>> output = sampler.generate(["Once upon a time", "The dog"], 16, seed=0)
+            >>> [text.startswith(start) for text, start in zip(output.text, ["Once upon a time", "The dog"])]
+            [True, True]
+        """
+        return run(self.stream(prompts, max_new_tokens, **options), callback)
+
+    def stream(
+        self, prompts: generation.Prompts, max_new_tokens: int, **options: Any
+    ) -> Generator[Partial, None, GenerationOutput]:
+        """As `generate`, step by step: yields a `Partial` after each, and returns the output at its end.
+
+        Options are checked at once; the text of the last partial is that of the output.
+        """
+        return generation.stream(self, prompts, max_new_tokens, generation.GenerateOptions(**options))
+
+    def infill(
+        self, texts: str | Sequence[str], *, callback: Callable[[Partial], object] | None = None, **options: Any
+    ) -> GenerationOutput:
+        """Fill the gaps of texts, all of them at once, given the text on both sides.
+
+        A space on the left of a gap belongs to the written text, where the tokenizer has it so; one on its right
+        belongs to the text that follows.
+
+        Args:
+            texts: With ``mask``, or the tokenizer's own mask token, where ``span_length`` tokens are to be written;
+                ``<mask:12>`` for 12 tokens. Neighbours add up.
+            callback: Called with a `Partial` after each step.
+            options: Fields of `InfillOptions`: ``mask``, ``span_length``, ``num_return_sequences``, ``temperature``,
+                ``top_p``, ``top_k``, ``seed``.
+
+        Returns:
+            Texts, the filling of each gap, tokens and diagnostics.
+
+        Raises:
+            ValueError: an option breaks its rule, or a text is longer than the denoiser's ``max_length``.
+            ImpossibleCandidates: as `fill`.
+
+        Note:
+            A denoiser that writes in blocks (``block_size``) sees nothing on the right of a block.
+
+        Example:
+            >>> import edlm
+            >>> sampler = edlm.EnergySampler(edlm.load_denoiser("tinystories"), num_steps=2)
+            >>> text = sampler.infill("Once upon <mask:2>, there was a <mask>.", seed=0).text[0]
+            >>> text.startswith("Once upon"), ", there was a" in text, text.endswith(".")
+            (True, True, True)
+        """
+        return run(generation.infilling(self, texts, generation.InfillOptions(**options)), callback)
+
+
+def _row_seeds(count: int, generator: torch.Generator | None, seeds: Sequence[int] | None) -> list[int]:
+    if seeds is None:
+        return draw_seeds(count, generator)
+    if len(seeds) != count:
+        raise ValueError(f"seeds must hold one integer a row ({count}), got {len(seeds)}")
+    return [int(seed) for seed in seeds]

@@ -1,9 +1,9 @@
-"""The start of a step: one denoiser pass, the reveal set, and what each sampler will decide on it."""
+"""The start of a step: one denoiser pass, the reveal set, and what is decided on it by whom."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -13,19 +13,18 @@ from edlm.diffusion.reveal import RevealPlan
 from edlm.diffusion.slots import Slots
 from edlm.energies.base import Step
 from edlm.numerics import widest_float
-
-if TYPE_CHECKING:
-    from edlm.sampler.sampler import EnergySampler
+from edlm.sampler import candidates, tokenwise
+from edlm.sampler.kernel import Kernel
 
 _TIE = 2.0**-10  # nats
 
 
 class Passes:
-    """Denoiser passes on a batch; one serves all calls in a row that start from the same tokens.
+    """Denoiser passes on a batch; one serves all consecutive calls that start from the same tokens.
 
     Args:
-        denoiser: What is run.
-        keep_hidden: Whether to keep its states in all passes; None keeps them where they are asked for.
+        denoiser: The network that is run.
+        keep_hidden: Whether to keep its states in all passes; None keeps them where an energy reads them.
         attention_mask: Of the batch: False at padding, bool, shape ``[batch, length]``; None without padding.
     """
 
@@ -36,49 +35,56 @@ class Passes:
         self._last: tuple[tuple[Tensor, ...], Encoding] | None = None
 
     def encode(self, x_t: Tensor, t: Tensor, rows: Tensor, reads_hidden: bool) -> Encoding:
-        """The pass on some rows of ``x_t[batch, length]`` at times ``t[batch]``; an energy may read its states."""
+        """The pass on ``rows`` of ``x_t[batch, length]`` at times ``t[batch]``; an energy may read its states."""
         keep_hidden = reads_hidden if self.keep_hidden is None else self.keep_hidden
-        asked = (x_t, t, rows, torch.tensor(keep_hidden))
-        if self._last is None or not all(map(torch.equal, asked, self._last[0])):
+        inputs = (x_t, t, rows, torch.tensor(keep_hidden))
+        if self._last is None or not all(map(torch.equal, inputs, self._last[0])):
             self._last = None  # so that two are never kept
-            self._last = (
-                asked,
-                self.denoiser.encode(x_t, t, self.attention_mask, rows=rows, keep_hidden=keep_hidden),
-            )
+            encoding = self.denoiser.encode(x_t, t, self.attention_mask, rows=rows, keep_hidden=keep_hidden)
+            self._last = (inputs, encoding)
         return self._last[1]
 
 
-def begin_step(
-    samplers: Sequence[EnergySampler], plan: RevealPlan, at: Tensor, x_t: Tensor, passes: Passes
-) -> tuple[Slots, list[tuple[Step, Tensor]]]:
-    """Run the denoiser once for samplers that differ in their energies and decisions only.
+def decider(kernel: Kernel, step: Step) -> ModuleType:
+    """The module whose ``decide`` draws the tokens of a step, and whose ``log_prob`` bounds those of the data."""
+    return tokenwise if kernel.tokenwise and bool(step.uses.any()) else candidates
 
-    Only rows that are due are run. What is not revealed is filled only where an energy judges whole sequences.
+
+def begin_step(kernel: Kernel, plan: RevealPlan, at: Tensor, x_t: Tensor, passes: Passes) -> Step:
+    """Run the denoiser and find what is to be decided; see `begin_steps`."""
+    return begin_steps([kernel], plan, at, x_t, passes)[0]
+
+
+def begin_steps(kernels: Sequence[Kernel], plan: RevealPlan, at: Tensor, x_t: Tensor, passes: Passes) -> list[Step]:
+    """Run the denoiser once for kernels that differ in their energies and decisions only.
+
+    Only rows that are due are run. Positions that are not revealed are filled only where an energy judges whole
+    sequences.
 
     Args:
-        samplers: Of one denoiser and number of steps.
+        kernels: Of one denoiser and number of steps.
         plan: Reveal orders of the rows.
         at: Index of each row's step, shape ``[batch]``.
         x_t: Tokens, shape ``[batch, length]``.
         passes: Of the denoiser on this batch; shared with other steps.
 
     Returns:
-        The reveal set; and for each sampler the step, and the rows in whose tokens its energy has a say.
+        The step of each kernel; all have the same reveal set.
     """
-    denoiser = samplers[0].denoiser
+    denoiser = kernels[0].denoiser
     masked = plan.still_masked(x_t, denoiser.mask_token_id)
-    t = time_of(at, samplers[0].num_steps)
+    t = time_of(at, kernels[0].num_steps)
     due = plan.num_due(at, masked) > 0
     uses = [
         torch.zeros_like(due)
-        if sampler.energy is None
-        else due & sampler.window.covers(at, t, masked, passes.attention_mask)
-        for sampler in samplers
+        if k.energy is None
+        else due & k.energy_window.covers(at, t, masked, passes.attention_mask)
+        for k in kernels
     ]
-    fills = [_positions_to_fill(s, of_rows, masked, due) for s, of_rows in zip(samplers, uses, strict=True)]
+    fills = [_positions_to_fill(k, of_rows, masked, due) for k, of_rows in zip(kernels, uses, strict=True)]
     rows = torch.stack([due, *(fill.any(1) for fill in fills if fill is not None)]).any(0).nonzero()[:, 0]
     t = t.float()
-    reads_hidden = any(s.energy.reads_hidden for s, of_rows in zip(samplers, uses, strict=True) if of_rows.any())
+    reads_hidden = any(k.energy.reads_hidden for k, of_rows in zip(kernels, uses, strict=True) if of_rows.any())
     encoding = passes.encode(x_t, t, rows, reads_hidden) if len(rows) else None
     confidence = _confidence(denoiser, encoding, masked & due[:, None]) if plan.by_confidence else None
     revealed = plan.slots(at, masked, confidence)
@@ -88,15 +94,15 @@ def begin_step(
         if fill is not None:
             fill[revealed.rows, revealed.positions] = False
             slots = revealed.followed_by(Slots.where(fill))
-        steps.append((Step(denoiser, x_t, t, encoding, slots, passes.attention_mask), of_rows))
-    return revealed, steps
+        steps.append(Step(denoiser, x_t, t, encoding, slots, passes.attention_mask, revealed, of_rows))
+    return steps
 
 
-def _positions_to_fill(sampler: EnergySampler, uses: Tensor, masked: Tensor, due: Tensor) -> Tensor | None:
-    """What candidates fill, bool ``[batch, length]``; None for the reveal set alone."""
-    if sampler.scope == "step" or not uses.any():
+def _positions_to_fill(kernel: Kernel, uses: Tensor, masked: Tensor, due: Tensor) -> Tensor | None:
+    """Positions that candidates fill, bool ``[batch, length]``; None for the reveal set alone."""
+    if kernel.scope == "step" or not uses.any():
         return None
-    return masked.clone() if sampler.energy.needs_every_row else masked & due[:, None]
+    return masked.clone() if kernel.energy.needs_every_row else masked & due[:, None]
 
 
 def time_of(at: Tensor, num_steps: int) -> Tensor:

@@ -159,11 +159,10 @@ class EnergyObjective:
         plan = plan_reveal(torch.ones_like(x_0, dtype=torch.bool), order, num_steps, LogLinear(), streams.order())
         place = (torch.arange(len(x_0)) + torch.rand(1, generator=generator)) / len(x_0)
         at = (place * num_steps).long().clamp(max=num_steps - 1).to(x_0.device)
-        masked = plan.masked_at(at)
-        x_t, t = x_0.masked_fill(masked, self.denoiser.mask_token_id), 1 - at.float() / num_steps
+        x_t, t = plan.teacher_forced(x_0, at, self.denoiser.mask_token_id), 1 - at.float() / num_steps
         encoding = self.denoiser.encode(x_t, t, keep_hidden=self.reads_hidden)
         if self.config.scope == "sequence":
-            step = Step(self.denoiser, x_t, t, encoding, Slots.where(masked))
+            step = Step(self.denoiser, x_t, t, encoding, Slots.where(x_t == self.denoiser.mask_token_id))
         else:
             later = at[:, None] + torch.arange(self.config.decisions_per_pass, device=at.device)
             rows, nth = (later < num_steps).nonzero(as_tuple=True)
@@ -172,7 +171,10 @@ class EnergyObjective:
             x_0 = x_0[rows]
         group, x_partial = step.slots, step.x_t
         if num_candidates > 1 and self.config.scope == "step" and group_size is not None:
-            group, x_partial = _one_group(step, x_0, group_size, generator)
+            num_groups = -(-step.slots.counts // group_size)
+            drawn = (torch.rand(len(x_0), generator=generator).to(x_0.device) * num_groups).long()
+            group, earlier = step.slots.group_at(group_size, drawn)
+            x_partial = earlier.write(step.x_t, earlier.gather(x_0))
         log_probs = self.denoiser.slot_log_probs(step.encoding, group)
         tokens = group.gather(x_0)[:, None]
         if num_candidates > 1:
@@ -181,11 +183,3 @@ class EnergyObjective:
             tokens = torch.cat([tokens, draw_categorical(log_probs, uniforms)], 1)
         decision = make_decision(step, group, x_partial, log_probs, tokens)
         return replace(decision, round_size=group_size or 1) if num_candidates == 1 else decision
-
-
-def _one_group(step: Step, x_0: Tensor, group_size: int, generator: torch.Generator) -> tuple[Slots, Tensor]:
-    """One group of each row's step, drawn evenly, and ``x_t`` with the data written at the groups before it."""
-    of_slot, num_groups = step.slots.ranks // group_size, -(-step.slots.counts // group_size)
-    picked = (torch.rand(len(x_0), generator=generator).to(x_0.device) * num_groups).long()[step.slots.rows]
-    earlier = step.slots.select(of_slot < picked)
-    return step.slots.select(of_slot == picked), earlier.write(step.x_t, earlier.gather(x_0))

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from edlm.diffusion.reveal import Order
 from edlm.evaluation.experiment.metrics import Stage
 from edlm.evaluation.experiment.parts import (
     DEFAULT_METHODS,
@@ -16,6 +15,7 @@ from edlm.evaluation.experiment.parts import (
     RatioConfig,
     SamplesConfig,
 )
+from edlm.sampler.options import Order
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 OF_SAMPLES = ("samples", "judge", "mauve", "frontier")

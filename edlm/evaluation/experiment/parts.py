@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from edlm.config import SamplerConfig
-from edlm.diffusion.reveal import Order
+from edlm.sampler.options import Order, SamplerOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class MethodConfig(SamplerConfig):
+class MethodConfig(SamplerOptions):
     """A sampler that is measured next to the base; options of the sampler as for ``edlm sample``.
 
     Args:
         name: What tables call it.
         energy: Folder of an energy, a shipped name, or a causal LM ("causal:PATH", "text:PATH"); null for the denoiser
             alone, with a proposal of its own.
-        num_candidates: Candidates k; null decides token by token.
         carry_over: Autoregressive energies only: count the terms at the slots alone ("coAR").
         orders: Only in these reveal orders; null for all of the table's.
         order: One of ``orders``; null for those.
@@ -29,7 +27,6 @@ class MethodConfig(SamplerConfig):
 
     name: str = "head_exact"
     energy: str | None = "tinystories"
-    num_candidates: int | None = None
     carry_over: bool = False
     orders: tuple[Order, ...] | None = None
     order: Order | None = None
@@ -50,7 +47,7 @@ class MethodConfig(SamplerConfig):
     @property
     def sampler_options(self) -> dict[str, Any]:
         """Options of its samplers, which also have an order and a number of steps."""
-        return {f.name: getattr(self, f.name) for f in fields(SamplerConfig) if f.name not in ("order", "num_steps")}
+        return {f.name: getattr(self, f.name) for f in fields(SamplerOptions) if f.name not in ("order", "num_steps")}
 
 
 @dataclass(frozen=True)

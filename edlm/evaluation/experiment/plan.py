@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from edlm.config import SamplerConfig
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Energy
 from edlm.energies.card import EnergyCard
@@ -15,6 +14,7 @@ from edlm.energies.loading import load_energy
 from edlm.evaluation.experiment.config import DEFAULT_ORDERS, EvaluateConfig
 from edlm.evaluation.experiment.parts import MethodConfig, RatioConfig
 from edlm.evaluation.experiment.rows import Row
+from edlm.sampler.options import SamplerOptions
 from edlm.sampler.sampler import EnergySampler
 
 
@@ -35,14 +35,14 @@ class Setting:
     name: str
     denoiser: Denoiser
     energy: Energy | None
-    config: SamplerConfig
+    config: SamplerOptions
     sampled_steps: int | None = None
     inner_draws: int = 1
 
     @cached_property
     def sampler(self) -> EnergySampler:
         """The sampler; refuses options that break their rules and an energy that does not fit."""
-        return self.config.build(self.denoiser, self.energy)
+        return EnergySampler(self.denoiser, self.energy, **asdict(self.config))
 
     @cached_property
     def card(self) -> EnergyCard | None:
@@ -56,7 +56,7 @@ class Setting:
         return Row(
             {
                 "name": self.name,
-                **asdict(self.config),
+                **self.sampler.options,
                 "window": list(self.config.window),
                 "num_candidates": 1 if self.energy is None else self.sampler.num_candidates,
                 "sampled_steps": self.sampled_steps,
@@ -85,7 +85,7 @@ def settings_of(config: EvaluateConfig, denoiser: Denoiser) -> list[Setting]:
     settings = []
     for order in orders:
         cells = [{"order": order, "num_steps": steps} for steps in config.num_steps_of.get(order, config.num_steps)]
-        settings += [Setting("base", denoiser, None, SamplerConfig(**cell)) for cell in cells]
+        settings += [Setting("base", denoiser, None, SamplerOptions(**cell)) for cell in cells]
         settings += [
             _setting(m, denoiser, energy, cell)
             for cell in cells
@@ -114,11 +114,8 @@ def load_energies(config: EvaluateConfig) -> list[Energy | None]:
 
 
 def _setting(m: MethodConfig, denoiser: Denoiser, energy: Energy | None, cell: Mapping[str, Any]) -> Setting:
-    options = m.sampler_options
-    if energy is None:
-        options["num_candidates"] = 1
     sampled = m.sampled_steps if m.sampled_steps and m.sampled_steps < cell["num_steps"] else None
-    return Setting(m.name, denoiser, energy, SamplerConfig(**cell, **options), sampled, m.inner_draws)
+    return Setting(m.name, denoiser, energy, SamplerOptions(**cell, **m.sampler_options), sampled, m.inner_draws)
 
 
 def _check_names(config: EvaluateConfig, rows: Sequence[Row]) -> None:

@@ -40,7 +40,7 @@ def measure_spreads(lab: Lab) -> Entry:
     num_rows, seed = min(lab.config.samples.batch_size, MOST_ROWS), lab.config.seed
     records, centred = [], {}
     for i, s in enumerate(nearest(lab.settings)):
-        options = {"order": s.row.order, "num_steps": s.row.num_steps, "scope": s.config.scope}
+        options = {"order": s.row.order, "num_steps": s.row.num_steps, "scope": s.sampler.scope}
         sampler = EnergySampler(
             lab.denoiser, s.energy, num_candidates=NUM_CANDIDATES, on_impossible="redraw", **options
         )

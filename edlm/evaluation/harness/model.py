@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
 from tqdm.auto import tqdm
 
 from edlm import __version__
-from edlm.config import SamplerConfig
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.loading import load_denoiser
 from edlm.energies.base import Energy
 from edlm.energies.loading import load_energy
 from edlm.evaluation.harness.requests import (
     Generation,
+    build_sampler,
     generation_request,
     likeliest_sampler,
-    sampler_config,
     seeds_of,
     usable_device,
 )
@@ -79,15 +77,14 @@ class HarnessModel(TemplateLM):
         greedy: Where a task requests greedy decoding, as most do: "sampler" draws as it is set, by fixed seeds;
             "likeliest" takes the likeliest tokens, whereupon candidates are all alike.
         seed: Of everything.
-        sampler: Fields of `SamplerConfig` (``num_steps=8``, ``order="dilated"`` and so on). ``num_candidates`` is by
-            default 1 without an energy, and None, exact decisions, with one that is normalised token by token.
+        sampler: Fields of `SamplerOptions` (``num_steps``, 8 by default, ``order``, ``num_candidates`` and so on).
 
     Raises:
         ValueError: an option is unknown or breaks its rule, or the denoiser has no tokenizer.
 
     Example:
         >>> lm = HarnessModel("tinystories", "tinystories", num_steps=4)
-        >>> lm.sampler.exact, lm.get_model_info()["loglikelihood"]
+        >>> lm.sampler.tokenwise, lm.get_model_info()["loglikelihood"]
         (True, 'exact')
     """
 
@@ -125,8 +122,7 @@ class HarnessModel(TemplateLM):
         if device is not None:
             device = usable_device(device)
             denoiser, energy = denoiser.to(device), energy.to(device) if energy is not None else None
-        self.config: SamplerConfig = sampler_config(energy, sampler)
-        self.sampler = self.config.build(denoiser, energy)
+        self.sampler = build_sampler(denoiser, energy, sampler)
         self.tokenizer = denoiser.tokenizer
         self.batch_size = _BATCH_SIZE if str(batch_size).startswith("auto") else int(batch_size)
         self.max_gen_toks, self.check_greedy, self.greedy, self.seed = max_gen_toks, check_greedy, greedy, seed
@@ -134,7 +130,7 @@ class HarnessModel(TemplateLM):
         self._reader = Reader(denoiser)
         shared = {"batch_size": self.batch_size, "block_length": block_length, "context": rolling_context}
         self._bounds = TextBounds(self.sampler, num_draws=num_orders, inner_draws=inner_draws, **shared)
-        self._likeliest = TextBounds(likeliest_sampler(self.sampler, self.config), **shared)
+        self._likeliest = TextBounds(likeliest_sampler(self.sampler), **shared)
         self._warned: set[str] = set()
 
     @property
@@ -166,7 +162,7 @@ class HarnessModel(TemplateLM):
             "inner_draws": self._bounds.inner_draws,
             "block_length": self._bounds.block_length,
             "energy": type(self.sampler.energy).__name__ if self.sampler.energy is not None else None,
-            "sampler": asdict(self.config),
+            "sampler": self.sampler.options,
             "greedy": self.greedy,
             "seed": self.seed,
         }

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from edlm.config import SamplerConfig
 from edlm.denoisers.base import Denoiser
-from edlm.energies.base import Energy, TokenwiseEnergy
+from edlm.energies.base import Energy
+from edlm.sampler.options import SamplerOptions
 from edlm.sampler.sampler import EnergySampler
 
 _NEW_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first one counts
@@ -22,43 +22,32 @@ _PROPOSAL = ("temperature", "top_p", "top_k")
 _KNOWN = {*_NEW_TOKENS, *_PROPOSAL, "until", "do_sample"}
 
 
-def sampler_config(energy: Energy | None, options: Mapping[str, Any]) -> SamplerConfig:
-    """The settings of a sampler that ``--model_args`` names.
+def build_sampler(denoiser: Denoiser, energy: Energy | None, options: Mapping[str, Any]) -> EnergySampler:
+    """The sampler that ``--model_args`` names, by default of 8 steps.
 
     Args:
-        energy: Whether decisions are exact by default.
-        options: Fields of `SamplerConfig`.
+        denoiser: The denoiser.
+        energy: Used as it recommends where the options do not say otherwise; None for the base sampler.
+        options: Fields of `SamplerOptions`.
 
     Raises:
-        ValueError: an option is unknown, or ``num_candidates`` is needed and missing.
+        ValueError: an option is unknown or breaks its rule, or ``num_candidates`` is needed and missing.
     """
-    names = [field.name for field in fields(SamplerConfig)]
+    names = [field.name for field in fields(SamplerOptions)]
     for name in options:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(f"model_args must be those of HarnessModel or among {names}, got {name}{hint}")
-    if energy is None or "num_candidates" in options:
-        return SamplerConfig(**options)
-    if not isinstance(energy, TokenwiseEnergy):
-        raise ValueError(
-            f"an energy that is not normalised token by token needs num_candidates, got {type(energy).__name__} without"
-        )
-    return SamplerConfig(**{**options, "num_candidates": None})
+    return EnergySampler(denoiser, energy, **{"num_steps": 8, **options})
 
 
-def likeliest_sampler(sampler: EnergySampler, config: SamplerConfig) -> EnergySampler:
-    """The sampler that takes each token as the likeliest at its turn, by exact decisions where the given one has them.
-
-    Args:
-        sampler: Its denoiser, and its energy if it decides exactly: else candidates would all be alike.
-        config: The sampler's.
-    """
-    energy = sampler.energy if sampler.exact else None
+def likeliest_sampler(sampler: EnergySampler) -> EnergySampler:
+    """The sampler that takes each token as the likeliest at its turn; with the energy if no candidates are needed."""
     changes = {"temperature": 1.0, "top_p": 1.0, "top_k": 1, "correct_proposal": False}
-    if energy is None:
-        changes.update(num_candidates=1, scope="step", group_size=None, weight_temperature=1.0)
-    return replace(config, **changes).build(sampler.denoiser, energy)
+    if not sampler.tokenwise:  # candidates would all be alike
+        changes.update(energy=None, num_candidates=1, scope="step", group_size=None, weight_temperature=1.0)
+    return replace(sampler, **changes)
 
 
 def usable_device(device: str | torch.device) -> torch.device:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edlm.diffusion.reveal import plan_reveal
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowStreams
 from edlm.energies.base import Step
@@ -127,36 +126,34 @@ def _law_of_step(sampler: EnergySampler, i: int, x_t: Tensor, log_p: Tensor) -> 
     """All ``x_s`` after step ``i`` and their log-probabilities, from those of all ``x_t[n, length]`` before it."""
     x_partial, g = x_t, 0
     while True:
-        step, uses = _begin(sampler, i, x_t)
+        step = _begin(sampler, i, x_t)
         groups = step.slots.groups(sampler.group_size)
         if g == len(groups):
             return x_partial, log_p
-        decision, log_chosen_ = _law_of_group(sampler, step, groups[g], x_partial, uses)
+        decision, log_chosen_ = _law_of_group(sampler, step, groups[g], x_partial)
         x_partial, log_p = decision.flatten(0, 1), (log_p[:, None] + log_chosen_).flatten()
         x_t, g = x_t.repeat_interleave(decision.shape[1], 0), g + 1
 
 
-def _begin(sampler: EnergySampler, i: int, x_t: Tensor) -> tuple[Step, Tensor]:
+def _begin(sampler: EnergySampler, i: int, x_t: Tensor) -> Step:
     everything = torch.ones_like(x_t, dtype=torch.bool)
     streams = RowStreams([0] * len(x_t))  # nothing is drawn from them
-    plan = plan_reveal(everything, sampler.order, sampler.num_steps, sampler.schedule, streams.order())
+    plan = sampler.plan(everything, streams.order())
     passes = Passes(sampler.denoiser, sampler.energy.reads_hidden)
-    return begin_step([sampler], plan, torch.full_like(x_t[:, 0], i), x_t, passes)[1][0]
+    return begin_step(sampler, plan, torch.full_like(x_t[:, 0], i), x_t, passes)
 
 
-def _law_of_group(
-    sampler: EnergySampler, step: Step, group: Slots, x_partial: Tensor, uses: Tensor
-) -> tuple[Tensor, Tensor]:
+def _law_of_group(sampler: EnergySampler, step: Step, group: Slots, x_partial: Tensor) -> tuple[Tensor, Tensor]:
     """Every filling of each row's slots, ``[n, fillings, length]``, and the log-probability of choosing it."""
     log_probs = step.denoiser.slot_log_probs(step.encoding, group)
     log_q = sampler.proposal(log_probs)
     fillings = all_sequences(_num_symbols(sampler), int(group.counts[0]))
     decision = make_decision(step, group, x_partial, log_probs, fillings.T[group.ranks], log_q)
     # Fillings that the proposal rules out are never drawn, so their weights do not matter.
-    judged = uses[:, None] & decision.log_proposal.isfinite()
+    judged = step.uses[:, None] & decision.log_proposal.isfinite()
     weights = log_weights(torch.where(judged, sampler.energy(decision), 0.0), sampler.weight_temperature)
     chosen = log_chosen(decision.log_proposal, weights, sampler.num_candidates)
-    return decision.candidates, torch.where(uses[:, None], chosen, precise(decision.log_proposal))
+    return decision.candidates, torch.where(step.uses[:, None], chosen, precise(decision.log_proposal))
 
 
 def all_sequences(vocab_size: int, length: int) -> Tensor:

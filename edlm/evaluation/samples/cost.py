@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from edlm.config import SamplerConfig
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Energy
 from edlm.evaluation.samples.draw import draw_timed
@@ -94,7 +93,7 @@ def measure_speed(
         for steps in num_steps:
             base = None
             for name, (energy, options) in deciding.items():
-                sampler = SamplerConfig(num_steps=steps, **options).build(denoiser, energy)
+                sampler = EnergySampler(denoiser, energy, num_steps=steps, order="dilated", **options)
                 batches = {"batch_size": batch_size, "num_batches": repeats, "seed": seed}
                 seconds = draw_timed(sampler, denoiser.max_length, **batches).seconds_per_sequence
                 base = base or seconds

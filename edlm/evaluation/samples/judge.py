@@ -22,7 +22,7 @@ from edlm.energies.loading import load_energy
 from edlm.energies.pretrained import SETTINGS
 from edlm.evaluation.estimates.estimate import Estimate, ratio_of
 from edlm.evaluation.samples.text import EMPTY_LINE
-from edlm.sampler.loop import device_of
+from edlm.sampler.kernel import device_of
 
 
 @dataclass(frozen=True)

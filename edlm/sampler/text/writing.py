@@ -5,31 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from edlm.diffusion.streams import RowStreams
-from edlm.sampler.loop import denoise, device_of
+from edlm.sampler.kernel import Kernel, device_of
+from edlm.sampler.loop import denoise
 from edlm.sampler.output import StepInfo
 from edlm.sampler.text.blocks import View, gather_views, scatter_views, views_of
 from edlm.sampler.text.prompts import Row
 from edlm.sampler.text.transcript import Transcript
 
-if TYPE_CHECKING:
-    from edlm.sampler.sampler import EnergySampler
-
 
 @dataclass(frozen=True)
 class GenerationOutput:
-    """Texts and how they came about.
+    """Texts and diagnostics of their steps.
 
     Attributes:
-        text: Prompt, what was written, and what was given after it; special tokens and frames are left out.
+        text: Prompt, written text and suffix; special tokens and frames are left out.
             Empty strings for a denoiser without a tokenizer.
-        fills: What was written in each gap of each row.
-        tokens: Of each row, with frame and without padding, int64, ``[length]``; they go on after an end of text.
+        fills: The written text of each gap of each row.
+        tokens: Of each row, with frame and without padding, int64, ``[length]``; they continue after an end of text.
         steps: One entry a step, block after block; rows that are done decide nothing in it.
         seeds: The seed of each row, with which it can be written again, alone or in any batch.
     """
@@ -42,7 +39,7 @@ class GenerationOutput:
 
     @property
     def completions(self) -> list[str]:
-        """What was written in each row; several gaps in a row, one after the other."""
+        """The written text of each row; that of several gaps, one after the other."""
         return ["".join(fills) for fills in self.fills]
 
 
@@ -51,9 +48,9 @@ class Partial:
     """Texts after a step.
 
     Attributes:
-        step: How many steps came before it, in all blocks.
+        step: Number of steps before it, in all blocks.
         block: Index of the block that is written.
-        tokens: Of each row, masks where nothing is written yet, int64, ``[length]``.
+        tokens: Of each row, masks at positions not yet written, int64, ``[length]``.
     """
 
     step: int
@@ -69,7 +66,7 @@ class Partial:
 
 
 def write(
-    sampler: EnergySampler,
+    kernel: Kernel,
     rows: Sequence[Row],
     seeds: Sequence[int],
     transcript: Transcript,
@@ -81,10 +78,10 @@ def write(
     wait. A row's tokens depend on its own seed only.
 
     Args:
-        sampler: How a block is written.
-        rows: What is written.
+        kernel: The law of the steps of a block.
+        rows: Texts with gaps.
         seeds: One a row.
-        transcript: Knows where a text ends.
+        transcript: Finds where a text ends.
         block_length: As `check_block_length` gives it.
 
     Yields:
@@ -96,27 +93,27 @@ def write(
     Raises:
         ValueError: at once, not at the first step: a row is too long.
     """
-    views = [views_of(row, sampler.denoiser, block_length) for row in rows]
+    views = [views_of(row, kernel.denoiser, block_length) for row in rows]
     RowStreams(seeds)  # so that a bad seed is an error at once
-    return _write(sampler, rows, views, tuple(seeds), transcript)
+    return _write(kernel, rows, views, tuple(seeds), transcript)
 
 
 def _write(
-    sampler: EnergySampler,
+    kernel: Kernel,
     rows: Sequence[Row],
     views: list[list[View]],
     seeds: tuple[int, ...],
     transcript: Transcript,
 ) -> Generator[Partial, None, GenerationOutput]:
-    device = device_of(sampler.denoiser)
-    tokens, steps, pad = [row.tokens for row in rows], [], _padding(sampler, transcript)
+    device = device_of(kernel.denoiser)
+    tokens, steps, pad = [row.tokens for row in rows], [], _padding(kernel, transcript)
     for block in range(max(map(len, views))):
-        now = [own[block] if block < len(own) else None for own in views]
+        now = [of_row[block] if block < len(of_row) else None for of_row in views]
         if not any(now):
             break
         x_t, target, real = (table.to(device) for table in gather_views(tokens, now, pad))
         streams = RowStreams(seeds, block)
-        for x_s, info in denoise(sampler, x_t, streams, target=target, attention_mask=real):
+        for x_s, info in denoise(kernel, x_t, streams, target=target, attention_mask=real):
             tokens = scatter_views(tokens, now, x_s.cpu())
             yield Partial(len(steps), block, tokens, rows, transcript)
             steps.append(info)
@@ -129,9 +126,9 @@ def _write(
     return GenerationOutput([text for text, _ in read], [fills for _, fills in read], tokens, tuple(steps), seeds)
 
 
-def _padding(sampler: EnergySampler, transcript: Transcript) -> int:
-    """A token for positions that nobody reads: an end of text where there is one."""
-    denoiser = sampler.denoiser
+def _padding(kernel: Kernel, transcript: Transcript) -> int:
+    """A token for positions that are never read: an end of text where there is one."""
+    denoiser = kernel.denoiser
     of_tokenizer = (getattr(denoiser.tokenizer, f"{name}_token_id", None) for name in ("eos", "pad"))
     fitting = [
         token

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edlm.config import SamplerConfig
+from edlm.sampler import SamplerOptions
 from edlm.energies import Energy
 from edlm.evaluation.estimates.units import TextUnits
 from edlm.evaluation.experiment.config import EvaluateConfig
@@ -66,7 +66,7 @@ ENERGY, CONTROL = Linear(0.9, -0.7, 0.4), Linear(0.2, 0.1, -0.3, is_control=True
 def setting(name="ours", steps=2, order="left_to_right", energy: Energy | None = ENERGY, **options) -> Setting:
     draws = {key: options.pop(key) for key in ("sampled_steps", "inner_draws") if key in options}
     k = {"num_candidates": 1 if energy is None else 3}
-    return Setting(name, DENOISER, energy, SamplerConfig(num_steps=steps, order=order, **{**k, **options}), **draws)
+    return Setting(name, DENOISER, energy, SamplerOptions(num_steps=steps, order=order, **{**k, **options}), **draws)
 
 
 def base(steps=2, order="left_to_right") -> Setting:

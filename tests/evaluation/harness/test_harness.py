@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import edlm
-from edlm.config import SamplerConfig
+from edlm.sampler import EnergySampler, SamplerOptions
 
 pytest.importorskip("lm_eval")
 datasets = pytest.importorskip("datasets")

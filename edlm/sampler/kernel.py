@@ -1,0 +1,169 @@
+"""The law of a step: a denoiser, an energy and the options by which they are combined."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from edlm.denoisers.base import Denoiser
+from edlm.diffusion.reveal import RANDOM_ORDERS, RankedOrder, name_of_order
+from edlm.diffusion.schedule import Schedule, get_schedule
+from edlm.energies.base import Energy, TokenwiseEnergy
+from edlm.sampler.options import SamplerOptions
+from edlm.sampler.proposal import Proposal
+from edlm.sampler.window import Window, get_window
+
+_warned_orders: WeakKeyDictionary[Energy, set[str]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel(SamplerOptions):
+    """`SamplerOptions` with a denoiser and an energy; all functions of the sampler take one.
+
+    Options that are "auto" hold their values afterwards: those of ``energy.recommended``, or of the base sampler.
+    ``dataclasses.replace(kernel, temperature=0.5)`` makes another one, whose options are checked again.
+
+    Raises:
+        ValueError: an option breaks its rule; the energy does not fit the denoiser, the scope or the order; or
+            ``num_candidates`` is "auto" and the energy recommends no number.
+
+    Warns:
+        UserWarning: once for each energy and order: the energy was trained on other orders.
+    """
+
+    denoiser: Denoiser
+    """Gives the marginals ``p_theta``; frozen."""
+
+    energy: Energy | None = None
+    """Judges candidates; None for the base sampler."""
+
+    order: str | RankedOrder = field(default="auto", kw_only=True)
+    """A name, or a function like those of `edlm.diffusion.reveal.ORDERS`."""
+
+    schedule: str | Schedule = field(default="log_linear", kw_only=True)
+    """A name, or a `Schedule`."""
+
+    window: Window | Sequence[float] = field(default=(0.0, 1.0), kw_only=True)
+    """Times ``(low, high]``, or a `Window`."""
+
+    def __post_init__(self) -> None:
+        for name, value in self._recommended().items():
+            object.__setattr__(self, name, value)
+        super().__post_init__()
+        self.denoiser.eval()
+        _ = self.proposal, self.energy_window, self.masking_schedule  # check their options
+        if self.num_candidates is None:
+            self._check_tokenwise()
+        if self.energy is not None:
+            self.energy.eval()
+            self._check_scope(self.energy)
+            self.energy.check_denoiser(self.denoiser)
+            if self.num_candidates != 1:
+                self._warn_of_order(self.energy)
+
+    @cached_property
+    def proposal(self) -> Proposal:
+        """What tokens are drawn from."""
+        return Proposal(self.temperature, self.top_p, self.top_k)
+
+    @cached_property
+    def energy_window(self) -> Window:
+        """Steps at which the energy is used."""
+        return get_window(self.window)
+
+    @cached_property
+    def masking_schedule(self) -> Schedule:
+        """Masking schedule."""
+        return get_schedule(self.schedule)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All options by name, with values in place of "auto"."""
+        return {option.name: getattr(self, option.name) for option in fields(SamplerOptions)}
+
+    @property
+    def tokenwise(self) -> bool:
+        """Whether tokens are decided one by one from a normalised energy, without candidates."""
+        return self.energy is not None and self.num_candidates is None
+
+    @property
+    def candidates_weighed(self) -> int:
+        """Number of candidates of a decision; 1 where there are no weights."""
+        return 1 if self.energy is None or self.tokenwise else self.num_candidates
+
+    @property
+    def bound_is_exact(self) -> bool:
+        """Whether `EnergySampler.likelihood_bound` is ``-log P`` itself, for all seeds, where energies are finite."""
+        is_fixed = not callable(self.order) and self.order not in RANDOM_ORDERS
+        return is_fixed and self.candidates_weighed == 1
+
+    @property
+    def round_size(self) -> int:
+        """Tokens of a row that are drawn at once where they are decided without candidates."""
+        return self.group_size or 1
+
+    def _recommended(self) -> dict[str, Any]:
+        """Values of the options that are "auto"."""
+        recommended = {"num_candidates": 1} if self.energy is None else self.energy.recommended
+        k, scope, group_size = self.num_candidates, self.scope, self.group_size
+        if k == "auto":
+            if "num_candidates" not in recommended:
+                raise ValueError(
+                    f"num_candidates must be given: {type(self.energy).__name__} recommends none, got 'auto'"
+                )
+            k = recommended["num_candidates"]
+            if group_size is None and scope != "sequence":
+                group_size = recommended.get("group_size")
+        if scope == "auto":
+            scope = "step" if k is None or group_size is not None else recommended.get("scope", "step")
+        order = recommended.get("order", "bisecting") if self.order == "auto" else self.order
+        return {"num_candidates": k, "scope": scope, "group_size": group_size, "order": order}
+
+    def _check_tokenwise(self) -> None:
+        if self.energy is not None and not isinstance(self.energy, TokenwiseEnergy):
+            raise ValueError(
+                "num_candidates=None (decisions token by token) needs an energy that is normalised token by token, "
+                f"got {type(self.energy).__name__}"
+            )
+        if self.scope != "step":
+            raise ValueError(f"num_candidates=None (decisions token by token) needs scope='step', got {self.scope!r}")
+        if self.weight_temperature != 1:
+            raise ValueError(
+                f"weight_temperature must be 1 where num_candidates=None: no weights, got {self.weight_temperature}"
+            )
+        if self.energy is not None and self.correct_proposal and not self.proposal.is_default:
+            raise ValueError(
+                "correct_proposal with num_candidates=None (no weights to correct by) needs temperature=1, top_p=1 and "
+                f"top_k=None, got {self.proposal}"
+            )
+
+    def _check_scope(self, energy: Energy) -> None:
+        if energy.reads == "slots" or self.scope == "sequence":
+            return
+        if energy.reads == "sequence" or self.order != "left_to_right":
+            instead = ", or order='left_to_right'" if energy.reads == "prefix" else ""
+            raise ValueError(
+                f"{type(energy).__name__} needs complete sequences: use scope='sequence'{instead}; "
+                f"got scope='step', order={name_of_order(self.order)!r}"
+            )
+
+    def _warn_of_order(self, energy: Energy) -> None:
+        trained, order = energy.trained_orders, name_of_order(self.order)
+        warned = _warned_orders.setdefault(energy, set())
+        if trained is not None and order not in trained and order not in warned:
+            warned.add(order)
+            message = (
+                f"this {type(energy).__name__} was trained on order {', '.join(trained)}, and is used in order {order}"
+            )
+            warnings.warn(f"{message}: it may gain less than it could", UserWarning, stacklevel=4)
+
+
+def device_of(denoiser: Denoiser) -> torch.device:
+    """Where a denoiser runs."""
+    return next(iter([*denoiser.parameters(), *denoiser.buffers()])).device

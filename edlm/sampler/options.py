@@ -1,0 +1,78 @@
+"""Options of the sampler, each with its default, meaning and rule; everything else inherits or reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Order = Literal["ancestral", "random", "dilated", "bisecting", "left_to_right", "confidence"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerOptions:
+    """How to sample. "auto" is what the energy recommends, see `Kernel`.
+
+    Raises:
+        ValueError: an option breaks its rule. Rules that need the energy or the denoiser are checked by `Kernel`.
+    """
+
+    num_steps: int
+    """Denoiser passes ``T``, >= 1. Step ``i = 0..T-1`` goes from time ``1 - i/T`` to ``1 - (i+1)/T``."""
+
+    num_candidates: int | None | Literal["auto"] = "auto"
+    """Candidates ``k`` of a decision; 1 is the base sampler. None decides token by token, exactly, from an energy that
+    is normalised token by token (`TokenwiseEnergy`). "auto": 1 without an energy, else what the energy recommends."""
+
+    scope: Literal["step", "sequence", "auto"] = "auto"
+    """Positions that a candidate fills: those that the "step" writes, or every masked one ("sequence", the paper), of
+    which the step then writes its own. "auto": what the energy recommends, else "step"; "step" with ``group_size``."""
+
+    group_size: int | None = None
+    """Tokens decided together, one group after the other from one denoiser pass; None for the whole step. Without
+    candidates: tokens drawn at once, far apart and independently, given the rounds before; None for one."""
+
+    order: Order | Literal["auto"] = "auto"
+    """Reveal order, see `edlm.diffusion.reveal.ORDERS`. "auto": one that the energy was trained on, else "bisecting"."""
+
+    schedule: Literal["log_linear", "cosine", "polynomial"] = "log_linear"
+    """Masking schedule, for the ancestral order."""
+
+    window: tuple[float, float] = (0.0, 1.0)
+    """The energy is used at times ``low < t <= high``."""
+
+    weight_temperature: float = 1.0
+    """Weights are ``exp(-E / weight_temperature)``."""
+
+    on_impossible: Literal["raise", "redraw", "keep"] = "raise"
+    """Where all candidates of a row have infinite energy: "raise"; "redraw" up to 100 times, then raise; or "keep" the
+    row's positions masked, due again at the next step."""
+
+    temperature: float = 1.0
+    """Tokens are drawn from the proposal ``q'``: the marginals at this temperature; see `Proposal`."""
+
+    top_p: float = 1.0
+    """The proposal keeps the fewest likeliest tokens that hold this mass."""
+
+    top_k: int | None = None
+    """The proposal keeps this many likeliest tokens, before ``top_p``; None keeps all."""
+
+    correct_proposal: bool = False
+    """Weigh candidates as if they were drawn from the denoiser's own marginals instead of the proposal."""
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps must be >= 1, got {self.num_steps}")
+        if self.num_candidates not in (None, "auto") and self.num_candidates < 1:
+            raise ValueError(f"num_candidates must be >= 1, got {self.num_candidates}")
+        if self.scope not in ("step", "sequence", "auto"):
+            raise ValueError(f"scope must be 'step' or 'sequence', got {self.scope!r}")
+        if self.group_size is not None and self.group_size < 1:
+            raise ValueError(f"group_size must be >= 1, got {self.group_size}")
+        if self.group_size is not None and self.scope == "sequence":
+            raise ValueError(f"group_size needs scope='step': a sequence is judged as a whole; got {self.group_size}")
+        if not callable(self.order) and self.order not in (*get_args(Order), "auto"):
+            raise ValueError(f"order must be one of {list(get_args(Order))}, got {self.order!r}")
+        if not self.weight_temperature > 0:
+            raise ValueError(f"weight_temperature must be > 0, got {self.weight_temperature}")
+        if self.on_impossible not in ("raise", "redraw", "keep"):
+            raise ValueError(f"on_impossible must be 'raise', 'redraw' or 'keep', got {self.on_impossible!r}")
