@@ -9,7 +9,7 @@ from edlm.sampler.kernel import Kernel
 
 
 def check_padding(tokens: Tensor, attention_mask: Tensor | None) -> Tensor | None:
-    """Raise ValueError unless ``tokens[batch, length]`` are padded on the right; returns a bool table of the real tokens, None if all are."""
+    """Raise ValueError unless ``tokens[batch, length]`` are padded on the right; real ones, None if all are."""
     if tokens.ndim != 2 or tokens.dtype != torch.int64:
         raise ValueError(f"tokens must be int64 [batch, length], got {tokens.dtype} {list(tokens.shape)}")
     if attention_mask is None:

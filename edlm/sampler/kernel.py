@@ -10,10 +10,13 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
-from edlm.diffusion.reveal import RANDOM_ORDERS, RankedOrder, name_of_order
+from edlm.diffusion.orders import RANDOM_ORDERS, RankedOrder, name_of_order
+from edlm.diffusion.reveal import RevealPlan, plan_reveal
 from edlm.diffusion.schedule import Schedule, get_schedule
+from edlm.diffusion.streams import RowGenerators
 from edlm.energies.base import Energy, TokenwiseEnergy
 from edlm.sampler.options import SamplerOptions
 from edlm.sampler.proposal import Proposal
@@ -82,6 +85,10 @@ class Kernel(SamplerOptions):
         """Masking schedule."""
         return get_schedule(self.schedule)
 
+    def plan(self, masked: Tensor, generators: RowGenerators) -> RevealPlan:
+        """When each position of ``masked[batch, length]`` is revealed; see `plan_reveal`."""
+        return plan_reveal(masked, self.order, self.num_steps, self.masking_schedule, generators)
+
     @property
     def options(self) -> dict[str, Any]:
         """All options by name, with values in place of "auto"."""
@@ -114,9 +121,8 @@ class Kernel(SamplerOptions):
         k, scope, group_size = self.num_candidates, self.scope, self.group_size
         if k == "auto":
             if "num_candidates" not in recommended:
-                raise ValueError(
-                    f"num_candidates must be given: {type(self.energy).__name__} recommends none, got 'auto'"
-                )
+                name = type(self.energy).__name__
+                raise ValueError(f"num_candidates must be given: {name} recommends none, got 'auto'")
             k = recommended["num_candidates"]
             if group_size is None and scope != "sequence":
                 group_size = recommended.get("group_size")
@@ -158,9 +164,7 @@ class Kernel(SamplerOptions):
         warned = _warned_orders.setdefault(energy, set())
         if trained is not None and order not in trained and order not in warned:
             warned.add(order)
-            message = (
-                f"this {type(energy).__name__} was trained on order {', '.join(trained)}, and is used in order {order}"
-            )
+            message = f"this {type(energy).__name__} was trained on order {' and '.join(trained)}, not on {order}"
             warnings.warn(f"{message}: it may gain less than it could", UserWarning, stacklevel=4)
 
 

@@ -32,7 +32,7 @@ class SamplerOptions:
     candidates: tokens drawn at once, far apart and independently, given the rounds before; None for one."""
 
     order: Order | Literal["auto"] = "auto"
-    """Reveal order, see `edlm.diffusion.reveal.ORDERS`. "auto": one that the energy was trained on, else "bisecting"."""
+    """Reveal order, see `edlm.diffusion.orders`. "auto": one that the energy was trained on, else "bisecting"."""
 
     schedule: Literal["log_linear", "cosine", "polynomial"] = "log_linear"
     """Masking schedule, for the ancestral order."""

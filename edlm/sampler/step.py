@@ -75,10 +75,9 @@ def begin_steps(kernels: Sequence[Kernel], plan: RevealPlan, at: Tensor, x_t: Te
     masked = plan.still_masked(x_t, denoiser.mask_token_id)
     t = time_of(at, kernels[0].num_steps)
     due = plan.num_due(at, masked) > 0
+    real = passes.attention_mask
     uses = [
-        torch.zeros_like(due)
-        if k.energy is None
-        else due & k.energy_window.covers(at, t, masked, passes.attention_mask)
+        torch.zeros_like(due) if k.energy is None else due & k.energy_window.covers(at, t, masked, real)
         for k in kernels
     ]
     fills = [_positions_to_fill(k, of_rows, masked, due) for k, of_rows in zip(kernels, uses, strict=True)]
@@ -94,7 +93,7 @@ def begin_steps(kernels: Sequence[Kernel], plan: RevealPlan, at: Tensor, x_t: Te
         if fill is not None:
             fill[revealed.rows, revealed.positions] = False
             slots = revealed.followed_by(Slots.where(fill))
-        steps.append(Step(denoiser, x_t, t, encoding, slots, passes.attention_mask, revealed, of_rows))
+        steps.append(Step(denoiser, x_t, t, encoding, slots, real, revealed, of_rows))
     return steps
 
 

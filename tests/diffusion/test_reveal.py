@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from edlm.diffusion.reveal import ORDERS, plan_reveal
+from edlm.diffusion.orders import ORDERS
+from edlm.diffusion.reveal import plan_reveal
 from edlm.diffusion.schedule import Cosine, LogLinear, Polynomial
 from edlm.diffusion.streams import RowStreams
 from tests.chance import BulkStreams, assert_law

@@ -5,7 +5,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from edlm import AutoregressiveEnergy, CallableEnergy, EnergySampler, FunctionDenoiser, SequenceEnergy
-from edlm.diffusion.reveal import ORDERS
+from edlm.diffusion.orders import ORDERS
 from edlm.sampler import FractionMasked
 from tests.energies.heads import MASK, bert, disturbed_head, modernbert
 

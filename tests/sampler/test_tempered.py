@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from edlm import AutoregressiveEnergy, CallableEnergy, EnergySampler
-from edlm.config import SamplerConfig
 from edlm.corpus.languages import MarkovChain
 from edlm.energies import OracleEnergy, WeightedSum
 from edlm.sampler import Proposal
@@ -159,11 +158,6 @@ def test_exact_decisions_have_no_weights_to_correct_by():
     with pytest.raises(ValueError, match="correct_proposal needs candidates"):
         sampler(exact, correct_proposal=True, temperature=0.5)
     sampler(exact, correct_proposal=True)
-
-
-def test_the_config_hands_them_on():
-    built = SamplerConfig(num_candidates=2, correct_proposal=True, **SOFT).build(WORLD.denoiser(), WORLD.energy())
-    assert built.proposal == Proposal(**SOFT) and built.correct_proposal
 
 
 def test_the_brute_force_knows_a_tempered_token_by_hand():

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edlm.sampler import SamplerOptions
 from edlm.energies import Energy
 from edlm.evaluation.estimates.units import TextUnits
 from edlm.evaluation.experiment.config import EvaluateConfig
@@ -16,6 +15,7 @@ from edlm.evaluation.experiment.plan import Setting
 from edlm.evaluation.experiment.results import STORE
 from edlm.evaluation.experiment.store import Store
 from edlm.evaluation.samples.judge import JudgedTexts
+from edlm.sampler import SamplerOptions
 from tests.enumerable import SEQUENCES, random_denoiser
 
 X_0 = SEQUENCES[[0, 5, 26, 13, 7]]

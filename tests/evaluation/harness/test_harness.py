@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import edlm
-from edlm.sampler import EnergySampler, SamplerOptions
+from edlm.sampler import EnergySampler
 
 pytest.importorskip("lm_eval")
 datasets = pytest.importorskip("datasets")
@@ -23,9 +23,9 @@ from lm_eval.tasks import TaskManager  # noqa: E402
 
 from edlm.evaluation.harness import HarnessModel, model  # noqa: E402
 from edlm.evaluation.harness.requests import (  # noqa: E402
+    build_sampler,
     generation_request,
     likeliest_sampler,
-    sampler_config,
     seeds_of,
     usable_device,
 )
@@ -116,7 +116,7 @@ def by_hand(sampler, context, text):
 def test_three_kinds_of_tasks_by_name(tasks, denoiser, head):
     args = "denoiser=tinystories,energy=tinystories,num_steps=4,max_gen_toks=16"
     results = evaluate(tasks, "edlm", model_args=args, batch_size=3)
-    sampler = SamplerConfig(num_steps=4, num_candidates=None).build(denoiser, head)
+    sampler = EnergySampler(denoiser, head, num_steps=4)
     expected = [-by_hand(sampler, doc["context"], choice) for doc in CHOICES for choice in doc["choices"]]
     told = answers(results, "tiny_choice")
     assert [nats for nats, _ in told] == pytest.approx(expected, abs=1e-4)
@@ -217,13 +217,11 @@ def test_a_prompt_has_one_prefix():
 def test_the_likeliest_tokens_are_taken_one_step_at_a_time(denoiser, head):
     """Without exact decisions candidates would all be alike: the denoiser's own likeliest are what is left."""
     how = {"num_steps": 2, "temperature": 0.7, "weight_temperature": 2.0}
-    weighed = SamplerConfig(num_candidates=3, scope="sequence", **how)
-    found = likeliest_sampler(weighed.build(denoiser, head), weighed)
+    found = likeliest_sampler(EnergySampler(denoiser, head, num_candidates=3, scope="sequence", **how))
     assert (found.energy, found.num_candidates, found.scope, found.group_size) == (None, 1, "step", None)
     assert found.proposal == Proposal(top_k=1) and found.num_steps == 2
-    exact = SamplerConfig(num_candidates=None, num_steps=2)
-    found = likeliest_sampler(exact.build(denoiser, head), exact)
-    assert found.exact and found.energy is head and found.proposal == Proposal(top_k=1)
+    found = likeliest_sampler(EnergySampler(denoiser, head, num_steps=2))
+    assert found.tokenwise and found.energy is head and found.proposal == Proposal(top_k=1)
 
 
 def test_a_likelihood_is_the_bound_of_its_own_seed(denoiser):
@@ -298,11 +296,11 @@ def test_generation_options(denoiser, options, is_greedy, proposal):
 def test_options_are_checked(denoiser, head):
     with pytest.raises(ValueError, match="got num_step; did you mean num_steps"):
         HarnessModel(denoiser, num_step=3)
-    with pytest.raises(ValueError, match="needs num_candidates, got AutoregressiveEnergy without"):
-        HarnessModel(denoiser, "tinystories/autoregressive", scope="sequence")
+    with pytest.raises(ValueError, match="num_candidates must be given: CallableEnergy"):
+        HarnessModel(denoiser, edlm.CallableEnergy(lambda candidates, x, log_p: 0 * log_p))
     with pytest.raises(ValueError, match="greedy must be 'sampler' or 'likeliest', got 'beam'"):
         HarnessModel(denoiser, greedy="beam")
-    assert sampler_config(head, {}).num_candidates is None and sampler_config(None, {}).num_candidates == 1
+    assert build_sampler(denoiser, head, {}).tokenwise and build_sampler(denoiser, None, {}).num_candidates == 1
     assert HarnessModel(denoiser, batch_size="auto").batch_size == 16
 
 
