@@ -56,9 +56,9 @@ class Kernel(SamplerOptions):
     """Times ``(low, high]``, or a `Window`."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, value in self._recommended().items():
             object.__setattr__(self, name, value)
-        super().__post_init__()
         self.denoiser.eval()
         _ = self.proposal, self.energy_window, self.masking_schedule  # check their options
         if self.num_candidates is None:

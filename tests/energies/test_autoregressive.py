@@ -296,7 +296,7 @@ def test_step_scope_needs_a_clean_prefix():
     with pytest.raises(ValueError, match="or order='left_to_right'; got scope='step', order='dilated'"):
         EnergySampler(random_denoiser(), energy, order="dilated", **options)
     sampler = EnergySampler(random_denoiser(), energy, order="left_to_right", **options)
-    with pytest.raises(ValueError, match="what is masked must be the end"):
+    with pytest.raises(ValueError, match="clean prefix"):
         sampler.fill(torch.tensor([[1, 3, 3], [3, 3, 0]]), seeds=[0, 1])
     assert sampler.fill(torch.tensor([[1, 3, 3], [3, 3, 3]]), seeds=[0, 1]).tokens[0, 0] == 1
 

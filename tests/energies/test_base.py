@@ -119,7 +119,7 @@ def test_sampler_refuses_energies_that_are_no_energies(bad):
 def test_complete_callables_need_sequence_scope():
     energy = CallableEnergy(first_symbol, complete=True)
     with pytest.raises(ValueError, match="CallableEnergy needs complete sequences: use scope='sequence'; got"):
-        EnergySampler(random_denoiser(), energy, num_steps=2, order="left_to_right")
+        EnergySampler(random_denoiser(), energy, num_steps=2, scope="step", order="left_to_right")
     complete = []
     energy = CallableEnergy(lambda c, x, p: complete.append((c != MASK).all()) or p, complete=True)
     sampler = EnergySampler(random_denoiser(), energy, num_steps=2, num_candidates=2, scope="sequence")

@@ -140,7 +140,7 @@ def test_masks_in_a_candidate_are_an_error():
         SequenceEnergy.from_denoiser(denoiser)(asked)
     with pytest.raises(ValueError, match="SequenceEnergy needs complete sequences: use scope='sequence'; got"):
         energy = SequenceEnergy.from_denoiser(denoiser)
-        EnergySampler(denoiser, energy, num_steps=2, order="left_to_right")
+        EnergySampler(denoiser, energy, num_steps=2, scope="step", order="left_to_right")
 
 
 def test_starts_from_a_masked_lm_only():

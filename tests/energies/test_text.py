@@ -165,7 +165,7 @@ def test_step_scope_reads_the_prefix_up_to_the_first_mask():
     model, seen, denoiser = causal_lm(), [], spelling_denoiser()
     energy = TextEnergy(model, pairs())
     energy.register_forward_hook(lambda m, args, out: seen.append((args[0], out)))
-    options = {"order": "left_to_right", "num_steps": 3, "num_candidates": 4}
+    options = {"order": "left_to_right", "scope": "step", "num_steps": 3, "num_candidates": 4}
     EnergySampler(denoiser, energy, **options).sample(2, 3, seeds=[0, 1])
     assert len(seen) == 3
     for length, (decision, energies) in enumerate(seen, 1):
@@ -175,7 +175,7 @@ def test_step_scope_reads_the_prefix_up_to_the_first_mask():
                 expected = decision.log_proposal[row, j] - log_p_lm(model, text)
                 assert energies[row, j].item() == pytest.approx(expected.item(), abs=1e-5)
     with pytest.raises(ValueError, match="use scope='sequence', or order='left_to_right'"):
-        EnergySampler(denoiser, energy, num_steps=2, order="random")
+        EnergySampler(denoiser, energy, num_steps=2, scope="step", order="random")
 
 
 def test_padding_frames_and_special_tokens_are_no_text():
@@ -250,12 +250,12 @@ def test_functions_of_text_get_each_text_once():
     with pytest.raises(ValueError, match=r"one energy a text, shape \(\d+,\), got \(1,\)"):
         CallableEnergy.on_text(lambda texts: [0.0])(decision)
     with pytest.raises(ValueError, match="needs complete sequences"):
-        EnergySampler(spelling_denoiser(), energies, num_steps=2, order="left_to_right")
+        EnergySampler(spelling_denoiser(), energies, num_steps=2, scope="step", order="left_to_right")
 
 
 def test_functions_of_prefixes_see_what_stands_before_the_first_mask():
     seen = []
     energy = CallableEnergy.on_text(lambda texts: seen.append(set(texts)) or [0.0] * len(texts), of_prefixes=True)
-    options = {"order": "left_to_right", "num_steps": 3, "num_candidates": 3}
+    options = {"order": "left_to_right", "scope": "step", "num_steps": 3, "num_candidates": 3}
     EnergySampler(spelling_denoiser(), energy, **options).sample(2, 3, seeds=[0, 1])
     assert [{len(text) for text in texts} for texts in seen] == [{1}, {2}, {3}]

@@ -1,6 +1,9 @@
-"""What the sampler refuses, each rule with its message."""
+"""Options of the sampler: rules, defaults, and inputs that are refused."""
 
+import inspect
 import math
+import warnings
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
@@ -24,71 +27,162 @@ class PrefixEnergy(Energy):
         return torch.zeros_like(decision.log_proposal)
 
 
+class Recommending(Energy):
+    """Recommends some options, and was trained on two orders."""
+
+    recommended = {"num_candidates": 5, "group_size": 2, "order": "random"}
+    trained_orders = ("random", "dilated")
+
+    def forward(self, decision):
+        return torch.zeros_like(decision.log_proposal)
+
+
 def make(energy=None, **options):
     return EnergySampler(WORLD.denoiser(), energy, **{"num_steps": 2, **options})
 
 
+def test_signature_of_the_sampler():
+    plain = [
+        p.replace(annotation=inspect.Parameter.empty) for p in inspect.signature(EnergySampler).parameters.values()
+    ]
+    assert str(inspect.Signature(plain)) == (
+        "(denoiser, energy=None, *, num_steps, num_candidates='auto', scope='auto', group_size=None, order='auto', "
+        "schedule='log_linear', window=(0.0, 1.0), weight_temperature=1.0, on_impossible='raise', temperature=1.0, "
+        "top_p=1.0, top_k=None, correct_proposal=False)"
+    )
+
+
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "rule"),
     [
-        ({"num_steps": 0}, "num_steps must be >= 1, got 0"),
-        ({"num_steps": -3}, "num_steps must be >= 1, got -3"),
-        ({"num_candidates": 0}, "num_candidates must be >= 1, got 0"),
-        ({"scope": "steps"}, "scope must be 'step' or 'sequence', got 'steps'"),
-        ({"group_size": 0}, "group_size must be >= 1, got 0"),
-        ({"group_size": 2, "scope": "sequence"}, "group_size needs scope='step': .*got group_size=2"),
-        ({"order": "dilate"}, "order must be one of .*'left_to_right'.*, got 'dilate'"),
-        ({"schedule": "linear"}, "schedule must be one of .*'log_linear'.*, got 'linear'"),
-        ({"weight_temperature": 0.0}, "weight_temperature must be > 0, got 0.0"),
-        ({"weight_temperature": math.nan}, "weight_temperature must be > 0, got nan"),
-        ({"on_impossible": "skip"}, "on_impossible must be 'raise', 'redraw' or 'keep', got 'skip'"),
-        ({"window": (0.5, 0.2)}, r"window must have 0 <= low <= high <= 1, got \(0.5, 0.2\)"),
+        ({"num_steps": 0}, "num_steps .*got 0"),
+        ({"num_candidates": 0}, "num_candidates .*got 0"),
+        ({"scope": "steps"}, "scope .*got 'steps'"),
+        ({"group_size": 0}, "group_size .*got 0"),
+        ({"group_size": 2, "scope": "sequence"}, "group_size needs scope='step'"),
+        ({"order": "dilate"}, "order .*got 'dilate'"),
+        ({"schedule": "linear"}, "schedule .*got 'linear'"),
+        ({"weight_temperature": 0.0}, "weight_temperature .*got 0.0"),
+        ({"weight_temperature": math.nan}, "weight_temperature .*got nan"),
+        ({"on_impossible": "skip"}, "on_impossible .*got 'skip'"),
+        ({"window": (0.5, 0.2)}, r"window .*got \(0.5, 0.2\)"),
         ({"window": (0.5,)}, "window must be a pair"),
     ],
 )
 @pytest.mark.parametrize("energy", [None, ZERO], ids=["base", "energy"])
-def test_rules_of_the_options(options, message, energy):
-    with pytest.raises(ValueError, match=message):
-        make(energy, **options)
+def test_options_have_rules(options, rule, energy):
+    with pytest.raises(ValueError, match=rule):
+        make(energy, **{"num_candidates": 2, **options})
 
 
-def test_exact_decisions_need_a_normalised_energy_step_scope_and_no_temperature():
-    with pytest.raises(ValueError, match="num_candidates=None .* normalised token by token; got CallableEnergy"):
-        make(ZERO, num_candidates=None)
-    with pytest.raises(ValueError, match="normalised token by token; got WeightedSum"):
-        make(0.5 * WORLD.head() + 0.5 * WORLD.head(), num_candidates=None)
-    with pytest.raises(ValueError, match=r"num_candidates=None \(exact decisions\) needs scope='step', got 'sequence'"):
-        make(WORLD.head(), num_candidates=None, scope="sequence")
-    with pytest.raises(ValueError, match="weight_temperature must be 1, got 0.5"):
-        make(WORLD.head(), num_candidates=None, weight_temperature=0.5)
-    assert make(WORLD.head(), num_candidates=None).exact
-    assert not make(WORLD.head(), num_candidates=2).exact and not make(None, num_candidates=None).exact
+def test_decisions_token_by_token_need_a_normalised_energy_and_no_weights():
+    for energy in (ZERO, 0.5 * WORLD.head() + 0.5 * WORLD.head()):
+        with pytest.raises(ValueError, match=f"normalised token by token, got {type(energy).__name__}"):
+            make(energy, num_candidates=None)
+    for options in ({"scope": "sequence"}, {"weight_temperature": 0.5}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            make(WORLD.head(), num_candidates=None, **options)
+    assert make(WORLD.head(), num_candidates=None).tokenwise
+    assert not make(WORLD.head(), num_candidates=2).tokenwise and not make(None, num_candidates=None).tokenwise
 
 
-def test_complete_sequences_need_sequence_scope():
+def values_of(sampler):
+    return sampler.num_candidates, sampler.scope, sampler.group_size, sampler.order
+
+
+@pytest.mark.parametrize(
+    ("energy", "options", "values"),
+    [
+        (None, {}, (1, "step", None, "bisecting")),
+        (WORLD.head(), {}, (None, "step", None, "bisecting")),
+        (WORLD.head(), {"num_candidates": 3, "order": "random"}, (3, "step", None, "random")),
+        (COMPLETE, {}, (8, "sequence", None, "bisecting")),
+        (COMPLETE, {"num_candidates": 2}, (2, "sequence", None, "bisecting")),
+        (PrefixEnergy(), {"group_size": 1, "order": "left_to_right"}, (8, "step", 1, "left_to_right")),
+        (Recommending(), {}, (5, "step", 2, "random")),
+        (Recommending(), {"group_size": 3}, (5, "step", 3, "random")),
+        (Recommending(), {"scope": "sequence"}, (5, "sequence", None, "random")),
+        (Recommending(), {"num_candidates": 4}, (4, "step", None, "random")),
+    ],
+)
+def test_auto_options_are_what_the_energy_recommends(energy, options, values):
+    sampler = make(energy, **options)
+    assert values_of(sampler) == values
+    assert sampler.options == {**sampler.options, **options}
+    assert values_of(replace(sampler, temperature=0.5)) == values
+
+
+def test_auto_options_of_an_energy_that_recommends_none_are_an_error():
+    with pytest.raises(ValueError, match="num_candidates must be given: CallableEnergy recommends none"):
+        make(ZERO)
+
+
+def test_another_order_than_that_of_training_warns_once():
+    energy = Recommending()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for options in ({}, {"order": "dilated"}, {"order": "random", "num_candidates": 1}):
+            make(energy, **options)
+        make(ZERO, num_candidates=2, order="left_to_right")
+    assert not caught
+    with pytest.warns(
+        UserWarning, match="Recommending was trained on order random and dilated, not on bisecting"
+    ) as caught:
+        for _ in range(3):
+            make(energy, order="bisecting")
+    assert len(caught) == 1 and caught[0].filename == __file__
+
+
+def test_replace_checks_again_and_keeps_the_class():
+    sampler = make(WORLD.head(), num_candidates=2)
+    other = replace(sampler, temperature=0.5)
+    assert type(other) is EnergySampler and (other.proposal.temperature, sampler.proposal.temperature) == (0.5, 1)
+    for changes in ({"temperature": 0.0}, {"num_candidates": 0}):
+        with pytest.raises(ValueError, match=next(iter(changes))):
+            replace(sampler, **changes)
+    with pytest.raises(FrozenInstanceError):
+        sampler.num_steps = 4
+
+
+def rightmost_first(rows):
+    """A user's order: from the right, all but the last step of one token."""
+    steps = torch.arange(rows.num_steps + 1).expand(len(rows.counts), -1)
+    bounds = torch.minimum(steps, rows.counts[:, None])
+    return -rows.nth.double(), torch.cat([bounds[:, :-1], rows.counts[:, None]], 1)
+
+
+def test_an_order_may_be_a_function():
+    output = make(order=rightmost_first).sample(3, 3, seeds=[0, 1, 2])
+    assert [step.num_revealed.tolist() for step in output.steps] == [[1] * 3, [2] * 3]
+    first = make(order=rightmost_first).stream(None, 3, seed=0)
+    assert (next(first).tokens[0] == MASK).tolist() == [True, True, False]
+    x_0 = torch.tensor([[0, 1, 2]])
+    sampler = make(order=rightmost_first)
+    same = make(order=lambda rows: (-rows.nth.double(), torch.tensor([[0, 1, 3]])))
+    assert torch.equal(sampler.likelihood_bound(x_0, seeds=[0]), same.likelihood_bound(x_0, seeds=[0]))
+    assert not sampler.bound_is_exact  # a function may draw
+    for bounds in ([[0, 1, 2]], [[0, 2, 1]], [[1, 1, 3]], [[0, 3]]):
+        with pytest.raises(ValueError, match="an order's bounds"):
+            make(order=lambda rows, bounds=bounds: (rows.nth, torch.tensor(bounds))).sample(1, 3, seeds=[0])
+
+
+def test_energies_that_read_more_than_slots_need_sequence_scope():
     for order in ("random", "left_to_right"):
-        with pytest.raises(
-            ValueError, match="CallableEnergy needs complete sequences: use scope='sequence'; got scope='step'"
-        ):
-            make(COMPLETE, num_candidates=2, order=order)
-    make(COMPLETE, num_candidates=2, scope="sequence", order="random")
-    with pytest.raises(
-        ValueError, match="use scope='sequence', or order='left_to_right'; got scope='step', order='random'"
-    ):
-        make(PrefixEnergy(), num_candidates=2, order="random")
+        with pytest.raises(ValueError, match="CallableEnergy needs complete sequences: use scope='sequence'; got"):
+            make(COMPLETE, scope="step", order=order)
+    with pytest.raises(ValueError, match="use scope='sequence', or order='left_to_right'; got"):
+        make(PrefixEnergy(), scope="step", order="random")
     with pytest.raises(ValueError, match="WeightedSum needs complete sequences: use scope='sequence'; got"):
-        make(0.5 * COMPLETE + 0.5 * PrefixEnergy(), num_candidates=2, order="left_to_right")
+        make(0.5 * COMPLETE + 0.5 * PrefixEnergy(), scope="step", order="left_to_right")
 
 
 def test_a_prefix_suffices_only_without_a_suffix():
-    left_to_right = make(PrefixEnergy(), num_candidates=2, order="left_to_right")
+    left_to_right = make(PrefixEnergy(), scope="step", order="left_to_right")
     left_to_right.fill(torch.tensor([[0, 1, MASK], [0, MASK, MASK], [1, 1, 1]]))
     gap = torch.tensor([[0, 1, MASK], [MASK, 0, MASK]])
-    with pytest.raises(
-        ValueError, match="PrefixEnergy at scope='step' sees a clean prefix only: .* use scope='sequence'"
-    ):
+    with pytest.raises(ValueError, match="clean prefix"):
         left_to_right.fill(gap)
-    with pytest.raises(ValueError, match="sees a clean prefix only"):
+    with pytest.raises(ValueError, match="clean prefix"):
         left_to_right.likelihood_bound(torch.zeros(1, 3, dtype=torch.long), given=torch.tensor([[False, True, False]]))
     make(PrefixEnergy(), num_candidates=2, scope="sequence", order="random").fill(gap)
 
@@ -96,16 +190,14 @@ def test_a_prefix_suffices_only_without_a_suffix():
 def test_an_energy_refuses_another_denoiser():
     theirs = WORLD.head()
     theirs.denoiser_identity = DenoiserIdentity("mine", "abc", 3, 3, "")
-    with pytest.raises(
-        ValueError, match="this energy belongs to denoiser 'mine'; the one given differs: it has no identity"
-    ):
+    with pytest.raises(ValueError, match="belongs to denoiser 'mine'.* it has no identity"):
         make(theirs)
 
     class Named(FunctionDenoiser):
         identity = DenoiserIdentity("other", "xyz", 3, 3, "")
 
     with pytest.raises(ValueError, match="differs: revision 'abc' != 'xyz'"):
-        EnergySampler(Named(lambda x_t, t: None, 3, 3), 0.5 * theirs + 0.5 * ZERO, num_steps=2)
+        EnergySampler(Named(lambda x_t, t: None, 3, 3), 0.5 * theirs + 0.5 * ZERO, num_steps=2, num_candidates=2)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from edlm import CallableEnergy, EnergySampler, FunctionDenoiser
 from edlm.diffusion.schedule import Cosine, Polynomial
 from edlm.sampler import FractionMasked, Steps
 from edlm.sampler.bounds import likelihood_bounds
-from edlm.sampler.step import begin_step
+from edlm.sampler.step import begin_steps
 from tests.chance import assert_law, assert_mean
 from tests.energies.heads import VOCAB_SIZE, disturbed_head, modernbert
 from tests.sampler.brute_force import MASK, NOTHING, SEQUENCES, BruteForce, Options, World, write
@@ -212,7 +212,10 @@ def test_every_step_draws_its_own_candidates():
 
 
 def test_data_that_any_of_the_samplers_can_not_score_is_refused():
-    denoiser, common = WORLD.denoiser(), {"order": "left_to_right", "num_steps": 2, "num_candidates": 2}
+    denoiser, common = (
+        WORLD.denoiser(),
+        {"order": "left_to_right", "scope": "step", "num_steps": 2, "num_candidates": 2},
+    )
     prefix = WORLD.energy()
     prefix.reads = "prefix"
     samplers = [EnergySampler(denoiser, energy, **common) for energy in (None, prefix)]
@@ -232,9 +235,9 @@ def visited(monkeypatch) -> list[torch.Tensor]:
 
     def spy(samplers, plan, at, x_t, passes):
         steps.append(at.clone())
-        return begin_step(samplers, plan, at, x_t, passes)
+        return begin_steps(samplers, plan, at, x_t, passes)
 
-    monkeypatch.setattr("edlm.sampler.bounds.begin_step", spy)
+    monkeypatch.setattr("edlm.sampler.bounds.begin_steps", spy)
     return steps
 
 
