@@ -34,7 +34,7 @@ def mask_tokens(x_0: Tensor, t: Tensor, schedule: Schedule, mask_token_id: int, 
         x_0: Clean tokens, shape ``[batch, length]``.
         t: Times in [0, 1], shape ``[batch]``.
         schedule: Gives ``alpha``.
-        mask_token_id: Token that stands for "unknown".
+        mask_token_id: Token that represents "unknown".
         generator: Source of randomness, on any device.
 
     Returns:

@@ -105,8 +105,8 @@ def bisecting(rows: MaskedRows) -> tuple[Tensor, Tensor]:
     """As `dilated` where ``T`` is a power of two that divides ``n``; else later steps are larger.
 
     It takes residue classes modulo the least power of two ``P >= T``, in bit-reversed sequence: a class at each of the
-    first ``2 T - P`` steps and two at each later one, since tokens whose near neighbours are known depend less on each
-    other.
+    first ``2 T - P`` steps and two at each later one, since tokens whose near neighbours are revealed depend less on
+    each other.
     """
     step = torch.tensor(_steps_of_classes(rows.num_steps), device=rows.masked.device)
     step = step[rows.nth % len(step)]

@@ -21,7 +21,7 @@ class RevealPlan:
         ranking: Positions in the order of revelation, initially masked ones first; ``[batch, length]``.
         bounds: ``bounds[b, i]`` positions of row ``b`` are revealed before step ``i``;
             ``[batch, num_steps + 1]``.
-        target: The positions that are revealed, bool, ``[batch, length]``; what else is masked stays so.
+        target: Positions that are revealed, bool, ``[batch, length]``; other masks stay.
         by_confidence: The ranking of a step is made from its marginals instead.
     """
 
@@ -39,13 +39,13 @@ class RevealPlan:
         return (x_t == mask_token_id) & self.target
 
     def num_due(self, step: int | Tensor, masked: Tensor) -> Tensor:
-        """How many positions step ``step`` decides, given what is still masked.
+        """How many positions step ``step`` decides, given the positions still masked.
 
         Positions that earlier steps left masked are due again.
 
         Args:
             step: Step index, one for all rows or one a row, shape ``[batch]``.
-            masked: What of the target is masked when the step begins, bool, shape ``[batch, length]``.
+            masked: Masked target positions when the step begins, bool, shape ``[batch, length]``.
 
         Returns:
             Shape ``[batch]``.
@@ -59,7 +59,7 @@ class RevealPlan:
 
         Args:
             step: Step index, one for all rows or one a row, shape ``[batch]``.
-            masked: What is masked when the step begins, bool, shape ``[batch, length]``.
+            masked: Masked positions when the step begins, bool, shape ``[batch, length]``.
             confidence: The largest log-probability of each position, shape ``[batch, length]``;
                 needed by (and only by) the confidence order. Ties go to the lowest position.
         """
@@ -80,7 +80,7 @@ class RevealPlan:
         return Slots.from_ranked(self.ranking[rows], (first <= places) & (places < last))
 
     def masked_at(self, step: Tensor) -> Tensor:
-        """What is still masked when step ``step[b]`` of each row begins, bool ``[batch, length]``."""
+        """Positions still masked when step ``step[b]`` of each row begins, bool ``[batch, length]``."""
         self._check_fixed()
         places = torch.arange(self.ranking.shape[1], device=step.device)
         rows = torch.arange(len(step), device=step.device)

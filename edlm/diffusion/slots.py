@@ -53,7 +53,7 @@ class Slots:
         return Slots(rows, self.positions[keep], ranks, self.batch_size)
 
     def part(self, index: Tensor) -> Slots:
-        """Some of the slots, their ranks as they are; for work in chunks or rounds."""
+        """The slots at ``index``, with their ranks unchanged; for work in chunks or rounds."""
         return Slots(self.rows[index], self.positions[index], self.ranks[index], self.batch_size)
 
     def followed_by(self, others: Slots) -> Slots:
@@ -129,7 +129,7 @@ def num_rounds(counts: Tensor, size: int) -> Tensor:
 
 
 def places_of(rows: Tensor, batch_size: int) -> Tensor:
-    """Where each row of a batch stands in ``rows``, shape ``[batch_size]``; -1 where it does not.
+    """Index of each row of a batch in ``rows``, shape ``[batch_size]``; -1 where it is absent.
 
     Example:
         >>> places_of(torch.tensor([1, 3]), 4).tolist()

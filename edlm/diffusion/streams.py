@@ -19,7 +19,7 @@ class RowStreams:
 
     Args:
         seeds: One non-negative integer a row.
-        block: Of text that is written block by block: each has streams of its own.
+        block: Index of a block of text; each block has its own streams.
 
     Raises:
         ValueError: a seed is negative.
@@ -44,7 +44,7 @@ class RowStreams:
         return RowGenerators([(seed, _VALUES, at, *self._block) for seed, at in zip(self.seeds, steps, strict=True)])
 
     def steps(self) -> RowGenerators:
-        """The streams that steps are sampled from, where a bound is estimated from some of them."""
+        """The streams that steps are sampled from, where a bound is estimated from a subset."""
         return RowGenerators([(seed, _STEPS) for seed in self.seeds])
 
 
@@ -63,15 +63,17 @@ class RowGenerators:
         Args:
             counts: Number of items of each row, shape ``[batch]``.
             repeats: Numbers per item.
-            repeating: Rows that draw more than one; the others' first number stands in all columns. All if None.
+            repeating: Rows that draw more than one; the others repeat their first number in all columns. All if None.
 
         Returns:
             Shape ``[sum(counts), repeats]``, float64, on the CPU.
         """
         several = [True] * len(counts) if repeating is None else repeating.tolist()
         drawn = [
-            torch.rand(repeats if more else 1, count, generator=generator, dtype=torch.float64).T.expand(-1, repeats)
-            for count, more, generator in zip(counts.tolist(), several, self._generators, strict=True)
+            torch.rand(repeats if repeated else 1, count, generator=generator, dtype=torch.float64).T.expand(
+                -1, repeats
+            )
+            for count, repeated, generator in zip(counts.tolist(), several, self._generators, strict=True)
             if count
         ]
         return torch.cat(drawn) if drawn else torch.empty(0, repeats, dtype=torch.float64)

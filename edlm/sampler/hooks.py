@@ -28,7 +28,7 @@ class RerankLogits:
 
     For loops that take the largest logit at every masked position and, as confidence, its probability, such as
     LLaDA's ``generate`` at temperature 0: the largest logit is that of the chosen token, its softmax is the
-    denoiser's own probability of it, and the rest is spread evenly. So the loop keeps its order of confidence.
+    denoiser's own probability of it, and the remainder is spread evenly. So the loop keeps its order of confidence.
 
     Candidates fill all masked positions (sequence scope), drawn from the loop's own logits, which must predict the
     token at their own position. One object serves one batch from its first step to its last.
@@ -47,7 +47,7 @@ class RerankLogits:
         ValueError: an option breaks its rule, or the energy needs more than a loop gives it.
 
     Note:
-        A token with ``p <= 1 / vocab_size`` cannot both be the largest and have its own probability when the rest is
+        A token with ``p <= 1 / vocab_size`` cannot both be the largest and have its own probability when the others are
         spread evenly: its confidence is then just above ``1 / vocab_size``, the higher the likelier. A loop that adds
         noise or a temperature of its own undoes the choice. Rows that are padded on the left are judged with their
         padding.
@@ -150,25 +150,13 @@ class DreamLogitsHook(RerankLogits):
     temperature to 0, so that its order of confidence stays. A call with step 0 begins anew.
 
     Args:
-        denoiser: As for `RerankLogits`.
-        energy: As for `RerankLogits`.
-        num_candidates: As for `RerankLogits`.
+        args: Those of `RerankLogits`: ``denoiser``, ``energy``, ``num_candidates``.
         keep_confidence: Return the logits of `RerankLogits`.
-        seed: As for `RerankLogits`.
-        options: As for `RerankLogits`.
+        options: Those of `RerankLogits`, ``seed`` among them.
     """
 
-    def __init__(
-        self,
-        denoiser: Denoiser | int,
-        energy: Energy,
-        num_candidates: int,
-        *,
-        keep_confidence: bool = False,
-        seed: int | Sequence[int] | None = None,
-        **options: Any,
-    ):
-        super().__init__(denoiser, energy, num_candidates, seed=seed, **options)
+    def __init__(self, *args: Any, keep_confidence: bool = False, **options: Any):
+        super().__init__(*args, **options)
         self.keep_confidence = keep_confidence
 
     def __call__(self, step: int | None, x: Tensor, logits: Tensor) -> Tensor:

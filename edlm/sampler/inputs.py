@@ -24,12 +24,12 @@ def check_padding(tokens: Tensor, attention_mask: Tensor | None) -> Tensor | Non
 
 
 def check_tokens(kernel: Kernel, x_t: Tensor, target: Tensor | None, real: Tensor | None) -> Tensor:
-    """Raise ValueError unless ``x_t[batch, length]`` can be filled; returns what is to be filled, a bool table.
+    """Raise ValueError unless ``x_t[batch, length]`` can be filled; returns the positions to fill, a bool table.
 
     Args:
         kernel: Its denoiser and energy.
         x_t: Tokens, already checked by `check_padding`.
-        target: Masked positions that are to be filled, bool ``[batch, length]``; all if None.
+        target: Masked positions to fill, bool ``[batch, length]``; all if None.
         real: False at padding; None without.
     """
     vocab_size, mask_token_id = kernel.denoiser.vocab_size, kernel.denoiser.mask_token_id
@@ -72,7 +72,7 @@ def _check_completeness(kernel: Kernel, x_t: Tensor, masked: Tensor, real: Tenso
 
 
 def check_data(kernel: Kernel, x_0: Tensor, given: Tensor | None, real: Tensor | None) -> Tensor:
-    """Raise ValueError unless ``x_0`` can be scored; returns what is to be predicted, bool ``[batch, length]``."""
+    """Raise ValueError unless ``x_0`` can be scored; returns the positions to predict, bool ``[batch, length]``."""
     if given is None:
         given = torch.zeros(x_0.shape, dtype=torch.bool, device=x_0.device)
     if given.shape != x_0.shape or given.dtype != torch.bool:

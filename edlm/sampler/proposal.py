@@ -1,4 +1,4 @@
-"""The proposal: candidates drawn from the product of the denoiser's marginals, tempered or truncated if asked."""
+"""The proposal: candidates drawn from the product of the denoiser's marginals, tempered or truncated on request."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from edlm.numerics import precise
 
 @dataclass(frozen=True)
 class Proposal:
-    """What tokens are drawn from: ``log q'`` made of log-probabilities of each slot.
+    """The law ``q'`` that tokens are drawn from, made of the marginals of each slot.
 
-    Tempered first, then cut to the ``top_k`` likeliest tokens, then to the nucleus of what is left: the fewest
+    Tempered first, then cut to the ``top_k`` likeliest tokens, then to the nucleus of the remaining ones: the fewest
     likeliest tokens that hold ``top_p`` of the mass. Ties go to the lowest token.
 
     Args:

@@ -79,7 +79,7 @@ def log_share_of_data(log_weights: Tensor, num_candidates: int | None = None, nu
 
     ``log k + log softmax_j(log_weights)[0]`` of k candidates with the data in slot 0. Where there are more of either,
     ``log mean_{m, o} k w_m / (w_m + sum of w over k - 1 others from the o-th on)``, m over the data's fillings and o
-    over all others, in a circle: each term has the mean of one draw, whoever it shares candidates with, so the bound
+    over all others, in a circle: each term has the mean of one draw, whichever terms share its candidates, so the bound
     stays one and is tighter.
 
     Args:
@@ -100,9 +100,9 @@ def log_share_of_data(log_weights: Tensor, num_candidates: int | None = None, nu
     data, others = log_weights[:, :num_data, None], log_weights[:, num_data:]
     k = log_weights.shape[1] if num_candidates is None else num_candidates
     if others.shape[1] == k - 1:
-        rest = others[:, None, :].logsumexp(-1)
+        others_sum = others[:, None, :].logsumexp(-1)
     else:
-        rest = torch.cat([others, others[:, : k - 2]], 1).unfold(1, k - 1, 1).logsumexp(-1)
-    both = torch.logaddexp(data, rest[:, None])
+        others_sum = torch.cat([others, others[:, : k - 2]], 1).unfold(1, k - 1, 1).logsumexp(-1)
+    both = torch.logaddexp(data, others_sum[:, None])
     shares = (data - torch.where(torch.isneginf(data), 0.0, both)).flatten(1)
     return shares.logsumexp(-1) + math.log(k / shares.shape[1])

@@ -1,4 +1,4 @@
-"""The start of a step: one denoiser pass, the reveal set, and what is decided on it by whom."""
+"""The start of a step: one denoiser pass, the reveal set, and the module that decides its tokens."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def decider(kernel: Kernel, step: Step) -> ModuleType:
 
 
 def begin_step(kernel: Kernel, plan: RevealPlan, at: Tensor, x_t: Tensor, passes: Passes) -> Step:
-    """Run the denoiser and find what is to be decided; see `begin_steps`."""
+    """Run the denoiser and choose the reveal set of one kernel; see `begin_steps`."""
     return begin_steps([kernel], plan, at, x_t, passes)[0]
 
 
@@ -113,7 +113,7 @@ def _confidence(denoiser: Denoiser, encoding: Encoding | None, wanted: Tensor) -
     """The largest log-probability at the wanted positions, ``-inf`` elsewhere, ``[batch, length]``.
 
     In steps of a thousandth of a nat: rounding depends on the batch, and must not break ties. A network without
-    absolute positions is equally sure everywhere of a sequence of which nothing is known.
+    absolute positions is equally sure at all positions of a fully masked sequence.
     """
     everywhere = Slots.where(wanted)
     confidence = torch.full(wanted.shape, -torch.inf, device=wanted.device)

@@ -20,7 +20,7 @@ class Window(ABC):
         Args:
             step: Index of each row's step, from 0, shape ``[batch]``.
             t: Its time, shape ``[batch]``; the first step has ``t = 1``.
-            masked: What is masked when it begins, bool, shape ``[batch, length]``.
+            masked: Masked positions when it begins, bool, shape ``[batch, length]``.
             real: False at padding, bool, shape ``[batch, length]``; None without padding.
         """
 

@@ -1,4 +1,4 @@
-"""What is minimised: each objective turns tokens and a generator into a scalar loss in nats per token."""
+"""Training objectives: each turns tokens and a generator into a scalar loss in nats per token."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class AutoregressiveObjective:
     """Cross-entropy of a causal LM with a token before the first: ``-log p(x)``, nats per token, low = good.
 
     Args:
-        bos_token_id: What stands before the first token.
+        bos_token_id: The token before the first one.
     """
 
     def __init__(self, bos_token_id: int):
@@ -65,7 +65,7 @@ class AutoregressiveObjective:
 
 @dataclass(frozen=True)
 class EnergyObjectiveConfig:
-    """What decisions an energy is trained on; each batch draws one of each mixture.
+    """The decisions that an energy is trained on; each batch draws one of each mixture.
 
     Args:
         loss: "likelihood" (``-log q`` of the data; normalized heads), "ranking" (InfoNCE: the bound (*) itself) or
@@ -104,7 +104,7 @@ class EnergyObjectiveConfig:
 class EnergyObjective:
     """Train an energy on decisions of the kind that the sampler makes, against its frozen denoiser.
 
-    Each row is at a step of its own, spread evenly over the steps, with its true tokens as the ones revealed so far;
+    Each row is at its own step, spread evenly over the steps, with its true tokens as those revealed so far;
     negatives are drawn from the denoiser's marginals, as the sampler draws.
 
     - likelihood: ``E(data) - log p_theta(data) = -log q(data)``, nats per token.
@@ -113,7 +113,7 @@ class EnergyObjective:
 
     Args:
         denoiser: Frozen; moved to the device of the batch.
-        config: Which decisions.
+        config: The mixture of decisions.
         reads_hidden: Whether the energy reads the denoiser's states.
 
     References:

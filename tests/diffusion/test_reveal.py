@@ -111,7 +111,7 @@ def test_bisecting_takes_single_classes_first_and_pairs_of_them_later(num_steps,
     assert reveal_sets(all_masked(length), "bisecting", num_steps) == [expected]
 
 
-def test_bisecting_counts_masked_positions_of_the_row_and_reveals_all_of_them():
+def test_bisecting_counts_masked_positions_and_reveals_all_of_them():
     masked = torch.tensor([[0, 1, 1, 0, 1, 1, 0, 1, 1], [1, 0, 0, 0, 0, 0, 0, 0, 1]]).bool()
     assert reveal_sets(masked, "bisecting", 3) == [[[1, 7], [4], [2, 5, 8]], [[0], [], [8]]]
 

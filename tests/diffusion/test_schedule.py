@@ -43,7 +43,7 @@ def test_derivative_is_that_of_alpha_by_autograd_and_by_differences(schedule):
 
 
 @each
-def test_nelbo_weight_is_minus_the_log_derivative_of_the_masked_probability(schedule):
+def test_nelbo_weight_is_minus_log_derivative_of_masked_probability(schedule):
     t = INSIDE.clone().requires_grad_()
     # -alpha' / (1 - alpha) = d log(1 - alpha) / dt
     (expected,) = torch.autograd.grad((1 - schedule.alpha(t)).log().sum(), t)

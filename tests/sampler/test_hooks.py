@@ -139,7 +139,7 @@ def one_call(energy, k=4, **options):
     return x, logits, RerankLogits(MASK, energy, k, **{"seed": 3, **options})(x, logits)
 
 
-def test_the_largest_logit_is_chosen_and_its_softmax_is_its_own_probability():
+def test_largest_logit_is_chosen_and_its_softmax_is_its_probability():
     x, logits, out = one_call(CallableEnergy(lambda candidates, x, log_p: 1.5 * log_p), k=50)  # likes the unlikely
     assert out.shape == logits.shape and out.dtype == logits.dtype
     assert torch.equal(out[x != MASK], logits[x != MASK])

@@ -50,7 +50,7 @@ def test_choose_draws_by_weight():
     assert (shifted != chosen).sum() < 5  # up to rounding at a cell's edge
 
 
-def test_share_of_several_draws_is_the_log_of_the_mean_over_fillings_and_circular_windows():
+def test_share_of_several_draws_is_the_log_mean_over_circular_windows():
     w = table([1.0, 0.2, 0.5, 0.3, 0.1, 0.7], [0.0, 0.4, 0.0, 0.0, 0.9, 0.1], [0.0, 0.0, 0.5, 0.3, 0.1, 0.7])
     for k, num_data in ((3, 2), (4, 2), (2, 1), (5, 2), (6, 1)):
         expected = []

@@ -107,7 +107,7 @@ def test_the_denoiser_is_run_once_a_step_whatever_the_number_of_samplers(order, 
     assert not calls
 
 
-def test_an_energy_is_asked_what_it_is_asked_alone_beside_one_that_needs_every_row():
+def test_shared_decisions_equal_those_without_an_energy_of_every_row():
     """Rows of two tokens wait while rows of three decide; for one energy they are filled meanwhile."""
     given = torch.zeros(27, 3, dtype=torch.bool)
     given[::2, 1] = True
@@ -127,7 +127,7 @@ def test_an_energy_is_asked_what_it_is_asked_alone_beside_one_that_needs_every_r
     torch.testing.assert_close(shared, expected, rtol=0, atol=1e-12)
 
 
-def test_a_network_runs_once_a_step_for_those_that_read_its_states_and_those_that_do_not():
+def test_network_runs_once_a_step_whoever_reads_its_states():
     denoiser = modernbert()
     head, choice = disturbed_head(denoiser), disturbed_head(denoiser, form="unnormalized")
     common = {"order": "random", "num_steps": 2}

@@ -54,7 +54,7 @@ def test_law_given_a_prompt(options, bulk_streams):
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_the_bound_is_the_enumerated_one_and_infinite_where_the_nucleus_ends(options, bulk_streams):
+def test_bound_is_the_enumerated_one_and_infinite_outside_the_nucleus(options, bulk_streams):
     brute = BruteForce(WORLD, options)
     bound = torch.tensor([brute.bound(x) for x in SEQUENCES], dtype=torch.float64)
     found, finite = draws(sampler(options), 2000), torch.isfinite(bound)

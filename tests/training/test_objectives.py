@@ -127,7 +127,7 @@ def test_the_denoisers_loss_has_the_gradient_of_its_value():
 # The causal LM
 
 
-def test_the_autoregressive_loss_is_minus_log_p_with_bos_before_the_first_token():
+def test_autoregressive_loss_is_minus_log_p_with_bos_first():
     model = random_causal_lm()
     for bos in (BOS, 2):
         loss, metrics = AutoregressiveObjective(bos)(model, SEQUENCES, generator())
@@ -190,7 +190,7 @@ def test_contexts_are_those_of_the_plan_and_steps_are_spread_evenly(order):
 
 
 @pytest.mark.parametrize("order", ["random", "dilated", "ancestral"])
-def test_on_one_pass_the_step_and_those_after_it_are_decided_as_if_they_came_next(order):
+def test_later_steps_are_decided_on_one_pass_as_if_they_came_next(order):
     x_0, decision = decisions(12, 2, seeing_denoiser(), num_steps=(6,), orders=(order,), decisions_per_pass=6)
     masked = decision.step.x_t == 5
     sources = decision.step.encoding.place.tolist()  # one pass for all decisions of a row
@@ -398,7 +398,7 @@ def test_item_8_nce_recovers_the_log_ratio(loss, num_negatives, monkeypatch):
 
 
 @pytest.mark.parametrize("loss", ["binary", "ranking"])
-def test_item_8_with_drawn_decisions_the_log_ratio_is_where_the_gradient_vanishes(loss):
+def test_item_8_gradient_of_drawn_decisions_vanishes_at_the_log_ratio(loss):
     """Steps, groups, contexts and negatives as drawn: no mean gradient at the truth; one at its opposite.
 
     For ranking, a constant is added in each context. False alarm: 64 entries at 8e-11 each.
@@ -470,7 +470,7 @@ def test_settings_that_cannot_be_trained_on_are_refused(settings, said):
         EnergyObjectiveConfig(**settings)
 
 
-def test_the_denoiser_is_frozen_and_its_states_kept_only_for_who_reads_them():
+def test_denoiser_is_frozen_and_its_states_kept_only_where_read():
     denoiser = random_denoiser()
     denoiser.train()
     denoiser.register_parameter("weight", nn.Parameter(torch.ones(1)))

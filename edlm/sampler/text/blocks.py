@@ -15,7 +15,7 @@ from edlm.sampler.text.prompts import Row
 
 @dataclass(frozen=True)
 class View:
-    """What the denoiser sees of a row while a block is written.
+    """The part of a row that the denoiser sees while a block is written.
 
     Attributes:
         index: Positions of the row, ascending, ``[width]``.
@@ -27,7 +27,7 @@ class View:
 
 
 def check_block_length(denoiser: Denoiser, block_length: int | None) -> int | None:
-    """The block length asked for, or the denoiser's own.
+    """The requested block length, or the denoiser's own.
 
     Raises:
         ValueError: it is not positive, or not that of a denoiser that writes in blocks.
@@ -45,11 +45,11 @@ def views_of(row: Row, denoiser: Denoiser, block_length: int | None) -> list[Vie
     """A view for each block of the row that holds something to write, left to right.
 
     The view is the whole row if it fits the denoiser; else so much of it that ends with the block, or, for the first
-    blocks, begins with the row. The frame is always there. A denoiser that writes in blocks of its own, at multiples
+    blocks, begins with the row. The frame is always included. A denoiser that writes in blocks of its own, at multiples
     of their size, sees nothing on the right of the block.
 
     Args:
-        row: What is written.
+        row: A text with gaps.
         denoiser: Its ``max_length``, ``block_size`` and frame.
         block_length: As `check_block_length` gives it; None writes all at once.
 

@@ -1,4 +1,4 @@
-"""Texts in the making: prompts and texts with gaps as rows of tokens, some of them to be written."""
+"""Prompts and texts with gaps as rows of tokens, masks where text is to be written."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _LEADING_SPACE = ("Ġ", "▁")  # byte-level BPE, sentencepiece: the space befor
 
 @dataclass(frozen=True)
 class Row:
-    """One text in the making.
+    """A text with gaps.
 
     Attributes:
         tokens: The mask token where text is to be written, int64, shape ``[length]``.
-        gaps: First position and the one after the last of what is to be written, ascending.
-        num_prefix: How many tokens on the left are no text but say that it begins.
-        num_suffix: How many tokens on the right say that it ends.
+        gaps: First position of each gap and the one after its last, ascending.
+        num_prefix: Number of leading framing tokens (BOS, [CLS]).
+        num_suffix: Number of trailing framing tokens.
     """
 
     tokens: Tensor
@@ -124,19 +124,19 @@ class Reader:
 
     def pieces(self, text: str, mask: str, span_length: int) -> list[list[int] | int]:
         """Tokens of the pieces of a text, and sizes of the gaps between them."""
-        own = getattr(self.tokenizer, "mask_token", None)
-        marks = "|".join(rf"{re.escape(m[:-1])}(?::\d+)?{re.escape(m[-1])}" for m in {mask, own or mask})
+        tokenizer_mask = getattr(self.tokenizer, "mask_token", None)
+        marks = "|".join(rf"{re.escape(m[:-1])}(?::\d+)?{re.escape(m[-1])}" for m in {mask, tokenizer_mask or mask})
         parts: list[list[int] | int] = []
         position = 0
-        for found in re.finditer(marks, text):
-            before = text[position : found.start()]
+        for match in re.finditer(marks, text):
+            before = text[position : match.start()]
             if before.endswith(" ") and self._leading_space():
-                before = before[:-1]  # it belongs to the token that is to be written
-            size = re.search(r":(\d+).$", found.group())
+                before = before[:-1]  # it belongs to the first token of the gap
+            size = re.search(r":(\d+).$", match.group())
             parts += [self.read(before, inside=position > 0), int(size.group(1)) if size else span_length]
             if parts[-1] < 1:
-                raise ValueError(f"a gap must hold at least one token, got {found.group()!r}")
-            position = found.end()
+                raise ValueError(f"a gap must hold at least one token, got {match.group()!r}")
+            position = match.end()
         return [*parts, self.read(text[position:], inside=position > 0)]
 
     def row(self, parts: Sequence[list[int] | int], prefix: list[int]) -> Row:
@@ -156,7 +156,7 @@ class Reader:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
     def _leading_space(self) -> str:
-        """What stands for a space at the beginning of this tokenizer's words, "" if it does so apart from them."""
+        """The tokenizer's leading-space marker, or "" if a space is a token of its own."""
         if self._marker is None:
             words = self.tokenizer.get_vocab()
             self._marker = next((m for m in _LEADING_SPACE if any(w[0] == m and len(w) > 1 for w in words if w)), "")

@@ -1,4 +1,4 @@
-"""Tokens as text again: where it stops, what was written, and masks shown as masks."""
+"""Tokens decoded to text: where it stops, the filling of each gap, and masks rendered as masks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from edlm.sampler.text.prompts import Row
 
 
 class Transcript:
-    """Shows rows as text.
+    """Decodes rows to text.
 
     Args:
-        denoiser: Its tokenizer writes.
-        eos_token_id: Tokens that end what is written; "auto" is the tokenizer's.
+        denoiser: Its tokenizer decodes.
+        eos_token_id: Tokens that end the written text; "auto" is the tokenizer's.
         stop: Strings that end it.
 
     Raises:
@@ -31,8 +31,8 @@ class Transcript:
     ):
         self.tokenizer, self.mask_token_id = denoiser.tokenizer, denoiser.mask_token_id
         if eos_token_id == "auto":
-            own = getattr(self.tokenizer, "eos_token_id", None)
-            eos_token_id = denoiser.eos_token_id if denoiser.eos_token_id is not None else own
+            of_tokenizer = getattr(self.tokenizer, "eos_token_id", None)
+            eos_token_id = denoiser.eos_token_id if denoiser.eos_token_id is not None else of_tokenizer
         if isinstance(eos_token_id, str):
             raise ValueError(f"eos_token_id must be 'auto', a token, several, or None, got {eos_token_id!r}")
         several = [eos_token_id] if eos_token_id is None or isinstance(eos_token_id, int) else eos_token_id
@@ -48,10 +48,10 @@ class Transcript:
         self._knows_mask = getattr(self.tokenizer, "mask_token_id", None) == self.mask_token_id
 
     def read(self, row: Row, tokens: Tensor) -> tuple[str, tuple[str, ...]]:
-        """The text, cut in its last gap where that stops, and what stands in each gap; masks are shown.
+        """Full text, cut at the stop string of its last gap, and the filling of each gap; masks are rendered.
 
         Args:
-            row: Says what is text and where the gaps are.
+            row: The text with its gaps and frame.
             tokens: Its tokens as they are now, ``[length]``.
 
         Returns:
@@ -70,17 +70,17 @@ class Transcript:
             text, through = self._decode(before), self._decode(before + gap)
             fills.append(through[len(text) :] if through.startswith(text) else self._decode(gap))
             before, at = before + gap, stop
-        rest = ids[at : len(ids) - row.num_suffix]
-        whole = self._decode(before + rest)
+        after = ids[at : len(ids) - row.num_suffix]
+        whole = self._decode(before + after)
         cut = self._first_stop(fills[-1]) if fills else None
         if cut is None:
             return whole, tuple(fills)
         through = self._decode(before)
-        tail = whole[len(through) :] if whole.startswith(through) else self._decode(rest)
+        tail = whole[len(through) :] if whole.startswith(through) else self._decode(after)
         return text + fills[-1][:cut] + tail, (*fills[:-1], fills[-1][:cut])
 
     def has_stopped(self, row: Row, tokens: Tensor) -> bool:
-        """Whether an end was written in the row's last gap; what is written after it does not count any more."""
+        """Whether an end was written in the row's last gap; text after it does not count."""
         start, stop = row.gaps[-1]
         gap = [None if token == self.mask_token_id else token for token in tokens[start:stop].tolist()]
         if self._first_eos(gap) < len(gap):
@@ -91,16 +91,16 @@ class Transcript:
         return next((i for i, token in enumerate(gap) if token in self.eos_token_ids), len(gap))
 
     def _first_stop(self, text: str) -> int | None:
-        found = [at for at in (text.find(end) for end in self.stop) if at >= 0]
-        return min(found) if found else None
+        ends = [at for at in (text.find(end) for end in self.stop) if at >= 0]
+        return min(ends) if ends else None
 
     def _decode(self, ids: Sequence[int | None]) -> str:
-        """Text of tokens, special ones left out; None stands for a mask."""
-        shown = [token for token in ids if token not in self._special]
+        """Text of tokens, special ones left out; None represents a mask."""
+        visible = [token for token in ids if token not in self._special]
         if self._knows_mask:
-            return self.tokenizer.decode([self.mask_token_id if token is None else token for token in shown])
+            return self.tokenizer.decode([self.mask_token_id if token is None else token for token in visible])
         parts: list[list[int]] = [[]]
-        for token in shown:
+        for token in visible:
             if token is None:
                 parts.append([])
             else:

@@ -289,7 +289,7 @@ def test_diagnostics_of_a_step():
 
 @pytest.mark.parametrize("order", ["random", "dilated", "left_to_right", "confidence"])
 @pytest.mark.parametrize("batch_size", [None, 3])
-def test_judged_counts_the_candidates_of_the_rows_and_steps_that_the_energy_decides(order, batch_size):
+def test_judged_counts_candidates_of_rows_and_steps_with_energy(order, batch_size):
     """Of rows of 4 masks each step writes one of 1, 1, 2; of the rows of 3, 2, 1 and no masks others."""
     revealed = torch.tensor([[1, 1, 2], [0, 1, 1], [1, 1, 1], [0, 0, 0], [1, 1, 2], [0, 1, 1], [0, 0, 1], [1, 1, 2]])
 
