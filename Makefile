@@ -30,6 +30,7 @@ test-slow: $(READY)  ## run the slow tests (that of the report needs chromium an
 
 lint: $(READY)  ## check style with ruff
 	$(VENV)/bin/ruff check $(ARGS)
+	$(VENV)/bin/ruff format --check
 
 clean:  ## remove the environment, caches and build files
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""Imports point one way and in no circle; no file, parameter list or test name is longer than the house allows."""
+"""The public names; imports point one way and in no circle; lengths of files, parameter lists and test names."""
 
 import ast
 from collections.abc import Iterator
@@ -7,10 +7,17 @@ from pathlib import Path
 
 import pytest
 
+import edlm
+
 ROOT = Path(__file__).resolve().parents[1]
-HOUSE = "numerics corpus diffusion denoisers energies sampler config training evaluation commands cli".split()
+HOUSE = "numerics corpus diffusion denoisers energies sampler training evaluation commands cli".split()
 EVALUATION = "estimates likelihood samples languages experiment plots report".split()
 ENTRANCES = {"edlm", "edlm.__main__"}  # they may see everything
+PUBLIC = """
+EnergySampler SamplerOptions RerankLogits DreamLogitsHook Denoiser FunctionDenoiser load_denoiser wrap_denoiser
+Energy AutoregressiveEnergy CallableEnergy ResidualHead SequenceEnergy TextEnergy load_energy
+corpus denoisers diffusion energies evaluation sampler training
+"""
 
 
 def name_of(path: Path) -> str:
@@ -41,6 +48,11 @@ GRAPH = {name: imported(name, tree, FILES[name].name == "__init__.py") for name,
 
 def edges() -> Iterator[tuple[str, str]]:
     return ((name, other) for name in GRAPH if name not in ENTRANCES for other in GRAPH[name])
+
+
+def test_edlm_exports_its_public_names():
+    assert sorted(PUBLIC.split()) == edlm.__all__ == dir(edlm)
+    assert all(getattr(edlm, name).__name__.removeprefix("edlm.") == name for name in edlm.__all__)
 
 
 def test_imports_have_no_cycle():
@@ -96,14 +108,14 @@ def test_no_file_of_edlm_is_above_260_lines():
     assert {name: length for name, length in lengths.items() if length > 260} == {}
 
 
-@pytest.mark.xfail(reason="until the redesign is done", strict=False)
 def test_no_function_has_more_than_7_parameters():
     def count(arguments: ast.arguments) -> int:
         names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
         return len([name for name in names if name not in ("self", "cls")])
 
     counts = {f"{name}.{f.name}": count(f.args) for name, tree in TREES.items() for f in functions(tree)}
-    assert {name: number for name, number in counts.items() if number > 7} == {}
+    exceptions = {"edlm.evaluation.harness.model.__init__"}  # until issue 11 is done
+    assert {name for name, number in counts.items() if number > 7} <= exceptions
 
 
 @pytest.mark.xfail(reason="until the redesign is done", strict=False)
