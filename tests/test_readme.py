@@ -91,7 +91,7 @@ def test_there_is_a_block_for_every_family():
 def test_python_block_runs(block, hub):
     names = {"edlm": edlm, "torch": torch}
     exec(block, names)  # noqa: S102
-    written = names["output"].tokens if "output" in names else names["tokens"]
+    written = names["output"].tokens
     assert len(written) == 2
     for row in written:
         assert (row != names["denoiser"].mask_token_id).all()
