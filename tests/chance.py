@@ -39,7 +39,7 @@ def assert_mean(draws: Tensor, expected: Tensor) -> None:
 
 
 class BulkStreams:
-    """Stands in for ``RowStreams``: one generator for all rows, so that 100,000 rows take no time."""
+    """Replaces ``RowStreams``: one generator for all rows, so that 100,000 rows take no time."""
 
     def __init__(self, seeds):
         self._generator = torch.Generator().manual_seed(len(seeds))

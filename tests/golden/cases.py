@@ -1,4 +1,4 @@
-"""What is measured of the small world: every energy and every option of the sampler, twice at least."""
+"""Cases of the small world: every energy and every option of the sampler, at least twice."""
 
 from typing import Any
 
@@ -70,22 +70,22 @@ NETWORKS = list(ENERGIES)[list(ENERGIES).index("autoregressive") :]
 
 
 def small_numbers() -> dict[str, dict[str, Any]]:
-    found = {"network/weights": {"denoiser": checksum(network())}}
-    found["network/weights"] |= {name: checksum(ENERGIES[name]()) for name in NETWORKS}
+    numbers = {"network/weights": {"denoiser": checksum(network())}}
+    numbers["network/weights"] |= {name: checksum(ENERGIES[name]()) for name in NETWORKS}
     for name, options in CASES:
-        found[entry(name, "case", options)] = case(name, **options)
+        numbers[entry(name, "case", options)] = case(name, **options)
     for name, options in LAWS:
         sampler = sampler_of(name, **options)
-        found[entry(name, "law", options)] = {"log_p": exact_law(sampler, 3)}
+        numbers[entry(name, "law", options)] = {"log_p": exact_law(sampler, 3)}
     for name in ("scored", "oracle", "head", "head_unnormalized", "sequence"):
-        found[entry(name, "published", {})] = published(name)
+        numbers[entry(name, "published", {})] = published(name)
     for name in ("base", "network"):
-        found[entry(name, "nelbo", {})] = nelbo(name)
+        numbers[entry(name, "nelbo", {})] = nelbo(name)
     for name, candidates in (("scored", 3), ("head", EXACT), ("head_unnormalized", 3)):
-        found[entry(name, "given and padded", {})] = given_and_padded(name, candidates)
+        numbers[entry(name, "given and padded", {})] = given_and_padded(name, candidates)
     lower, upper = log_partition_bounds(2 * random(3, 5, seed=6))
-    found["world/log Z"] = {"lower": lower, "upper": upper}
-    return found
+    numbers["world/log Z"] = {"lower": lower, "upper": upper}
+    return numbers
 
 
 def entry(name: str, what: str, options: dict[str, Any]) -> str:
@@ -97,10 +97,10 @@ def sampler_of(name: str, **options) -> edlm.EnergySampler:
 
 
 def case(name: str, inner_draws: int = 1, **options) -> dict[str, Any]:
-    """Samples, how they came about and what they cost, and the bound of some data and of themselves."""
+    """Samples, their diagnostics and cost, and the bound of data and of the samples themselves."""
     sampler = sampler_of(name, **options)
     output = sampler.sample(len(SEEDS), LENGTH, seeds=SEEDS)
-    whole = (output.tokens != MASK).all(1)  # all but those that the policy "keep" has left
+    whole = (output.tokens != MASK).all(1)  # the policy "keep" may leave masks
     x_0, seeds = torch.cat([X_0, output.tokens[whole]]), [*SEEDS, *torch.tensor(SEEDS)[whole].tolist()]
     return {
         "tokens": output.tokens,
@@ -122,24 +122,24 @@ def given_and_padded(name: str, num_candidates: int | None) -> dict[str, Any]:
     real = torch.tensor([[1] * 6, [1] * 6, [1, 1, 1, 1, 0, 0], [1] * 6]).bool()
     x_t[gaps] = MASK
     options = {**USUAL, "num_candidates": num_candidates}
-    how = {"given": ~gaps, "seeds": SEEDS}
+    options_of_bound = {"given": ~gaps, "seeds": SEEDS}
     return {
         "tokens": sampler.fill(x_t, attention_mask=real, seeds=SEEDS).tokens[real],
-        "bound": sampler.likelihood_bound(X_0, attention_mask=real, **how),
-        "function": likelihood_bound(sampler.denoiser, sampler.energy, X_0, **how, **options),
+        "bound": sampler.likelihood_bound(X_0, attention_mask=real, **options_of_bound),
+        "function": likelihood_bound(sampler.denoiser, sampler.energy, X_0, **options_of_bound, **options),
     }
 
 
 def published(name: str) -> dict[str, Any]:
-    how = {"num_draws": 3, "num_candidates": 4, "seed": 1}
-    value = published_perplexity(denoiser_of(name), ENERGIES[name](), X_0, **how)
+    options = {"num_draws": 3, "num_candidates": 4, "seed": 1}
+    value = published_perplexity(denoiser_of(name), ENERGIES[name](), X_0, **options)
     ends = {end: (value.perplexity(end).value, value.perplexity(end).stderr) for end in ("lower", "upper")}
-    rest = {what: getattr(value, what) for what in ("spread", "ess", "num_candidates", "untrusted")}
-    return {**ends, "marginal": value.marginal.nats_per_row, **rest}
+    others = {what: getattr(value, what) for what in ("spread", "ess", "num_candidates", "untrusted")}
+    return {**ends, "marginal": value.marginal.nats_per_row, **others}
 
 
 def nelbo(name: str) -> dict[str, Any]:
-    how = {"num_draws": 3, "seed": 1}
-    kinds = {kind: continuous_nelbo(denoiser_of(name), X_0, estimator=kind, **how) for kind in ("times", "counts")}
+    options = {"num_draws": 3, "seed": 1}
+    kinds = {kind: continuous_nelbo(denoiser_of(name), X_0, estimator=kind, **options) for kind in ("times", "counts")}
     kinds["enumerated"] = continuous_nelbo(denoiser_of(name), X_0, estimator="enumerated")
     return {kind: (value.value, value.stderr, *value.nats_per_row.tolist()) for kind, value in kinds.items()}

@@ -1,4 +1,4 @@
-"""What a redesign may move or spell otherwise: the only place to adapt. No number is decided here."""
+"""Names that a redesign may move: the only place to adapt. No number is decided here."""
 
 from edlm.cli import main as command_line
 from edlm.evaluation.languages.law import exact_law

@@ -1,4 +1,4 @@
-"""Numbers as JSON, one line for each, and how they are held against each other."""
+"""Numbers as JSON, one line for each, and how they are compared."""
 
 import json
 import math
@@ -14,7 +14,7 @@ CLOSE = {"world": 1e-9, "network": 1e-6, "shipped": 1e-6}  # relative, by the fi
 
 
 def described(*names: str, **options: Any) -> str:
-    """Name of an entry, which does not depend on how exact decisions are asked for."""
+    """Name of an entry, which does not depend on the value that requests exact decisions."""
     if options.get("num_candidates", 1) == EXACT:
         options["num_candidates"] = "exact"
     return ", ".join(["/".join(names), *(f"{key}={value}" for key, value in options.items())])
@@ -38,7 +38,7 @@ def load() -> dict[str, dict[str, Any]]:
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
-    """Each number or text by its path; what is empty counts too."""
+    """Each number or text by its path; an empty list or mapping is a leaf."""
     value = plain(value)
     if not isinstance(value, (dict, list, tuple)):
         return {path: value}
@@ -48,15 +48,15 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
     return {p: leaf for key, inner in pairs for p, leaf in leaves(inner, f"{path}/{key}").items()}
 
 
-def differences(name: str, golden: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """One line for each number that is missing or another; numbers that are new do not count."""
-    close, there, said = CLOSE[name.split("/")[0]], leaves(found), []
+def differences(name: str, golden: dict[str, Any], measured: dict[str, Any]) -> list[str]:
+    """One line for each number that is missing or differs; additional numbers do not count."""
+    close, now, messages = CLOSE[name.split("/")[0]], leaves(measured), []
     for path, before in leaves(golden).items():
-        if path not in there:
-            said.append(f"{path} is gone, was {before!r}")
-        elif not _same(before, there[path], close):
-            said.append(f"{path} is {there[path]!r}, was {before!r}{_by(before, there[path])}")
-    return said
+        if path not in now:
+            messages.append(f"{path} is gone, was {before!r}")
+        elif not _same(before, now[path], close):
+            messages.append(f"{path} is {now[path]!r}, was {before!r}{_by(before, now[path])}")
+    return messages
 
 
 def _same(a: Any, b: Any, close: float) -> bool:

@@ -1,4 +1,4 @@
-"""What is measured of the shipped models, and the numbers of ``edlm evaluate``."""
+"""Cases of the shipped models, and the numbers of ``edlm evaluate``."""
 
 import json
 from pathlib import Path
@@ -58,17 +58,17 @@ def shipped_numbers(folder: Path) -> dict[str, dict[str, Any]]:
     denoiser = edlm.load_denoiser("tinystories")
     path = Path(edlm.__file__).parent / "models" / "tinystories" / "valid.safetensors"
     x_0 = load_file(path)["tokens"].long()[:ROWS]
-    found = {}
+    numbers = {}
     for name, options in CASES:
         energy = edlm.load_energy(f"tinystories/{name}") if name else None
         sampler = edlm.EnergySampler(denoiser, energy, **options)
         bound = sampler.likelihood_bound(x_0, seeds=range(ROWS))
-        found[described("shipped", name or "base", **options)] = {"bound": bound, **written(sampler)}
-    return found | evaluated(folder)
+        numbers[described("shipped", name or "base", **options)] = {"bound": bound, **written(sampler)}
+    return numbers | evaluated(folder)
 
 
 def written(sampler: edlm.EnergySampler) -> dict[str, Any]:
-    """Tokens after two prompts, and a text with gaps; left to right, a causal LM sees nothing behind a gap."""
+    """Tokens after two prompts, and a text with gaps; left to right, a causal LM does not see the text after a gap."""
     output = sampler.generate(PROMPTS, 24, seed=3)
     filled = sampler.infill(GAPS, seed=4).text if sampler.order != "left_to_right" else []
     tokens = [row.tolist() for row in output.tokens]
@@ -76,18 +76,18 @@ def written(sampler: edlm.EnergySampler) -> dict[str, Any]:
 
 
 def evaluated(folder: Path) -> dict[str, dict[str, Any]]:
-    """All numbers in the results of ``edlm evaluate`` that are not of time or of the machine."""
+    """All numbers in the results of ``edlm evaluate`` but times and those of the machine."""
     config, output = folder / "evaluate.yaml", folder / "results.json"
     config.write_text(yaml.safe_dump(EVALUATE))
     assert command_line(["evaluate", "--config", str(config), "--output", str(output)]) == 0
     results = json.loads(output.read_text())
     settings = {f"{s['name']}, {s['num_steps']} steps": numbers_in(s) for s in results["settings"]}
     parts = {part: numbers_in(results[part]) for part in ("continuous", "gains", "frontier")}
-    return {described("shipped", "evaluate", name): found for name, found in (settings | parts).items()}
+    return {described("shipped", "evaluate", name): numbers for name, numbers in (settings | parts).items()}
 
 
 def numbers_in(value: Any) -> Any:
-    """The same without times, and what is no number, nor holds one."""
+    """The numbers in a nested value, without times."""
     if isinstance(value, (dict, list)):
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
         inner = {str(key): numbers_in(one) for key, one in pairs if "second" not in str(key)}

@@ -1,4 +1,4 @@
-"""Four letters at six positions: energies of every kind, with weights that do not depend on how they are made."""
+"""Four letters at six positions; energies of every kind, with weights that depend on their names alone."""
 
 from collections.abc import Callable
 from functools import cache
@@ -41,7 +41,7 @@ def world() -> edlm.FunctionDenoiser:
 
 
 def with_weights(module: nn.Module) -> nn.Module:
-    """Random weights that their names decide, however and in whichever sequence they were made."""
+    """Random weights, drawn with seeds from their names: independent of the order of initialisation."""
     for name, weight in module.named_parameters():
         generator = torch.Generator().manual_seed(crc32(name.encode()))
         centre = 1.0 if weight.ndim == 1 and not name.endswith("bias") else 0.0
@@ -50,7 +50,7 @@ def with_weights(module: nn.Module) -> nn.Module:
 
 
 def checksum(module: nn.Module) -> int:
-    """Tells other weights apart from other numbers."""
+    """Checksum of the weights: shows whether weights or computations changed."""
     total = 0
     for _, weight in sorted(module.named_parameters()):
         total = crc32(weight.detach().contiguous().numpy().tobytes(), total)

@@ -1,7 +1,7 @@
 """No number changes: the numbers of the code as it is, against those of ``numbers.json``.
 
 They were written at revision d4ba5e9, before the redesign, by ``python -m tests.golden.write`` (which writes them
-anew, for a change that is meant to change numbers). Tokens, counts and texts are held to be equal; other numbers to
+anew, for a change that is meant to change numbers). Tokens, counts and texts must be equal; other numbers to
 1e-9 of themselves, and to 1e-6 where a network has a part in them. Options whose defaults may change are all given.
 """
 
@@ -26,9 +26,9 @@ def shipped(tmp_path_factory):
     return shipped_numbers(tmp_path_factory.mktemp("golden"))
 
 
-def check(name, found):
-    assert name in found, f"{name} is measured no more"
-    different = differences(name, GOLDEN[name], found[name])
+def check(name, measured):
+    assert name in measured, f"{name} is no longer measured"
+    different = differences(name, GOLDEN[name], measured[name])
     assert not different, "\n".join([name, *different])
 
 
@@ -42,15 +42,15 @@ def test_no_number_of_the_shipped_models_changes(shipped, name):
     check(name, shipped)
 
 
-def test_all_that_is_measured_is_held_against_something(small, shipped):
+def test_every_measured_number_is_compared(small, shipped):
     assert [*small, *shipped] == list(GOLDEN)
 
 
-def test_differences_are_told_with_their_place_and_size():
+def test_differences_name_their_place_and_size():
     golden = {"tokens": [[1, 2]], "bound": [1.0, float("inf")], "kept": 3, "texts": []}
     assert differences("world/a", golden, {**golden, "bound": [1.0 + 1e-12, float("inf")], "new": 1}) == []
-    found = {"tokens": [[1, 3]], "bound": [1.5, float("nan")], "texts": ["a"]}
-    assert differences("world/a", golden, found) == [
+    measured = {"tokens": [[1, 3]], "bound": [1.5, float("nan")], "texts": ["a"]}
+    assert differences("world/a", golden, measured) == [
         "/tokens/0/1 is 3, was 2",
         "/bound/0 is 1.5, was 1.0, by 0.5",
         "/bound/1 is nan, was inf, by nan",
