@@ -14,7 +14,7 @@ from edlm.corpus.text import pack_documents, read_documents, split_documents, tr
 
 @dataclass(frozen=True)
 class PrepareCorpusConfig:
-    """How a corpus is prepared.
+    """Text or a synthetic language, and how it is cut into blocks.
 
     Args:
         output_dir: Folder to write.
@@ -23,13 +23,13 @@ class PrepareCorpusConfig:
         valid_fraction: Share of the documents held out when there is no ``valid_source``.
         text_field: Field that holds the text in JSONL, Parquet or a data set.
         tokenizer: Folder or hub id of a tokenizer with a mask token; by default one is trained.
-        tokenizer_kind: What is trained: "bpe" or "character".
-        vocab_size: Its size.
+        tokenizer_kind: Kind of the trained tokenizer: "bpe" or "character".
+        vocab_size: Size of the trained tokenizer.
         length: Tokens per block.
         language: A synthetic language to sample from instead of text.
         num_train: Blocks to sample from it.
         num_valid: Held-out blocks to sample from it.
-        seed: Of these samples.
+        seed: Seed of these samples.
     """
 
     output_dir: str
@@ -48,7 +48,7 @@ class PrepareCorpusConfig:
 
 
 def run(config: PrepareCorpusConfig) -> None:
-    """Read or sample, tokenise, pack, write, and say what was kept and what was not."""
+    """Read or sample, tokenise, pack, write, and print how many tokens were kept and dropped."""
     if (config.source is None) == (config.language is None):
         given = "none" if config.source is None else "both"
         raise ValueError(f"exactly one of source and language must be given, got {given}")
