@@ -10,8 +10,7 @@ from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.experiment.run import run as evaluate
 from edlm.evaluation.experiment.table import as_csv, as_markdown, as_table
-from edlm.evaluation.plots.report import bounds_svg, energies_svg, frontier_svg, save
-from edlm.evaluation.plots.table import plot_curves
+from edlm.evaluation.plots.evaluation import bounds_svg, energies_svg, frontier_svg, plot_bounds, save
 from edlm.evaluation.report.conclusions import conclusions
 from edlm.evaluation.report.page import write_report
 from edlm.evaluation.report.wandb import check_wandb, log_to_wandb
@@ -52,10 +51,10 @@ def _show(results: Results, config: EvaluateConfig, concluded: dict) -> None:
         table = as_markdown(results.rows)
         Path(config.markdown).write_text("\n".join([table, *(f"- {line}" for line in ratios)]) + "\n")
     if config.plot:
-        curves = [curve for curve in results.curves() if curve.name in (config.plotted or [curve.name])]
-        curves = [curve for curve in curves if curve.order in (config.plotted_orders or [curve.order])]
+        rows = [row for row in results.rows if row.name in (config.plotted or [row.name])]
+        rows = [row for row in rows if row.order in (config.plotted_orders or [row.order])]
         data = results.record["data"]
-        plot_curves(curves, config.plot, title=f"{data['rows']} held-out blocks of {data['length']} tokens")
+        plot_bounds(rows, config.plot, title=f"{data['rows']} held-out blocks of {data['length']} tokens")
 
 
 def _write_folder(results: Results, result: dict, folder: Path) -> None:

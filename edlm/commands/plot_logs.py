@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
-from edlm.evaluation.plots.table import plot_logs
+from edlm.evaluation.plots.drawing import COLOURS, STYLES, Line, plot, styles_of
 
 
 @dataclass(frozen=True)
@@ -12,7 +14,7 @@ class PlotLogsConfig:
     """Which training runs are plotted.
 
     Args:
-        logs: log.jsonl files of training runs; their names label the lines.
+        logs: log.jsonl files of training runs (at most 7); their names label the lines.
         output: Plot to write (.svg or .png).
     """
 
@@ -21,6 +23,24 @@ class PlotLogsConfig:
 
 
 def run(config: PlotLogsConfig) -> None:
-    """Plot the validation losses."""
-    plot_logs(config.logs, config.output)
+    """Plot the validation losses over updates, a line for each training run.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+        ValueError: a log without validation, no logs or too many, or another suffix.
+    """
+    lines = [line_of(Path(log)) for log in config.logs]
+    colours = styles_of("logs", [line.name for line in lines], COLOURS)
+    title = "validation loss: the same rows and noise at each point of a run"
+    labels = {"title": title, "xlabel": "updates", "ylabel": "loss, nats per token (low = good)"}
+    plot(config.output, lines, colours, {"": STYLES[0]}, **labels)
     print(config.output)
+
+
+def line_of(log: Path) -> Line:
+    """Validation losses of a run, nats per token, named after its file."""
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    valid = [record for record in records if record["split"] == "valid"]
+    if not valid:
+        raise ValueError(f"a log must hold validation losses, got none in {log}")
+    return Line(log.stem, "", [r["step"] for r in valid], [r["loss"] for r in valid])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 INK = "#1b1b19"  # text, axes and the base; within a page, the text colour of the page
 # Okabe and Ito 2008, for colour-blind readers; without yellow, which is too pale for a line.
@@ -43,25 +43,25 @@ class Line(NamedTuple):
 
 @contextmanager
 def drawing(
-    path: Any, size: tuple[float, float], *, rows: int = 1, columns: int = 1, **save: Any
+    file: str | Path | IO[str], size: tuple[float, float], *, rows: int = 1, columns: int = 1
 ) -> Iterator[tuple[Any, Any]]:
     """Figure and axes of ``size`` inches, saved when the block ends; matplotlib's state is left as it was.
 
     The same content gives the same bytes of svg, and its text stays text, so that it can be searched.
 
     Args:
-        path: Where to, ending in ``.png`` or ``.svg``; or an open file, and ``format`` in ``save``.
+        file: Where to, ending in ``.png`` or ``.svg``; or an open file, for an svg without a ground.
         size: Width and height.
         rows: Rows of axes.
         columns: Columns of axes.
-        save: Options of ``Figure.savefig``.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
         ValueError: another suffix.
     """
-    if isinstance(path, str | Path) and Path(path).suffix not in (".png", ".svg"):
-        raise ValueError(f"a picture's path must end in .png or .svg, got {Path(path).name!r}")
+    suffix = Path(file).suffix if isinstance(file, str | Path) else None
+    if suffix not in (".png", ".svg", None):
+        raise ValueError(f"a picture's path must end in .png or .svg, got {Path(file).name!r}")
     try:
         import matplotlib
         import matplotlib.style
@@ -74,8 +74,29 @@ def drawing(
     with matplotlib.style.context("default"), matplotlib.rc_context(fixed):
         figure = Figure(figsize=size, layout="constrained")
         yield figure, figure.subplots(rows, columns, sharex="col")
-        dated = not (isinstance(path, str | Path) and Path(path).suffix == ".png")
-        figure.savefig(path, dpi=200, metadata={"Date": None} if dated else None, **save)
+        metadata = None if suffix == ".png" else {"Date": None}
+        options = {"format": "svg", "transparent": True} if suffix is None else {}
+        figure.savefig(file, dpi=200, metadata=metadata, **options)
+
+
+def plot(
+    file: str | Path | IO[str],
+    lines: Sequence[Line],
+    colours: Mapping[str, str],
+    styles: Mapping[str, Any],
+    *,
+    size: tuple[float, float] = (9, 6),
+    log: int | None = None,
+    **labels: str,
+) -> None:
+    """Lines on one pair of axes, and a legend below; arguments as for `drawing`, `draw_lines` and `dress`."""
+    with drawing(file, size) as (figure, axes):
+        draw_lines(axes, lines, colours, styles)
+        dress(axes, log=log, **labels)
+        handles, names = axes.get_legend_handles_labels()
+        fitting = int(14 * size[0] / (max(map(len, names), default=0) + 10))  # 14 characters an inch
+        looks = {"frameon": False, "fontsize": 9, "handlelength": 4, "ncols": max(1, fitting)}
+        figure.legend(handles, names, loc="outside lower center", **looks)
 
 
 def styles_of(what: str, keys: Sequence[str], styles: Sequence[Any]) -> dict[str, Any]:
@@ -101,8 +122,8 @@ def draw_lines(axes: Any, lines: Sequence[Line], colours: Mapping[str, str], sty
             axes.annotate(mark, at, (0, 5), textcoords="offset points", fontsize=8, ha="center", color=colour)
 
 
-def dress(axes: Any, x: str, y: str, *, log: int | None = None) -> None:
-    """Labels with units, a grid, and a logarithmic ``x`` of base ``log`` whose ticks are plain numbers."""
+def dress(axes: Any, *, log: int | None = None, **labels: str) -> None:
+    """Labels (``xlabel``, ``title``, ...), a grid, and an ``x`` of logarithmic base ``log``, with plain ticks."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     if log is not None:
@@ -111,15 +132,7 @@ def dress(axes: Any, x: str, y: str, *, log: int | None = None) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
         if log == 10:
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    axes.set(**labels)
     axes.grid(color=INK, alpha=0.12, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def add_legend(figure: Any, axes: Any, *, width: int = 115) -> None:
-    """Below the axes, in as many columns as fit ``width`` characters."""
-    handles, labels = axes.get_legend_handles_labels()
-    columns = max(1, width // (max(map(len, labels), default=0) + 10))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=4)

@@ -58,7 +58,8 @@ def _draw(rows: Sequence[dict[str, Any]], above: Any, below: Any) -> None:
     for axes, lines, level in ((above, rates, 0.01), (below, divergences, 0.0)):
         draw_lines(axes, lines, colours, styles)
         axes.axhline(level, color="0.6", linewidth=0.8)
-        dress(axes, "denoiser passes" if axes is below else "", "", log=2)
+        dress(axes, log=2)
     above.set_ylim(-0.03, 1.03)
+    below.set_xlabel("denoiser passes")
     legend = {"title": "length, decided by", "loc": "upper center", "bbox_to_anchor": (0.5, -0.13)}
     below.legend(fontsize=7.5, frameon=False, **legend)

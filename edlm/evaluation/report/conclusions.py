@@ -7,20 +7,19 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from edlm.evaluation.estimates.bootstrap import simultaneous_intervals
+from edlm.evaluation.estimates.estimate import Estimate
 from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.metrics import described_metrics
 from edlm.evaluation.experiment.plan import ratios_of
 from edlm.evaluation.experiment.results import Results
-from edlm.evaluation.experiment.rows import Row
+from edlm.evaluation.experiment.rows import Row, flat
 from edlm.evaluation.likelihood.speedup import time_ratio
-from edlm.evaluation.report.finding import Conclusions, Gain
-from edlm.evaluation.report.findings import findings
+from edlm.evaluation.report.findings import cautions, fastest, headline, judged_at_equal_entropy
 from edlm.evaluation.samples.frontier import FrontierPoint, place
 
-LEVEL, SCHEMA = 0.95, "edlm-results-1"
+SCHEMA = "edlm-results-1"
 
 
 def conclusions(results: Results, config: EvaluateConfig) -> dict[str, Any]:
@@ -28,25 +27,20 @@ def conclusions(results: Results, config: EvaluateConfig) -> dict[str, Any]:
     gains = gains_beyond(results, generator=torch.Generator().manual_seed(config.seed))
     placed = placements(results.points, config.frontier.sigmas)
     ratios = time_ratios(results, config)
-    statements = findings(Conclusions(results.rows, results.controls, results.record, gains, ratios, placed))
-    texts = {
-        severity: [finding.text for finding in statements if finding.severity == severity]
-        for severity in ("headline", "conclusion", "caution")
-    }
     return {
         "schema": SCHEMA,
         "metrics": described_metrics(),
         "controls": results.controls,
-        "verdict": " ".join(texts["headline"]),
-        "facts": texts["conclusion"],
-        "warnings": texts["caution"],
-        "gains": [asdict(gain) for gain in gains],
+        "verdict": headline(results, gains),
+        "facts": [*fastest(results, gains, ratios), *judged_at_equal_entropy(placed)],
+        "warnings": cautions(results, placed),
+        "gains": gains,
         "time_ratios": ratios,
         "frontier": placed,
     }
 
 
-def gains_beyond(results: Results, *, generator: torch.Generator) -> list[Gain]:
+def gains_beyond(results: Results, *, generator: torch.Generator) -> list[dict[str, Any]]:
     """Every method against the best that corrects marginals only: the blind control of its cell, or else the base.
 
     Of base and control, the one with the lower bound in the cell is what a method must beat. A single row has no
@@ -55,6 +49,13 @@ def gains_beyond(results: Results, *, generator: torch.Generator) -> list[Gain]:
     Args:
         results: Nats per token of the same held-out rows in every setting, with a base in each cell.
         generator: Draws the rows of the bootstrap.
+
+    Returns:
+        A record for each method and cell, in nats per token: ``name``, ``order``, ``num_steps``; ``beyond``, the name
+        of the rival; the fields of `Estimate`, of the paired differences, high = good, whose interval is that of
+        `simultaneous_intervals` over all records (-inf and inf if the rows are too few or too alike to bound it, NaN
+        if a bound is not finite); ``over_base``, the mean gain over the base; and ``controlled``, whether a control
+        was measured in the cell.
     """
     rows = [row for row in results.rows if row.key in results.nats]
     bases = {row.cell: row for row in rows if row.is_base}
@@ -63,27 +64,22 @@ def gains_beyond(results: Results, *, generator: torch.Generator) -> list[Gain]:
     methods = [row for row in methods if len(results.nats[row.key]) > 1]
     if not methods:
         return []
+    nats = {row.key: results.nats_of(row) for row in rows}
+    over_base = [nats[bases[row.cell].key] - nats[row.key] for row in methods]
     rivals = [
-        min((controls.get(row.cell, bases[row.cell]), bases[row.cell]), key=lambda r: results.nats_of(r).mean().item())
+        min((controls.get(row.cell, bases[row.cell]), bases[row.cell]), key=lambda rival: nats[rival.key].mean().item())
         for row in methods
     ]
-    below = torch.stack([_below(results, row, rival) for row, rival in zip(methods, rivals, strict=True)])
-    intervals = simultaneous_intervals(below, level=LEVEL, generator=generator)
+    below = torch.stack([nats[rival.key] - nats[row.key] for row, rival in zip(methods, rivals, strict=True)])
+    intervals = simultaneous_intervals(below, generator=generator)
     return [
-        Gain(
-            *(row.name, *row.cell, rival.name),
-            *(interval.value, interval.stderr, interval.low, interval.high),
-            over_base=_below(results, row, bases[row.cell]).mean().item(),
-            n=interval.n,
-            controlled=row.cell in controls,
-        )
-        for row, rival, interval in zip(methods, rivals, intervals, strict=True)
+        {
+            **{"name": row.name, "order": row.order, "num_steps": row.num_steps, "beyond": rival.name},
+            **interval._asdict(),
+            **{"over_base": over.mean().item(), "controlled": row.cell in controls},
+        }
+        for row, rival, interval, over in zip(methods, rivals, intervals, over_base, strict=True)
     ]
-
-
-def _below(results: Results, row: Row, rival: Row) -> Tensor:
-    """How far each held-out row lies below the rival's, ``[n]``, float64."""
-    return results.nats_of(rival) - results.nats_of(row)
 
 
 def time_ratios(results: Results, config: EvaluateConfig) -> list[dict[str, Any]]:
@@ -108,17 +104,13 @@ def placements(points: Sequence[FrontierPoint], sigmas: float) -> list[dict[str,
     """Each point, and its position relative to the curve of its cell's base."""
     placed = []
     for point in points:
-        cell = (point.order, point.num_steps)
-        base = [p for p in points if p.name == "base" and (p.order, p.num_steps) == cell]
-        where = place(point, base, sigmas=sigmas)
-        entropy, loss = point.entropy_nats, point.judge_nats_per_token
-        placed.append(
-            {
-                **{name: getattr(point, name) for name in ("name", "order", "num_steps", "temperature", "distinct_2")},
-                **{"num_samples": entropy.n, "entropy_nats": entropy.value, "entropy_stderr": entropy.stderr},
-                **{"judge_nats_per_token": loss.value, "judge_stderr": loss.stderr},
-                **{name: getattr(where, name) for name in ("verdict", "said", "difference", "interpolation")},
-                "difference_stderr": where.stderr,
-            }
-        )
+        cell = {name: getattr(point, name) for name in ("order", "num_steps")}
+        base = [p for p in points if p.name == "base" and (p.order, p.num_steps) == tuple(cell.values())]
+        position = asdict(place(point, base, sigmas=sigmas))
+        position["difference_stderr"] = position.pop("stderr")
+        metrics = {"entropy_nats": point.entropy_nats, "judge_nats_per_token": point.judge_nats_per_token}
+        if point.distinct_2 is not None:
+            metrics["distinct_2"] = Estimate(point.distinct_2)
+        options = {"name": point.name, **cell, "temperature": point.temperature}
+        placed.append(flat(Row(options, metrics, position)))
     return placed

@@ -1,101 +1,241 @@
-"""What the numbers say: rules that turn them into findings.
+"""What the numbers say, as sentences: a headline, facts, and what a reader must know before believing them.
 
-A headline claims no more than the rows show, and a conclusion states a fact; cautions have a module of their own. A new
-finding is a text in `TEXTS` and a rule in `RULES`; the order of the rules is that of the report.
+A headline claims no more than the rows show. Gains, time ratios and frontier points are records of ``results.json``, as
+`edlm.evaluation.report.conclusions` makes them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from edlm.evaluation.estimates.estimate import Estimate
-from edlm.evaluation.report.cautions import CAUTIONS
-from edlm.evaluation.report.finding import Conclusions, Finding
+from edlm.evaluation.experiment.metrics import format_estimate
+from edlm.evaluation.experiment.results import Results
+from edlm.evaluation.likelihood.published import WARNING
+from edlm.evaluation.samples.mauve import FEW
+from edlm.evaluation.samples.text import counted
+
+Record = Mapping[str, Any]
+FEW_ROWS, FEW_SAMPLES, FEW_BATCHES, SMALL_SHARE = 100, 50, 3, 0.1
 
 
-def findings(of: Conclusions) -> list[Finding]:
-    """Everything that `RULES` find, in their order."""
-    return [finding for rule in RULES for finding in rule(of)]
-
-
-def greatest_gain(of: Conclusions) -> Iterator[Finding]:
+def headline(results: Results, gains: Sequence[Record]) -> str:
     """Where the gain is greatest, how great, and where there is none.
 
     If some gains are beyond a control, only these count. The greatest lower end of an interval is named, so that noise
     is not what is chosen.
     """
-    if not of.gains:
-        yield Finding(_why_no_gains(of), "headline")
-        return
-    controlled = any(gain.controlled for gain in of.gains)
-    gains = [gain for gain in of.gains if gain.controlled == controlled]
-    best = max(gains, key=lambda gain: -math.inf if math.isnan(gain.low) else gain.low)
-    without = {g.num_steps for g in gains if (g.name, g.order) == (best.name, best.order) and not g.low > 0}
-    data = {
-        "name": best.name,
-        "passes": f"{best.num_steps} denoiser {'pass' if best.num_steps == 1 else 'passes'}",
-        "order": best.order.replace("_", " "),
-        "gain": Estimate(best.value, None, best.n, best.low, best.high),
-        "rival": "the base" if best.beyond == "base" else f"the control {best.beyond}",
-        "rivals": "base and control" if controlled else "the base",
-        "over_base": best.over_base,
-        "without": " and ".join(", ".join(map(str, sorted(without))).rsplit(", ", 1)),
-    }
-    if not best.low > 0:
-        yield Finding("no_gain", "headline", data)
-        return
-    applies = {"over_base": best.beyond != "base", "no_gain_at": bool(without), "uncontrolled": not controlled}
-    yield Finding("gain", "headline", data, tuple(name for name, does in applies.items() if does))
+    if not gains:
+        return _why_no_gains(results)
+    controlled = any(gain["controlled"] for gain in gains)
+    gains = [gain for gain in gains if gain["controlled"] == controlled]
+    best = max(gains, key=lambda gain: -math.inf if math.isnan(gain["low"]) else gain["low"])
+    name, order = best["name"], best["order"]
+    passes = f"{best['num_steps']} denoiser {'pass' if best['num_steps'] == 1 else 'passes'}"
+    setting = f"{passes} in {order.replace('_', ' ')} order"
+    amount = f"{_with_interval(best, 3)} nats per token"
+    if not best["low"] > 0:
+        rivals = "base and control" if controlled else "the base"
+        return (
+            f"No gain: no method's bound is below {rivals} by more than chance allows (the best, {name} with "
+            f"{setting}, by {amount})."
+        )
+    is_over_base = best["beyond"] == "base"
+    rival = "the base" if is_over_base else f"the control {best['beyond']} ({best['over_base']:.3f} over the base)"
+    text = f"With {setting}, {name} lowers the bound by {amount} beyond {rival}"
+    without = sorted({g["num_steps"] for g in gains if (g["name"], g["order"]) == (name, order) and not g["low"] > 0})
+    if without:
+        text += f", and shows no gain at {' and '.join(_listed(without).rsplit(', ', 1))} passes"
+    if not controlled:
+        text += "; no control was measured, so part of it may be a correction of the marginals"
+    return f"{text}."
 
 
-def _why_no_gains(of: Conclusions) -> str:
-    """Why no comparison was possible."""
-    others = [row for row in of.rows if not row.is_base]
+def _why_no_gains(results: Results) -> str:
+    others = [row for row in results.rows if not row.is_base]
     with_energy = [row for row in others if row.options["energy"] is not None]
     if not others:
-        return "only_base"
+        return "Nothing was measured in addition to the base, so nothing can be said of a gain."
     if not with_energy:
-        return "only_proposals"
-    return "only_controls" if all(row.name in of.controls for row in with_energy) else "single_row"
+        return "No energy was measured, only proposals other than the base, so nothing can be said of its gain."
+    if all(row.name in results.controls for row in with_energy):
+        return "No energy was measured but controls, so nothing can be said of a gain beyond them."
+    return "A single row was measured, which has no spread, so nothing can be said of a gain."
 
 
-def fastest(of: Conclusions) -> Iterator[Finding]:
+def fastest(results: Results, gains: Sequence[Record], ratios: Sequence[Record]) -> Iterator[str]:
     """Fastest method of the last order relative to the base, in that order and in another."""
-    order, methods = of.rows[-1].order if of.rows else None, {gain.name for gain in of.gains}
+    order, methods = results.rows[-1].order if results.rows else None, {gain["name"] for gain in gains}
     for same in (True, False):
-        compared = [r for r in of.ratios if r["order"] == order and (r["than_order"] == order) == same]
+        compared = [r for r in ratios if r["order"] == order and (r["than_order"] == order) == same]
         reached = [r for r in compared if r["value"] < math.inf]
         best = min((r for r in reached if r["name"] in methods), key=lambda r: r["value"], default=None)
         if best is not None:
             alone = next((r for r in reached if r["name"] == "base"), None)
-            data = {**best, "share": _share(best), "alone": alone and _share(alone)}
-            yield Finding("faster", "conclusion", data, () if alone is None else ("order_alone",))
+            text = "{name} ({order} order) reaches the bound of {than} ({than_order} order, {than_steps} passes)"
+            text = f"{text.format(**best)} in {_with_interval(best, 2)} of its time"
+            yield f"{text}{f'; the base in that order alone in {_with_interval(alone, 2)}' if alone else ''}."
 
 
-def _share(ratio: Mapping[str, Any]) -> Estimate:
-    return Estimate(ratio["value"], low=ratio["low"], high=ratio["high"])
-
-
-def judged_at_equal_entropy(of: Conclusions) -> Iterator[Finding]:
+def judged_at_equal_entropy(frontier: Sequence[Record]) -> Iterator[str]:
     """Position of each method on the frontier, at the temperature nearest to 1."""
-    cells: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
-    for point in of.frontier:
+    cells: dict[tuple[str, str, int], list[Record]] = {}
+    for point in frontier:
         if point["name"] != "base":
             cells.setdefault((point["name"], point["order"], point["num_steps"]), []).append(point)
     for points in cells.values():
         point = min(points, key=lambda p: abs(p["temperature"] - 1))
+        at = "" if point["temperature"] == 1 else f", temperature {point['temperature']:g}"
+        text = f"To the judge, {point['name']} ({point['order']} order, {point['num_steps']} passes{at}) is "
+        text += point["said"]
+        if point["difference"] is not None:
+            difference = Estimate(point["difference"], point["difference_stderr"])
+            text += f" ({format_estimate(difference, 3, signed=True)} nats per token)"
         below = [f"{p['temperature']:g}" for p in points if p["verdict"] == "gain" != point["verdict"]]
-        data = {
-            **point,
-            "at": "" if point["temperature"] == 1 else f", temperature {point['temperature']:g}",
-            "difference": Estimate(point["difference"] or 0.0, point["difference_stderr"]),
-            "below": below,
-        }
-        applies = {"by": point["difference"] is not None, "below_elsewhere": bool(below)}
-        yield Finding("frontier", "conclusion", data, tuple(name for name, does in applies.items() if does))
+        yield f"{text}{f'; at temperature {_listed(below)} it is below' if below else ''}."
 
 
-Rule = Callable[[Conclusions], Iterable[Finding]]
-RULES: tuple[Rule, ...] = (greatest_gain, fastest, judged_at_equal_entropy, *CAUTIONS)
+def cautions(results: Results, frontier: Sequence[Record]) -> list[str]:
+    """What a reader must know before believing the numbers, the gravest first."""
+    return [text for rule in CAUTIONS for text in rule(results)] + [*outside_entropies(frontier)]
+
+
+def published_formula(results: Results) -> Iterator[str]:
+    """The published number is no bound of a joint model, and its log Z may be off."""
+    published = (results.record.get("continuous") or {}).get("published", [])
+    if not published:
+        return
+    below = {r["name"]: r["marginal"]["nats_per_token"] - r["with_lower"]["nats_per_token"] for r in published}
+    name = max(below, key=below.__getitem__)
+    here = f" Here it puts {name} {below[name]:.3f} nats per token below what it gives the base, which is no gain: "
+    yield WARNING + (f"{here}see the bounds." if below[name] > 0 else "")
+    untrusted = [f"{r['name']} ({r['untrusted']:.0%} of the noisy rows)" for r in published if r["untrusted"]]
+    if untrusted:
+        yield (
+            f"Its log Z is from too few draws for such a spread of energies for {_listed(untrusted)}: there even the "
+            "upper estimate may be too low, which makes the number look better than it is."
+        )
+
+
+def judge_is_energy(results: Results) -> Iterator[str]:
+    """A judge that had a part in making the samples."""
+    judge = results.record.get("judge")
+    if judge is not None and (names := judge["is_energy_of"]):
+        yield f"The judge ({judge['name']}) is the energy of {_listed(names)}: their losses are no evidence of quality."
+
+
+def spread_energies(results: Results) -> Iterator[str]:
+    """Energies so far apart that few candidates count, or that log Z is not known."""
+    few, untrusted = [], []
+    for energy in results.record.get("energy_spreads") or ():
+        if not energy["steps"]:
+            continue
+        name, k = f"{energy['name']} ({energy['order']})", energy["num_candidates"]
+        ess, spread = (_mean([step[key]["value"] for step in energy["steps"]]) for key in ("ess", "spread"))
+        if ess < SMALL_SHARE * k:
+            few.append(f"{name}: {ess:.1f} of {k}")
+        if not energy["normalized"] and _mean([step["trustworthy"] for step in energy["steps"]]) < 1:
+            untrusted.append(f"{name}: spread {spread:.1f} nats")
+    if few:
+        yield (
+            f"Small effective sample size of whole-step candidates: {_listed(few)}. A few candidates carry all the "
+            "weight; more of them, smaller groups or exact decisions are needed."
+        )
+    if untrusted:
+        yield (
+            f"The upper bound of log Z is not to be trusted for {_listed(untrusted)}: with energies so far apart it "
+            "can lie below log Z."
+        )
+
+
+def few_values(results: Results) -> Iterator[str]:
+    """Rows, samples and timed batches that are too few."""
+    rows = min((row["bound_nats_per_token"].n for row in results.rows if row.get("bound_nats_per_token")), default=0)
+    if rows < FEW_ROWS:
+        yield f"Only {counted(rows, 'held-out row')}: errors are large, and errors of errors too."
+    samples = min((row["entropy_nats"].n for row in results.rows if row.get("entropy_nats")), default=FEW_SAMPLES)
+    if samples < FEW_SAMPLES:
+        yield f"Only {counted(samples, 'sample')} of each setting: entropy, distinct-2 and judge losses are rough."
+    batches = [len(row.notes["seconds_of_batches"]) for row in results.rows if row.notes.get("seconds_of_batches")]
+    if batches and min(batches) < FEW_BATCHES:
+        few = "one timed batch" if min(batches) == 1 else "two timed batches"
+        which = "each setting" if max(batches) == min(batches) else "some settings"
+        yield f"Seconds are of {few} of {which}: too few to know how they scatter."
+
+
+def rough_bounds(results: Results) -> Iterator[str]:
+    """Bounds of one draw at sequence scope, and gains from some of the steps."""
+    one_draw = [row for row in results.rows if (row.options["scope"], row.options["inner_draws"]) == ("sequence", 1)]
+    loose = dict.fromkeys(row.name for row in one_draw if row.options["num_candidates"] != 1)
+    if loose:
+        yield (
+            f"At sequence scope the bound of one draw is very loose, and says little of {_listed(loose)}: set "
+            "inner_draws to 16."
+        )
+    if any(row.options["sampled_steps"] for row in results.rows):
+        yield "Some gains are estimated from some of the steps of each row."
+
+
+def biased_mauve(results: Results) -> Iterator[str]:
+    """MAUVE of few texts, or of sets that differ in size."""
+    sizes = [(row["mauve"].n, row.notes["mauve_references"]) for row in results.rows if row.get("mauve")]
+    if not sizes:
+        return
+    texts, references = min(sizes, key=min)
+    sets = f"{texts} samples and {references} held-out texts"
+    if min(texts, references) < FEW:
+        yield f"MAUVE of {sets} (fewer than {FEW}) is biased: compare it only with values of as many."
+    if texts != references:
+        yield f"MAUVE needs sets of one size, got {sets}."
+
+
+def other_calls(results: Results) -> Iterator[str]:
+    """Numbers of another revision or machine."""
+    if earlier := results.record.get("earlier"):
+        revisions = _listed(call["revision"] or "unknown" for call in earlier)
+        yield f"Some numbers were kept from earlier calls, at another revision or on another machine ({revisions})."
+
+
+def cut_samples(results: Results) -> Iterator[str]:
+    """Samples that the judge did not read to their end."""
+    judged = [row for row in results.rows if row.notes.get("judged_cut") is not None]
+    cut = sum(row.notes["judged_cut"] for row in judged)
+    if cut:
+        samples = sum(row["judge_nats_per_token"].n for row in judged)
+        yield f"The judge read only the beginning of {cut} of {samples} samples, which do not fit its context."
+
+
+def outside_entropies(frontier: Sequence[Record]) -> Iterator[str]:
+    """Points of the frontier that have no neighbours on the base's curve."""
+    verdicts = [point["verdict"] for point in frontier if point["name"] != "base"]
+    if "outside" in verdicts:
+        yield (
+            f"{verdicts.count('outside')} of {len(verdicts)} points lie outside of the entropies that the base reaches "
+            "at these temperatures: they are not judged, since nothing is extrapolated."
+        )
+
+
+CAUTIONS = (
+    published_formula,
+    judge_is_energy,
+    spread_energies,
+    few_values,
+    rough_bounds,
+    biased_mauve,
+    other_calls,
+    cut_samples,
+)
+
+
+def _with_interval(record: Record, digits: int) -> str:
+    return format_estimate(Estimate(record["value"], low=record["low"], high=record["high"]), digits)
+
+
+def _listed(values: Any) -> str:
+    return ", ".join(map(str, values))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from edlm.evaluation.experiment.metrics import METRICS
 from edlm.evaluation.experiment.rows import Row, row_of_flat
-from edlm.evaluation.plots.report import inline
+from edlm.evaluation.plots.evaluation import inline
 from edlm.evaluation.report import tables
 
 Result = Mapping[str, Any]

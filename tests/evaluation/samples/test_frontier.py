@@ -10,7 +10,6 @@ from edlm.corpus.languages import HiddenMarkov
 from edlm.denoisers import FunctionDenoiser
 from edlm.energies import OracleEnergy
 from edlm.evaluation.report.conclusions import placements
-from edlm.evaluation.report.finding import Conclusions
 from edlm.evaluation.report.findings import judged_at_equal_entropy
 from edlm.evaluation.samples.frontier import (
     COLDER,
@@ -246,5 +245,5 @@ def test_the_report_does_not_call_the_cheat_a_gain(base):
     placed = placements(points, sigmas=3.0)
     cheat, oracle = placed[-2:]
     assert cheat["verdict"] == "on" and cheat["said"] == COLDER and oracle["verdict"] == "gain"
-    findings = judged_at_equal_entropy(Conclusions([], frontier=placed))
-    assert [finding.data["said"] for finding in findings] == [COLDER, GAIN]
+    of_cheat, of_oracle = judged_at_equal_entropy(placed)
+    assert COLDER in of_cheat and GAIN in of_oracle

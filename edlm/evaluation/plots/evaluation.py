@@ -1,41 +1,68 @@
-"""Plots of a report, as SVG in the colours of its page."""
+"""Plots of an evaluation: of bounds as a file, and those of a report as SVG in the colours of its page."""
 
 from __future__ import annotations
 
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edlm.evaluation.experiment.rows import Row
-from edlm.evaluation.plots.drawing import COLOURS, INK, STYLES, Line, add_legend, draw_lines, drawing, dress
+from edlm.evaluation.plots.drawing import COLOURS, INK, STYLES, Line, plot, styles_of
 from edlm.evaluation.samples.frontier import FrontierPoint
 
 _FEW = 7  # lines of the plot of energies
 _NO_MARKER = [(dashes, None) for dashes, _ in STYLES]
 
 
+def plot_bounds(rows: Sequence[Row], path: str | Path, *, title: str) -> None:
+    """Plot the bound (nats per token) against seconds per sequence, or against passes if a row was not timed.
+
+    Each setting is a marker, with its number of denoiser passes and one standard error over rows as its bar; a method
+    has one colour, a reveal order one line style. Settings whose bound is infinite are left out.
+
+    Args:
+        rows: In the order of the legend.
+        path: Where to, ending in ``.png`` or ``.svg``.
+        title: Above the axes.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+        ValueError: no rows, more methods (7) or orders (6) than there are styles, or another suffix.
+
+    Note:
+        A bar describes one setting alone: differences between settings of the same rows are known far better.
+    """
+    lines, cost = _bound_lines(rows)
+    colours = styles_of("methods", [line.name for line in lines], COLOURS)
+    styles = styles_of("orders", [line.order for line in lines], STYLES)
+    labels = {"xlabel": f"{cost} (log scale; low = good)", "ylabel": "likelihood bound, nats per token (low = good)"}
+    plot(path, lines, colours, styles, log=10, title=title, **labels)
+
+
 def bounds_svg(rows: Sequence[Row]) -> str | None:
-    """Bound against seconds, or against passes if a row was not timed; a line for each method and order."""
+    """The same for a report: without bars, and only the base's passes are marked."""
+    lines, cost = _bound_lines(rows)
+    lines = [line._replace(errors=None, marks=line.marks if line.name == "base" else ()) for line in lines]
+    labels = {"xlabel": f"{cost} (log)", "ylabel": "bound, nats per token"}
+    return _svg(lines, [row.name for row in rows], log=10, **labels)
+
+
+def _bound_lines(rows: Sequence[Row]) -> tuple[list[Line], str]:
+    """A line for each method and order, and the cost over which they are drawn."""
     timed = all(row.get("seconds_per_sequence") for row in rows)
-    finite: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        bound = row.get("bound_nats_per_token")
-        if bound is not None and math.isfinite(bound.value):
-            finite.setdefault((row.name, row.order), []).append(row)
+    finite = [row for row in rows if (bound := row.get("bound_nats_per_token")) and math.isfinite(bound.value)]
     lines = []
-    for (name, order), of_line in finite.items():
-        of_line = sorted(of_line, key=lambda row: row.num_steps)
+    for line in dict.fromkeys((row.name, row.order) for row in finite):
+        of_line = sorted((row for row in finite if (row.name, row.order) == line), key=lambda row: row.num_steps)
         x = [row["seconds_per_sequence"].value if timed else row.num_steps for row in of_line]
-        marks = [str(row.num_steps) for row in of_line] if name == "base" else ()
-        lines.append(Line(name, order, x, [row["bound_nats_per_token"].value for row in of_line], None, marks))
-    cost = "seconds per sequence" if timed else "denoiser passes"
-    labels = (f"{cost} (log)", "bound, nats per token")
-    return _svg(lines, [row.name for row in rows], lambda axes: dress(axes, *labels, log=10))
+        bounds, errors, *_ = zip(*(row["bound_nats_per_token"] for row in of_line), strict=True)
+        lines.append(Line(*line, x, bounds, errors, [str(row.num_steps) for row in of_line]))
+    return lines, "seconds per sequence" if timed else "denoiser passes"
 
 
 def frontier_svg(points: Sequence[FrontierPoint], names: Sequence[str]) -> str | None:
@@ -54,8 +81,8 @@ def frontier_svg(points: Sequence[FrontierPoint], names: Sequence[str]) -> str |
         marks = [f"T {p.temperature:g}" for p in curves[name]] if name == "base" else ()
         x = [p.entropy_nats.value for p in curves[name]]
         lines.append(Line(name, "", x, [loss.value for loss in losses], [loss.stderr for loss in losses], marks))
-    labels = ("unigram entropy of a sample, nats", "loss under the judge, nats per token")
-    return _svg(lines, names, lambda axes: dress(axes, *labels))
+    labels = {"xlabel": "unigram entropy of a sample, nats", "ylabel": "loss under the judge, nats per token"}
+    return _svg(lines, names, **labels)
 
 
 def energies_svg(energies: Sequence[tuple[str, str, Any]], names: Sequence[str]) -> str | None:
@@ -72,13 +99,11 @@ def energies_svg(energies: Sequence[tuple[str, str, Any]], names: Sequence[str])
     edges = np.linspace(-reach, reach, 41)
     middles = (edges[1:] + edges[:-1]) / 2
     lines = [Line(*of, middles, np.histogram(centred, edges, density=True)[0]) for *of, centred in energies]
-    labels = ("energy less its decision's mean, nats", "density")
-    return _svg(lines, names, lambda axes: dress(axes, *labels), _NO_MARKER)
+    labels = {"xlabel": "energy less its decision's mean, nats", "ylabel": "density"}
+    return _svg(lines, names, _NO_MARKER, **labels)
 
 
-def _svg(
-    lines: Sequence[Line], names: Sequence[str], dressed: Callable[[Any], None], styles: Sequence[Any] = STYLES
-) -> str | None:
+def _svg(lines: Sequence[Line], names: Sequence[str], styles: Sequence[Any] = STYLES, **options: Any) -> str | None:
     """None without lines; the base is drawn in ink, and the last order in solid lines."""
     if not lines:
         return None
@@ -87,10 +112,7 @@ def _svg(
     orders = list(dict.fromkeys(line.order for line in lines))
     by_order = {order: styles[i % len(styles)] for i, order in enumerate(reversed(orders))}
     file = io.StringIO()
-    with drawing(file, (5.2, 3.9), format="svg", transparent=True) as (figure, axes):
-        draw_lines(axes, lines, colours, by_order)
-        dressed(axes)
-        add_legend(figure, axes, width=80)
+    plot(file, lines, colours, by_order, size=(5.2, 3.9), **options)
     return file.getvalue()
 
 
