@@ -14,10 +14,9 @@ from edlm.denoisers.loading import SHIPPED, load_denoiser
 from edlm.evaluation.estimates.units import TextUnits
 from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.held_out import load_held_out
-from edlm.evaluation.experiment.older import take_over
 from edlm.evaluation.experiment.plan import Setting, frontier_settings, judged_settings, settings_of
 from edlm.evaluation.experiment.provenance import origin
-from edlm.evaluation.experiment.results import STORE, Results
+from edlm.evaluation.experiment.results import STORE
 from edlm.evaluation.experiment.store import Entry, Store
 from edlm.evaluation.likelihood.text import middle_third
 from edlm.evaluation.samples.judge import Judge, load_judge
@@ -90,7 +89,7 @@ class Lab:
             settings,
             _judge(config, denoiser, settings),
             _text_measures(config, denoiser, x_0),
-            _store(config, identity, settings, x_0.shape[1]),
+            _store(config, identity),
         )
 
     @property
@@ -118,14 +117,14 @@ class Lab:
         return next((s for s in self.settings if s.row.is_base and s.row.cell == setting.row.cell), None)
 
 
-def _store(config: EvaluateConfig, identity: Mapping[str, Any], settings: Sequence[Setting], length: int) -> Store:
-    """Earlier results; refuses those of another denoiser, data or seed."""
+def _store(config: EvaluateConfig, identity: Mapping[str, Any]) -> Store:
+    """Earlier results; refuses those of another denoiser, data or seed, and those of older versions."""
     path = config.json_path
     if path is None:
         return Store(None, identity)
     store = Store(path.with_suffix(STORE), identity, origin())
     if path.exists() and not store.path.exists():
-        take_over(Results.load(path), settings, length, store)
+        raise ValueError(f"output must be new or hold {store.path.name}, got results of an older version: {path}")
     return store
 
 

@@ -83,14 +83,6 @@ class Store:
         if self._entries.pop(key, None) is not None:
             self._write()
 
-    def check(self, identity: str | None, path: Path) -> None:
-        """Refuse results of another identity (as JSON with sorted keys), which lie in ``path``."""
-        if identity != self.identity:
-            raise ValueError(
-                f"{path} must hold results of the same denoiser, data and seed ({self.identity}), got {identity}: "
-                "remove it, or write elsewhere"
-            )
-
     def _write(self) -> None:
         if self.path is None:
             return
@@ -104,8 +96,11 @@ class Store:
     def _load(self, path: Path) -> None:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            if self.identity != "null":
-                self.check(metadata.get("identity"), path)
+            if self.identity not in ("null", identity := metadata.get("identity")):
+                raise ValueError(
+                    f"{path} must hold results of the same denoiser, data and seed ({self.identity}), got {identity}: "
+                    "remove it, or write elsewhere"
+                )
             for key, (made, value, names, origin) in json.loads(metadata["entries"]).items():
                 self._entries[key] = (
                     made,

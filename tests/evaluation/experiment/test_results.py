@@ -8,9 +8,7 @@ import pytest
 
 from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.lab import Lab
-from edlm.evaluation.experiment.parts import MethodConfig
 from edlm.evaluation.experiment.results import Results
-from edlm.evaluation.experiment.run import collect
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 FILES = [
@@ -49,23 +47,8 @@ def test_results_that_are_missing_or_others_are_refused(tmp_path):
         Results.load(tmp_path / "a.json")
 
 
-def test_results_of_an_older_version_are_taken_over(tmp_path):
-    """Bounds, times and costs of the committed report, for the settings that are the same."""
+def test_results_of_an_older_version_are_not_resumed(tmp_path):
     for name in ("results.json", "results.rows.safetensors"):
         shutil.copy(DOCS / "example_report" / name, tmp_path)
-    older = {row.key: row for row in Results.load(tmp_path).rows}
-    lab = Lab.load(EvaluateConfig(output=str(tmp_path), orders=("bisecting",), measure=("bounds", "time", "cost")))
-    results = collect(lab)
-    assert len(results.rows) == len(lab.settings) == 16
-    for row in results.rows:
-        keys = ("bound_nats_per_token", "gain_nats_per_token", "seconds_per_sequence", "energy_passes")
-        assert [row.get(key) for key in keys] == [older[row.key].get(key) for key in keys]
-        assert row.notes["seconds_of_batches"] == older[row.key].notes["seconds_of_batches"]
-    with pytest.raises(ValueError, match="same denoiser, data and seed"):
-        Lab.load(EvaluateConfig(output=str(tmp_path / "results.json"), num_rows=8))
-    for changed in ({"energy": "tinystories/head", "num_candidates": 2}, {"energy": "tinystories/head_random"}):
-        for path in tmp_path.glob("*.store.safetensors"):
-            path.unlink()
-        method = MethodConfig(name="head_exact", orders=("bisecting",), **changed)
-        rows = collect(Lab.load(EvaluateConfig(output=str(tmp_path), methods=(method,)))).rows
-        assert rows and "head_exact" not in {row.name for row in rows}
+    with pytest.raises(ValueError, match="older version"):
+        Lab.load(EvaluateConfig(output=str(tmp_path)))
