@@ -15,8 +15,8 @@ from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy
 from edlm.sampler.options import SamplerOptions
 from edlm.sampler.sampler import EnergySampler
+from edlm.sampler.text.generation import GenerationOutput, Partial
 from edlm.sampler.text.prompts import rows_of_prompts, rows_of_texts
-from edlm.sampler.text.writing import GenerationOutput, Partial
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def dilated(rows: MaskedRows) -> tuple[Tensor, Tensor]:
     References:
         DUS, arXiv:2506.19037.
     """
-    place = torch.tensor(_bit_reversed_places(rows.num_steps), device=rows.masked.device)
+    place = _bit_reversed(rows.num_steps).to(rows.masked.device).argsort().argsort()
     by_class = rows.left_to_right_within(place[rows.nth % rows.num_steps]).masked_fill(~rows.masked, torch.inf)
     step = torch.searchsorted(rows.equal_bounds, by_class.argsort(dim=1).argsort(dim=1), right=True)
     return rows.left_to_right_within(step), rows.equal_bounds
@@ -108,8 +108,10 @@ def bisecting(rows: MaskedRows) -> tuple[Tensor, Tensor]:
     first ``2 T - P`` steps and two at each later one, since tokens whose near neighbours are revealed depend less on
     each other.
     """
-    step = torch.tensor(_steps_of_classes(rows.num_steps), device=rows.masked.device)
-    step = step[rows.nth % len(step)]
+    num_classes = 2 ** (rows.num_steps - 1).bit_length()
+    single = 2 * rows.num_steps - num_classes  # steps of one class
+    place = _bit_reversed(num_classes).to(rows.masked.device)
+    step = torch.where(place < single, place, single + (place - single) // 2)[rows.nth % num_classes]
     before = step[:, None] < torch.arange(rows.num_steps + 1, device=step.device)[:, None]
     return rows.left_to_right_within(step), (before & rows.masked[:, None]).sum(2)
 
@@ -125,24 +127,12 @@ def name_of_order(order: str | RankedOrder) -> str:
     return order if isinstance(order, str) else getattr(order, "__name__", type(order).__name__)
 
 
-def _bit_reversed_places(num_classes: int) -> list[float]:
-    """Place of each residue class in the bit-reversed (van der Corput) sequence 0, 1/2, 1/4, 3/4, ..."""
-    bits = max(1, (num_classes - 1).bit_length())
-    reversed_bits = [int(f"{c:0{bits}b}"[::-1], 2) for c in range(num_classes)]
-    places = [0.0] * num_classes
-    for place, c in enumerate(sorted(range(num_classes), key=reversed_bits.__getitem__)):
-        places[c] = float(place)
-    return places
-
-
-def _steps_of_classes(num_steps: int) -> list[int]:
-    """Step of each residue class modulo the least power of two that is no less than ``num_steps``.
+def _bit_reversed(num_classes: int) -> Tensor:
+    """Each residue class with its bits reversed; by these, classes follow the van der Corput sequence 0, 1/2, 1/4, ...
 
     Example:
-        >>> _steps_of_classes(4), _steps_of_classes(3)  # classes in the sequence 0, 2, 1, 3
-        ([0, 2, 1, 3], [0, 2, 1, 2])
+        >>> _bit_reversed(6).tolist()
+        [0, 4, 2, 6, 1, 5]
     """
-    bits = (num_steps - 1).bit_length()
-    single = 2 * num_steps - 2**bits  # steps of one class
-    places = [int(f"0{c:0{bits}b}"[:0:-1], 2) if bits else 0 for c in range(2**bits)]  # bit-reversed
-    return [place if place < single else single + (place - single) // 2 for place in places]
+    bits = max(1, (num_classes - 1).bit_length())
+    return torch.tensor([int(f"{c:0{bits}b}"[::-1], 2) for c in range(num_classes)])

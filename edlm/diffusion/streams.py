@@ -85,6 +85,21 @@ def draw_seeds(count: int, generator: torch.Generator | None) -> list[int]:
     return torch.randint(2**62, (count,), generator=generator, device=device).tolist()
 
 
+def row_seeds(count: int, seeds: int | Sequence[int] | None, generator: torch.Generator | None = None) -> list[int]:
+    """The seeds of ``count`` rows: as given, or ``seeds + row`` of an integer; those of `draw_seeds` if None.
+
+    Raises:
+        ValueError: the number of seeds is not that of rows.
+    """
+    if seeds is None:
+        return draw_seeds(count, generator)
+    if isinstance(seeds, int):
+        return [seeds + row for row in range(count)]
+    if len(seeds) != count:
+        raise ValueError(f"there must be one seed a row ({count}), got {len(seeds)}")
+    return [int(seed) for seed in seeds]
+
+
 def seed_of(*key: int) -> int:
     """A 64-bit seed that mixes all parts of ``key``, each >= 0: near keys give unrelated streams.
 

@@ -34,18 +34,18 @@ def likelihood_bounds(
         samplers: Of one denoiser, order and schedule; at least one.
         x_0: Tokens without masks, shape ``[batch, length]``.
         seeds: One a row.
-        given: True where a token is given and not to be predicted, shape ``[batch, length]``.
-        attention_mask: False at padding, on the right of the rows, shape ``[batch, length]``.
+        given: As for `EnergySampler.likelihood_bound`.
+        attention_mask: As for `EnergySampler.fill`.
         sampled_steps: Estimate the sum over steps from this many of them, at most ``num_steps``: each row draws one of
             each of as many equal strata. Unbiased; for differences between samplers, whose noise cancels. All if None.
-        inner_draws: Of each sampler, as for `EnergySampler.likelihood_bound`; 1 by default.
+        inner_draws: The same of each sampler; 1 by default.
 
     Returns:
         The bound of each sampler as in `EnergySampler.likelihood_bound`, shape ``[batch]``, float64.
 
     Raises:
-        ValueError: the samplers differ in denoiser, order or schedule; ``x_0`` holds a mask; ``inner_draws`` is below
-            1; or ``sampled_steps`` is out of range, or given for an order that depends on the marginals.
+        ValueError: the samplers differ in denoiser, order or schedule; ``sampled_steps`` is out of range, or given for
+            an order that depends on the marginals; or as `EnergySampler.likelihood_bound`.
     """
     _check_alike(samplers)
     inner_draws = [1] * len(samplers) if inner_draws is None else list(inner_draws)

@@ -14,10 +14,9 @@ from edlm.denoisers.encoding import Encoding
 from edlm.denoisers.identity import DenoiserIdentity
 from edlm.denoisers.vocabulary import Vocabulary
 from edlm.diffusion.slots import Slots
-from edlm.diffusion.streams import RowStreams
+from edlm.diffusion.streams import RowStreams, row_seeds
 from edlm.energies.base import Energy, Step
 from edlm.sampler.candidates import decide
-from edlm.sampler.generation import row_seeds
 from edlm.sampler.kernel import Kernel
 
 _SMALL, _LEAST, _LARGEST = 1e-3, 1e-6, 60.0  # logits; float16 distinguishes them
@@ -118,7 +117,7 @@ class RerankLogits:
         masked = x == denoiser.mask_token_id
         slots = Slots.where(masked)
         if self._streams is None:
-            self._streams = RowStreams(row_seeds(self.seed, len(x)))
+            self._streams = RowStreams(row_seeds(len(x), self.seed))
             self._num_masked = masked.sum(1)
         if len(self._num_masked) != len(x):
             raise ValueError(f"a batch must keep its {len(self._num_masked)} rows, got {len(x)}: reset() begins anew")

@@ -8,6 +8,11 @@ from torch import Tensor
 from edlm.sampler.kernel import Kernel
 
 
+def _check_bool(name: str, table: Tensor, x: Tensor) -> None:
+    if table.shape != x.shape or table.dtype != torch.bool:
+        raise ValueError(f"{name} must be bool {list(x.shape)}, got {table.dtype} {list(table.shape)}")
+
+
 def check_padding(tokens: Tensor, attention_mask: Tensor | None) -> Tensor | None:
     """Raise ValueError unless ``tokens[batch, length]`` are padded on the right; real ones, None if all are."""
     if tokens.ndim != 2 or tokens.dtype != torch.int64:
@@ -17,8 +22,9 @@ def check_padding(tokens: Tensor, attention_mask: Tensor | None) -> Tensor | Non
     if attention_mask.shape != tokens.shape:
         raise ValueError(f"attention_mask must have shape {list(tokens.shape)}, got {list(attention_mask.shape)}")
     real = attention_mask.to(tokens.device).bool()
-    if (real[:, 1:] & ~real[:, :-1]).any():
-        row = (real[:, 1:] & ~real[:, :-1]).any(1).nonzero()[0].item()
+    after_padding = (real[:, 1:] & ~real[:, :-1]).any(1)
+    if after_padding.any():
+        row = after_padding.nonzero()[0].item()
         raise ValueError(f"padding must be on the right of each row, got some on the left in row {row}")
     return None if bool(real.all()) else real
 
@@ -26,11 +32,7 @@ def check_padding(tokens: Tensor, attention_mask: Tensor | None) -> Tensor | Non
 def check_tokens(kernel: Kernel, x_t: Tensor, target: Tensor | None, real: Tensor | None) -> Tensor:
     """Raise ValueError unless ``x_t[batch, length]`` can be filled; returns the positions to fill, a bool table.
 
-    Args:
-        kernel: Its denoiser and energy.
-        x_t: Tokens, already checked by `check_padding`.
-        target: Masked positions to fill, bool ``[batch, length]``; all if None.
-        real: False at padding; None without.
+    ``x_t`` and ``real`` are those of `check_padding`; ``target`` is that of `EnergySampler.fill`.
     """
     vocab_size, mask_token_id = kernel.denoiser.vocab_size, kernel.denoiser.mask_token_id
     outside = ((x_t < 0) | (x_t >= vocab_size)) & (x_t != mask_token_id)
@@ -38,8 +40,7 @@ def check_tokens(kernel: Kernel, x_t: Tensor, target: Tensor | None, real: Tenso
         raise ValueError(f"tokens must lie in 0..{vocab_size - 1} or be the mask, got {x_t[outside][0].item()}")
     masked = x_t == mask_token_id
     if target is not None:
-        if target.shape != x_t.shape or target.dtype != torch.bool:
-            raise ValueError(f"target must be bool {list(x_t.shape)}, got {target.dtype} {list(target.shape)}")
+        _check_bool("target", target, x_t)
         masked = masked & target.to(masked.device)
     masked = masked if real is None else masked & real
     _check_completeness(kernel, x_t, masked, real)
@@ -74,9 +75,8 @@ def _check_completeness(kernel: Kernel, x_t: Tensor, masked: Tensor, real: Tenso
 def check_data(kernel: Kernel, x_0: Tensor, given: Tensor | None, real: Tensor | None) -> Tensor:
     """Raise ValueError unless ``x_0`` can be scored; returns the positions to predict, bool ``[batch, length]``."""
     if given is None:
-        given = torch.zeros(x_0.shape, dtype=torch.bool, device=x_0.device)
-    if given.shape != x_0.shape or given.dtype != torch.bool:
-        raise ValueError(f"given must be bool {list(x_0.shape)}, got {given.dtype} {list(given.shape)}")
+        given = torch.zeros_like(x_0, dtype=torch.bool)
+    _check_bool("given", given, x_0)
     target = ~given if real is None else ~given & real
     if (x_0[target] == kernel.denoiser.mask_token_id).any():
         raise ValueError("x_0 must hold no mask token: its likelihood is computed, got one")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from edlm.numerics import precise
 
@@ -16,7 +17,7 @@ class DecisionInfo:
     """Diagnostics of one decision (the whole step, or one of its groups).
 
     Attributes:
-        energies: Energies of the candidates, nats, ``[batch, k]``; 0 where no energy was used.
+        energies: Energies of the candidates, nats, ``[batch, k]``; 0 where none was used, or token by token.
         ess: Effective sample size of the weights, 1..k, ``[batch]``; k where no energy was used.
         redraws: How often the candidates were drawn anew because all were impossible, ``[batch]``.
         kept: Rows that were left masked because all candidates were impossible, bool, ``[batch]``.
@@ -38,55 +39,35 @@ class DecisionInfo:
 
 
 @dataclass(frozen=True)
-class StepInfo:
-    """Diagnostics of one step.
+class StepInfo(DecisionInfo):
+    """Diagnostics of one step: those of its decisions, and how it went.
+
+    For a sampler with groups energies are ``[batch, groups, k]`` and effective sample sizes ``[batch, groups]``.
 
     Attributes:
         step: Index, from 0.
         t: Time at which it starts.
         num_revealed: Tokens written, ``[batch]``.
         denoiser_calls: Denoiser passes: 0 where no row was due, else one a batch.
-        energies: Nats; ``[batch, k]``, or ``[batch, groups, k]`` for a sampler with groups. 0 in decisions
-            token by token and in steps outside the window.
-        ess: Effective sample size, ``[batch]`` or ``[batch, groups]``.
-        redraws: How often candidates were drawn anew, ``[batch]``.
-        kept: Rows that the policy "keep" left masked, bool, ``[batch]``.
-        judged: Candidates that the energy judged; where there are none, tokens; ``[batch]``.
     """
 
     step: int
     t: float
     num_revealed: Tensor
     denoiser_calls: int
-    energies: Tensor
-    ess: Tensor
-    redraws: Tensor
-    kept: Tensor
-    judged: Tensor
 
 
-def summarize(
-    step: int,
-    t: float,
-    num_revealed: Tensor,
-    denoiser_calls: int,
-    decisions: Sequence[DecisionInfo],
-    grouped: bool,
-) -> StepInfo:
-    """Put the decisions of a step (at least one) together."""
+def merge_decisions(decisions: Sequence[DecisionInfo], grouped: bool) -> dict[str, Tensor]:
+    """The fields that a step has of its decisions, at least one."""
     energies = torch.stack([decision.energies for decision in decisions], 1)
     ess = torch.stack([decision.ess for decision in decisions], 1)
-    return StepInfo(
-        step,
-        t,
-        num_revealed,
-        denoiser_calls,
-        energies if grouped else energies[:, 0],
-        ess if grouped else ess[:, 0],
-        sum(decision.redraws for decision in decisions),
-        torch.stack([decision.kept for decision in decisions]).any(0),
-        sum(decision.judged for decision in decisions),
-    )
+    return {
+        "energies": energies if grouped else energies[:, 0],
+        "ess": ess if grouped else ess[:, 0],
+        "redraws": sum(decision.redraws for decision in decisions),
+        "kept": torch.stack([decision.kept for decision in decisions]).any(0),
+        "judged": sum(decision.judged for decision in decisions),
+    }
 
 
 @dataclass(frozen=True)
@@ -112,22 +93,15 @@ def concatenate(outputs: Sequence[SampleOutput]) -> SampleOutput:
     for infos in zip(*(output.steps for output in outputs), strict=True):
         num_candidates = infos[0].energies.shape[-1]
         padding = {"num_revealed": 0, "energies": 0, "ess": num_candidates, "redraws": 0, "kept": 0, "judged": 0}
-        rows = {
-            name: torch.cat(_equal_width([getattr(info, name) for info in infos], value))
-            for name, value in padding.items()
-        }
+        rows = {name: _join([getattr(info, name) for info in infos], value) for name, value in padding.items()}
         calls = sum(info.denoiser_calls for info in infos)
         steps.append(StepInfo(step=infos[0].step, t=infos[0].t, denoiser_calls=calls, **rows))
     tokens = torch.cat([output.tokens for output in outputs])
     return SampleOutput(tokens, tuple(steps), tuple(seed for output in outputs for seed in output.seeds))
 
 
-def _equal_width(tables: Sequence[Tensor], value: float) -> list[Tensor]:
+def _join(tables: Sequence[Tensor], value: float) -> Tensor:
     """Batches may differ in their number of groups: pad as rows are that decide nothing in a group."""
-    shape = [max(sizes) for sizes in zip(*(table.shape[1:] for table in tables), strict=True)]
-    padded = []
-    for table in tables:
-        wide = table.new_full((len(table), *shape), value)
-        wide[tuple(slice(size) for size in table.shape)] = table
-        padded.append(wide)
-    return padded
+    if tables[0].ndim == 1:
+        return torch.cat(tables)
+    return pad_sequence([row for table in tables for row in table], batch_first=True, padding_value=value)

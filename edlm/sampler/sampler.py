@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from edlm.diffusion.streams import RowStreams, draw_seeds
-from edlm.sampler import generation
+from edlm.diffusion.streams import RowStreams, row_seeds
 from edlm.sampler.bounds import likelihood_bounds
 from edlm.sampler.kernel import Kernel, device_of
-from edlm.sampler.loop import denoise
 from edlm.sampler.output import SampleOutput, concatenate
-from edlm.sampler.text.writing import GenerationOutput, Partial, run
+from edlm.sampler.step import denoise
+from edlm.sampler.text import generation
+from edlm.sampler.text.generation import GenerateOptions, GenerationOutput, InfillOptions, Partial, Writing
+from edlm.sampler.text.prompts import Prompts
 
 
 class EnergySampler(Kernel):
@@ -24,6 +25,9 @@ class EnergySampler(Kernel):
 
     Args and errors: ``denoiser``, ``energy`` and, by name, the options of `SamplerOptions`; see `Kernel`. Without
     further options an energy is used as it recommends.
+
+    A row depends on its own seed and on nothing else in the batch. Methods on tokens take ``seeds``, one a row; or
+    else a ``generator`` that draws them, torch's global one by default.
 
     Note:
         With many candidates and ``weight_temperature = 1`` a decision follows, but for its ``Z``,
@@ -67,8 +71,8 @@ class EnergySampler(Kernel):
             num_samples: Number of sequences.
             length: Tokens of each.
             batch_size: Rows at a time (all by default); changes nothing but memory and speed.
-            generator: Draws one seed a row (torch's global generator by default).
-            seeds: The rows' seeds themselves.
+            generator: Draws one seed a row.
+            seeds: One a row.
 
         Returns:
             ``tokens[num_samples, length]`` and diagnostics.
@@ -76,7 +80,7 @@ class EnergySampler(Kernel):
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
         x_t = torch.full((num_samples, length), self.denoiser.mask_token_id, device=device_of(self.denoiser))
-        seeds = _row_seeds(num_samples, generator, seeds)
+        seeds = row_seeds(num_samples, seeds, generator)
         size = batch_size or max(1, num_samples)
         starts = range(0, max(1, num_samples), size)
         return concatenate([self.fill(x_t[i : i + size], seeds=seeds[i : i + size]) for i in starts])
@@ -93,20 +97,18 @@ class EnergySampler(Kernel):
     ) -> SampleOutput:
         """Fill in the masked positions: a prompt or a text with gaps is just an ``x_t``.
 
-        A row's tokens do not depend on the other rows, nor on padding.
-
         Args:
             x_t: Tokens, ``mask_token_id`` where unknown, shape ``[batch, length]``; not changed.
             attention_mask: False at padding, which is on the right of the rows and holds any tokens; same shape.
             target: Only these of the masked positions are filled, bool, same shape; the others stay masked.
-            generator: Draws one seed a row (torch's global generator by default).
-            seeds: The rows' seeds themselves.
+            generator: Draws one seed a row.
+            seeds: One a row.
 
         Raises:
             ValueError: tokens out of range, a wrong number of seeds, or masks where the energy needs none.
             ImpossibleCandidates: under ``on_impossible="raise"``, or when redraws run out.
         """
-        seeds = _row_seeds(len(x_t), generator, seeds)
+        seeds = row_seeds(len(x_t), seeds, generator)
         steps = denoise(self, x_t, RowStreams(seeds), target=target, attention_mask=attention_mask)
         tokens, infos = zip(*steps, strict=True)
         return SampleOutput(tokens[-1], infos, tuple(seeds))
@@ -130,9 +132,9 @@ class EnergySampler(Kernel):
         Args:
             x_0: Tokens without masks, shape ``[batch, length]``.
             given: True where a token is given and not to be predicted, shape ``[batch, length]``.
-            attention_mask: False at padding, on the right of the rows, shape ``[batch, length]``.
-            generator: Draws one seed a row (torch's global generator by default).
-            seeds: The rows' seeds; equal seeds give equal orders whatever k, energy and groups are.
+            attention_mask: As for `fill`.
+            generator: Draws one seed a row.
+            seeds: One a row; equal seeds give equal orders whatever k, energy and groups are.
             inner_draws: Draws of other candidates (at least k - 1), and at sequence scope of tokens that complete the
                 data, over which each decision is averaged inside of the logarithm: more energy passes, a tighter
                 bound. At sequence scope one draw is very loose.
@@ -149,30 +151,26 @@ class EnergySampler(Kernel):
         References:
             Equation (*) of the project's method page; Jensen over candidates and orders.
         """
-        seeds = _row_seeds(len(x_0), generator, seeds)
+        seeds = row_seeds(len(x_0), seeds, generator)
         options = {"given": given, "attention_mask": attention_mask, "inner_draws": [inner_draws]}
         return likelihood_bounds([self], x_0, seeds, **options)[0]
 
     def generate(
         self,
-        prompts: generation.Prompts,
+        prompts: Prompts,
         max_new_tokens: int,
         *,
         callback: Callable[[Partial], object] | None = None,
         **options: Any,
     ) -> GenerationOutput:
-        """Continue prompts. Each row is the same alone or in any batch.
+        """Continue prompts.
 
         Args:
             prompts: Text or texts, which the denoiser's tokenizer reads and its prefix precedes; or lists of token
                 ids; None for a text that need not begin at a beginning ("" does).
             max_new_tokens: Tokens to write.
             callback: Called with a `Partial` after each step.
-            options: Fields of `GenerateOptions`: ``num_return_sequences``, ``temperature``, ``top_p``, ``top_k``,
-                ``eos_token_id``, ``stop``, ``block_length``, ``suffix``, ``seed``.
-
-        Returns:
-            Texts, tokens and diagnostics.
+            options: Fields of `GenerateOptions`, such as ``stop``, ``block_length``, ``seed``.
 
         Raises:
             ValueError: an option breaks its rule; the text is too long to be written at once; or the energy needs
@@ -186,16 +184,14 @@ class EnergySampler(Kernel):
             >>> [text.startswith(start) for text, start in zip(output.text, ["Once upon a time", "The dog"])]
             [True, True]
         """
-        return run(self.stream(prompts, max_new_tokens, **options), callback)
+        return generation.run(self.stream(prompts, max_new_tokens, **options), callback)
 
-    def stream(
-        self, prompts: generation.Prompts, max_new_tokens: int, **options: Any
-    ) -> Generator[Partial, None, GenerationOutput]:
+    def stream(self, prompts: Prompts, max_new_tokens: int, **options: Any) -> Writing:
         """As `generate`, step by step: yields a `Partial` after each, and returns the output at its end.
 
         Options are checked at once; the text of the last partial is that of the output.
         """
-        return generation.stream(self, prompts, max_new_tokens, generation.GenerateOptions(**options))
+        return generation.continuations(self, prompts, max_new_tokens, GenerateOptions(**options))
 
     def infill(
         self, texts: str | Sequence[str], *, callback: Callable[[Partial], object] | None = None, **options: Any
@@ -209,11 +205,7 @@ class EnergySampler(Kernel):
             texts: With ``mask``, or the tokenizer's own mask token, where ``span_length`` tokens are to be written;
                 ``<mask:12>`` for 12 tokens. Neighbours add up.
             callback: Called with a `Partial` after each step.
-            options: Fields of `InfillOptions`: ``mask``, ``span_length``, ``num_return_sequences``, ``temperature``,
-                ``top_p``, ``top_k``, ``seed``.
-
-        Returns:
-            Texts, the filling of each gap, tokens and diagnostics.
+            options: Fields of `InfillOptions`, such as ``span_length``, ``seed``.
 
         Raises:
             ValueError: an option breaks its rule, or a text is longer than the denoiser's ``max_length``.
@@ -229,12 +221,4 @@ class EnergySampler(Kernel):
             >>> text.startswith("Once upon"), ", there was a" in text, text.endswith(".")
             (True, True, True)
         """
-        return run(generation.infilling(self, texts, generation.InfillOptions(**options)), callback)
-
-
-def _row_seeds(count: int, generator: torch.Generator | None, seeds: Sequence[int] | None) -> list[int]:
-    if seeds is None:
-        return draw_seeds(count, generator)
-    if len(seeds) != count:
-        raise ValueError(f"seeds must hold one integer a row ({count}), got {len(seeds)}")
-    return [int(seed) for seed in seeds]
+        return generation.run(generation.infillings(self, texts, InfillOptions(**options)), callback)

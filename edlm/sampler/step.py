@@ -1,8 +1,8 @@
-"""The start of a step: one denoiser pass, the reveal set, and the module that decides its tokens."""
+"""The steps of a sampler: one denoiser pass, the reveal set, and the module that decides its tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 
 import torch
@@ -11,10 +11,12 @@ from torch import Tensor
 from edlm.denoisers.base import Denoiser, Encoding
 from edlm.diffusion.reveal import RevealPlan
 from edlm.diffusion.slots import Slots
+from edlm.diffusion.streams import RowStreams
 from edlm.energies.base import Step
 from edlm.numerics import widest_float
-from edlm.sampler import candidates, tokenwise
+from edlm.sampler import candidates, inputs, tokenwise
 from edlm.sampler.kernel import Kernel
+from edlm.sampler.output import DecisionInfo, StepInfo, merge_decisions
 
 _TIE = 2.0**-10  # nats
 
@@ -50,9 +52,36 @@ def decider(kernel: Kernel, step: Step) -> ModuleType:
     return tokenwise if kernel.tokenwise and bool(step.uses.any()) else candidates
 
 
-def begin_step(kernel: Kernel, plan: RevealPlan, at: Tensor, x_t: Tensor, passes: Passes) -> Step:
-    """Run the denoiser and choose the reveal set of one kernel; see `begin_steps`."""
-    return begin_steps([kernel], plan, at, x_t, passes)[0]
+@torch.no_grad()
+def denoise(
+    kernel: Kernel,
+    x_t: Tensor,
+    streams: RowStreams,
+    *,
+    target: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+) -> Iterator[tuple[Tensor, StepInfo]]:
+    """Run all steps, one by one; arguments and errors are those of `EnergySampler.fill`, which runs it to its end.
+
+    Yields:
+        After each step its ``x_s[batch, length]`` and its diagnostics.
+    """
+    real = inputs.check_padding(x_t, attention_mask)
+    plan = kernel.plan(inputs.check_tokens(kernel, x_t, target, real), streams.order())
+    passes = Passes(kernel.denoiser, attention_mask=real)
+    grouped = kernel.group_size is not None and not kernel.tokenwise
+    for i in range(kernel.num_steps):
+        (step,) = begin_steps([kernel], plan, torch.full_like(x_t[:, 0], i), x_t, passes)
+        x_t, decisions = decider(kernel, step).decide(kernel, step, streams.values(i))
+        decisions = decisions or [DecisionInfo.without_energy(step.uses, kernel.candidates_weighed)]
+        info = StepInfo(
+            step=i,
+            t=1 - i / kernel.num_steps,
+            num_revealed=(x_t != step.x_t).sum(1),
+            denoiser_calls=int(len(step.slots) > 0),
+            **merge_decisions(decisions, grouped),
+        )
+        yield x_t, info
 
 
 def begin_steps(kernels: Sequence[Kernel], plan: RevealPlan, at: Tensor, x_t: Tensor, passes: Passes) -> list[Step]:

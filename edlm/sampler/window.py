@@ -26,28 +26,26 @@ class Window(ABC):
 
 
 @dataclass(frozen=True)
-class Times(Window):
-    """Steps with ``low < t <= high``; (0.8, 1.0) is the paper's window w = 0.2."""
-
+class _Interval(Window):
     low: float
     high: float
 
     def __post_init__(self) -> None:
-        _check_interval(self.low, self.high)
+        if not 0 <= self.low <= self.high <= 1:
+            raise ValueError(f"window must have 0 <= low <= high <= 1, got ({self.low}, {self.high})")
+
+
+@dataclass(frozen=True)
+class Times(_Interval):
+    """Steps with ``low < t <= high``; (0.8, 1.0) is the paper's window w = 0.2."""
 
     def covers(self, step: Tensor, t: Tensor, masked: Tensor, real: Tensor | None = None) -> Tensor:
         return (self.low < t) & (t <= self.high)
 
 
 @dataclass(frozen=True)
-class FractionMasked(Window):
+class FractionMasked(_Interval):
     """Rows with ``low < fraction of masked positions <= high``; padding does not count."""
-
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        _check_interval(self.low, self.high)
 
     def covers(self, step: Tensor, t: Tensor, masked: Tensor, real: Tensor | None = None) -> Tensor:
         count = masked.shape[1] if real is None else real.sum(1).clamp(min=1)
@@ -76,8 +74,3 @@ def get_window(window: Window | Sequence[float]) -> Window:
     if len(window) != 2:
         raise ValueError(f"window must be a pair (low, high) or a Window, got {window!r}")
     return Times(*window)
-
-
-def _check_interval(low: float, high: float) -> None:
-    if not 0 <= low <= high <= 1:
-        raise ValueError(f"window must have 0 <= low <= high <= 1, got ({low}, {high})")

@@ -220,7 +220,7 @@ def test_one_seed_a_row():
         lambda: make().fill(torch.full((3, 3), MASK), seeds=[1, 2, 3, 4]),
         lambda: make().likelihood_bound(torch.zeros(3, 3, dtype=torch.long), seeds=[1]),
     ):
-        with pytest.raises(ValueError, match=r"seeds must hold one integer a row \(3\), got \d"):
+        with pytest.raises(ValueError, match=r"one seed a row \(3\), got \d"):
             call()
     with pytest.raises(ValueError, match="seeds must be >= 0, got -1"):
         make().sample(2, 3, seeds=[0, -1])

@@ -16,7 +16,7 @@ from edlm.numerics import precise
 from edlm.sampler.proposal import make_decision
 from edlm.sampler.reweighting import log_weights
 from edlm.sampler.sampler import EnergySampler
-from edlm.sampler.step import Passes, begin_step
+from edlm.sampler.step import Passes, begin_steps
 
 MOST_SEQUENCES = 2**16
 STEP = 0.25  # of the trapezoids in log lambda: their error is below 1e-15
@@ -140,7 +140,7 @@ def _begin(sampler: EnergySampler, i: int, x_t: Tensor) -> Step:
     streams = RowStreams([0] * len(x_t))  # nothing is drawn from them
     plan = sampler.plan(everything, streams.order())
     passes = Passes(sampler.denoiser, sampler.energy.reads_hidden)
-    return begin_step(sampler, plan, torch.full_like(x_t[:, 0], i), x_t, passes)
+    return begin_steps([sampler], plan, torch.full_like(x_t[:, 0], i), x_t, passes)[0]
 
 
 def _law_of_group(sampler: EnergySampler, step: Step, group: Slots, x_partial: Tensor) -> tuple[Tensor, Tensor]:

@@ -48,10 +48,7 @@ def views_of(row: Row, denoiser: Denoiser, block_length: int | None) -> list[Vie
     blocks, begins with the row. The frame is always included. A denoiser that writes in blocks of its own, at multiples
     of their size, sees nothing on the right of the block.
 
-    Args:
-        row: A text with gaps.
-        denoiser: Its ``max_length``, ``block_size`` and frame.
-        block_length: As `check_block_length` gives it; None writes all at once.
+    ``block_length`` is that of `check_block_length`; None writes all at once.
 
     Raises:
         ValueError: the row is too long to be written at once, or a block is.
@@ -105,12 +102,7 @@ def _seen(row: Row, denoiser: Denoiser, start: int, stop: int, block_length: int
 def gather_views(
     tokens: Sequence[Tensor], views: Sequence[View | None], pad_token_id: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The views of a batch, padded on the right; a row without a view is all padding.
-
-    Args:
-        tokens: Of each row, ``[length]``.
-        views: Of each row.
-        pad_token_id: What padding holds.
+    """The views of rows ``tokens[r][length]``, padded on the right; a row without a view is all padding.
 
     Returns:
         ``x_t``, ``target`` and ``attention_mask``, each ``[batch, width]``.

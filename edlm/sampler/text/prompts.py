@@ -11,6 +11,8 @@ from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
 
+Prompts = str | Sequence[str] | Sequence[Sequence[int]] | None
+
 _LEADING_SPACE = ("Ġ", "▁")  # byte-level BPE, sentencepiece: the space before a word is part of its first token
 
 
@@ -39,19 +41,12 @@ class Row:
 
 
 def rows_of_prompts(
-    denoiser: Denoiser,
-    prompts: str | Sequence[str] | Sequence[Sequence[int]] | None,
-    max_new_tokens: int,
-    suffix: str | Sequence[str] | None = None,
+    denoiser: Denoiser, prompts: Prompts, max_new_tokens: int, suffix: str | Sequence[str] | None = None
 ) -> list[Row]:
-    """A row for each prompt: frame, prompt, gap, suffix, frame.
+    """A row for each prompt: frame, prompt, gap, suffix, frame; arguments are those of `EnergySampler.generate`.
 
-    Args:
-        denoiser: Its tokenizer reads text; its prefix goes before every text, and before token lists and nothing at
-            all (None) only where sequences are always framed.
-        prompts: Text, texts, or lists of token ids, which are taken as they are; None for no text.
-        max_new_tokens: Size of the gap.
-        suffix: Text after the gap, for all rows or one a row.
+    The denoiser's prefix goes before every text; and before token lists and nothing at all (None) only where sequences
+    are always framed.
 
     Raises:
         ValueError: there is no prompt, they are neither texts nor token lists, or text comes without a tokenizer.
@@ -78,14 +73,7 @@ def rows_of_prompts(
 
 
 def rows_of_texts(denoiser: Denoiser, texts: str | Sequence[str], mask: str, span_length: int) -> list[Row]:
-    """A row for each text with gaps in it.
-
-    Args:
-        denoiser: Its tokenizer reads the texts; they are framed where sequences always are.
-        texts: With ``mask``, or the tokenizer's own mask token, where ``span_length`` tokens are to be written;
-            ``<mask:12>`` for 12 tokens. Neighbours add up.
-        mask: What marks a gap.
-        span_length: Tokens of a gap that says no number.
+    """A row for each text with gaps in it, framed where sequences always are; see `EnergySampler.infill`.
 
     Raises:
         ValueError: there is no text, a gap is empty, or the denoiser has no tokenizer.
@@ -100,11 +88,7 @@ def rows_of_texts(denoiser: Denoiser, texts: str | Sequence[str], mask: str, spa
 
 
 class Reader:
-    """Turns text into tokens as they would be in running text.
-
-    Args:
-        denoiser: Whose tokenizer and frame are used.
-    """
+    """Turns text into tokens as they would be in running text."""
 
     def __init__(self, denoiser: Denoiser):
         self.denoiser = denoiser

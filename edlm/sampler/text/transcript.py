@@ -12,12 +12,7 @@ from edlm.sampler.text.prompts import Row
 
 
 class Transcript:
-    """Decodes rows to text.
-
-    Args:
-        denoiser: Its tokenizer decodes.
-        eos_token_id: Tokens that end the written text; "auto" is the tokenizer's.
-        stop: Strings that end it.
+    """Decodes rows to text with the denoiser's tokenizer; ``eos_token_id`` and ``stop`` as in `GenerateOptions`.
 
     Raises:
         ValueError: a stop string is empty, or there is no tokenizer to find it with.
@@ -42,20 +37,14 @@ class Transcript:
             raise ValueError(f"stop must hold no empty string, got {list(self.stop)}")
         if self.stop and self.tokenizer is None:
             raise ValueError(f"stop strings need a tokenizer, and this denoiser has none; got {list(self.stop)}")
-        special = () if self.tokenizer is None else self.tokenizer.all_special_ids
-        self._special = set(special)
+        self._special = set() if self.tokenizer is None else set(self.tokenizer.all_special_ids)
         self._mask = getattr(self.tokenizer, "mask_token", None)
         self._knows_mask = getattr(self.tokenizer, "mask_token_id", None) == self.mask_token_id
 
     def read(self, row: Row, tokens: Tensor) -> tuple[str, tuple[str, ...]]:
         """Full text, cut at the stop string of its last gap, and the filling of each gap; masks are rendered.
 
-        Args:
-            row: The text with its gaps and frame.
-            tokens: Its tokens as they are now, ``[length]``.
-
-        Returns:
-            Without a tokenizer: no text.
+        ``tokens[length]`` are those of the row as they are now. Without a tokenizer texts are empty.
         """
         if self.tokenizer is None:
             return "", tuple("" for _ in row.gaps)

@@ -317,7 +317,7 @@ def test_impossible_candidates_raise_are_redrawn_or_kept():
         ([[1]], {"block_length": 0}, "block_length must be >= 1, got 0"),
         ([[1]], {"block_length": 9}, "block_length must be at most 8, to fit max_length = 8, got 9"),
         ([[1]], {}, "at most max_length = 8 tokens long to be written at once, got 11; generate writes longer ones"),
-        ([[1]], {"seed": [1, 2], "block_length": 2}, r"seed must be one integer, or one a row \(1\), got 2"),
+        ([[1]], {"seed": [1, 2], "block_length": 2}, r"there must be one seed a row \(1\), got 2"),
         ([[1]], {"seed": -1, "block_length": 2}, "seeds must be >= 0, got -1"),
         ([[1]], {"temperature": 0.0, "block_length": 2}, "temperature must be > 0"),
         ([[1]], {"eos_token_id": "eos", "block_length": 2}, "eos_token_id must be 'auto', a token, several, or None"),

@@ -1,0 +1,205 @@
+"""Text from prompts and text with gaps, written block by block and step by step; each option is described once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from edlm.diffusion.streams import RowStreams, row_seeds
+from edlm.sampler.kernel import Kernel, device_of
+from edlm.sampler.output import StepInfo
+from edlm.sampler.step import denoise
+from edlm.sampler.text.blocks import View, check_block_length, gather_views, scatter_views, views_of
+from edlm.sampler.text.prompts import Prompts, Row, rows_of_prompts, rows_of_texts
+from edlm.sampler.text.transcript import Transcript
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """Options that `EnergySampler.generate` and `EnergySampler.infill` share."""
+
+    num_return_sequences: int = 1
+    """Rows of each prompt or text, one after the other."""
+
+    temperature: float | None = None
+    """Of the proposal, for this call; None keeps the sampler's."""
+
+    top_p: float | None = None
+    """Of the proposal, for this call; None keeps the sampler's."""
+
+    top_k: int | None = None
+    """Of the proposal, for this call; None keeps the sampler's."""
+
+    seed: int | Sequence[int] | None = None
+    """Row r gets ``seed + r``; or one seed a row; None draws them from torch's global generator."""
+
+    def __post_init__(self) -> None:
+        if self.num_return_sequences < 1:
+            raise ValueError(f"num_return_sequences must be >= 1, got {self.num_return_sequences}")
+
+    def kernel(self, kernel: Kernel) -> Kernel:
+        """The kernel with the proposal of this call."""
+        given = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+        return replace(kernel, **{name: value for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions(TextOptions):
+    """Options of `EnergySampler.generate`."""
+
+    eos_token_id: int | Sequence[int] | Literal["auto"] | None = "auto"
+    """Tokens that end a text, which is cut there; "auto" takes those of the denoiser or its tokenizer."""
+
+    stop: str | Sequence[str] | None = None
+    """Strings that end a text."""
+
+    block_length: int | None = None
+    """Tokens that are written together, in ``num_steps`` passes; blocks follow left to right, also beyond the
+    denoiser's ``max_length``, and rows that have come to an end cost no more passes. None: the denoiser's
+    ``block_size``, or all at once."""
+
+    suffix: str | Sequence[str] | None = None
+    """Text after the written text, for all prompts or one for each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfillOptions(TextOptions):
+    """Options of `EnergySampler.infill`."""
+
+    mask: str = "<mask>"
+    """Marks a gap."""
+
+    span_length: int = 1
+    """Tokens of a gap that has no number of its own."""
+
+
+@dataclass(frozen=True)
+class GenerationOutput:
+    """Texts and diagnostics of their steps.
+
+    Attributes:
+        text: Prompt, written text and suffix; special tokens and frames are left out.
+            Empty strings for a denoiser without a tokenizer.
+        fills: The written text of each gap of each row.
+        tokens: Of each row, with frame and without padding, int64, ``[length]``; they continue after an end of text.
+        steps: One entry a step, block after block; rows that are done decide nothing in it.
+        seeds: The seed of each row, with which it can be written again, alone or in any batch.
+    """
+
+    text: list[str]
+    fills: list[tuple[str, ...]]
+    tokens: list[Tensor]
+    steps: tuple[StepInfo, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def completions(self) -> list[str]:
+        """The written text of each row; that of several gaps, one after the other."""
+        return ["".join(fills) for fills in self.fills]
+
+
+@dataclass(frozen=True)
+class Partial:
+    """Texts after a step.
+
+    Attributes:
+        step: Number of steps before it, in all blocks.
+        block: Index of the block that is written.
+        tokens: Of each row, masks at positions not yet written, int64, ``[length]``.
+    """
+
+    step: int
+    block: int
+    tokens: list[Tensor]
+    _rows: Sequence[Row] = field(repr=False)
+    _transcript: Transcript = field(repr=False)
+
+    @cached_property
+    def text(self) -> list[str]:
+        """As `GenerationOutput.text`, masks shown as the mask token."""
+        return [self._transcript.read(row, now)[0] for row, now in zip(self._rows, self.tokens, strict=True)]
+
+
+Writing = Generator[Partial, None, GenerationOutput]
+"""The texts after each step, and at its end the output."""
+
+
+def continuations(kernel: Kernel, prompts: Prompts, max_new_tokens: int, options: GenerateOptions) -> Writing:
+    """Continue prompts step by step; see `EnergySampler.generate`."""
+    denoiser = kernel.denoiser
+    block_length = check_block_length(denoiser, options.block_length)
+    transcript = Transcript(denoiser, options.eos_token_id, options.stop)
+    rows = rows_of_prompts(denoiser, prompts, max_new_tokens, options.suffix)
+    return _write(kernel, rows, options, transcript, block_length)
+
+
+def infillings(kernel: Kernel, texts: str | Sequence[str], options: InfillOptions) -> Writing:
+    """Fill the gaps of texts step by step; see `EnergySampler.infill`."""
+    denoiser = kernel.denoiser
+    rows = rows_of_texts(denoiser, texts, options.mask, options.span_length)
+    return _write(kernel, rows, options, Transcript(denoiser), denoiser.block_size)
+
+
+def run(writing: Writing, callback: Callable[[Partial], object] | None = None) -> GenerationOutput:
+    """Run to the end; ``callback`` sees each step."""
+    while True:
+        try:
+            partial = next(writing)
+        except StopIteration as end:
+            return end.value
+        if callback is not None:
+            callback(partial)
+
+
+def _write(
+    kernel: Kernel, rows: Sequence[Row], options: TextOptions, transcript: Transcript, block_length: int | None
+) -> Writing:
+    """Fill the gaps of all rows; mistakes are errors at once, not at the first step."""
+    kernel = options.kernel(kernel)
+    rows = [row for row in rows for _ in range(options.num_return_sequences)]
+    seeds = row_seeds(len(rows), options.seed)
+    RowStreams(seeds)  # checks them
+    return _write_blocks(
+        kernel, rows, [views_of(row, kernel.denoiser, block_length) for row in rows], seeds, transcript
+    )
+
+
+def _write_blocks(
+    kernel: Kernel, rows: Sequence[Row], views: list[list[View]], seeds: Sequence[int], transcript: Transcript
+) -> Writing:
+    """Write block ``b`` of every row in the same steps; rows that have come to an end, or have no such block, wait."""
+    device = device_of(kernel.denoiser)
+    tokens, steps, pad = [row.tokens for row in rows], [], _padding(kernel, transcript)
+    for block in range(max(map(len, views))):
+        now = [of_row[block] if block < len(of_row) else None for of_row in views]
+        if not any(now):
+            break
+        x_t, target, real = (table.to(device) for table in gather_views(tokens, now, pad))
+        for x_s, info in denoise(kernel, x_t, RowStreams(seeds, block), target=target, attention_mask=real):
+            tokens = scatter_views(tokens, now, x_s.cpu())
+            yield Partial(len(steps), block, tokens, rows, transcript)
+            steps.append(info)
+        for r, row in enumerate(rows):
+            later = views[r][block + 1 :]
+            if later and transcript.has_stopped(row, tokens[r]):
+                tokens[r] = tokens[r].index_fill(0, torch.cat([view.index[view.target] for view in later]), pad)
+                views[r] = []
+    text, fills = zip(*(transcript.read(row, now) for row, now in zip(rows, tokens, strict=True)), strict=True)
+    return GenerationOutput(list(text), list(fills), tokens, tuple(steps), tuple(seeds))
+
+
+def _padding(kernel: Kernel, transcript: Transcript) -> int:
+    """A token for positions that are never read: an end of text where there is one."""
+    denoiser = kernel.denoiser
+    of_tokenizer = (getattr(denoiser.tokenizer, f"{name}_token_id", None) for name in ("eos", "pad"))
+    fitting = [
+        token
+        for token in (*transcript.eos_token_ids, denoiser.eos_token_id, *of_tokenizer)
+        if token is not None and 0 <= token < denoiser.vocab_size and token != denoiser.mask_token_id
+    ]
+    return fitting[0] if fitting else int(denoiser.mask_token_id == 0)
