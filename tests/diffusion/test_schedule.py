@@ -65,12 +65,6 @@ def test_reveal_probability_composes(schedule):
     assert p(t, torch.zeros_like(t)).item() == pytest.approx(1, abs=1e-12)
 
 
-def test_log_linear_is_the_expected_fraction():
-    t = torch.tensor([0.25, 0.8])
-    assert LogLinear().nelbo_weight(t).tolist() == pytest.approx([4.0, 1.25])
-    assert LogLinear().reveal_probability(t, t / 2).tolist() == pytest.approx([0.5, 0.5])
-
-
 @pytest.mark.parametrize("power", [0.0, -1.0, math.nan])
 def test_power_must_be_positive(power):
     with pytest.raises(ValueError, match="power must be > 0, got"):

@@ -23,13 +23,10 @@ def as_lists(s: Slots) -> list[list[int]]:
     return rows
 
 
-def test_from_ranked_keeps_the_ranking():
+def test_slots_are_left_to_right_or_ranked():
+    assert as_lists(Slots.where(CHOSEN)) == [[0, 1, 2, 4], [], [0, 2]]
     assert as_lists(slots()) == [[4, 1, 0, 2], [], [2, 0]]
     assert len(slots()) == 6
-
-
-def test_where_is_left_to_right():
-    assert as_lists(Slots.where(CHOSEN)) == [[0, 1, 2, 4], [], [0, 2]]
 
 
 def test_no_slots_at_all():
@@ -45,10 +42,6 @@ def test_select_ranks_anew():
     s = slots()
     assert as_lists(s.select(s.rows == 2)) == [[], [], [2, 0]]
     assert as_lists(s.select(s.ranks >= 1)) == [[1, 0, 2], [], [0]]
-
-
-def test_select_closes_gaps():
-    s = slots()
     assert as_lists(s.select(s.ranks != 1)) == [[4, 0, 2], [], [2]]
 
 
@@ -91,28 +84,27 @@ def test_gather_write_and_sum_know_their_rows():
     assert s.sum_rows(torch.stack([values, -values], 1)).tolist() == [[15, -15], [0, 0], [48, -48]]
 
 
-def test_dense_pads_rows():
-    dense = slots().dense()
-    assert dense.active.tolist() == [0, 2]
-    assert dense.valid.tolist() == [[True] * 4, [True, True, False, False]]
-    assert dense.positions.tolist() == [[4, 1, 0, 2], [2, 0, 0, 0]]
-    far = torch.iinfo(torch.int64).max
+@pytest.mark.parametrize(
+    ("active", "positions"),
+    [
+        (None, [[4, 1, 0, 2], [2, 0, 0, 0]]),
+        ([0, 1, 2], [[4, 1, 0, 2], [0, 0, 0, 0], [2, 0, 0, 0]]),
+        ([0], [[4, 1, 0, 2]]),
+    ],
+)
+def test_dense_pads_rows(active, positions):
+    dense = slots().dense(None if active is None else torch.tensor(active))
+    assert dense.active.tolist() == ([0, 2] if active is None else active)
+    assert dense.positions.tolist() == positions
+    assert dense.valid.sum(1).tolist() == [[4, 0, 2][row] for row in dense.active]
+    assert not (~dense.valid[:, :-1] & dense.valid[:, 1:]).any()  # padding is on the right
+
+
+def test_dense_by_position():
+    dense, far = slots().dense(), torch.iinfo(torch.int64).max
     assert dense.counts.tolist() == [4, 2]
     ranks = torch.tensor([[0, 1, 2, 3], [0, 1, 7, 7]])
     assert dense.at_positions(ranks, 5).tolist() == [[2, 1, 3, far, 0], [1, far, 0, far, far]]
-
-
-def test_dense_of_given_rows():
-    dense = slots().dense(torch.tensor([0, 1, 2]))
-    assert dense.active.tolist() == [0, 1, 2]
-    assert dense.valid.sum(1).tolist() == [4, 0, 2]
-    assert dense.positions.tolist() == [[4, 1, 0, 2], [0, 0, 0, 0], [2, 0, 0, 0]]
-
-
-def test_dense_of_fewer_rows_than_have_slots():
-    dense = slots().dense(torch.tensor([0]))
-    assert dense.valid.tolist() == [[True] * 4]
-    assert dense.positions.tolist() == [[4, 1, 0, 2]]
 
 
 @pytest.mark.parametrize(

@@ -87,11 +87,6 @@ def test_values_are_of_one_step_or_of_each_rows_own():
     assert not torch.equal(of_step[1][2], of_step[4][2])
 
 
-def test_values_need_a_step_for_every_row():
-    with pytest.raises(ValueError, match="zip"):
-        RowStreams([7, 3]).values(torch.tensor([1]))
-
-
 def test_consecutive_seeds_are_uniform_and_uncorrelated():
     streams = RowStreams(range(4000))
     ones = torch.ones(4000, dtype=torch.long)

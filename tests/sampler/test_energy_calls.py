@@ -65,14 +65,11 @@ def test_f_gets_all_rows_in_order_k_candidates_and_their_log_proposal(order, for
         state = x_partial
     # log_proposal: the marginals of x_t (not of x_partial) at the filled positions.
     for candidates, x_partial, log_proposal, call in watch.asked:
-        seen = watch.seen[call][0]
-        x_t = _rows_at(watch, call)
-        log_p = log_p_of(x_t)
+        log_p = log_p_of(_rows_at(watch, call))
         filled = (candidates != x_partial[:, None]).double()
         tokens = candidates.clamp(max=2)[..., None]
         each = log_p[:, None].expand(-1, k, -1, -1).gather(3, tokens)[..., 0]
         torch.testing.assert_close(log_proposal, (each * filled).sum(2), rtol=0, atol=1e-9)
-        assert len(seen) <= len(X_T)
 
 
 def _rows_at(watch, call):
@@ -91,67 +88,7 @@ def test_x_partial_holds_the_groups_before():
     assert len(watch.asked) == 3 and len(watch.seen) == 1  # groups cost no denoiser pass
 
 
-def test_candidates_at_step_scope_leave_other_masks():
-    """Scoring whole rows at step scope would fill them."""
-    watch = Watch(3, x_t=torch.full((4, L), MASK), order="left_to_right", num_steps=5)
-    watch.run()
-    for i, (candidates, _, log_proposal, _) in enumerate(watch.asked):
-        assert (candidates[..., : i + 1] != MASK).all() and (candidates[..., i + 1 :] == MASK).all()
-        assert log_proposal.exp().max() <= 1 and log_proposal.max() <= 0
-
-
-def test_the_energy_is_asked_where_one_token_is_revealed():
-    watch = Watch(3, x_t=torch.tensor([[0, 1, MASK, 2, 2]]), num_steps=1, order="random")
-    watch.run()
-    assert len(watch.asked) == 1
-    heavy = EnergySampler(
-        FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 3), MASK, 3),
-        CallableEnergy(lambda c, x, log_p: 50.0 * (c[..., 0] != 1)),
-        num_steps=1,
-        num_candidates=80,
-    )
-    assert (heavy.sample(50, 1, seeds=range(50)).tokens == 1).all()  # or chance 50 (2/3)^80 = 4e-13
-
-
-@pytest.mark.parametrize("order", ORDERS)
-def test_a_complete_energy_never_sees_a_mask(order):
-    watch = Watch(2, order=order, complete=True, scope="sequence", num_steps=4)
-    watch.run()
-    assert watch.asked
-    for candidates, _, _, _ in watch.asked:
-        assert not (candidates == MASK).any()
-
-
-def test_the_window_saves_the_questions():
-    watch = Watch(2, order="left_to_right", num_steps=4, window=(0.5, 1.0))
-    watch.run()
-    assert [call for *_, call in watch.asked] == [0, 1] and len(watch.seen) == 4
-
-
-def test_the_denoiser_is_told_the_time_of_the_step():
-    watch = Watch(2, order="left_to_right", num_steps=4)
-    watch.run()
-    assert [t.unique().tolist() for _, t in watch.seen] == [[1.0], [0.75], [0.5], [0.25]]
-
-
-@pytest.mark.parametrize("form", [{}, {"group_size": 1}, {"scope": "sequence"}], ids=str)
-def test_the_bound_asks_the_same_questions_with_the_data_in_the_first_slot(form):
-    watch = Watch(3, x_t=torch.full((4, L), MASK), order="dilated", **form)
-    x_0 = torch.tensor([[0, 1, 2, 2, 1], [1, 1, 0, 2, 0], [2, 0, 2, 1, 1], [0, 0, 1, 0, 2]])
-    watch.sampler.likelihood_bound(x_0, seeds=range(4))
-    for n, (candidates, x_partial, log_proposal, call) in enumerate(watch.asked):
-        known = x_partial != MASK
-        assert torch.equal(x_partial[known], x_0[known])
-        if n == 0:
-            assert not known.any()
-            decided = [0, 2] if form != {"group_size": 1} else [0]
-            assert torch.equal(candidates[:, 0, decided], x_0[:, decided])
-        log_p = log_p_of(_rows_at(watch, call))
-        filled = (candidates != x_partial[:, None]).double()
-        each = log_p[:, None].expand(-1, 3, -1, -1).gather(3, candidates.clamp(max=2)[..., None])[..., 0]
-        torch.testing.assert_close(log_proposal, (each * filled).sum(2), rtol=0, atol=1e-9)
-    assert len(watch.asked) == (5 if "group_size" in form else 2)
-    # k = 1 is the base: nothing to ask.
-    silent = Watch(1, x_t=x_0)
-    silent.sampler.likelihood_bound(x_0, seeds=range(4))
-    assert not silent.asked
+def test_the_bound_of_one_candidate_asks_nothing():
+    watch = Watch(1)
+    watch.sampler.likelihood_bound(X_T.clamp(max=2), seeds=range(4))
+    assert watch.seen and not watch.asked

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edlm import CallableEnergy, ResidualHead, SequenceEnergy, load_denoiser
+from edlm import CallableEnergy, SequenceEnergy, load_denoiser
 from edlm.sampler import DreamLogitsHook, FractionMasked, RerankLogits
 from edlm.sampler.candidates import ImpossibleCandidates
 from tests.chance import assert_law
@@ -237,16 +237,11 @@ def test_a_denoiser_says_what_is_impossible_and_which_energies_fit():
     ("options", "message"),
     [
         ({"num_candidates": None}, "num_candidates must be a number"),
-        ({"num_candidates": 2, "on_impossible": "keep"}, "on_impossible 'raise' or 'redraw'; got 2 and 'keep'"),
-        ({"num_candidates": 2, "num_steps": 3}, r"options must be among \[.*\], got \['num_steps'\]"),
+        ({"on_impossible": "keep"}, "on_impossible 'raise' or 'redraw'; got 2 and 'keep'"),
+        ({"num_steps": 3}, r"options must be among \[.*\], got \['num_steps'\]"),
+        ({"energy": disturbed_head(modernbert())}, "ResidualHead reads hidden states"),
     ],
 )
 def test_mistakes(options, message):
     with pytest.raises(ValueError, match=message):
-        RerankLogits(MASK, CONSTANT, **options)
-
-
-def test_states_are_not_to_be_had():
-    head: ResidualHead = disturbed_head(modernbert())
-    with pytest.raises(ValueError, match="ResidualHead reads hidden states"):
-        DreamLogitsHook(4, head, 4)
+        RerankLogits(MASK, **{"energy": CONSTANT, "num_candidates": 2, **options})

@@ -99,18 +99,6 @@ def first_is(*wanted):
     return CallableEnergy(lambda c, x, log_p: torch.where(torch.isin(c[..., 0], allowed), 0.0, math.inf))
 
 
-def test_raise_names_the_rows_and_the_way_out():
-    options = Options(num_candidates=2, num_steps=1)
-    nothing = first_is()
-    x_t = torch.tensor([[MASK] * 3, [MASK, 1, 2], [1, 2, 0]])
-    x_t[2, 0] = MASK
-    with pytest.raises(ImpossibleCandidates) as error:
-        EnergySampler(WORLD.denoiser(), nothing, **options.sampler_options()).fill(x_t, seeds=[0, 1, 2])
-    assert isinstance(error.value, ValueError)
-    assert "all 2 candidates have infinite energy at t = 1 in rows [0, 1, 2]" in str(error.value)
-    assert "on_impossible='redraw' or 'keep'" in str(error.value)
-
-
 def test_raise_is_about_the_rows_that_fail_only():
     options = {"num_candidates": 2, "num_steps": 2, "order": "left_to_right"}
     energy = CallableEnergy(lambda c, x, log_p: torch.where((x[:, 2] == 0)[:, None], math.inf, 0.0).expand_as(log_p))
@@ -162,30 +150,11 @@ def test_keep_with_groups_writes_the_groups_before():
     assert output.steps[0].judged.tolist() == [4] * 4  # two of each of two groups: the third is not come to
 
 
-def test_keep_makes_up_at_the_next_step():
-    calls = []
-
-    def first_time_never(c, x, log_p):
-        calls.append(x.clone())
-        return torch.full_like(log_p, math.inf if len(calls) == 1 else 0.0)
-
-    options = {"num_candidates": 2, "num_steps": 3, "order": "left_to_right", "on_impossible": "keep"}
-    output = EnergySampler(WORLD.denoiser(), CallableEnergy(first_time_never), **options).sample(2, 3, seeds=[0, 1])
-    assert [step.num_revealed.tolist() for step in output.steps] == [[0, 0], [2, 2], [1, 1]]
-    assert [step.kept.tolist() for step in output.steps] == [[True] * 2, [False] * 2, [False] * 2]
-    assert (calls[2] == MASK).tolist() == [[False, False, True]] * 2
-
-
 def test_one_possible_candidate_of_many_is_chosen():
     # That none of 60 starts with a 1 has chance (2/3)^60, for 50 rows 1e-9.
     output = EnergySampler(UNIFORM, first_is(1), num_steps=1, num_candidates=60).sample(50, 3, seeds=range(50))
     assert (output.tokens[:, 0] == 1).all()
     assert torch.equal(output.steps[0].ess, torch.isfinite(output.steps[0].energies).sum(1).double())
-
-
-def test_infinite_energies_outside_the_window_are_not_asked():
-    options = {"num_candidates": 2, "num_steps": 2, "window": (0.0, 0.0)}
-    EnergySampler(WORLD.denoiser(), first_is(), **options).sample(2, 3, seeds=[0, 1])
 
 
 def test_a_row_that_reveals_nothing_can_not_be_impossible():

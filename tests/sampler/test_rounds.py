@@ -8,7 +8,7 @@ import torch
 
 from edlm import EnergySampler
 from tests.chance import assert_law
-from tests.sampler.brute_force import MASK, NOTHING, SEQUENCES, World, count, write
+from tests.sampler.brute_force import NOTHING, SEQUENCES, World, count, write
 
 WORLD = World(seed=4)
 #  Rounds of the positions of one step, left to right: ceil(3 / size) rounds, each takes every so many-th.
@@ -58,13 +58,3 @@ def test_no_size_means_one_by_one():
     how = {"num_steps": 2, "order": "random"}
     one, none = (sampler(size, **how).likelihood_bound(x_0, seeds=range(27)) for size in (1, None))
     assert torch.equal(one, none)
-
-
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_a_row_is_the_same_alone_and_among_rows_with_other_gaps(size):
-    rows = torch.tensor([[MASK, 1, MASK], [MASK, MASK, MASK], [0, 1, 2], [2, 2, MASK]])
-    together = sampler(size).fill(rows, seeds=[5, 6, 7, 8])
-    alone = [sampler(size).fill(rows[i : i + 1], seeds=[5 + i]).tokens for i in range(4)]
-    assert torch.equal(together.tokens, torch.cat(alone))
-    assert sum(step.judged for step in together.steps).tolist() == [2, 3, 0, 1]
-    assert together.steps[0].energies.shape == (4, 1)

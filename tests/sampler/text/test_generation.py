@@ -5,13 +5,7 @@ import re
 import pytest
 import torch
 
-from edlm import (
-    AutoregressiveEnergy,
-    CallableEnergy,
-    EnergySampler,
-    FunctionDenoiser,
-    SequenceEnergy,
-)
+from edlm import AutoregressiveEnergy, CallableEnergy, EnergySampler, FunctionDenoiser, SequenceEnergy
 from edlm.sampler import Partial
 from edlm.sampler.candidates import ImpossibleCandidates
 from tests.energies.heads import disturbed_head, modernbert
@@ -35,13 +29,10 @@ def watched(seen: list, **attributes) -> FunctionDenoiser:
     return denoiser
 
 
-def certain(tokens: list[int], **attributes) -> FunctionDenoiser:
+def certain(tokens: list[int], mask: int = MASK, vocab_size: int = V) -> FunctionDenoiser:
     """Writes ``tokens[i]`` at position i."""
-    logits = torch.full((len(tokens), V), -torch.inf).scatter_(1, torch.tensor(tokens)[:, None], 0.0)
-    denoiser = FunctionDenoiser(lambda x_t, t: logits[: x_t.shape[1]].expand(len(x_t), -1, -1), MASK, V)
-    for name, value in attributes.items():
-        setattr(denoiser, name, value)
-    return denoiser
+    logits = torch.full((len(tokens), vocab_size), -torch.inf).scatter_(1, torch.tensor(tokens)[:, None], 0.0)
+    return FunctionDenoiser(lambda x_t, t: logits[: x_t.shape[1]].expand(len(x_t), -1, -1), mask, vocab_size)
 
 
 # Rows and batches
@@ -127,61 +118,38 @@ def test_overrides_leave_the_sampler_alone(stories):
 # Blocks
 
 
-def test_a_block_sees_its_view_only():
+FRAME = {"prefix_ids": (0,), "suffix_ids": (5,), "is_framed": True}
+VIEWS = {  # attributes of the denoiser, prompt, new tokens, block length; what it is shown, given the tokens written
+    "begins with the row, then ends with what fits": (
+        ({"max_length": 8}, [1, 2, 3, 4], 10, 3),
+        lambda s: [s[:4] + [MASK] * 4, s[2:7] + [MASK] * 3, s[5:10] + [MASK] * 3, s[6:13] + [MASK]],
+    ),
+    "is the whole row where it fits": (
+        ({"max_length": 9}, [1, 2], 6, 3),
+        lambda s: [s[:2] + [MASK] * 6, s[:5] + [MASK] * 3],
+    ),
+    "of a denoiser with blocks is aligned and sees nothing to its right": (
+        ({"max_length": 8, "block_size": 4}, [1, 2, 3], 10, None),
+        lambda s: [s[:3] + [MASK], s[:4] + [MASK] * 4, s[4:8] + [MASK] * 4, s[8:12] + [MASK]],
+    ),
+    "has the frame, which is not put twice": (
+        ({"max_length": 7, **FRAME}, [0, 1, 2, 3], 6, 2),
+        lambda s: [[0, 1, 2, 3, MASK, MASK, 5], [0, *s[3:6], MASK, MASK, 5], [0, *s[5:8], MASK, MASK, 5]],
+    ),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_view_of_a_block(view):
+    (attributes, prompt, new, block_length), views = VIEWS[view]
     seen: list = []
-    sampler = EnergySampler(watched(seen, max_length=8), num_steps=1)
-    output = sampler.generate([[1, 2, 3, 4]], 10, block_length=3, seed=0)
-    tokens = output.tokens[0].tolist()
-    assert len(tokens) == 14 and MASK not in tokens and len(output.steps) == 4
-    # Blocks 4..6, 7..9, 10..12, 13; the first view begins with the row and keeps what masks fit on its right.
-    expected = [
-        tokens[:4] + [MASK] * 4,
-        tokens[2:7] + [MASK] * 3,
-        tokens[5:10] + [MASK] * 3,
-        tokens[6:13] + [MASK],
-    ]
-    assert [x.tolist() for x in seen] == [[view] for view in expected]
-
-
-def test_all_that_is_to_be_written_is_seen_where_it_fits():
-    seen: list = []
-    sampler = EnergySampler(watched(seen, max_length=9), num_steps=2, order="left_to_right")
-    tokens = sampler.generate([[1, 2]], 6, block_length=3, suffix=None, seed=0).tokens[0].tolist()
-    assert [x.shape[1] for x in seen] == [8] * 4
-    assert seen[0][0].tolist() == [1, 2] + [MASK] * 6 and seen[2][0].tolist() == tokens[:5] + [MASK] * 3
-
-
-def test_blocks_of_the_denoiser_are_aligned_and_see_nothing_to_their_right():
-    seen: list = []
-    denoiser = watched(seen, max_length=8, block_size=4)
-    sampler = EnergySampler(denoiser, num_steps=1)
-    tokens = sampler.generate([[1, 2, 3]], 10, seed=0).tokens[0].tolist()
-    expected = [
-        tokens[:3] + [MASK],  # up to position 4
-        tokens[:4] + [MASK] * 4,
-        tokens[4:8] + [MASK] * 4,
-        tokens[8:12] + [MASK],
-    ]
-    assert [x[0].tolist() for x in seen] == expected
-    with pytest.raises(ValueError, match=r"block_length must be the denoiser's block_size \(4\), got 8"):
-        sampler.generate([[1]], 10, block_length=8)
-    seen.clear()
-    rows = sampler.generate([[1, 2, 3], [1, 2, 3, 4, 0]], 10, seed=[0, 1])
+    sampler = EnergySampler(watched(seen, **attributes), num_steps=1)
+    output = sampler.generate([prompt], new, block_length=block_length, seed=0)
+    tokens, suffix = output.tokens[0].tolist(), [5] if "suffix_ids" in attributes else []
+    assert tokens[: len(prompt)] == prompt and tokens[len(prompt) + new :] == suffix and MASK not in tokens
+    assert [x.tolist() for x in seen] == [[shown] for shown in views(tokens)] and len(output.steps) == len(seen)
+    rows = sampler.generate([prompt, [*prompt, 4, 0]], new, block_length=block_length, seed=[0, 1])
     assert rows.tokens[0].tolist() == tokens
-
-
-def test_the_frame_is_in_every_view():
-    seen: list = []
-    frame = {"prefix_ids": (0,), "suffix_ids": (5,), "is_framed": True}
-    sampler = EnergySampler(watched(seen, max_length=7, **frame), num_steps=1)
-    tokens = sampler.generate([[1, 2, 3]], 6, block_length=2, seed=0).tokens[0].tolist()
-    assert tokens[:4] == [0, 1, 2, 3] and tokens[-1] == 5 and len(tokens) == 11
-    assert [x[0].tolist() for x in seen] == [
-        [0, 1, 2, 3, MASK, MASK, 5],
-        [0, *tokens[3:6], MASK, MASK, 5],
-        [0, *tokens[5:8], MASK, MASK, 5],
-    ]
-    assert sampler.generate([[0, 1, 2, 3]], 2, seed=0).tokens[0][:4].tolist() == [0, 1, 2, 3]  # not framed twice
 
 
 def test_blocks_draw_from_streams_of_their_own():
@@ -230,11 +198,7 @@ def test_an_end_of_text_cuts_the_text_and_saves_passes():
 def test_ends_of_text(stories):
     tokenizer = stories.denoiser.tokenizer
     ids = tokenizer(" a cat.<|endoftext|> Then more")["input_ids"]
-    logits = torch.full((20, len(tokenizer)), -torch.inf).scatter(1, torch.arange(20)[:, None] % 5 + 300, 0.0)
-    logits[1 : 1 + len(ids)] = torch.full((len(ids), len(tokenizer)), -torch.inf)
-    logits[torch.arange(1, 1 + len(ids)), ids] = 0.0
-    mask = stories.denoiser.mask_token_id
-    denoiser = FunctionDenoiser(lambda x_t, t: logits[: x_t.shape[1]].expand(len(x_t), -1, -1), mask, len(tokenizer))
+    denoiser = certain([300, *ids, *range(300, 306)], stories.denoiser.mask_token_id, len(tokenizer))
     denoiser.tokenizer = tokenizer
     sampler, prompt = EnergySampler(denoiser, num_steps=1), [tokenizer("I")["input_ids"]]
     cut = sampler.generate(prompt, len(ids), seed=0)
@@ -315,6 +279,7 @@ def test_impossible_candidates_raise_are_redrawn_or_kept():
         ([1, 2], {}, r"a list of at least one text or token list, got \[1, 2\]"),
         ([[1]], {"num_return_sequences": 0}, "num_return_sequences must be >= 1, got 0"),
         ([[1]], {"block_length": 0}, "block_length must be >= 1, got 0"),
+        ([[1]], {"block_length": 2, "block_size": 4}, r"must be the denoiser's block_size \(4\), got 2"),
         ([[1]], {"block_length": 9}, "block_length must be at most 8, to fit max_length = 8, got 9"),
         ([[1]], {}, "at most max_length = 8 tokens long to be written at once, got 11; generate writes longer ones"),
         ([[1]], {"seed": [1, 2], "block_length": 2}, r"there must be one seed a row \(1\), got 2"),
@@ -324,15 +289,10 @@ def test_impossible_candidates_raise_are_redrawn_or_kept():
         ([[1]], {"stop": "a", "block_length": 2}, "stop strings need a tokenizer"),
         ([[1]], {"stop": ["a", ""], "block_length": 2}, "stop must hold no empty string"),
         ([[1], [2]], {"suffix": ["a"]}, r"suffix must be one text, or one a prompt \(2\), got 1"),
-        ([[9]], {"block_length": 2}, r"tokens must lie in 0\.\.5 or be the mask, got 9"),
     ],
 )
 def test_mistakes(prompts, options, message):
-    sampler = EnergySampler(watched([], max_length=8), num_steps=1)
+    options = {"max_new_tokens": 10, **options}
+    sampler = EnergySampler(watched([], max_length=8, block_size=options.pop("block_size", None)), num_steps=1)
     with pytest.raises(ValueError, match=message):
-        sampler.generate(prompts, **{"max_new_tokens": 10, **options})
-
-
-def test_stream_checks_its_options_at_once():
-    with pytest.raises(ValueError, match="max_new_tokens"):
-        EnergySampler(watched([]), num_steps=1).stream([[1]], 0)
+        sampler.stream(prompts, **options)  # at once, not at the first step
