@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from edlm.evaluation.plots.drawing import COLOURS, STYLES, Line, plot, styles_of
+from edlm.evaluation.plots.drawing import Line, plot
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,9 @@ def run(config: PlotLogsConfig) -> None:
         ValueError: a log without validation, no logs or too many, or another suffix.
     """
     lines = [line_of(Path(log)) for log in config.logs]
-    colours = styles_of("logs", [line.name for line in lines], COLOURS)
     title = "validation loss: the same rows and noise at each point of a run"
     labels = {"title": title, "xlabel": "updates", "ylabel": "loss, nats per token (low = good)"}
-    plot(config.output, lines, colours, {"": STYLES[0]}, **labels)
+    plot(config.output, lines, **labels)
     print(config.output)
 
 

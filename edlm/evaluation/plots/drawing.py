@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -82,40 +82,41 @@ def drawing(
 def plot(
     file: str | Path | IO[str],
     lines: Sequence[Line],
-    colours: Mapping[str, str],
-    styles: Mapping[str, Any],
+    colours: Sequence[str] = COLOURS,
+    styles: Sequence[Any] = STYLES,
     *,
     size: tuple[float, float] = (9, 6),
-    log: int | None = None,
-    **labels: str,
+    **options: Any,
 ) -> None:
-    """Lines on one pair of axes, and a legend below; arguments as for `drawing`, `draw_lines` and `dress`."""
+    """Lines on one pair of axes, and a legend below; arguments and errors of `drawing`, `draw_lines` and `dress`."""
     with drawing(file, size) as (figure, axes):
         draw_lines(axes, lines, colours, styles)
-        dress(axes, log=log, **labels)
+        dress(axes, **options)
         handles, names = axes.get_legend_handles_labels()
-        fitting = int(14 * size[0] / (max(map(len, names), default=0) + 10))  # 14 characters an inch
+        fitting = int(14 * size[0] / (max(map(len, names)) + 10))  # 14 characters an inch
         looks = {"frameon": False, "fontsize": 9, "handlelength": 4, "ncols": max(1, fitting)}
         figure.legend(handles, names, loc="outside lower center", **looks)
 
 
-def styles_of(what: str, keys: Sequence[str], styles: Sequence[Any]) -> dict[str, Any]:
-    """A style for each distinct key, in the order in which they come.
+def draw_lines(axes: Any, lines: Sequence[Line], colours: Sequence[str], styles: Sequence[Any]) -> None:
+    """Draw lines with their points, bars and marks; the legend names them.
+
+    Args:
+        axes: Of matplotlib.
+        lines: In the order of the legend.
+        colours: Of their names, in the order in which these come.
+        styles: Of their orders: dashes and marker.
 
     Raises:
-        ValueError: no keys, or more than there are styles.
+        ValueError: no lines, or more names or orders than there are colours and styles.
     """
-    distinct = list(dict.fromkeys(keys))
-    if not 1 <= len(distinct) <= len(styles):
-        raise ValueError(f"a plot distinguishes 1 to {len(styles)} {what}, got {len(distinct)}")
-    return dict(zip(distinct, styles, strict=False))
-
-
-def draw_lines(axes: Any, lines: Sequence[Line], colours: Mapping[str, str], styles: Mapping[str, Any]) -> None:
-    """Draw lines with their points, bars and marks; the legend names them."""
+    names, orders = (list(dict.fromkeys(values)) for values in ([x.name for x in lines], [x.order for x in lines]))
+    if not lines or len(names) > len(colours) or len(orders) > len(styles):
+        limits = f"1 to {len(colours)} names and {len(styles)} orders"
+        raise ValueError(f"a plot distinguishes {limits}, got {len(names)} and {len(orders)}")
     for line in lines:
-        dashes, marker = styles[line.order]
-        label, colour = ", ".join(filter(None, (line.name, line.order))), colours[line.name]
+        dashes, marker = styles[orders.index(line.order)]
+        label, colour = ", ".join(filter(None, (line.name, line.order))), colours[names.index(line.name)]
         looks = {"linewidth": 1.4, "markersize": 3.5, "elinewidth": 0.8, "color": colour}
         axes.errorbar(line.x, line.y, line.errors, label=label, linestyle=dashes, marker=marker, **looks)
         for mark, *at in zip(line.marks, line.x, line.y, strict=False):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edlm.evaluation.plots.drawing import STYLES, Line, draw_lines, drawing, dress, styles_of
+from edlm.evaluation.plots.drawing import STYLES, Line, draw_lines, drawing, dress
 
 # Viridis at even steps, dark to light: longer sequences are darker.
 _COLOURS = ("#440154", "#31688e", "#35b779", "#b5a51f", "#d98c2b", "#c2452d")
@@ -43,8 +43,6 @@ def plot_sequence_errors(rows: Sequence[dict[str, Any]], path: str | Path) -> No
 def _draw(rows: Sequence[dict[str, Any]], above: Any, below: Any) -> None:
     """Both axes of one experiment."""
     lengths, ways = (list(dict.fromkeys(row[key] for row in rows)) for key in ("length", "name"))
-    colours = styles_of("lengths", [str(length) for length in reversed(lengths)], _COLOURS)
-    styles = styles_of("ways", ways, STYLES)
     rates, divergences = [], []
     for length in reversed(lengths):
         for way in ways:
@@ -56,7 +54,7 @@ def _draw(rows: Sequence[dict[str, Any]], above: Any, below: Any) -> None:
             columns = ("num_steps", "kl_bound_nats_per_token", "kl_bound_stderr")
             divergences.append(Line(str(length), way, *([row[column] for row in line] for column in columns)))
     for axes, lines, level in ((above, rates, 0.01), (below, divergences, 0.0)):
-        draw_lines(axes, lines, colours, styles)
+        draw_lines(axes, lines, _COLOURS, STYLES)
         axes.axhline(level, color="0.6", linewidth=0.8)
         dress(axes, log=2)
     above.set_ylim(-0.03, 1.03)

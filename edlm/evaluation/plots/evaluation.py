@@ -6,13 +6,14 @@ import io
 import math
 import re
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edlm.evaluation.experiment.rows import Row
-from edlm.evaluation.plots.drawing import COLOURS, INK, STYLES, Line, plot, styles_of
+from edlm.evaluation.plots.drawing import COLOURS, INK, STYLES, Line, plot
 from edlm.evaluation.samples.frontier import FrontierPoint
 
 _FEW = 7  # lines of the plot of energies
@@ -38,10 +39,8 @@ def plot_bounds(rows: Sequence[Row], path: str | Path, *, title: str) -> None:
         A bar describes one setting alone: differences between settings of the same rows are known far better.
     """
     lines, cost = _bound_lines(rows)
-    colours = styles_of("methods", [line.name for line in lines], COLOURS)
-    styles = styles_of("orders", [line.order for line in lines], STYLES)
     labels = {"xlabel": f"{cost} (log scale; low = good)", "ylabel": "likelihood bound, nats per token (low = good)"}
-    plot(path, lines, colours, styles, log=10, title=title, **labels)
+    plot(path, lines, log=10, title=title, **labels)
 
 
 def bounds_svg(rows: Sequence[Row]) -> str | None:
@@ -72,15 +71,12 @@ def frontier_svg(points: Sequence[FrontierPoint], names: Sequence[str]) -> str |
         points: Of one cell.
         names: All methods of the report, so that each has the same colour in all plots.
     """
-    curves: dict[str, list[FrontierPoint]] = {}
-    for point in sorted(points, key=lambda p: p.temperature):
-        curves.setdefault(point.name, []).append(point)
     lines = []
     for name in dict.fromkeys(point.name for point in points):
-        losses = [p.judge_nats_per_token for p in curves[name]]
-        marks = [f"T {p.temperature:g}" for p in curves[name]] if name == "base" else ()
-        x = [p.entropy_nats.value for p in curves[name]]
-        lines.append(Line(name, "", x, [loss.value for loss in losses], [loss.stderr for loss in losses], marks))
+        curve = sorted((point for point in points if point.name == name), key=lambda point: point.temperature)
+        losses, errors, *_ = zip(*(point.judge_nats_per_token for point in curve), strict=True)
+        marks = [f"T {point.temperature:g}" for point in curve] if name == "base" else ()
+        lines.append(Line(name, "", [point.entropy_nats.value for point in curve], losses, errors, marks))
     labels = {"xlabel": "unigram entropy of a sample, nats", "ylabel": "loss under the judge, nats per token"}
     return _svg(lines, names, **labels)
 
@@ -108,9 +104,10 @@ def _svg(lines: Sequence[Line], names: Sequence[str], styles: Sequence[Any] = ST
     if not lines:
         return None
     others = [name for name in dict.fromkeys(names) if name != "base"]
-    colours = {"base": INK} | {name: COLOURS[1:][i % (len(COLOURS) - 1)] for i, name in enumerate(others)}
-    orders = list(dict.fromkeys(line.order for line in lines))
-    by_order = {order: styles[i % len(styles)] for i, order in enumerate(reversed(orders))}
+    by_name = {"base": INK} | dict(zip(others, cycle(COLOURS[1:]), strict=False))
+    colours = [by_name[name] for name in dict.fromkeys(line.name for line in lines)]
+    orders = dict.fromkeys(line.order for line in lines)
+    by_order = [style for _, style in zip(orders, cycle(styles), strict=False)][::-1]
     file = io.StringIO()
     plot(file, lines, colours, by_order, size=(5.2, 3.9), **options)
     return file.getvalue()

@@ -15,7 +15,6 @@ from edlm.evaluation.plots.evaluation import inline
 from edlm.evaluation.report import tables
 
 Result = Mapping[str, Any]
-_EXAMPLES = 3
 
 
 def write_report(result: Result, pictures: Mapping[str, str], path: str | Path) -> None:
@@ -48,26 +47,16 @@ def _context(result: Result) -> dict[str, Any]:
         "last_order": rows[-1].order,
         "has_samples": result["config"]["samples"]["judged"] > 0 and any(row.get("entropy_nats") for row in rows),
         "has_costs": any(row.get("seconds_per_sequence") or row.get("flops_per_sequence") for row in rows),
-        "samples": _samples(result, rows),
+        "samples": _with_examples(result, rows),
         "metrics": [metric for metric in METRICS.values() if any(row.get(metric.name) for row in rows)],
     }
 
 
-def _samples(result: Result, rows: Sequence[Row]) -> dict[str, Any] | None:
-    """Texts of the base and of one method, in the cell where its gain is greatest; None without such texts."""
+def _with_examples(result: Result, rows: Sequence[Row]) -> list[Row]:
+    """The base and one method, in the cell where its gain is greatest; none where they have no texts."""
     rows = [row for row in rows if row.notes.get("examples")]
     methods = [row for row in rows if row.name != "base" and row.name not in result["controls"]]
     gains = {row.key: gain.value for row in methods if (gain := row.get("gain_nats_per_token"))}
     best = max(methods, key=lambda row: gains.get(row.key, 0.0), default=None)
     base = next((row for row in rows if best is not None and row.name == "base" and row.cell == best.cell), None)
-    if best is None or base is None:
-        return None
-    texts = zip(*(row.notes["examples"][:_EXAMPLES] for row in (base, best)), strict=False)
-    seed = result["identity"]["seed"]
-    return {
-        "title": f"{best.num_steps} passes, {tables.words(best.order)} order",
-        "pairs": [
-            [(f"{row.name}, seed {seed + i}", text) for row, text in zip((base, best), pair, strict=True)]
-            for i, pair in enumerate(texts)
-        ],
-    }
+    return [] if base is None else [base, best]

@@ -242,16 +242,12 @@ def _energies(result: Result) -> Table:
     spreads = result.get("energy_spreads", [])
     if isinstance(result.get("energies"), list):  # their name in older versions
         spreads = result["energies"]
-
-    def effective(r: Mapping[str, Any]) -> Cell:
-        ess = _cell(Estimate(**r["ess"]), 1)
-        return ess._replace(error=f"{ess.error} of {r['num_candidates']}".strip())
-
     columns = {
         "Sampler": lambda r: f"{r['name']}, {words(r['order'])}",
         "Step": lambda r: f"{r['step'] + 1} of {r['num_steps']}",
         "Spread, nats": lambda r: _cell(Estimate(r["spread"]["value"]), 2),
-        "Effective candidates": effective,
+        "Candidates": lambda r: str(r["num_candidates"]),
+        "Effective candidates": lambda r: _cell(Estimate(**r["ess"]), 1),
         "log Z, lower": lambda r: _cell(Estimate(**r["log_z_lower"]), 2),
         "log Z, upper": lambda r: _cell(Estimate(**r["log_z_upper"]), 2),
         "Trusted": lambda r: "1 by construction" if r["normalized"] else f"{r['trustworthy']:.0%}",

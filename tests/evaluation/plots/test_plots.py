@@ -65,9 +65,9 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     ("rows", "name", "rule"),
     [
         (ROWS, "a.pdf", "must end in .png or .svg"),
-        ([], "a.svg", "methods, got 0"),
-        ([timed(str(i)) for i in range(8)], "a.svg", "methods, got 8"),
-        ([timed(order=str(i)) for i in range(7)], "a.svg", "orders, got 7"),
+        ([], "a.svg", "got 0 and 0"),
+        ([timed(str(i)) for i in range(8)], "a.svg", "7 names and 6 orders, got 8"),
+        ([timed(order=str(i)) for i in range(7)], "a.svg", "got 1 and 7"),
     ],
 )
 def test_bounds_that_cannot_be_drawn_are_refused(tmp_path, rows, name, rule):
