@@ -93,7 +93,7 @@ def plot(
         draw_lines(axes, lines, colours, styles)
         dress(axes, **options)
         handles, names = axes.get_legend_handles_labels()
-        fitting = int(14 * size[0] / (max(map(len, names)) + 10))  # 14 characters an inch
+        fitting = int(16 * size[0] / (max(map(len, names)) + 12))  # 16 characters an inch
         looks = {"frameon": False, "fontsize": 9, "handlelength": 4, "ncols": max(1, fitting)}
         figure.legend(handles, names, loc="outside lower center", **looks)
 
