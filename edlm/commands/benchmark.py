@@ -17,7 +17,7 @@ from edlm.evaluation.samples.cost import measure_speed
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """Which models are timed, in which settings.
+    """Models and settings that are timed.
 
     Args:
         denoiser: The denoiser.
@@ -25,8 +25,8 @@ class BenchmarkConfig:
         num_steps: Denoiser passes.
         batch_sizes: Sequences at a time.
         repeats: Timed batches of each setting; the median counts.
-        seed: Of the samples.
-        device: Where denoiser and energy run; "auto" is a GPU where there is one, else the CPU.
+        seed: Seed of the samples.
+        device: Device of denoiser and energy; "auto" is a GPU if there is one, else the CPU.
         output: JSON file to write; none by default.
     """
 

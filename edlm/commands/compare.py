@@ -24,13 +24,13 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """Which results are compared.
+    """The two results that are compared.
 
     Args:
         a: Folder or .json file that ``edlm evaluate`` wrote.
         b: Another; differences are its bounds minus those of the first.
-        allow_other: Also where denoiser, data or seed differ.
-        seed: Draws the rows of the bootstrap.
+        allow_other: Compare results of different denoisers, data or seeds as well.
+        seed: Seed of the bootstrap over rows.
         output: JSON file to write.
     """
 

@@ -22,15 +22,15 @@ BEST = "dilated"
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """What is shown.
+    """Options of ``edlm demo``.
 
     Args:
         num_steps: Denoiser passes of the stories.
-        prompt: How they begin.
-        num_stories: How many.
+        prompt: Beginning of the stories.
+        num_stories: Number of stories.
         table_steps: Denoiser passes of the table.
         num_rows: Held-out blocks that the bounds are measured on.
-        seed: Of everything drawn.
+        seed: Of stories, orders and candidates.
     """
 
     num_steps: int = 8

@@ -1,4 +1,4 @@
-"""``edlm info``: what a checkpoint is, and whether its output i predicts token i or i + 1, as its family says."""
+"""``edlm info``: properties of a checkpoint, and a probe whether its output i predicts token i or i + 1."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ TEXT = (
     "to the river with her mother and her dog. One morning the dog found a red ball under a tree. The girl was very "
     "happy, and they played with the ball all day long. When the sun went down, they went home and had dinner."
 )
-
-
 _SCOPE = {"slots": "any", "prefix": "sequence, or step from left to right", "sequence": "sequence"}
 
 
@@ -33,8 +31,8 @@ class InfoConfig:
 
     Args:
         path: Folder, file, hub id or shipped name of a denoiser, or of an energy.
-        family: Of a denoiser; recognised from its files by default.
-        tokenizer: Name of a tokenizer, for checkpoints that come without.
+        family: Family of a denoiser; recognised from its files by default.
+        tokenizer: Name of a tokenizer, for checkpoints without one.
         text: Text that the shift is probed on, in the language of the model.
         trust_remote_code: Run the Python code that comes with the checkpoint.
     """

@@ -21,7 +21,7 @@ from edlm.sampler.text.prompts import rows_of_prompts, rows_of_texts
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """What is written by what.
+    """Models, sampler and texts of ``edlm sample``.
 
     Args:
         denoiser: Folder, hub id or shipped name.
@@ -29,14 +29,14 @@ class SampleConfig:
             "text:PATH" (any tokens); null for the base sampler.
         sampler: How to sample.
         prompt: Text that each sample continues, after a document separator.
-        fill: Text with <mask>, <mask:12> for 12 tokens, or the tokenizer's mask token where text is to be written;
-            instead of a prompt.
-        num_samples: How many.
+        fill: Text to complete, in place of a prompt; its gaps are <mask>, <mask:12> for 12 tokens, or the tokenizer's
+            mask token.
+        num_samples: Number of samples.
         length: Tokens of each, prompt included.
         block_length: Tokens written together, block after block, each in all steps; null for all at once.
         batch_size: Sequences at a time.
         seed: Sample i has the seed ``seed + i``.
-        device: Where all runs: "cpu", "cuda", "mps".
+        device: Device of denoiser and energy: "cpu", "cuda" or "mps".
         format: "text", or "jsonl" with diagnostics of each step.
         stream: Show the first sample of each batch after each step, on the standard error.
         output: File to write; the terminal by default.
@@ -86,13 +86,13 @@ def _draw(sampler: EnergySampler, config: SampleConfig, seeds: Sequence[int]) ->
         new = num_new_tokens(sampler.denoiser, config.prompt, config.length)
         return sampler.generate(config.prompt, new, eos_token_id=None, block_length=config.block_length, **options)
     if not rows_of_texts(sampler.denoiser, config.fill, "<mask>", 1)[0].gaps:
-        own = getattr(sampler.denoiser.tokenizer, "mask_token", None) or "<mask>"
-        raise ValueError(f"fill must hold {own} where text is to be written, got {config.fill!r}")
+        gap = getattr(sampler.denoiser.tokenizer, "mask_token", None) or "<mask>"
+        raise ValueError(f"fill must hold {gap} where text is to be written, got {config.fill!r}")
     return sampler.infill(config.fill, **options)
 
 
 def num_new_tokens(denoiser: Denoiser, prompt: str | None, length: int) -> int:
-    """How many tokens a prompt and its frame leave of ``length``.
+    """Tokens of ``length`` that remain after a prompt and its framing tokens.
 
     Raises:
         ValueError: none are left.
@@ -104,7 +104,7 @@ def num_new_tokens(denoiser: Denoiser, prompt: str | None, length: int) -> int:
 
 
 def decode(denoiser: Denoiser, tokens: Tensor) -> str:
-    """Text of one sequence without its frame; a document separator becomes an empty line."""
+    """Text of one sequence without its framing tokens; a document separator becomes an empty line."""
     if denoiser.is_framed:
         tokens = tokens[len(denoiser.prefix_ids) : len(tokens) - len(denoiser.suffix_ids)]
     text = denoiser.tokenizer.decode(tokens)

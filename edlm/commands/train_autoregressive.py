@@ -40,7 +40,7 @@ def run(config: TrainAutoregressiveConfig) -> None:
     tokenizer = corpus.tokenizer
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if bos is None:
-        raise ValueError("the tokenizer must have a bos or an eos token to stand before the first one")
+        raise ValueError("the tokenizer must have a bos or an eos token, to precede the first token; got neither")
     torch.manual_seed(config.trainer.seed)
     settings = {"vocab_size": len(tokenizer), "bos_token_id": bos, "eos_token_id": tokenizer.eos_token_id}
     model = AutoModelForCausalLM.from_config(

@@ -41,7 +41,7 @@ class TrainDenoiserConfig:
 
     def __post_init__(self) -> None:
         if self.start_from is not None and self.model:
-            raise ValueError(f"model must be empty with start_from, which brings its architecture, got {self.model}")
+            raise ValueError(f"model must be empty with start_from, which has an architecture, got {self.model}")
 
 
 def run(config: TrainDenoiserConfig) -> None:

@@ -98,7 +98,7 @@ def run(config: TrainEnergyConfig) -> None:
 
 
 def _start_from(energy: PretrainedEnergy, denoiser: MaskedLMDenoiser, path: str) -> None:
-    """Give ``energy`` the weights saved at ``path``, and what they were trained for."""
+    """Load the weights saved at ``path`` into ``energy``, with the record of what they were trained for."""
     start = load_energy(path)
     start.check_denoiser(denoiser)
     if (type(start), start.settings()) != (type(energy), energy.settings()):
@@ -115,6 +115,6 @@ def _check(config: TrainEnergyConfig) -> None:
     objective = config.objective
     normalized = config.kind == "residual_head" and config.head.form == "normalized"
     if objective.loss == "likelihood" and not normalized:
-        raise ValueError("objective.loss 'likelihood' needs a normalized head: use 'ranking' or 'binary'")
+        raise ValueError("objective.loss must be 'ranking' or 'binary' without a normalized head, got 'likelihood'")
     if (config.kind == "sequence") != (objective.scope == "sequence"):
         raise ValueError(f"kind {config.kind!r} needs another objective.scope than {objective.scope!r}")
