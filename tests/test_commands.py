@@ -21,8 +21,9 @@ from edlm.corpus.text import load_blocks
 from edlm.energies.scalar_head import ScalarHead
 from edlm.evaluation import estimate_bound
 from edlm.evaluation.estimates.estimate import mean_of
+from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.languages.oracle import cells, measure_cells, measure_data
-from edlm.evaluation.likelihood.speedup import Curve, time_ratio
+from edlm.evaluation.likelihood.speedup import time_ratio
 from edlm.evaluation.samples.judge import load_judge
 from edlm.evaluation.samples.text import distinct_n, texts_of, unigram_entropy
 from edlm.evaluation.samples.text_measures import known_words
@@ -184,7 +185,7 @@ def test_train_denoiser_that_diverges_names_the_step(runs, tmp_path):
 # Evaluation
 
 
-def evaluate(runs, output: Path, methods: list[dict], code: int = 0, **options) -> tuple[str, dict]:
+def evaluate(runs, output: Path, methods: list[dict], **options) -> tuple[str, dict[tuple[str, str, int], dict]]:
     """Run the command on five rows of the text; what it printed, and what it wrote by name, order and steps."""
     defaults = {
         "denoiser": str(runs / "text_denoiser/final"),
@@ -197,15 +198,11 @@ def evaluate(runs, output: Path, methods: list[dict], code: int = 0, **options) 
         "samples__timed_batches": 0,
         "samples__judged": 0,
     }
-    printed = edlm("evaluate", code=code, output=str(output), methods=methods, **{**defaults, **options})
-    return printed, rows_of(output) if output.exists() else {}
-
-
-def rows_of(output: Path) -> dict[tuple[str, str, int], dict]:
+    printed = edlm("evaluate", output=str(output), methods=methods, **{**defaults, **options})
     settings = json.loads(output.read_text())["settings"]
     rows = {(row["name"], row["order"], row["num_steps"]): row for row in settings}
     assert len(rows) == len(settings)
-    return rows
+    return printed, rows
 
 
 def exact_and_groups(runs) -> list[dict]:
@@ -299,17 +296,10 @@ def test_evaluate_compares_times_at_equal_bound_and_plots_them(runs, tmp_path):
     output, plot = tmp_path / "result.json", tmp_path / "curves.svg"
     ratio = {"name": "exact", "order": "dilated", "than": "base", "than_order": "random", "than_steps": 2}
     options = SAMPLED | {"time_ratios": [ratio], "plot": str(plot), "plotted": ["exact"]}
-    printed, rows = evaluate(runs, output, exact_and_groups(runs), **options)
-    nats = load_file(output.with_suffix(".rows.safetensors"))
-
-    def curve(name, order):
-        keys = [f"{name}, {order}, {steps} steps" for steps in (2, 4)]
-        seconds = [rows[name, order, steps]["seconds_of_batches"][:1] for steps in (2, 4)]
-        seconds = torch.tensor(seconds, dtype=torch.float64)
-        return Curve(name, order, (2, 4), torch.stack([nats[key].double() for key in keys]), seconds)
-
-    curves, generator = (curve("exact", "dilated"), curve("base", "random")), torch.Generator().manual_seed(5)
-    expected = time_ratio(*curves, 2, generator=generator)
+    printed, _ = evaluate(runs, output, exact_and_groups(runs), **options)
+    curves = {(curve.name, curve.order): curve for curve in Results.load(output).curves()}
+    pair, generator = (curves["exact", "dilated"], curves["base", "random"]), torch.Generator().manual_seed(5)
+    expected = time_ratio(*pair, 2, generator=generator)
     (written,) = json.loads(output.read_text())["time_ratios"]
     assert {key: written[key] for key in ratio} == ratio
     for key in ("value", "low", "high", "num_unreached"):

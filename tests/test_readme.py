@@ -1,6 +1,7 @@
-"""The README's Python blocks run as they stand, on tiny models for published ones; its shell blocks exist."""
+"""The README's Python blocks run as they stand, on tiny models for published ones; its commands have known keys."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import edlm
-from edlm.cli import COMMANDS
+from edlm.cli import COMMANDS, parse
 from edlm.denoisers import checkpoint
 from edlm.energies import causal_lm as causal_lms
 from tests.denoisers import published, published_decoders
@@ -21,6 +22,12 @@ WORDS = "the cat a dog sat on and ran".split()
 
 def python_blocks() -> list[str]:
     return re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def shell_commands() -> list[list[str]]:
+    """Words after `edlm` of every command, in a block of its own or in a sentence."""
+    commands = re.findall(r"^    edlm (.*)$|`edlm ([a-z][^`]*)`", README.read_text(), re.MULTILINE)
+    return [shlex.split(block or sentence) for block, sentence in commands]
 
 
 def tokenizer_of(size: int, special: dict[str, int]) -> PreTrainedTokenizerFast:
@@ -97,9 +104,7 @@ def test_python_block_runs(block, hub):
         assert (row != names["denoiser"].mask_token_id).all()
 
 
-def test_shell_commands_exist():
-    lines = re.findall(r"^    (edlm .*)$", README.read_text(), re.MULTILINE)
-    assert lines
-    for line in lines:
-        words = line.split()
-        assert " ".join(words[1:3]) in COMMANDS or words[1] in COMMANDS, line
+@pytest.mark.parametrize("words", shell_commands(), ids=" ".join)
+def test_shell_command_has_known_keys(words, monkeypatch):
+    monkeypatch.chdir(README.parent)
+    assert " ".join(words) in COMMANDS or parse(words)[1] is not None
