@@ -43,33 +43,27 @@ def compare(tmp_path, capsys):
 
 @pytest.fixture
 def pair(tmp_path):
-    rows = 4 + torch.randn(50, generator=generator(1))
-    ours = rows - 0.2 + 0.05 * torch.randn(50, generator=generator(2))
-    write(tmp_path / "a" / "results.json", {CELL: rows, ("ours", "random", 8): rows})
-    write(tmp_path / "b.json", {("new", "random", 4): rows, CELL: ours}, denoiser={**DENOISER, "name": "renamed"})
-    return tmp_path / "a", tmp_path / "b.json", rows, ours
+    """Two files with four settings in common, and what is in both: nats of each row, by setting."""
+    g = generator(4)
+    a = {("ours", "random", steps): 4 + torch.randn(50, generator=g) for steps in range(1, 6)}
+    b = {key: rows - 0.1 + 0.05 * torch.randn(50, generator=g) for key, rows in a.items() if key[2] > 1}
+    write(tmp_path / "a" / "results.json", a)
+    other = {("new", "random", 4): torch.ones(50)}
+    write(tmp_path / "b.json", other | b, denoiser={**DENOISER, "name": "renamed"})
+    return tmp_path / "a", tmp_path / "b.json", a, b
 
 
 def test_common_settings_are_paired_by_rows(pair, compare):
-    a, b, rows, ours = pair
-    (d,), printed = compare(a, b)
-    assert (d["name"], d["order"], d["num_steps"], d["n"], d["paired"]) == (*CELL, 50, True)
-    assert (d["difference"], d["stderr"]) == pytest.approx(mean_of((ours - rows).double())[:2], rel=1e-3)
-    assert (d["a"], d["b"]) == pytest.approx((rows.mean().item(), ours.mean().item()), rel=1e-6)
-    assert (
-        "{difference:+.4f} ± {stderr:.4f}".format(**d) in printed and "{low:+.4f} to {high:+.4f}".format(**d) in printed
-    )
-
-
-def test_intervals_hold_for_all_settings_at_once(tmp_path, compare):
-    g = generator(4)
-    a = {("ours", "random", steps): 4 + torch.randn(40, generator=g) for steps in range(1, 7)}
-    b = {key: rows - 0.1 + 0.05 * torch.randn(40, generator=g) for key, rows in a.items()}
-    records, _ = compare(write(tmp_path / "a.json", a), write(tmp_path / "b.json", b), "--seed", "3")
-    series = torch.stack([b[key].double() - a[key].double() for key in a])
-    fields = ("difference", "stderr", "n", "low", "high")
-    expected = simultaneous_intervals(series, generator=generator(3))
-    assert [tuple(d[field] for field in fields) for d in records] == expected
+    a, b, nats_a, nats_b = pair
+    records, printed = compare(a, b, "--seed", "3")
+    assert [(d["name"], d["order"], d["num_steps"]) for d in records] == [*nats_b] and all(d["paired"] for d in records)
+    series = torch.stack([rows.double() - nats_a[key].double() for key, rows in nats_b.items()])
+    expected = simultaneous_intervals(series, generator=generator(3))  # which hold for all settings at once
+    assert [tuple(d[field] for field in ("difference", "stderr", "n", "low", "high")) for d in records] == expected
+    for d, (key, rows) in zip(records, nats_b.items(), strict=True):
+        assert (d["a"], d["b"]) == pytest.approx((nats_a[key].mean().item(), rows.mean().item()), rel=1e-6)
+        assert "{difference:+.4f} ± {stderr:.4f}".format(**d) in printed
+        assert "{low:+.4f} to {high:+.4f}".format(**d) in printed
 
 
 def test_other_options_of_one_name_are_marked(tmp_path, compare):
@@ -107,16 +101,16 @@ def test_unknown_values_are_neither_nan_nor_in_json(tmp_path, compare):
     ids=str,
 )
 def test_other_data_or_denoisers_need_allow_other(pair, tmp_path, compare, capsys, changed, paired):
-    a, _, rows, ours = pair
-    theirs = ours[:20] if "data" in changed else ours
+    a, _, nats_a, nats_b = pair
+    ours, theirs = nats_a[CELL], nats_b[CELL][: 20 if "data" in changed else 50]
     other = write(tmp_path / "other.json", {CELL: theirs}, **changed)
     assert main(["compare", str(a), str(other)]) == 2
     error = capsys.readouterr().err
     assert f"got different {next(iter(changed))} in" in error and "set allow_other" in error
     (d,), _ = compare(a, other, "--allow_other")
     assert (d["paired"], d["low"] is None, d["high"] is None, d["n"]) == (paired, not paired, not paired, len(theirs))
-    assert d["difference"] == pytest.approx((theirs.mean() - rows.mean()).item(), abs=1e-5)
-    unpaired = math.hypot(mean_of(rows).stderr, mean_of(theirs).stderr)
+    assert d["difference"] == pytest.approx((theirs.mean() - ours.mean()).item(), abs=1e-5)
+    unpaired = math.hypot(mean_of(ours).stderr, mean_of(theirs).stderr)
     assert (d["stderr"] == pytest.approx(unpaired, rel=1e-4)) == (not paired)
 
 

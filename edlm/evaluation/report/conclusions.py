@@ -19,8 +19,6 @@ from edlm.evaluation.likelihood.speedup import time_ratio
 from edlm.evaluation.report.findings import cautions, fastest, headline, judged_at_equal_entropy
 from edlm.evaluation.samples.frontier import FrontierPoint, place
 
-SCHEMA = "edlm-results-1"
-
 
 def conclusions(results: Results, config: EvaluateConfig) -> dict[str, Any]:
     """What ``results.json`` holds in addition to the measurements, as JSON values."""
@@ -28,7 +26,7 @@ def conclusions(results: Results, config: EvaluateConfig) -> dict[str, Any]:
     placed = placements(results.points, config.frontier.sigmas)
     ratios = time_ratios(results, config)
     return {
-        "schema": SCHEMA,
+        "schema": "edlm-results-1",
         "metrics": described_metrics(),
         "controls": results.controls,
         "verdict": headline(results, gains),

@@ -57,12 +57,12 @@ def _why_no_gains(results: Results) -> str:
     others = [row for row in results.rows if not row.is_base]
     with_energy = [row for row in others if row.options["energy"] is not None]
     if not others:
-        return "Nothing was measured in addition to the base, so nothing can be said of a gain."
+        return "Nothing was measured in addition to the base, so no gain can be reported."
     if not with_energy:
-        return "No energy was measured, only proposals other than the base, so nothing can be said of its gain."
+        return "No energy was measured, only proposals other than the base, so no gain can be reported."
     if all(row.name in results.controls for row in with_energy):
-        return "No energy was measured but controls, so nothing can be said of a gain beyond them."
-    return "A single row was measured, which has no spread, so nothing can be said of a gain."
+        return "No energy was measured but controls, so no gain beyond them can be reported."
+    return "A single row was measured, which has no spread, so no gain can be reported."
 
 
 def fastest(results: Results, gains: Sequence[Record], ratios: Sequence[Record]) -> Iterator[str]:

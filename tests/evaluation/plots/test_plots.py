@@ -25,7 +25,7 @@ ROWS = [timed(n, o, steps) for n in ("base", "head_exact") for o in ("random", "
 
 
 def drawn(path, rows=ROWS) -> str:
-    plot_bounds(rows, path, title="A title of its own")
+    plot_bounds(rows, path, title="The title")
     return path.read_text()
 
 
@@ -36,7 +36,7 @@ def words(svg: str) -> list[str]:
 def test_bounds_are_named_and_their_styles_shared(tmp_path):
     texts = words(svg := drawn(tmp_path / "a.svg", [*ROWS, timed("never", bound=float("inf"))]))
     assert all(texts.count(f"{row.name}, {row.order}") == 1 for row in ROWS) and "never, random" not in texts
-    assert texts.count("4") == 4 and texts.count("32") == 4 and "A title of its own" in texts
+    assert texts.count("4") == 4 and texts.count("32") == 4 and "The title" in texts
     lines = re.findall(r'style="fill: none;([^"]*)stroke: (#\w+); stroke-width: 1.4', svg)
     dashes, colours = zip(*lines[:4], strict=True)
     assert colours[0] == colours[1] != colours[2] == colours[3]
