@@ -36,14 +36,12 @@ def log_to_wandb(result: Mapping[str, Any], *, mode: str, project: str, folder: 
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    run = wandb.init(project=project, mode=mode, dir=str(folder), name=folder.name, config=dict(result["config"]))
-    try:
+    about = {"project": project, "name": folder.name, "config": dict(result["config"])}
+    with wandb.init(mode=mode, dir=str(folder), **about) as run:
         columns = [*COLUMNS, *_NUMBERS]
         rows = [[setting.get(column) for column in columns] for setting in result["settings"]]
         run.log({"settings": wandb.Table(columns=columns, data=rows)})
         run.summary.update(summary_of(result))
-    finally:
-        run.finish()
 
 
 def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:

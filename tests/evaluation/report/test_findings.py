@@ -126,7 +126,7 @@ OUTSIDE = [{"name": "ours", "verdict": "outside"}, {"name": "ours", "verdict": "
         ([{}, WHOLE], {}, "very loose, and says little of ours"),
         ([{}, {"sampled_steps": 1}], {}, "some of the steps"),
         ([mauve(2000, 2000), mauve(999, 999)], {}, "999 samples and 999 held-out texts (fewer than 1000) is biased"),
-        ([mauve(1500, 1400)], {}, "one size, got 1500 samples and 1400"),
+        ([mauve(1500, 1400), mauve(1450, 1450)], {}, "one size, got 1500 samples and 1400"),
         ([{"judged_cut": 3, "num_samples": 60}, {}], {}, "3 of 60 samples"),
         ([{}], {"judge": {"name": "j", "is_energy_of": ["ours"]}}, "judge (j) is the energy of ours"),
         ([{}], {"earlier": [{"revision": None}]}, "(unknown)"),
