@@ -116,7 +116,6 @@ def test_no_function_has_more_than_7_parameters():
     assert {name for name, number in counts.items() if number > 7} <= exceptions
 
 
-@pytest.mark.xfail(reason="until the redesign is done", strict=False)
 def test_names_of_tests_have_at_most_70_characters():
     names = [f.name for path in (ROOT / "tests").rglob("test_*.py") for f in functions(ast.parse(path.read_text()))]
     assert [name for name in names if name.startswith("test_") and len(name) > 70] == []

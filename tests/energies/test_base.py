@@ -167,7 +167,7 @@ def test_a_sum_needs_what_its_terms_need():
     assert not both.needs_every_row and not both.reads_hidden
 
 
-def test_recommended_options_follow_what_an_energy_reads_and_sums_combine_them():
+def test_recommended_options_follow_from_reads_and_combine_in_sums():
     whole = {"num_candidates": 8, "scope": "sequence"}
     assert Constant(1.0).recommended == CallableEnergy(first_symbol).recommended == {}
     assert Constant(1.0, reads="prefix").recommended == CallableEnergy(first_symbol, complete=True).recommended == whole

@@ -37,7 +37,7 @@ def test_attention_counts_on_a_cpu_too():
     assert found.flops_per_sequence == 2 * 2 * LENGTH * LENGTH * 8  # scores, and the sum that they weigh
 
 
-def test_twice_the_passes_are_twice_the_operations_but_for_rows_that_are_equal():
+def test_flops_double_with_the_passes_but_for_equal_rows():
     weights = torch.randn(VOCAB + 1, VOCAB)
 
     def function(x_t, t):

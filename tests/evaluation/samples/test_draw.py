@@ -104,7 +104,7 @@ def test_passes_of_the_base_are_its_steps_and_none_of_an_energy(num_steps, num_b
     ids=str,
 )
 @pytest.mark.parametrize("num_batches", [1, 3])
-def test_passes_of_an_energy_are_the_candidates_that_it_judged_for_a_sequence(options, passes, num_batches):
+def test_energy_passes_are_the_candidates_judged_for_a_sequence(options, passes, num_batches):
     count = Counting()
     sampler = EnergySampler(count.denoiser, count.energy, **{"num_steps": 2, "order": "dilated", **options})
     drawn = draw_timed(sampler, LENGTH, batch_size=SIZE, num_batches=num_batches, seed=3)

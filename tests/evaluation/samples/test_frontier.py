@@ -156,7 +156,7 @@ def exact(name, entropy, loss, noise=0.0, temperature=1.0) -> FrontierPoint:
 NOISE = torch.tensor([0.4, -0.1, -0.5, 0.3, 0.2, -0.3], dtype=torch.float64)
 
 
-def test_against_a_curve_without_errors_the_error_is_that_of_the_points_loss():
+def test_error_against_an_exact_curve_is_that_of_the_points_loss():
     point = exact("ours", 4.5, 3.0, NOISE)
     found = place(point, [exact("base", 4.0, 3.0), exact("base", 5.0, 3.0)])
     assert found.stderr == pytest.approx(point.judge_nats_per_token.stderr, rel=1e-9)
@@ -223,7 +223,7 @@ def test_student_quantile_is_that_of_tables():
 
 
 @pytest.mark.parametrize(("n", "sigmas"), [(2, 1.0), (2, 3.0), (8, 3.0)])
-def test_points_on_the_curve_are_called_otherwise_as_rarely_at_any_number_of_samples(n, sigmas):
+def test_false_alarms_are_as_rare_at_any_number_of_samples(n, sigmas):
     """With the error taken as known, 17 % at n = 2 and 1.9 % at n = 8 were, instead of 0.27 %."""
     g, trials, called = torch.Generator().manual_seed(n), 1500, 0
     lengths = torch.full((n,), 10)

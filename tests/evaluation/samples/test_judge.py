@@ -196,7 +196,7 @@ def test_it_says_how_texts_are_read():
     assert (usual["first_token"], own["first_token"], own["max_tokens"]) == (0, 4, LIMIT)
 
 
-def test_an_energys_lm_judges_from_its_own_first_token_and_reads_separators(tmp_path):
+def test_judge_of_an_energy_starts_from_its_first_token(tmp_path):
     denoiser = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, V), V, V)
     denoiser.tokenizer = tokenizer()
     AutoregressiveEnergy(random_model(), bos_token_id=5).save_pretrained(tmp_path / "ar")
