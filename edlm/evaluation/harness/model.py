@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import fields
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -14,6 +15,7 @@ from edlm.denoisers.base import Denoiser
 from edlm.denoisers.loading import load_denoiser
 from edlm.energies.base import Energy
 from edlm.energies.loading import load_energy
+from edlm.evaluation.harness.options import BATCH_SIZE, HarnessOptions
 from edlm.evaluation.harness.requests import (
     Generation,
     build_sampler,
@@ -35,7 +37,6 @@ except ModuleNotFoundError as error:
     ) from error
 
 _LOG = logging.getLogger(__name__)
-_BATCH_SIZE, _MAX_GEN_TOKS = 16, 256
 
 
 @register_model("edlm")
@@ -59,25 +60,7 @@ class HarnessModel(TemplateLM):
     Args:
         denoiser: Folder, hub id, shipped name, or a `Denoiser`.
         energy: Folder, hub id or shipped name of a saved energy, or an `Energy`; None for the base sampler.
-        batch_size: Texts at a time; changes memory and speed only. "auto" means 16.
-        max_batch_size: Not used.
-        device: Where denoiser and energy run; by default the CPU, or where they are. Without CUDA, "cuda" is the CPU.
-        dtype: Of the denoiser's weights.
-        family: Of the denoiser, see `load_denoiser`.
-        revision: Of the denoiser.
-        trust_remote_code: Run code that comes with the denoiser.
-        num_orders: Draws of the bound that are averaged for a likelihood; one will do where it is exact.
-        inner_draws: Draws of candidates inside of each, see `EnergySampler.likelihood_bound`: at sequence scope the
-            bound of one is very loose.
-        block_length: Write and predict in blocks of so many tokens, left to right; None for the denoiser's own, else
-            all at once.
-        rolling_context: Known tokens of the windows of a text that does not fit one; half of a window by default.
-        max_gen_toks: Tokens to write where a task does not say.
-        check_greedy: Answer ``is_greedy``, which costs another run of the sampler a request; without it is False.
-        greedy: Where a task requests greedy decoding, as most do: "sampler" draws as it is set, by fixed seeds;
-            "likeliest" takes the likeliest tokens, whereupon candidates are all alike.
-        seed: Of everything.
-        sampler: Fields of `SamplerOptions` (``num_steps``, 8 by default, ``order``, ``num_candidates`` and so on).
+        options: Fields of `HarnessOptions` and of `SamplerOptions` (``num_steps``, 8 by default).
 
     Raises:
         ValueError: an option is unknown or breaks its rule, or the denoiser has no tokenizer.
@@ -92,44 +75,31 @@ class HarnessModel(TemplateLM):
         self,
         denoiser: str | Denoiser = "tinystories",
         energy: str | Energy | None = None,
-        *,
-        batch_size: int | str = _BATCH_SIZE,
-        max_batch_size: int | None = None,
-        device: str | torch.device | None = None,
-        dtype: str = "float32",
-        family: str | None = None,
-        revision: str | None = None,
-        trust_remote_code: bool = False,
-        num_orders: int = 1,
-        inner_draws: int = 1,
-        block_length: int | None = None,
-        rolling_context: int | None = None,
-        max_gen_toks: int = _MAX_GEN_TOKS,
-        check_greedy: bool = True,
-        greedy: Literal["sampler", "likeliest"] = "sampler",
-        seed: int = 0,
-        **sampler: Any,
+        **options: Any,
     ):
         super().__init__()
+        names = [field.name for field in fields(HarnessOptions) if field.name in options]
+        self.options = harness = HarnessOptions(**{name: options.pop(name) for name in names})
         if not isinstance(denoiser, Denoiser):
-            options = {"dtype": getattr(torch, dtype), "trust_remote_code": trust_remote_code}
-            denoiser = load_denoiser(denoiser, family, revision, **options)
+            loading = {"dtype": getattr(torch, harness.dtype), "trust_remote_code": harness.trust_remote_code}
+            denoiser = load_denoiser(denoiser, harness.family, harness.revision, **loading)
         energy = load_energy(energy) if isinstance(energy, str) else energy
         if denoiser.tokenizer is None:
             raise ValueError("the harness needs a denoiser with a tokenizer, got one without: tasks are text")
-        if greedy not in ("sampler", "likeliest"):
-            raise ValueError(f"greedy must be 'sampler' or 'likeliest', got {greedy!r}")
-        if device is not None:
-            device = usable_device(device)
+        if harness.device is not None:
+            device = usable_device(harness.device)
             denoiser, energy = denoiser.to(device), energy.to(device) if energy is not None else None
-        self.sampler = build_sampler(denoiser, energy, sampler)
+        self.sampler = build_sampler(denoiser, energy, options)
         self.tokenizer = denoiser.tokenizer
-        self.batch_size = _BATCH_SIZE if str(batch_size).startswith("auto") else int(batch_size)
-        self.max_gen_toks, self.check_greedy, self.greedy, self.seed = max_gen_toks, check_greedy, greedy, seed
+        self.batch_size = BATCH_SIZE if str(harness.batch_size).startswith("auto") else int(harness.batch_size)
         self._device = next(iter([*denoiser.parameters(), *denoiser.buffers()])).device
         self._reader = Reader(denoiser)
-        shared = {"batch_size": self.batch_size, "block_length": block_length, "context": rolling_context}
-        self._bounds = TextBounds(self.sampler, num_draws=num_orders, inner_draws=inner_draws, **shared)
+        shared = {
+            "batch_size": self.batch_size,
+            "block_length": harness.block_length,
+            "context": harness.rolling_context,
+        }
+        self._bounds = TextBounds(self.sampler, num_draws=harness.num_orders, inner_draws=harness.inner_draws, **shared)
         self._likeliest = TextBounds(likeliest_sampler(self.sampler), **shared)
         self._warned: set[str] = set()
 
@@ -163,8 +133,8 @@ class HarnessModel(TemplateLM):
             "block_length": self._bounds.block_length,
             "energy": type(self.sampler.energy).__name__ if self.sampler.energy is not None else None,
             "sampler": self.sampler.options,
-            "greedy": self.greedy,
-            "seed": self.seed,
+            "greedy": self.options.greedy,
+            "seed": self.options.seed,
         }
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -192,25 +162,27 @@ class HarnessModel(TemplateLM):
         rows = [row_to_score(self.denoiser, context, continuation) for _, context, continuation in requests]
         # Without a context there is nothing that choices share, and much that does not belong together.
         pairs = [pair for pair, *_ in requests]
-        seeds = seeds_of(self.seed, [context or continuation for context, continuation in pairs], pairs)
+        seeds = seeds_of(self.options.seed, [context or continuation for context, continuation in pairs], pairs)
         nats = self._bounds.bounds(rows, seeds, progress=None if disable_tqdm else "loglikelihood")
         greedy = [False] * len(rows)
-        if self.check_greedy:
+        if self.options.check_greedy:
             greedy = self._likeliest.would_write(rows, seeds, progress=None if disable_tqdm else "is_greedy")
         return list(zip((-nats).tolist(), greedy, strict=True))
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         texts = [request.args for request in requests]
         rows = [row_to_score(self.denoiser, [], self.tok_encode(text)) for text, *_ in texts]
-        seeds = seeds_of(self.seed, texts, texts)
+        seeds = seeds_of(self.options.seed, texts, texts)
         return (-self._bounds.bounds(rows, seeds, progress=None if disable_tqdm else "rolling")).tolist()
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         pairs = [request.args for request in requests]
-        seeds = seeds_of(self.seed, [context for context, _ in pairs], pairs)
+        seeds = seeds_of(self.options.seed, [context for context, _ in pairs], pairs)
         block_length = self._bounds.block_length
         wanted = [
-            generation_request(self.denoiser, self.tok_encode(context), options, self.max_gen_toks, block_length)
+            generation_request(
+                self.denoiser, self.tok_encode(context), options, self.options.max_gen_toks, block_length
+            )
             for context, options in pairs
         ]
         groups: dict[Generation, list[int]] = {}
@@ -231,7 +203,7 @@ class HarnessModel(TemplateLM):
 
     def _generate(self, prompts: list[list[int]], how: Generation, seeds: list[int]) -> list[str]:
         sampler = self.sampler
-        if how.is_greedy and self.greedy == "likeliest":
+        if how.is_greedy and self.options.greedy == "likeliest":
             sampler = self._likeliest.sampler
         elif how.is_greedy:
             self._warn("a task requests greedy decoding: the sampler draws as it is set; see greedy='likeliest'")
