@@ -1,7 +1,5 @@
 """The `edlm` command; only the module of the requested command is imported, so `edlm --help` does not load torch."""
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import importlib

@@ -1,7 +1,5 @@
 """Sums of log-probabilities in the widest float that a device has."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The command line: commands are found, configs composed, mistakes named."""
 
-from __future__ import annotations
-
 import json
 import os
 import runpy

@@ -1,7 +1,5 @@
 """The commands, end to end on tiny data: what each writes is what the library computes from the same settings."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

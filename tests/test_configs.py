@@ -1,7 +1,5 @@
 """Every shipped config is read to the last key by the commands of its first lines, and reads what others write."""
 
-from __future__ import annotations
-
 import shlex
 from dataclasses import is_dataclass
 from itertools import takewhile

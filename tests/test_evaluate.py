@@ -1,7 +1,5 @@
 """``edlm evaluate`` on the shipped models: the numbers, the page, resuming, and what is refused."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

@@ -1,7 +1,5 @@
 """``edlm benchmark``: seconds per sequence of sampling, as ratios to the base inside one run."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from typing import Literal

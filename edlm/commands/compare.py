@@ -1,7 +1,5 @@
 """``edlm compare``: two results of ``edlm evaluate``, setting by setting."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

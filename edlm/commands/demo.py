@@ -1,7 +1,5 @@
 """``edlm demo``: the shipped model with and without its energy, side by side, and the bounds of both."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from rich.table import Table

@@ -1,7 +1,5 @@
 """``edlm evaluate``: bounds of samplers on held-out text, their cost and their samples, and a report of all that."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """``edlm export``: a trained denoiser, its energies and held-out blocks as a folder that a package can ship."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

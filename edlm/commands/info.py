@@ -1,7 +1,5 @@
 """``edlm info``: properties of a checkpoint, and a probe whether its output i predicts token i or i + 1."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``edlm languages errors``: rates of wrong sequences on languages with known truth, and exact divergences."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator

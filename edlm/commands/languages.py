@@ -1,7 +1,5 @@
 """``edlm languages oracle`` and ``truth``: what a perfect energy gains, and which share trained ones reach."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass, field
 from typing import Any

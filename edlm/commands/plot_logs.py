@@ -1,7 +1,5 @@
 """``edlm plot logs``: validation losses of training runs."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

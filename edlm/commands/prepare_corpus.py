@@ -1,7 +1,5 @@
 """``edlm prepare corpus``: text, or a synthetic language -> a tokenizer and blocks of tokens."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """``edlm sample``: text from nothing, from a prompt, or into gaps."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Sequence

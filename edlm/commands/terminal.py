@@ -1,7 +1,5 @@
 """How commands print their tables."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """``edlm train autoregressive``: a causal LM on a prepared corpus, as energy and as judge."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """``edlm train denoiser``: a masked diffusion model on a prepared corpus, from scratch or from a checkpoint."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any, Literal
 

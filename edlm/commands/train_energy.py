@@ -1,7 +1,5 @@
 """``edlm train energy``: a residual head or a sequence energy for a frozen denoiser."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 

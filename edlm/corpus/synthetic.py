@@ -1,7 +1,5 @@
 """Corpora sampled from a language with known truth, in the same form as text."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Decoder architectures of transformers (Llama, Qwen2, GPT-2), run without a causal mask."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The result of one pass of a denoiser."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property

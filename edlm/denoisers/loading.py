@@ -1,7 +1,5 @@
 """Load or wrap a denoiser of any family."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

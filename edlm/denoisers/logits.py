@@ -1,7 +1,5 @@
 """A module that gives logits, as a denoiser."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

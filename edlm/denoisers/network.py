@@ -1,7 +1,5 @@
 """Denoisers that run a network with weights, which give them an identity."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Models built by the Python code that comes with their checkpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from transformers import AutoModel

@@ -1,7 +1,5 @@
 """Probe on real text whether output i predicts token i or a neighbour of it."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import NamedTuple

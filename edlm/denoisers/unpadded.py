@@ -1,7 +1,5 @@
 """Padded rows for networks that know no padding."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

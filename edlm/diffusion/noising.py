@@ -1,7 +1,5 @@
 """Forward process: which tokens of ``x_0`` are masked at time ``t``."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Reveal orders: in which sequence masked positions are decided, and how many at each step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """The reveal plan of a batch: which masked positions each step decides, and in which sequence."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -39,17 +37,7 @@ class RevealPlan:
         return (x_t == mask_token_id) & self.target
 
     def num_due(self, step: int | Tensor, masked: Tensor) -> Tensor:
-        """How many positions step ``step`` decides, given the positions still masked.
-
-        Positions that earlier steps left masked are due again.
-
-        Args:
-            step: Step index, one for all rows or one a row, shape ``[batch]``.
-            masked: Masked target positions when the step begins, bool, shape ``[batch, length]``.
-
-        Returns:
-            Shape ``[batch]``.
-        """
+        """How many positions a step decides, ``[batch]``; what earlier steps left masked is due again. See `slots`."""
         rows = torch.arange(len(self.bounds), device=self.bounds.device)
         revealed = self.bounds[:, -1] - masked.sum(1)
         return self.bounds[rows, step + 1] - revealed
@@ -59,7 +47,7 @@ class RevealPlan:
 
         Args:
             step: Step index, one for all rows or one a row, shape ``[batch]``.
-            masked: Masked positions when the step begins, bool, shape ``[batch, length]``.
+            masked: Masked target positions when the step begins, bool, shape ``[batch, length]``.
             confidence: The largest log-probability of each position, shape ``[batch, length]``;
                 needed by (and only by) the confidence order. Ties go to the lowest position.
         """
@@ -74,39 +62,26 @@ class RevealPlan:
 
     def planned(self, rows: Tensor, step: Tensor) -> Slots:
         """The reveal sets that the plan has for ``step[n]`` of its rows ``rows[n]``, as a batch of ``n`` rows."""
-        self._check_fixed()
-        places = torch.arange(self.ranking.shape[1], device=rows.device)
-        first, last = self.bounds[rows, step, None], self.bounds[rows, step + 1, None]
-        return Slots.from_ranked(self.ranking[rows], (first <= places) & (places < last))
-
-    def masked_at(self, step: Tensor) -> Tensor:
-        """Positions still masked when step ``step[b]`` of each row begins, bool ``[batch, length]``."""
-        self._check_fixed()
-        places = torch.arange(self.ranking.shape[1], device=step.device)
-        rows = torch.arange(len(step), device=step.device)
-        still = (self.bounds[rows, step, None] <= places) & (places < self.bounds[:, -1:])
-        return torch.zeros_like(still).scatter(1, self.ranking, still)
+        return self._ranked(rows, self.bounds[rows, step], self.bounds[rows, step + 1])
 
     def teacher_forced(self, x_0: Tensor, step: Tensor, mask_token_id: int) -> Tensor:
         """Tokens ``[batch, length]`` when step ``step[b]`` of each row begins, if the data was revealed so far."""
-        return x_0.masked_fill(self.masked_at(step), mask_token_id)
+        rows = torch.arange(len(step), device=step.device)
+        masked = self._ranked(rows, self.bounds[rows, step], self.bounds[:, -1])
+        return masked.write(x_0, torch.full_like(masked.positions, mask_token_id))
 
-    def _check_fixed(self) -> None:
+    def _ranked(self, rows: Tensor, first: Tensor, last: Tensor) -> Slots:
+        """The positions of ranks ``first[n] .. last[n] - 1`` of rows ``rows[n]``."""
         if self.by_confidence:
             raise ValueError("the confidence order depends on the marginals: its steps must be run one by one")
+        ranks = torch.arange(self.ranking.shape[1], device=rows.device)
+        return Slots.from_ranked(self.ranking[rows], (first[:, None] <= ranks) & (ranks < last[:, None]))
 
 
 def plan_reveal(
     masked: Tensor, order: str | RankedOrder, num_steps: int, schedule: Schedule, generators: RowGenerators
 ) -> RevealPlan:
-    """Draw or lay down the reveal order of each row.
-
-    Args:
-        masked: Initially masked positions that are to be revealed, bool, shape ``[batch, length]``.
-        order: One of ``ORDERS``, or a function like them.
-        num_steps: Number of denoising steps ``T``.
-        schedule: Used by the ancestral order.
-        generators: Order streams of the rows.
+    """Draw or lay down the reveal order of each row: one of ``ORDERS`` or a function like them, for `MaskedRows`.
 
     Raises:
         ValueError: ``order`` is unknown, or its bounds do not rise from 0 to all positions of each row.

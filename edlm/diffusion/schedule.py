@@ -1,7 +1,5 @@
 """Masking schedules: ``alpha(t)``, the probability that a token is still clean at time ``t``."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

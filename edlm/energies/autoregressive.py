@@ -1,7 +1,5 @@
 """The energy of a causal language model: no training, exact in the limit of many candidates."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Candidates as text: the part that a left-to-right reader may use, where the text ends, and its spelling."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Causal LMs from folders, hub ids, GGUF files and Python packages, and their loss on texts."""
 
-from __future__ import annotations
-
 import importlib.util
 import inspect
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Sums of ``log p_AR`` terms of many sequences: prefixes run once, logits only where a term is needed."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The common part of residual heads: blocks on the denoiser's states, and which token sees which."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from dataclasses import asdict
 from typing import Any

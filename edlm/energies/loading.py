@@ -1,7 +1,5 @@
 """Load an energy by path or name."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The autoregressive model of the MDLM code base, as a causal language model of transformers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The exact residual energy of a language with known truth: an upper limit for trained energies."""
 
-from __future__ import annotations
-
 import math
 
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """The unnormalised residual head: one scalar for a group of tokens that see each other."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, nn

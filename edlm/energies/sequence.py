@@ -1,7 +1,5 @@
 """The paper's trained energy: a bidirectional Transformer that judges whole sequences."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import json

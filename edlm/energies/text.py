@@ -1,7 +1,5 @@
 """The energy of a causal LM with a tokenizer of its own: candidates are judged by the text that they spell."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The likelihood bound of samplers on data: the same passes, orders and seeds for all of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from fractions import Fraction
 

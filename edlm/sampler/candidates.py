@@ -1,7 +1,5 @@
 """Decisions by candidates: energies, weights, choice; and the same with the data among the candidates."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

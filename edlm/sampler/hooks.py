@@ -1,7 +1,5 @@
 """Reranking inside another library's sampling loop, through the logits that the loop passes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Checks of tokens, targets, padding and data before anything is sampled or scored."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

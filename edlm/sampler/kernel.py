@@ -1,7 +1,5 @@
 """The law of a step: a denoiser, an energy and the options by which they are combined."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields

@@ -1,7 +1,5 @@
 """Options of the sampler, each with its default, meaning and rule; everything else inherits or reads them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, get_args
 

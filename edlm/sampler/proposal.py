@@ -1,7 +1,5 @@
 """The proposal: candidates drawn from the product of the denoiser's marginals, tempered or truncated on request."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Importance weights, in log space."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The sampler of the residual energy model, and the likelihood bound of its samples."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The steps of a sampler: one denoiser pass, the reveal set, and the module that decides its tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 

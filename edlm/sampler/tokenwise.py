@@ -1,7 +1,5 @@
 """Decisions token by token: all tokens of a step, one round after the other, from a normalised energy."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

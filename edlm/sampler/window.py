@@ -1,7 +1,5 @@
 """The window: at which steps energies are used."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass

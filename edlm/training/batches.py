@@ -1,7 +1,5 @@
 """Rows and noise of each micro-step, as functions of its number, so that resuming needs no state."""
 
-from __future__ import annotations
-
 import functools
 
 import torch

@@ -1,7 +1,5 @@
 """Resumable runs: their state, checkpoints that are written whole, and signals that wait for an update."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

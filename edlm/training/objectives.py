@@ -1,7 +1,5 @@
 """Training objectives: each turns tokens and a generator into a scalar loss in nats per token."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Literal
 

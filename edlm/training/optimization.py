@@ -1,7 +1,5 @@
 """The optimizer's groups, the learning rate, and the averaged weights."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Iterator

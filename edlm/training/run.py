@@ -1,7 +1,5 @@
 """The objects of a training run, built or restored."""
 
-from __future__ import annotations
-
 import functools
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A one-screen training loop on accelerate: any number of processes, exact resume, EMA weights."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

@@ -196,7 +196,7 @@ def test_confidence_is_asked_of_that_order_only():
     with pytest.raises(ValueError, match="confidence is needed by the confidence order, and by no other"):
         plan(masked, "confidence", 3).slots(0, masked)
     with pytest.raises(ValueError, match="steps must be run one by one"):
-        plan(masked, "confidence", 3).masked_at(torch.tensor([1]))
+        plan(masked, "confidence", 3).teacher_forced(masked.long(), torch.tensor([1]), 9)
 
 
 @pytest.mark.parametrize("order", ["ancestral", "random", "dilated", "left_to_right"])
@@ -222,18 +222,18 @@ def test_kept_positions_are_due_again_by_confidence():
 
 
 @pytest.mark.parametrize("order", ["ancestral", "random", "dilated", "left_to_right"])
-def test_masked_at_is_what_a_run_leaves_masked(order):
+def test_teacher_forced_masks_what_a_run_leaves_masked(order):
     masked = ragged()
+    x_0 = torch.arange(72).view(6, 12) % 9
     sets = reveal_sets(masked, order, 4)
     p = plan(masked, order, 4)
     for step in range(4):
         expected = masked.clone()
         for b, revealed in enumerate(sets):
             expected[b, list(itertools.chain(*revealed[:step]))] = False
-        assert torch.equal(p.masked_at(torch.full((6,), step)), expected)
+        assert torch.equal(p.teacher_forced(x_0, torch.full((6,), step), 9), x_0.masked_fill(expected, 9))
     steps = torch.tensor([0, 1, 2, 3, 2, 1])  # each row at its own step
-    mixed = p.masked_at(steps)
-    slots = p.slots(steps, mixed)
+    slots = p.slots(steps, p.teacher_forced(x_0, steps, 9) == 9)
     for b, i in enumerate(steps.tolist()):
         assert slots.positions[slots.rows == b].tolist() == sets[b][i]
 

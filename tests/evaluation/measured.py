@@ -1,7 +1,5 @@
 """Rows and results that were not measured, for tests of what follows from them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

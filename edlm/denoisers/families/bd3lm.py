@@ -1,7 +1,5 @@
 """BD3-LM: block diffusion; each block is denoised given the blocks before it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import nn

@@ -1,7 +1,5 @@
 """D3PM with absorbing noise: Lightning checkpoints of MDLM's code whose network is conditioned on time."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import nn

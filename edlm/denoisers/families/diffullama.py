@@ -5,8 +5,6 @@ it needs ``mask_token_id = vocab_size``: then that id, outside the vocabulary, i
 token that it was trained with, and the token itself keeps its mass (as in the authors' own sampler).
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The diffusion transformer of the MDLM code base, without flash attention, under its published parameter names."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Denoisers on the diffusion transformer of the MDLM code base: MDLM, D3PM, SEDD, BD3-LM."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Dream: a Qwen2 without causal mask whose output at position i - 1 predicts token i."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The interface of a family of published denoisers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

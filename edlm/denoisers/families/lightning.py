@@ -1,7 +1,5 @@
 """Lightning checkpoints of the MDLM code base: configuration, weights and their moving averages."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """LLaDA: a Llama whose weights have the names of OLMo, without causal mask; predicts tokens in their place."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import nn

@@ -1,7 +1,5 @@
 """Masked language models of transformers."""
 
-from __future__ import annotations
-
 from transformers import AutoModelForMaskedLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 

@@ -1,7 +1,5 @@
 """MDLM: hub folders, and Lightning checkpoints of the official code."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

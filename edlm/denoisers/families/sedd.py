@@ -1,7 +1,5 @@
 """SEDD with absorbing noise: hub folders, and run folders of the official code."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import yaml

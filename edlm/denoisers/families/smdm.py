@@ -1,7 +1,5 @@
 """SMDM: a Llama of lit-gpt without causal mask; its mask has an input embedding, but no column in the logits."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

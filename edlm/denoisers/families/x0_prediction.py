@@ -1,7 +1,5 @@
 """Modules that predict the clean tokens and have no column for the mask: D3PM-absorb, MD4, flow_matching."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Means with their standard errors; intervals of many means at once, by bootstrap; intervals of shares."""
 
-from __future__ import annotations
-
 import math
 
 import torch

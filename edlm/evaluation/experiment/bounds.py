@@ -1,7 +1,5 @@
 """Bounds and gains of settings on the same rows and seeds, those of an order on shared denoiser passes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Likelihoods in continuous time, as the literature reports them, next to the bounds of samplers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from edlm.evaluation.experiment.lab import Lab

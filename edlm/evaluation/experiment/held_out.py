@@ -1,7 +1,5 @@
 """Held-out data: token blocks of a file, or text cut into blocks."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from edlm.corpus.text import TokenBlocks, load_blocks, pack_documents, read_documents

@@ -1,7 +1,5 @@
 """The one place that knows what a number is: its name in files, unit, direction, estimator, and how it is printed."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import asdict, dataclass

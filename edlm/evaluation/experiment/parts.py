@@ -1,7 +1,5 @@
 """Parts of the options of ``edlm evaluate``: methods, samples, frontier, continuous time, ratios of time."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Where a result came from: versions, revision, machine."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """A row of results: one setting and the metrics that were measured of it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field

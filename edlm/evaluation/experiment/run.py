@@ -1,7 +1,5 @@
 """The loop over all measurements; every value is kept as soon as it is measured."""
 
-from __future__ import annotations
-
 import json
 import statistics
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Samples of settings: their diversity, their loss under the judge, and how near they are to held-out text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 

@@ -1,7 +1,5 @@
 """How energies spread over candidates, method by method, and what follows for weights and ``log Z``."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Measured values on disk, each with what it was made from, so that an interrupted evaluation resumes."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Tables of rows: for the terminal, in Markdown, and as CSV; every cell is formatted by its metric."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """A sampler as a model of lm-evaluation-harness."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import fields

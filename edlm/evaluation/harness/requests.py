@@ -1,7 +1,5 @@
 """Requests of lm-evaluation-harness in this package's terms."""
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Exact marginals and exact joint of a language with known truth, also given tokens that the language rules out."""
 
-from __future__ import annotations
-
 import math
 
 import torch

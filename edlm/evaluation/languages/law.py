@@ -1,7 +1,5 @@
 """The exact law of a sampler, finite k included, where the fillings of a decision can be enumerated."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

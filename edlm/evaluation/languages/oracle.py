@@ -5,8 +5,6 @@ marginals as denoiser, exact joint as energy, equal-size random reveal; mean ``-
 nats, low = plausible.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Rows of a data set in batches, each row with a seed of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Likelihood bounds of samplers on held-out rows, and gains of one over another, paired row by row."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

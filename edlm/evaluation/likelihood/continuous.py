@@ -4,8 +4,6 @@
 ``sum_j weight_j loss(x_t^j)``.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The partition function from draws: bounds of ``log Z``, when to trust them, and the spread of energies by step."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

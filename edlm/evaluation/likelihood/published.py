@@ -1,7 +1,5 @@
 """The perplexity that the paper reports of energy models: for comparison with the paper only, since it is no bound."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, Literal

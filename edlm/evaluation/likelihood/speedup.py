@@ -1,7 +1,5 @@
 """How much of one sampler's time another needs for the same likelihood bound."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

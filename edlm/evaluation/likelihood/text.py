@@ -1,7 +1,5 @@
 """Likelihood bounds of texts of any lengths, given what precedes them; and how often samplers write the true text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The parts that all plots share: a figure in a fixed style, lines with their labels, and axes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Plot of sequence errors: the share of wrong sequences and the divergence per token, over denoiser passes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

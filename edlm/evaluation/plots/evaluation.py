@@ -1,7 +1,5 @@
 """Plots of an evaluation: of bounds as a file, and those of a report as SVG in the colours of its page."""
 
-from __future__ import annotations
-
 import io
 import math
 import re

@@ -1,7 +1,5 @@
 """Numbers that follow from the measurements: gains beyond the control, time at equal bound, places on the frontier."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any

@@ -4,8 +4,6 @@ A headline claims no more than the rows show. Gains, time ratios and frontier po
 `edlm.evaluation.report.conclusions` makes them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """One self-contained page of an evaluation, made from its JSON and its plots."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Tables of a report, from its JSON: every number with its error, as text; the template draws them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The same numbers in wandb, if requested."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a sampler costs: seconds as ratios to the base, floating-point operations and memory."""
 
-from __future__ import annotations
-
 import ctypes
 import re
 from collections.abc import Sequence

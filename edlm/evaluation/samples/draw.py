@@ -1,7 +1,5 @@
 """Samples of a sampler: how long they take, and how varied they are."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from dataclasses import dataclass

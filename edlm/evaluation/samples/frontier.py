@@ -1,7 +1,5 @@
 """Judge loss against entropy over the proposal's temperature: what is better, and what is only colder."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

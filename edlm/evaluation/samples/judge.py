@@ -1,7 +1,5 @@
 """The loss of generated text under a causal LM that was not used to generate it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """MAUVE: similarity of the laws of generated and of held-out texts, with an interval; and the features it compares."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path

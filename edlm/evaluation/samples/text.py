@@ -1,7 +1,5 @@
 """Text of samples, and how varied their tokens are: a low loss under a judge is cheap for repetitive text."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@ The first two are cheap proxies for a sequence error rate where no true law is k
 neither grammar nor sense: text that scores 0 in both may still be nonsense.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Blocks: which positions of a text are written together, and what the denoiser sees of the rest."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Text from prompts and text with gaps, written block by block and step by step; each option is described once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property

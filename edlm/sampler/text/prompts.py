@@ -1,7 +1,5 @@
 """Prompts and texts with gaps as rows of tokens, masks where text is to be written."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Tokens decoded to text: where it stops, the filling of each gap, and masks rendered as masks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

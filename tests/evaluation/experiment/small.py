@@ -1,7 +1,5 @@
 """An evaluation of three symbols at three positions, with energies that are written down."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
