@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from edlm.commands.sample import decode, num_new_tokens
-from edlm.commands.terminal import console
+from edlm.commands.terminal import console, print_table
 from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy
 from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.parts import MethodConfig, SamplesConfig
+from edlm.evaluation.experiment.rows import TERMINAL
 from edlm.evaluation.experiment.run import run as evaluate
-from edlm.evaluation.experiment.table import as_table
 from edlm.sampler.sampler import EnergySampler
 
 AS_PUBLISHED = "random"
@@ -72,7 +72,7 @@ def run(config: DemoConfig) -> None:
             seed=config.seed,
         )
     )
-    screen.print(as_table(sorted(results.rows, key=lambda row: row.num_steps)))
+    print_table("likelihood bounds (low = good)", sorted(results.rows, key=lambda row: row.num_steps), TERMINAL)
     screen.print(
         f"Bounds on {config.num_rows} held-out blocks of {length} tokens. The gain is over the base of the same order "
         "and passes. In dilated order the bounds of base and reranked are their exact -log likelihoods."

@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-from edlm.commands.terminal import console
+from edlm.commands.terminal import print_table
 from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.results import Results
+from edlm.evaluation.experiment.rows import TERMINAL, as_csv, as_markdown
 from edlm.evaluation.experiment.run import run as evaluate
-from edlm.evaluation.experiment.table import as_csv, as_markdown, as_table
 from edlm.evaluation.plots.evaluation import bounds_svg, energies_svg, frontier_svg, plot_bounds, save
 from edlm.evaluation.report.conclusions import conclusions
 from edlm.evaluation.report.page import write_report
@@ -38,7 +38,7 @@ def run(config: EvaluateConfig) -> None:
 
 def _show(results: Results, config: EvaluateConfig, concluded: dict) -> None:
     """Print the table and what follows from it; write the Markdown table and the picture that are requested."""
-    console().print(as_table(results.rows))
+    print_table("likelihood bound of the sampler (upper bound of -log p; low = good)", results.rows, TERMINAL)
     ratios = [
         "{name} ({order}) reaches the bound of {than} ({than_order}, {than_steps} steps) in {value:.3f} "
         "[{low:.3f}, {high:.3f}] of its time".format(**ratio)

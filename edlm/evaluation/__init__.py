@@ -1,6 +1,6 @@
 """Evaluation: bounds that hold for the sampler that was run, and the formulas of the literature, with warnings."""
 
-from edlm.evaluation.estimates.units import Likelihood
+from edlm.evaluation.estimates.estimate import Likelihood
 from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.experiment.run import run as evaluate

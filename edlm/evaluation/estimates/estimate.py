@@ -1,10 +1,12 @@
-"""A number with its error: what evaluation passes around."""
+"""What evaluation passes around: a number with its error; a likelihood, with its direction and in other units."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -28,6 +30,11 @@ class Estimate(NamedTuple):
     def scaled(self, factor: float) -> Estimate:
         """The same number in another unit, ``factor > 0`` of which make one of this unit."""
         return Estimate(*(x if x is None or i == 2 else x * factor for i, x in enumerate(self)))
+
+    def exp(self) -> Estimate:
+        """``exp`` of the value, its error by the delta method."""
+        value = math.exp(self.value) if self.value < 700 else math.inf
+        return Estimate(value, value * self.stderr, self.n)
 
 
 def mean_of(values: Tensor) -> Estimate:
@@ -81,3 +88,101 @@ def ratio_of(numerators: Tensor, denominators: Tensor) -> Estimate:
     ratio = a.sum().item() / total
     spread = (a - ratio * b).square().sum().item()
     return Estimate(ratio, math.sqrt(spread * n / (n - 1)) / total if n > 1 else math.nan, n)
+
+
+Direction = Literal["upper bound of -log p", "exact", "estimate"]
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """``-log p`` of data, nats per token, low = good.
+
+    Attributes:
+        value: Estimate over all tokens.
+        stderr: Its standard error over rows; NaN for a single row.
+        n: Rows.
+        estimator: How it was estimated, in words.
+        direction: "upper bound of -log p" (in expectation), "exact", or "estimate" (neither).
+        nats_per_row: ``[n]``, float64; None where unknown.
+        tokens_per_row: ``[n]``; None where unknown.
+    """
+
+    value: float
+    stderr: float
+    n: int
+    estimator: str
+    direction: Direction
+    nats_per_row: Tensor | None = field(default=None, repr=False, compare=False)
+    tokens_per_row: Tensor | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def of(
+        cls, nats_per_row: Tensor, tokens_per_row: int | Tensor, *, estimator: str, direction: Direction
+    ) -> Likelihood:
+        """From the ``-log p`` of each row, ``[n]``, and the tokens that it predicts, one number or ``[n]``.
+
+        Example:
+            >>> import torch
+            >>> nats = torch.tensor([6.0, 2.0])
+            >>> Likelihood.of(nats, 2, estimator="by hand", direction="exact")
+            Likelihood(value=2.0, stderr=1.0, n=2, estimator='by hand', direction='exact')
+        """
+        nats = nats_per_row.double().cpu()
+        tokens = torch.as_tensor(tokens_per_row).cpu().expand(len(nats))
+        mean = ratio_of(nats, tokens)
+        return cls(mean.value, mean.stderr, mean.n, estimator, direction, nats, tokens)
+
+    @property
+    def nats_per_token(self) -> Estimate:
+        """The value with its error."""
+        return Estimate(self.value, self.stderr, self.n)
+
+    @property
+    def perplexity(self) -> Estimate:
+        """Per token: ``exp(nats)``, its error by the delta method."""
+        return self.nats_per_token.exp()
+
+
+@dataclass(frozen=True)
+class TextUnits:
+    """How long a text is in units other than tokens, as papers use them; None where that is not known.
+
+    Attributes:
+        characters_per_token: Characters (code points).
+        tokens_per_word: Words are separated by blanks.
+
+    Raises:
+        ValueError: a number is not positive.
+    """
+
+    characters_per_token: float | None = None
+    tokens_per_word: float | None = None
+
+    def __post_init__(self) -> None:
+        if not all(units is None or units > 0 for units in (self.characters_per_token, self.tokens_per_word)):
+            raise ValueError(f"units of a text must be positive, got {self}")
+
+    def of(self, likelihood: Likelihood) -> dict[str, Estimate]:
+        """A likelihood in all units that are known, by metric; one per word does not depend on the tokenizer.
+
+        ``bits_per_char = nats / (characters_per_token ln 2)``
+        ``perplexity_per_word = exp(nats * tokens_per_word)``
+
+        Example:
+            >>> likelihood = Likelihood(4 * math.log(2), 0.0, 1, estimator="by hand", direction="exact")
+            >>> {name: round(estimate.value, 6) for name, estimate in TextUnits(4.0).of(likelihood).items()}
+            {'perplexity': 16.0, 'bits_per_char': 1.0}
+        """
+        nats, units = likelihood.nats_per_token, {"perplexity": likelihood.perplexity}
+        if self.characters_per_token is not None:
+            units["bits_per_char"] = nats.scaled(1 / self.characters_per_token / math.log(2))
+        if self.tokens_per_word is not None:
+            units["perplexity_per_word"] = nats.scaled(self.tokens_per_word).exp()
+        return units
+
+    def record_of(self, likelihood: Likelihood) -> dict[str, Any]:
+        """A likelihood for JSON: value, error, n, estimator, direction, and the other units with their errors."""
+        record = {key: getattr(likelihood, key) for key in ("stderr", "n", "estimator", "direction")}
+        for name, estimate in self.of(likelihood).items():
+            record |= {name: estimate.value, f"{name}_stderr": estimate.stderr}
+        return {"nats_per_token": likelihood.value, **record}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from edlm.evaluation.estimates.units import Likelihood
+from edlm.evaluation.estimates.estimate import Likelihood
 from edlm.evaluation.experiment.lab import Lab
 from edlm.evaluation.experiment.plan import Setting
 from edlm.evaluation.experiment.store import Entry, record_of

@@ -1,7 +1,7 @@
 """From the options to the settings that are measured."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,6 @@ from edlm.energies.loading import load_energy
 from edlm.evaluation.experiment.config import DEFAULT_ORDERS, EvaluateConfig
 from edlm.evaluation.experiment.parts import MethodConfig, RatioConfig
 from edlm.evaluation.experiment.rows import Row
-from edlm.sampler.options import SamplerOptions
 from edlm.sampler.sampler import EnergySampler
 
 
@@ -22,25 +21,21 @@ class Setting:
 
     Attributes:
         name: Name of its method, or "base".
-        denoiser: The frozen denoiser.
-        energy: None for the base.
-        config: How to sample.
+        sampler: The sampler; without an energy for the base.
         sampled_steps: Estimate the gain over the base from so many steps of each row (`likelihood_bounds`), for
             energies that cost many passes; the bound is then the base's, measured at all steps, less this gain.
         inner_draws: Draws inside of the bound's logarithm, see `EnergySampler.likelihood_bound`.
     """
 
     name: str
-    denoiser: Denoiser
-    energy: Energy | None
-    config: SamplerOptions
+    sampler: EnergySampler
     sampled_steps: int | None = None
     inner_draws: int = 1
 
-    @cached_property
-    def sampler(self) -> EnergySampler:
-        """The sampler; refuses options that break their rules and an energy that does not fit."""
-        return EnergySampler(self.denoiser, self.energy, **asdict(self.config))
+    @property
+    def energy(self) -> Energy | None:
+        """Energy of its sampler."""
+        return self.sampler.energy
 
     @cached_property
     def card(self) -> EnergyCard | None:
@@ -55,7 +50,7 @@ class Setting:
             {
                 "name": self.name,
                 **self.sampler.options,
-                "window": list(self.config.window),
+                "window": list(self.sampler.window),
                 "num_candidates": 1 if self.energy is None else self.sampler.num_candidates,
                 "sampled_steps": self.sampled_steps,
                 "inner_draws": self.inner_draws,
@@ -67,7 +62,7 @@ class Setting:
     @property
     def temperature(self) -> float:
         """Temperature of its proposal."""
-        return self.config.temperature
+        return self.sampler.temperature
 
 
 def settings_of(config: EvaluateConfig, denoiser: Denoiser) -> list[Setting]:
@@ -77,13 +72,13 @@ def settings_of(config: EvaluateConfig, denoiser: Denoiser) -> list[Setting]:
         ValueError: two settings have one name, order and number of steps, an energy cannot be loaded or does not fit,
             or samples, frontier or time ratios name something that is not measured.
     """
-    methods = list(zip(config.methods, load_energies(config), strict=True))
+    methods = _with_energies(config)
     of_methods = [order for m, energy in methods for order in m.orders or _trained_orders(energy)]
     orders = config.orders or tuple(dict.fromkeys(of_methods)) or DEFAULT_ORDERS
     settings = []
     for order in orders:
         cells = [{"order": order, "num_steps": steps} for steps in config.num_steps_of.get(order, config.num_steps)]
-        settings += [Setting("base", denoiser, None, SamplerOptions(**cell)) for cell in cells]
+        settings += [Setting("base", EnergySampler(denoiser, **cell)) for cell in cells]
         settings += [
             _setting(m, denoiser, energy, cell)
             for cell in cells
@@ -92,8 +87,6 @@ def settings_of(config: EvaluateConfig, denoiser: Denoiser) -> list[Setting]:
             and cell["num_steps"] in (m.num_steps or (cell["num_steps"],))
         ]
     _check_names(config, [setting.row for setting in settings])
-    for setting in settings:
-        _ = setting.sampler  # fail before the long run
     return settings
 
 
@@ -101,19 +94,19 @@ def _trained_orders(energy: Energy | None) -> tuple[str, ...]:
     return (energy.trained_orders if energy is not None else None) or ()
 
 
-def load_energies(config: EvaluateConfig) -> list[Energy | None]:
-    """The energy of each method; methods that share one get the same object."""
+def _with_energies(config: EvaluateConfig) -> list[tuple[MethodConfig, Energy | None]]:
+    """Each method with its energy; methods that share one get the same object."""
     loaded: dict[tuple[str, bool], Energy] = {}
     for m in config.methods:
         key = (m.energy, m.carry_over)
         if m.energy is not None and key not in loaded:
             loaded[key] = load_energy(m.energy, carry_over=m.carry_over or None).to(config.device)
-    return [loaded.get((m.energy, m.carry_over)) for m in config.methods]
+    return [(m, loaded.get((m.energy, m.carry_over))) for m in config.methods]
 
 
 def _setting(m: MethodConfig, denoiser: Denoiser, energy: Energy | None, cell: Mapping[str, Any]) -> Setting:
     sampled = m.sampled_steps if m.sampled_steps and m.sampled_steps < cell["num_steps"] else None
-    return Setting(m.name, denoiser, energy, SamplerOptions(**cell, **m.sampler_options), sampled, m.inner_draws)
+    return Setting(m.name, EnergySampler(denoiser, energy, **cell, **m.sampler_options), sampled, m.inner_draws)
 
 
 def _check_names(config: EvaluateConfig, rows: Sequence[Row]) -> None:
@@ -159,7 +152,7 @@ def frontier_settings(config: EvaluateConfig, settings: Sequence[Setting]) -> li
         named = s.row.is_base or s.name in (frontier.methods or [s.name])
         if named and s.row.num_steps in steps and s.row.order in orders:
             for temperature in frontier.temperatures if s.temperature == 1 else (s.temperature,):
-                points.append(replace(s, config=replace(s.config, temperature=temperature)))
+                points.append(replace(s, sampler=replace(s.sampler, temperature=temperature)))
     return points
 
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from edlm.evaluation.experiment.provenance import json_value, write_json
 from edlm.evaluation.experiment.rows import Row, flat, row_of_flat
-from edlm.evaluation.experiment.store import Entry, Store, write_atomically
+from edlm.evaluation.experiment.store import write_atomically
 from edlm.evaluation.likelihood.speedup import Curve
 from edlm.evaluation.samples.frontier import FrontierPoint
 
@@ -34,8 +33,8 @@ class Results:
             (other revisions and machines), and of the machine; what was not measured is absent.
         rows: One for each setting, in the order of the plan.
         nats: Bound of each held-out row, nats per token, ``[n]``, float32, by `Row.key`.
-        points: Samples of the frontier.
-        centred: Energies less their decision's mean, for the picture, by the index of ``energy_spreads``.
+        points: Samples of the frontier; empty in results that were read from a file.
+        centred: Energies less their decision's mean, for the picture, by the index of ``energy_spreads``; likewise.
         path: The JSON file; None where nothing was written.
     """
 
@@ -105,37 +104,4 @@ class Results:
         if "identity" not in record or "settings" not in record:
             raise ValueError(f"a result must hold identity and settings, got {sorted(record)} in {path}")
         rows = [row_of_flat(setting) for setting in record.pop("settings")]
-        nats = load_file(path.with_suffix(ROWS))
-        if isinstance(record.get("energies"), list):
-            record["energy_spreads"] = record.pop("energies")
-        if not path.with_suffix(STORE).is_file():
-            return cls(record, rows, nats, _older_points(path.with_suffix(".samples.safetensors")), path=path)
-        store = Store(path.with_suffix(STORE))
-        centred = [*store["energy_spreads"].tensors.values()] if "energy_spreads" in record else []
-        points = [point_of(store[f"samples/{key}"], store[f"judge/{key}"], *of) for key, *of in record["points"]]
-        return cls(record, rows, nats, points, centred, path)
-
-
-def nats_per_token(bound: Entry) -> Tensor:
-    """Of each row, ``[n]``, float32."""
-    return (bound.tensors["nats"] / bound.tensors["tokens"]).float()
-
-
-def point_of(samples: Entry, judged: Entry, name: str, order: str, num_steps: int, temperature: float) -> FrontierPoint:
-    """The point of samples that were measured and judged."""
-    distinct_2 = samples.value["metrics"]["distinct_2"][0]
-    return FrontierPoint(
-        name, order, num_steps, temperature, **samples.tensors, **judged.tensors, distinct_2=distinct_2
-    )
-
-
-def _older_points(path: Path) -> list[FrontierPoint]:
-    """Samples of a frontier that an older version wrote."""
-    if not path.is_file():
-        return []
-    with safe_open(path, "pt") as file:
-        described = json.loads(file.metadata()["points"])
-        return [
-            FrontierPoint(*of, **{name: file.get_tensor(f"{key}/{name}") for name in ("entropy", "nats", "num_tokens")})
-            for key, (*of, _, _) in described.items()
-        ]
+        return cls(record, rows, load_file(path.with_suffix(ROWS)), path=path)

@@ -1,7 +1,9 @@
-"""A row of results: one setting and the metrics that were measured of it."""
+"""A row of results, one setting and the metrics that were measured of it; as JSON, and rows as tables and CSV."""
 
+import csv
+import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,3 +135,64 @@ def _estimate_of(record: Mapping[str, Any], metric: Metric) -> Estimate:
 
 def _finite(value: float | None) -> float | None:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+_NOT_NUMBERS = ("seconds_of_batches", "examples")  # of several values each
+Columns = Mapping[str, Callable[[Row], str]]
+
+
+def _metric(name: str) -> Callable[[Row], str]:
+    return lambda row: METRICS[name].format(row.get(name))
+
+
+def _candidates(row: Row) -> str:
+    return "exact" if row.options["num_candidates"] is None else str(row.options["num_candidates"])
+
+
+def _groups(row: Row) -> str:
+    """Tokens decided together."""
+    return str(row.options["group_size"] or (1 if row.options["num_candidates"] is None else "step"))
+
+
+_SETTING: Columns = {
+    "method": lambda row: row.name,
+    "order": lambda row: row.order,
+    "passes": lambda row: str(row.num_steps),
+    "k": _candidates,
+    "groups": _groups,
+}
+TERMINAL: Columns = _SETTING | {
+    "nats/token": _metric("bound_nats_per_token"),
+    "perplexity": _metric("perplexity"),
+    "gain": _metric("gain_nats_per_token"),
+    "s/sequence": _metric("seconds_per_sequence"),
+}
+MARKDOWN: Columns = _SETTING | {
+    "bound": _metric("bound_nats_per_token"),
+    "gain": _metric("gain_nats_per_token"),
+    "s/sequence": _metric("seconds_per_sequence"),
+    "energy passes": _metric("energy_passes"),
+    "judge": _metric("judge_nats_per_token"),
+    "entropy": _metric("entropy_nats"),
+    "distinct-2": _metric("distinct_2"),
+}
+
+
+def as_markdown(rows: Iterable[Row]) -> str:
+    """A line for each setting; a dash where nothing was measured."""
+    cells = ([cell(row) for cell in MARKDOWN.values()] for row in rows)
+    lines = [[*MARKDOWN], ["---"] * len(MARKDOWN), *cells]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """All numbers of each setting, as the JSON file has them; empty where it has none."""
+    records = [flat(row) for row in rows]
+    keys = dict.fromkeys([*OPTIONS, *(key for metric in METRICS.values() for key in metric.names.values())])
+    keys |= dict.fromkeys(key for record in records for key in record)
+    measured = [key for key in keys if key not in _NOT_NUMBERS and any(key in record for record in records)]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, measured, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: "" if value is None else value for key, value in record.items()} for record in records)
+    return file.getvalue()

@@ -9,22 +9,30 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from edlm.evaluation.estimates.estimate import Estimate
 from edlm.evaluation.experiment.bounds import bound_key, measure_bound, measure_infilling
 from edlm.evaluation.experiment.config import EvaluateConfig
-from edlm.evaluation.experiment.continuous import energies_by_name, measure_continuous
 from edlm.evaluation.experiment.lab import Job, Lab, energies_of_judge
+from edlm.evaluation.experiment.once import (
+    MOST_ROWS,
+    energies_by_name,
+    measure_continuous,
+    measure_held_out_text,
+    measure_spreads,
+    nearest,
+)
 from edlm.evaluation.experiment.plan import Setting
 from edlm.evaluation.experiment.provenance import described_result
-from edlm.evaluation.experiment.results import Results, nats_per_token, point_of
+from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.experiment.rows import Row
-from edlm.evaluation.experiment.sampling import measure_held_out_text, sample_jobs, samples_key
-from edlm.evaluation.experiment.spreads import MOST_ROWS, measure_spreads, nearest
+from edlm.evaluation.experiment.sampling import sample_jobs, samples_key
 from edlm.evaluation.experiment.store import Entry, record_of
 from edlm.evaluation.samples.cost import measure_cost
 from edlm.evaluation.samples.draw import draw_timed
+from edlm.evaluation.samples.frontier import FrontierPoint
 
 
 def run(config: EvaluateConfig) -> Results:
@@ -110,16 +118,31 @@ def collect(lab: Lab) -> Results:
         elif "/" not in job.key:  # those with one are points of the frontier
             record[job.key] = entry.value
     points = {samples_key(s, lab.frontier_samples): s for s in lab.frontier}
-    record["points"] = [[k, s.name, *s.row.cell, s.temperature] for k, s in points.items() if f"judge/{k}" in entries]
     bounds = {s.row.key: entries.get(bound_key(lab, s)[0]) for s in lab.settings}
     return Results(
         described_result(lab.config, **_about(lab, {entry.origin for entry in entries.values()}), **record),
         [Row(s.row.options, metrics[s.row.key], notes[s.row.key]) for s in lab.settings if s.row.key in metrics],
-        {key: nats_per_token(entry) for key, entry in bounds.items() if entry is not None},
-        [point_of(entries[f"samples/{key}"], entries[f"judge/{key}"], *of) for key, *of in record["points"]],
+        {key: _nats_per_token(entry) for key, entry in bounds.items() if entry is not None},
+        [
+            _point(s, entries[f"samples/{k}"], entries[f"judge/{k}"])
+            for k, s in points.items()
+            if f"judge/{k}" in entries
+        ],
         [*entries["energy_spreads"].tensors.values()] if "energy_spreads" in entries else [],
         lab.config.json_path,
     )
+
+
+def _nats_per_token(bound: Entry) -> Tensor:
+    """Of each row, ``[n]``, float32."""
+    return (bound.tensors["nats"] / bound.tensors["tokens"]).float()
+
+
+def _point(setting: Setting, samples: Entry, judged: Entry) -> FrontierPoint:
+    """The point of samples that were measured and judged."""
+    distinct_2 = samples.value["metrics"]["distinct_2"][0]
+    of = (setting.name, *setting.row.cell, setting.temperature)
+    return FrontierPoint(*of, **samples.tensors, **judged.tensors, distinct_2=distinct_2)
 
 
 def _about(lab: Lab, origins: set[str]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from torch import Tensor
 from edlm.evaluation.estimates.estimate import Estimate, mean_of
 from edlm.evaluation.experiment.lab import Job, Lab
 from edlm.evaluation.experiment.plan import Setting
-from edlm.evaluation.experiment.rows import Row, flat
 from edlm.evaluation.experiment.store import Entry, record_of
 from edlm.evaluation.samples.text import distinct_n, texts_of, unigram_entropy
 
@@ -25,13 +24,6 @@ def sample_jobs(lab: Lab, setting: Setting, number: int, stages: Sequence[str]) 
             key = f"{stage}/{samples_key(setting, number)}"
             make = partial(lambda measure: measure(lab, drawn()), measure)
             yield Job(key, [dict(setting.row.options), described], make, setting)
-
-
-def measure_held_out_text(lab: Lab) -> Entry:
-    """Measures of as many held-out texts as there are samples: what perfect samples would have."""
-    number = lab.config.samples.judged
-    notes = {"num_texts": min(number, len(lab.x_0)), "texts_held_against": lab.texts.identity}
-    return Entry(flat(Row({}, lab.texts.of_held_out(number), notes)))
 
 
 def samples_key(setting: Setting, number: int) -> str:

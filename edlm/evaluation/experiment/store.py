@@ -38,23 +38,19 @@ class Store:
 
     Args:
         path: Safetensors file; None to keep all in memory.
-        identity: JSON values of what all values share; None to read a file of any.
+        identity: JSON values of what all values share.
         origin: JSON values of this call, which are kept with each value that it adds.
 
     Raises:
         ValueError: the file exists and is of another identity.
     """
 
-    def __init__(self, path: Path | None, identity: Mapping[str, Any] | None = None, origin: Any = None):
+    def __init__(self, path: Path | None, identity: Mapping[str, Any], origin: Any = None):
         self.path = path
         self.identity, self.origin = _stable(identity), _stable(origin)
         self._entries: dict[str, tuple[str, Entry]] = {}
         if path is not None and path.exists():
             self._load(path)
-
-    def __getitem__(self, key: str) -> Entry:
-        """The value of a key, whatever it was made from."""
-        return self._entries[key][1]
 
     def find(self, key: str, made_from: Any) -> Entry | None:
         """The value of a key, or None where there is none or it was made from something else (JSON values)."""
@@ -94,7 +90,7 @@ class Store:
     def _load(self, path: Path) -> None:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            if self.identity not in ("null", identity := metadata.get("identity")):
+            if self.identity != (identity := metadata.get("identity")):
                 raise ValueError(
                     f"{path} must hold results of the same denoiser, data and seed ({self.identity}), got {identity}: "
                     "remove it, or write elsewhere"

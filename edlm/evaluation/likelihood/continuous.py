@@ -16,8 +16,8 @@ from edlm.denoisers.base import Denoiser
 from edlm.diffusion.schedule import Schedule, get_schedule
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowGenerators, RowStreams
-from edlm.evaluation.estimates.units import Likelihood
-from edlm.evaluation.likelihood.batches import Batches
+from edlm.evaluation.estimates.estimate import Likelihood
+from edlm.evaluation.likelihood.bounds import Batches
 from edlm.numerics import precise
 
 LONGEST_ENUMERATED = 12

@@ -11,8 +11,7 @@ from edlm.denoisers.base import Denoiser
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowGenerators
 from edlm.energies.base import Energy, Step
-from edlm.evaluation.estimates.estimate import Estimate
-from edlm.evaluation.estimates.units import Likelihood
+from edlm.evaluation.estimates.estimate import Estimate, Likelihood, TextUnits
 from edlm.evaluation.likelihood.continuous import ContinuousTime, MaskedDraw, predicted
 from edlm.evaluation.likelihood.partition import PartitionEstimate, estimate_partition
 from edlm.numerics import precise
@@ -60,9 +59,9 @@ class PublishedPerplexity:
             raise ValueError(f"log_z must be 'lower' or 'upper', got {log_z!r}")
         return (self.with_lower if log_z == "lower" else self.with_upper).perplexity
 
-    def as_record(self) -> dict[str, Any]:
-        """For JSON, the warning first."""
-        parts = {name: getattr(self, name).as_record() for name in ("with_lower", "with_upper", "marginal")}
+    def as_record(self, units: TextUnits) -> dict[str, Any]:
+        """For JSON, the warning first; likelihoods in all units."""
+        parts = {name: units.record_of(getattr(self, name)) for name in ("with_lower", "with_upper", "marginal")}
         of_z = {name: getattr(self, name) for name in ("spread", "ess", "num_candidates", "untrusted")}
         return {"warning": self.warning, **parts, **of_z}
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from edlm.evaluation.estimates.bootstrap import row_weights
-from edlm.evaluation.estimates.estimate import mean_of
 
 
 @dataclass(frozen=True)
@@ -21,10 +20,6 @@ class Curve:
         nats: Bound of each row, nats per token, low = good, ``[settings, n]``, float64; inf is allowed. All settings,
             and all curves that are compared, have the same rows.
         seconds: Seconds per sequence of each timed batch, ``[settings, repeats]``, float64.
-
-    Raises:
-        ValueError: shapes or dtypes differ from these, ``num_steps`` does not ascend, a bound is NaN or -inf, or a
-            time is not finite and positive.
     """
 
     name: str
@@ -33,29 +28,10 @@ class Curve:
     nats: Tensor
     seconds: Tensor
 
-    def __post_init__(self):
-        steps = self.num_steps
-        if not steps or any(later <= earlier for earlier, later in zip(steps, steps[1:], strict=False)):
-            raise ValueError(f"num_steps must ascend and not be empty, got {steps}")
-        for field in ("nats", "seconds"):
-            values = getattr(self, field)
-            if values.dtype != torch.float64 or values.ndim != 2 or len(values) != len(steps) or not values.numel():
-                rule = f"{field} must be float64 with {len(steps)} rows, one a setting"
-                raise ValueError(f"{rule}, got {values.dtype} {[*values.shape]}")
-        if (bad := self.nats.isnan() | self.nats.isneginf()).any():
-            raise ValueError(f"nats must be finite or inf, got {self.nats[bad][0]}")
-        if (bad := ~(self.seconds.isfinite() & (self.seconds > 0))).any():
-            raise ValueError(f"seconds must be finite and positive, got {self.seconds[bad][0]}")
-
     @property
     def bounds(self) -> Tensor:
         """Mean bound over rows, nats per token, ``[settings]``."""
         return self.nats.mean(1)
-
-    @property
-    def stderrs(self) -> Tensor:
-        """Standard error of each mean bound over rows, ``[settings]``; NaN for a single row."""
-        return torch.tensor([mean_of(row).stderr for row in self.nats], dtype=torch.float64)
 
     @property
     def times(self) -> Tensor:

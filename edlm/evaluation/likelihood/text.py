@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from edlm.denoisers.base import Denoiser
 from edlm.diffusion.streams import seed_of
 from edlm.evaluation.estimates.estimate import Estimate, mean_of
-from edlm.evaluation.likelihood.batches import Batches
+from edlm.evaluation.likelihood.bounds import Batches
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.text.blocks import View, check_block_length, views_of
 from edlm.sampler.text.prompts import Row

@@ -6,14 +6,14 @@ import torch
 from torch import nn
 
 from edlm.energies import Energy
-from edlm.evaluation.estimates.units import TextUnits
+from edlm.evaluation.estimates.estimate import TextUnits
 from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.lab import Lab
 from edlm.evaluation.experiment.plan import Setting
 from edlm.evaluation.experiment.results import STORE
 from edlm.evaluation.experiment.store import Store
 from edlm.evaluation.samples.judge import JudgedTexts
-from edlm.sampler import SamplerOptions
+from edlm.sampler import EnergySampler
 from tests.enumerable import SEQUENCES, random_denoiser
 
 X_0 = SEQUENCES[[0, 5, 26, 13, 7]]
@@ -64,7 +64,7 @@ ENERGY, CONTROL = Linear(0.9, -0.7, 0.4), Linear(0.2, 0.1, -0.3, is_control=True
 def setting(name="ours", steps=2, order="left_to_right", energy: Energy | None = ENERGY, **options) -> Setting:
     draws = {key: options.pop(key) for key in ("sampled_steps", "inner_draws") if key in options}
     k = {"num_candidates": 1 if energy is None else 3}
-    return Setting(name, DENOISER, energy, SamplerOptions(num_steps=steps, order=order, **{**k, **options}), **draws)
+    return Setting(name, EnergySampler(DENOISER, energy, num_steps=steps, order=order, **{**k, **options}), **draws)
 
 
 def base(steps=2, order="left_to_right") -> Setting:

@@ -11,7 +11,7 @@ from edlm import load_denoiser
 from edlm.corpus.text import load_blocks, pack_documents
 from edlm.denoisers import FunctionDenoiser
 from edlm.denoisers.loading import SHIPPED
-from edlm.evaluation.experiment.held_out import load_held_out
+from edlm.evaluation.experiment.lab import load_held_out
 
 STORIES = [f"Once upon a time, there were {i} cats. " * 20 for i in range(1, 9)]
 

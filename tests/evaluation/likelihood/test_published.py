@@ -13,6 +13,7 @@ from edlm.diffusion.slots import Slots
 from edlm.energies import AutoregressiveEnergy, CallableEnergy, OracleEnergy, load_energy
 from edlm.energies.base import Step
 from edlm.evaluation import published_perplexity
+from edlm.evaluation.estimates.estimate import TextUnits
 from edlm.evaluation.languages.exact import exact_denoiser
 from edlm.evaluation.likelihood.continuous import ContinuousTime
 from tests.chance import SIGMAS
@@ -178,7 +179,7 @@ def test_the_result_is_no_number_and_its_record_warns_first():
     formula = published_perplexity(random_denoiser(), score_energy(), SEQUENCES[:3], num_candidates=2)
     with pytest.raises(TypeError):
         float(formula)
-    record = formula.as_record()
+    record = formula.as_record(TextUnits())
     assert next(iter(record)) == "warning" and record["warning"] == formula.warning
     assert record["with_lower"]["direction"] == "estimate" and "not" in record["warning"]
     # Two draws are too few for any trust in log Z, and the warning says so.

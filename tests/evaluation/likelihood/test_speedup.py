@@ -240,28 +240,6 @@ def test_noise_that_the_curves_share_cancels():
 # --- errors
 
 
-@pytest.mark.parametrize(
-    ("changes", "rule"),
-    [
-        ({"num_steps": (8, 4)}, "num_steps must ascend"),
-        ({"num_steps": (4, 4)}, "num_steps must ascend"),
-        ({"num_steps": ()}, "num_steps must ascend"),
-        ({"num_steps": (4, 8, 16)}, "nats must be float64 with 3 rows"),
-        ({"nats": torch.zeros(2).double()}, "nats must be float64 with 2 rows"),
-        ({"nats": torch.zeros(2, 0).double()}, "nats must be float64 with 2 rows"),
-        ({"seconds": torch.ones(3, 2).double()}, "seconds must be float64 with 2 rows"),
-        ({"seconds": torch.ones(2, 1)}, "seconds must be float64"),
-        ({"nats": tensor([[1.0, 2.0], [math.nan, 3.0]])}, "nats must be finite or inf"),
-        ({"nats": tensor([[1.0, 2.0], [-math.inf, 3.0]])}, "nats must be finite or inf"),
-        ({"seconds": tensor([[1.0], [0.0]])}, "seconds must be finite and positive"),
-        ({"seconds": tensor([[1.0], [math.inf]])}, "seconds must be finite and positive"),
-    ],
-)
-def test_a_curve_of_wrong_values_is_refused(changes, rule):
-    with pytest.raises(ValueError, match=rule):
-        replace(curve([4.0, 3.0], [[1.0], [2.0]]), **changes)
-
-
 def test_a_ratio_needs_a_setting_of_the_reference_and_the_same_rows():
     itself, other = curve([4.0], [[1.0]]), curve([4.0], [[1.0]], torch.zeros(4, dtype=torch.float64))
     with pytest.raises(ValueError, match="reference_steps"):
