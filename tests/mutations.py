@@ -41,9 +41,9 @@ FAULTS = [
     ),
     Fault(
         "2 the law tends to p exp(-E) / Z: likeliest instead of drawn",
-        "sampler/reweighting.py",
-        "return draw_categorical(log_weights, uniforms[:, None])[:, 0]",
-        "return log_weights.argmax(-1)",
+        "sampler/candidates.py",
+        "chosen[drawing] = draw_categorical(weights[drawing], streams.uniform(uses.long().cpu()))[:, 0]",
+        "chosen[drawing] = weights[drawing].argmax(-1)",
         "tests/sampler",
     ),
     Fault(

@@ -79,20 +79,17 @@ class RowGenerators:
         return torch.cat(drawn) if drawn else torch.empty(0, repeats, dtype=torch.float64)
 
 
-def draw_seeds(count: int, generator: torch.Generator | None) -> list[int]:
-    """One seed a row from ``generator`` (torch's global one if None)."""
-    device = generator.device if generator is not None else None
-    return torch.randint(2**62, (count,), generator=generator, device=device).tolist()
-
-
-def row_seeds(count: int, seeds: int | Sequence[int] | None, generator: torch.Generator | None = None) -> list[int]:
-    """The seeds of ``count`` rows: as given, or ``seeds + row`` of an integer; those of `draw_seeds` if None.
+def row_seeds(
+    count: int, seeds: int | Sequence[int] | None = None, generator: torch.Generator | None = None
+) -> list[int]:
+    """One seed for each of ``count`` rows: as given; ``seeds + row`` of an integer; or drawn from ``generator``.
 
     Raises:
         ValueError: the number of seeds is not that of rows.
     """
     if seeds is None:
-        return draw_seeds(count, generator)
+        device = generator.device if generator is not None else None  # None: torch's global one
+        return torch.randint(2**62, (count,), generator=generator, device=device).tolist()
     if isinstance(seeds, int):
         return [seeds + row for row in range(count)]
     if len(seeds) != count:

@@ -6,12 +6,10 @@ from edlm.sampler.output import SampleOutput, StepInfo
 from edlm.sampler.proposal import Proposal
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.text.generation import GenerateOptions, GenerationOutput, InfillOptions, Partial
-from edlm.sampler.window import FractionMasked, Steps, Times
 
 __all__ = [
     "DreamLogitsHook",
     "EnergySampler",
-    "FractionMasked",
     "GenerateOptions",
     "GenerationOutput",
     "InfillOptions",
@@ -21,6 +19,4 @@ __all__ = [
     "SampleOutput",
     "SamplerOptions",
     "StepInfo",
-    "Steps",
-    "Times",
 ]

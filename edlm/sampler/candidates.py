@@ -10,7 +10,7 @@ from edlm.numerics import precise
 from edlm.sampler.kernel import Kernel
 from edlm.sampler.output import DecisionInfo
 from edlm.sampler.proposal import draw_categorical, make_decision
-from edlm.sampler.reweighting import choose, effective_sample_size, log_share_of_data, log_weights
+from edlm.sampler.reweighting import effective_sample_size, log_share_of_data, log_weights
 
 MAX_REDRAWS = 100
 
@@ -127,6 +127,6 @@ def _choose_candidate(
     chosen = torch.zeros_like(group.counts)
     if k > 1:
         drawing = uses.nonzero()[:, 0]
-        chosen[drawing] = choose(weights[drawing], streams.uniform(uses.long().cpu())[:, 0])
+        chosen[drawing] = draw_categorical(weights[drawing], streams.uniform(uses.long().cpu()))[:, 0]
     info = DecisionInfo(energies, effective_sample_size(weights), redraws, impossible, k * uses * (1 + redraws))
     return tokens.gather(1, chosen[group.rows, None])[:, 0], info

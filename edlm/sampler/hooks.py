@@ -119,9 +119,8 @@ class RerankLogits:
             self._num_masked = masked.sum(1)
         if len(self._num_masked) != len(x):
             raise ValueError(f"a batch must keep its {len(self._num_masked)} rows, got {len(x)}: reset() begins anew")
-        at = torch.full_like(x[:, 0], self._step)
         t = masked.sum(1) / self._num_masked.clamp(min=1)
-        uses = masked.any(1) & kernel.energy_window.covers(at, t, masked)
+        uses = masked.any(1) & kernel.uses_energy(t)
         # Not `encode`, which runs equal rows once: the loop's logits may depend on more than the row's tokens.
         encoding = Encoding(lambda: logits, None, torch.arange(len(x), device=x.device))
         step = Step(denoiser, x, t, encoding, slots, revealed=slots, uses=uses)

@@ -1,7 +1,6 @@
 """The law of a step: a denoiser, an energy and the options by which they are combined."""
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
@@ -11,14 +10,12 @@ import torch
 from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
-from edlm.diffusion.orders import RANDOM_ORDERS, RankedOrder, name_of_order
-from edlm.diffusion.reveal import RevealPlan, plan_reveal
+from edlm.diffusion.orders import RANDOM_ORDERS, RankedOrder, RevealPlan, name_of_order, plan_reveal
 from edlm.diffusion.schedule import Schedule, get_schedule
 from edlm.diffusion.streams import RowGenerators
 from edlm.energies.base import Energy, TokenwiseEnergy
 from edlm.sampler.options import SamplerOptions
 from edlm.sampler.proposal import Proposal
-from edlm.sampler.window import Window, get_window
 
 _warned_orders: WeakKeyDictionary[Energy, set[str]] = WeakKeyDictionary()
 
@@ -45,20 +42,17 @@ class Kernel(SamplerOptions):
     """Judges candidates; None for the base sampler."""
 
     order: str | RankedOrder = field(default="auto", kw_only=True)
-    """A name, or a function like those of `edlm.diffusion.reveal.ORDERS`."""
+    """A name, or a function like those of `edlm.diffusion.orders.ORDERS`."""
 
     schedule: str | Schedule = field(default="log_linear", kw_only=True)
     """A name, or a `Schedule`."""
-
-    window: Window | Sequence[float] = field(default=(0.0, 1.0), kw_only=True)
-    """Times ``(low, high]``, or a `Window`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, value in self._recommended().items():
             object.__setattr__(self, name, value)
         self.denoiser.eval()
-        _ = self.proposal, self.energy_window, self.masking_schedule  # check their options
+        _ = self.proposal, self.masking_schedule  # check their options
         if self.num_candidates is None:
             self._check_tokenwise()
         if self.energy is not None:
@@ -74,14 +68,14 @@ class Kernel(SamplerOptions):
         return Proposal(self.temperature, self.top_p, self.top_k)
 
     @cached_property
-    def energy_window(self) -> Window:
-        """Steps at which the energy is used."""
-        return get_window(self.window)
-
-    @cached_property
     def masking_schedule(self) -> Schedule:
         """Masking schedule."""
         return get_schedule(self.schedule)
+
+    def uses_energy(self, t: Tensor) -> Tensor:
+        """Whether there is an energy and times ``t[batch]`` lie in its window, bool, ``[batch]``."""
+        low, high = self.window
+        return (low < t) & (t <= high) if self.energy is not None else torch.zeros_like(t, dtype=torch.bool)
 
     def plan(self, masked: Tensor, generators: RowGenerators) -> RevealPlan:
         """When each position of ``masked[batch, length]`` is revealed; see `plan_reveal`."""
@@ -162,7 +156,9 @@ class Kernel(SamplerOptions):
         warned = _warned_orders.setdefault(energy, set())
         if trained is not None and order not in trained and order not in warned:
             warned.add(order)
-            message = f"this {type(energy).__name__} was trained on order {' and '.join(trained)}, not on {order}"
+            *others, last = trained
+            orders = f"orders {', '.join(others)} and {last}" if others else f"order {last}"
+            message = f"this {type(energy).__name__} was trained on {orders}, not on {order}"
             warnings.warn(f"{message}: it may gain less than it could", UserWarning, stacklevel=4)
 
 

@@ -70,6 +70,8 @@ class SamplerOptions:
             raise ValueError(f"group_size needs scope='step': a sequence is judged as a whole; got {self.group_size}")
         if not callable(self.order) and self.order not in (*get_args(Order), "auto"):
             raise ValueError(f"order must be one of {list(get_args(Order))}, got {self.order!r}")
+        if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
+            raise ValueError(f"window must be a pair (low, high) with 0 <= low <= high <= 1, got {self.window}")
         if not self.weight_temperature > 0:
             raise ValueError(f"weight_temperature must be > 0, got {self.weight_temperature}")
         if self.on_impossible not in ("raise", "redraw", "keep"):

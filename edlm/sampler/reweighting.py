@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from edlm.numerics import precise
-from edlm.sampler.proposal import draw_categorical
 
 
 def log_weights(energy: Tensor, weight_temperature: float = 1.0) -> Tensor:
@@ -57,19 +56,6 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
         raise ValueError("every row of log_weights needs a finite entry and no NaN")
     weights = precise(log_weights - largest[..., None]).exp()
     return weights.sum(-1) ** 2 / (weights**2).sum(-1)
-
-
-def choose(log_weights: Tensor, uniforms: Tensor) -> Tensor:
-    """Draw one candidate a row with probability ``w_j / sum w``.
-
-    Args:
-        log_weights: Unnormalised, nats, shape ``[batch, k]``; each row has a finite entry.
-        uniforms: In [0, 1), float64, shape ``[batch]``.
-
-    Returns:
-        Indices in ``0..k-1``, shape ``[batch]``.
-    """
-    return draw_categorical(log_weights, uniforms[:, None])[:, 0]
 
 
 def log_share_of_data(log_weights: Tensor, num_candidates: int | None = None, num_data: int = 1) -> Tensor:

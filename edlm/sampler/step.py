@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from edlm.denoisers.base import Denoiser, Encoding
-from edlm.diffusion.reveal import RevealPlan
+from edlm.diffusion.orders import RevealPlan
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowStreams
 from edlm.energies.base import Step
@@ -103,10 +103,7 @@ def begin_steps(kernels: Sequence[Kernel], plan: RevealPlan, at: Tensor, x_t: Te
     t = time_of(at, kernels[0].num_steps)
     due = plan.num_due(at, masked) > 0
     real = passes.attention_mask
-    uses = [
-        torch.zeros_like(due) if k.energy is None else due & k.energy_window.covers(at, t, masked, real)
-        for k in kernels
-    ]
+    uses = [due & kernel.uses_energy(t) for kernel in kernels]
     fills = [_positions_to_fill(k, of_rows, masked, due) for k, of_rows in zip(kernels, uses, strict=True)]
     rows = torch.stack([due, *(fill.any(1) for fill in fills if fill is not None)]).any(0).nonzero()[:, 0]
     t = t.float()

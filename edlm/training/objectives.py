@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from edlm.denoisers.base import Denoiser
-from edlm.diffusion.noising import antithetic_times, mask_tokens
-from edlm.diffusion.reveal import plan_reveal
-from edlm.diffusion.schedule import LogLinear, Schedule
+from edlm.diffusion.orders import plan_reveal
+from edlm.diffusion.schedule import LogLinear, Schedule, antithetic_times, mask_tokens
 from edlm.diffusion.slots import Slots
-from edlm.diffusion.streams import RowStreams, draw_seeds
+from edlm.diffusion.streams import RowStreams, row_seeds
 from edlm.energies.base import Decision, Step
 from edlm.sampler.proposal import draw_categorical, make_decision
 from edlm.sampler.reweighting import log_share_of_data
@@ -153,7 +152,7 @@ class EnergyObjective:
             mixture[int(torch.randint(len(mixture), (1,), generator=generator))]
             for mixture in (self.config.num_steps, self.config.orders, self.config.group_sizes)
         )
-        streams = RowStreams(draw_seeds(len(x_0), generator))
+        streams = RowStreams(row_seeds(len(x_0), generator=generator))
         plan = plan_reveal(torch.ones_like(x_0, dtype=torch.bool), order, num_steps, LogLinear(), streams.order())
         place = (torch.arange(len(x_0)) + torch.rand(1, generator=generator)) / len(x_0)
         at = (place * num_steps).long().clamp(max=num_steps - 1).to(x_0.device)
@@ -176,7 +175,7 @@ class EnergyObjective:
         log_probs = self.denoiser.slot_log_probs(step.encoding, group)
         tokens = group.gather(x_0)[:, None]
         if num_candidates > 1:
-            negatives = RowStreams(draw_seeds(len(x_0), generator)).values(0)
+            negatives = RowStreams(row_seeds(len(x_0), generator=generator)).values(0)
             uniforms = negatives.uniform(group.counts.cpu(), num_candidates - 1)
             tokens = torch.cat([tokens, draw_categorical(log_probs, uniforms)], 1)
         decision = make_decision(step, group, x_partial, log_probs, tokens)

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from edlm.diffusion.noising import antithetic_times, mask_tokens
-from edlm.diffusion.schedule import Cosine, LogLinear, Polynomial
+from edlm.diffusion.schedule import Cosine, LogLinear, Polynomial, antithetic_times, mask_tokens
 from tests.chance import SIGMAS, assert_law
 
 MASK = 9

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edlm.diffusion.streams import RowStreams, draw_seeds
+from edlm.diffusion.streams import RowStreams, row_seeds
 from tests.chance import SIGMAS, assert_law
 
 STREAMS = {
@@ -106,14 +106,14 @@ def test_uniforms_are_finer_than_float32():
 
 
 def test_seeds_are_drawn_from_the_generator():
-    first, second = (draw_seeds(5, torch.Generator().manual_seed(1)) for _ in range(2))
+    first, second = (row_seeds(5, generator=torch.Generator().manual_seed(1)) for _ in range(2))
     assert first == second and len(set(first)) == 5 and min(first) >= 0
-    assert first[:3] == draw_seeds(3, torch.Generator().manual_seed(1))
+    assert first[:3] == row_seeds(3, generator=torch.Generator().manual_seed(1))
     torch.manual_seed(2)
-    from_global = draw_seeds(4, None)
-    assert from_global != draw_seeds(4, None)
+    from_global = row_seeds(4)
+    assert from_global != row_seeds(4)
     torch.manual_seed(2)
-    assert from_global == draw_seeds(4, None)
+    assert from_global == row_seeds(4)
 
 
 def test_seeds_must_not_be_negative():

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from edlm.energies import Step, load_energy
-from edlm.sampler import EnergySampler, FractionMasked
+from edlm.sampler import EnergySampler
 from tests.energies.heads import (
     MASK,
     NUM_LAYERS,
@@ -383,24 +383,3 @@ def test_exact_decisions_of_a_warm_head_never_run_the_denoisers_last_block(shape
     runs.clear()
     sampler.likelihood_bound(output.tokens, seeds=range(4))
     assert [runs.count(index) for index in range(NUM_LAYERS)] == [2] * (NUM_LAYERS - 1) + [times]
-
-
-@pytest.mark.parametrize("options", [{}, {"num_candidates": 3}, {"num_candidates": 3, "group_size": 2}], ids=str)
-@pytest.mark.parametrize("order", ["random", "dilated"])
-def test_rows_outside_the_window_get_the_tokens_of_the_base(options, order):
-    denoiser = modernbert()
-    x_t = torch.full((24, 6), MASK)
-    x_t[::3, [0, 4]], x_t[1::3, 2] = 1, 3
-    outside = (x_t == MASK).sum(1) < 6  # 4 of 6, or 5 of 6
-    common = {"num_steps": 2, "order": order}
-    head = disturbed_head(denoiser)
-    sampler = EnergySampler(
-        denoiser, head, window=FractionMasked(0.9, 1.0), **{"num_candidates": None, **common, **options}
-    )
-    base = EnergySampler(denoiser, **common).fill(x_t, seeds=range(24)).tokens
-    runs = runs_of_blocks(denoiser)
-    found = sampler.fill(x_t, seeds=range(24)).tokens
-    assert torch.equal(found[outside], base[outside])
-    assert (found[~outside] != base[~outside]).any(1).float().mean() > 0.5
-    # Once for the step that mixes them, once for the base's second step.
-    assert [runs.count(index) for index in range(NUM_LAYERS)] == [2] * NUM_LAYERS

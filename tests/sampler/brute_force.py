@@ -149,14 +149,12 @@ class BruteForce:
 
     Attributes:
         energy_of: Overrides the world's energy: ``(candidate, x_partial, log_proposal) -> nats``.
-        covers: Overrides the window: ``(step, t, x_t) -> bool``.
         base: No energy at all.
     """
 
     world: World
     options: Options
     energy_of: Callable | None = None
-    covers: Callable | None = None
     base: bool = False
     start: tuple[int, ...] = NOTHING
     _memo: dict = field(default_factory=dict)
@@ -353,8 +351,6 @@ class BruteForce:
     def _uses_energy(self, i, x_t) -> bool:
         if self.base:
             return False
-        if self.covers is not None:
-            return self.covers(i, self._time(i), x_t)
         low, high = self.options.window
         return low < self._time(i) <= high
 

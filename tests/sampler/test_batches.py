@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from edlm import CallableEnergy, EnergySampler, FunctionDenoiser
-from edlm.sampler import FractionMasked
 from tests.sampler.brute_force import MASK, World
 
 LENGTH = 4
@@ -78,18 +77,6 @@ def test_item_3_a_rows_bound_is_the_same_in_any_batch(order, form):
     alone = [s.likelihood_bound(x_0[b : b + 1], given=given[b : b + 1], seeds=[seed]) for b, seed in enumerate(SEEDS)]
     torch.testing.assert_close(torch.cat(alone), together, rtol=0, atol=1e-12)
     assert together[3] == 0
-
-
-@pytest.mark.parametrize("group_size", [1, 2])
-def test_item_3_with_a_window_of_rows_and_groups(group_size):
-    options = {"num_candidates": 3, "num_steps": 1, "order": "random", "group_size": group_size}
-    s = make(energy(), window=FractionMasked(0.8, 1.0), **options)
-    seeds = range(20)
-    outside = torch.tensor([[MASK, 1, MASK, MASK]]).repeat(20, 1)  # three of four: no energy
-    alone = s.fill(outside, seeds=seeds).tokens
-    beside = s.fill(torch.cat([outside, torch.full((1, 4), MASK)]), seeds=[*seeds, 99]).tokens[:-1]
-    assert torch.equal(alone, make(None, **options).fill(outside, seeds=seeds).tokens)  # the base sampler's
-    assert torch.equal(beside, alone)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
@@ -277,8 +264,6 @@ def test_judged_counts_candidates_of_rows_and_steps_with_energy(order):
     assert torch.equal(judged(energy(), num_candidates=5, group_size=2), 5 * due)
     late = torch.tensor([0, 1, 1])  # t = 1, 2/3, 1/3
     assert torch.equal(judged(energy(), num_candidates=5, group_size=1, window=(0.0, 0.7)), 5 * revealed * late)
-    full = torch.tensor([1, 0, 0]) * (X_T == MASK).all(1)[:, None]  # rows of which nothing is known yet
-    assert torch.equal(judged(energy(), num_candidates=5, window=FractionMasked(0.8, 1.0)), 5 * due * full)
     for options in ({}, {"num_candidates": 5}, {"num_candidates": None}, {"num_candidates": 5, "group_size": 1}):
         assert not judged(None, **options).any()
 
@@ -290,7 +275,6 @@ def test_judged_counts_the_tokens_of_exact_decisions():
     for window, expected in (
         ((0.0, 1.0), [[1, 2], [1, 1], [0, 1], [0, 0]]),
         ((0.0, 0.5), [[0, 2], [0, 1], [0, 1], [0, 0]]),
-        (FractionMasked(0.5, 1.0), [[1, 2], [1, 0], [0, 0], [0, 0]]),
     ):
         sampler = EnergySampler(world.denoiser(), world.head(), window=window, **options)
         found = [step.judged for step in sampler.fill(x_t, seeds=range(4)).steps]

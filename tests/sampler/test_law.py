@@ -8,7 +8,6 @@ import torch
 from edlm import CallableEnergy, EnergySampler
 from edlm.corpus.languages import MarkovChain
 from edlm.energies import OracleEnergy
-from edlm.sampler import FractionMasked, Steps
 from tests.chance import assert_law
 from tests.sampler.brute_force import MASK, NOTHING, SEQUENCES, BruteForce, Options, World, count
 
@@ -130,26 +129,6 @@ def test_item_2_the_law_tends_to_p_theta_exp_minus_e_over_z(scope, bulk_streams)
     law = count(draw(sampler(Options(num_steps=1, num_candidates=k, scope=scope)), rows=rows).tokens) / rows
     assert distance(law) < bias + noise < enumerated[2] < enumerated[1] < enumerated[0] < distance(flipped)
     assert bias + noise < 0.1
-
-
-@pytest.mark.parametrize(
-    ("window", "covers"),
-    [
-        (FractionMasked(0.5, 1.0), lambda i, t, x_t: 0.5 < x_t.count(MASK) / 3 <= 1),
-        (FractionMasked(0.0, 0.7), lambda i, t, x_t: 0 < x_t.count(MASK) / 3 <= 0.7),
-        (Steps((1,)), lambda i, t, x_t: i == 1),
-        (Steps(()), lambda i, t, x_t: False),
-    ],
-    ids=["much", "little", "second", "never"],
-)
-@pytest.mark.parametrize("k", [3, None])
-def test_windows_row_by_row(window, covers, k, bulk_streams):
-    options = Options(num_candidates=k, order="ancestral", group_size=None if k is None else 1)
-    half = ROWS // 2
-    x_t = torch.tensor([NOTHING, PROMPT]).repeat(half, 1)
-    tokens = sampler(options, window=window).fill(x_t, seeds=range(2 * half)).tokens
-    assert_law(count(tokens[::2]), BruteForce(WORLD, options, covers=covers).law())
-    assert_law(count(tokens[1::2]), BruteForce(WORLD, options, covers=covers, start=PROMPT).law())
 
 
 def test_the_brute_force_knows_the_base_by_hand():

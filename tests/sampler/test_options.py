@@ -27,10 +27,10 @@ class PrefixEnergy(Energy):
 
 
 class Recommending(Energy):
-    """Recommends some options, and was trained on two orders."""
+    """Recommends some options, and was trained on three orders."""
 
     recommended = {"num_candidates": 5, "group_size": 2, "order": "random"}
-    trained_orders = ("random", "dilated")
+    trained_orders = ("random", "dilated", "confidence")
 
     def forward(self, decision):
         return torch.zeros_like(decision.log_proposal)
@@ -66,6 +66,8 @@ def test_signature_of_the_sampler():
         ({"on_impossible": "skip"}, "on_impossible .*got 'skip'"),
         ({"window": (0.5, 0.2)}, r"window .*got \(0.5, 0.2\)"),
         ({"window": (0.5,)}, "window must be a pair"),
+        ({"window": (-0.1, 1.0)}, "window must be a pair"),
+        ({"window": (0.0, math.nan)}, "window must be a pair"),
     ],
 )
 @pytest.mark.parametrize("energy", [None, ZERO], ids=["base", "energy"])
@@ -131,9 +133,7 @@ def test_another_order_than_that_of_training_warns_once():
             make(energy, **options)
         make(ZERO, num_candidates=2, order="left_to_right")
     assert not caught
-    with pytest.warns(
-        UserWarning, match="Recommending was trained on order random and dilated, not on bisecting"
-    ) as caught:
+    with pytest.warns(UserWarning, match="on orders random, dilated and confidence, not on bisecting") as caught:
         for _ in range(3):
             make(energy, order="bisecting")
     assert len(caught) == 1 and caught[0].filename == __file__

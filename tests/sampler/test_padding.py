@@ -6,7 +6,6 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from edlm import AutoregressiveEnergy, CallableEnergy, EnergySampler, FunctionDenoiser, SequenceEnergy
 from edlm.diffusion.orders import ORDERS
-from edlm.sampler import FractionMasked
 from tests.energies.heads import MASK, bert, disturbed_head, modernbert
 
 ROWS = [
@@ -67,7 +66,7 @@ def judges(denoiser) -> dict:
         "ar": (ar, whole),
         "sequence": (sequence_energy(denoiser), whole),
         "callable": (blind, groups),
-        "callable, window": (blind, {**whole, "window": FractionMasked(0.4, 1.0)}),
+        "callable, window": (blind, {**whole, "window": (0.4, 1.0)}),
         "tempered": (warm, {"num_candidates": 3, "temperature": 0.6, "top_p": 0.9, "correct_proposal": True}),
     }
 

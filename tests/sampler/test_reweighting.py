@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from edlm.sampler.reweighting import choose, effective_sample_size, log_share_of_data, log_weights
-from tests.chance import assert_law
+from edlm.sampler.reweighting import effective_sample_size, log_share_of_data, log_weights
 
 INF = math.inf
 
@@ -38,16 +37,6 @@ def test_effective_sample_size_is_that_of_the_definition():
 def test_effective_sample_size_needs_a_finite_entry(row):
     with pytest.raises(ValueError, match="every row of log_weights needs a finite entry and no NaN"):
         effective_sample_size(table([0.0, 0.0], row))
-
-
-def test_choose_draws_by_weight():
-    w = table([0.5, 0.1, 0.0, 0.4], [0.0, 0.0, 1.0, 0.0])
-    uniforms = torch.rand(60_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    chosen = choose(w.log().repeat(30_000, 1), uniforms)
-    assert_law(torch.bincount(chosen[::2], minlength=4), w[0])
-    assert (chosen[1::2] == 2).all()
-    shifted = choose(w.log().repeat(30_000, 1) - 5000, uniforms)
-    assert (shifted != chosen).sum() < 5  # up to rounding at a cell's edge
 
 
 def test_share_of_several_draws_is_the_log_mean_over_circular_windows():

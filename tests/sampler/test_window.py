@@ -1,13 +1,9 @@
-"""Windows: at which steps, and for which rows, energies are asked."""
-
-import math
+"""Windows: at which steps energies are used."""
 
 import pytest
 import torch
 
 from edlm import CallableEnergy, EnergySampler, FunctionDenoiser
-from edlm.sampler import FractionMasked, Steps, Times
-from edlm.sampler.window import get_window
 
 MASK = 3
 
@@ -36,43 +32,6 @@ def test_times_are_open_below_and_closed_above():
 )
 def test_times_at_the_windows_edge_do_not_round(window, num_steps, expected):
     assert len(asked(window, num_steps)) == expected
-
-
-def test_steps_are_those_listed():
-    assert asked(Steps((0, 3)), 5) == [0, 3]
-    assert asked(Steps(()), 5) == []
-
-
-def test_fraction_masked_is_each_rows_own():
-    masked = torch.zeros(4, 8, dtype=torch.bool)
-    for row, n in enumerate((0, 2, 4, 8)):
-        masked[row, :n] = True
-    at, t = torch.tensor([0, 5, 0, 5]), torch.tensor([1.0, 0.1, 1.0, 0.1])
-    assert FractionMasked(0.25, 0.5).covers(at, t, masked).tolist() == [False, False, True, False]
-    assert FractionMasked(0.0, 1.0).covers(at, t, masked).tolist() == [False, True, True, True]
-    assert asked(FractionMasked(0.0, 0.5), 4) == [2, 3]
-    real = torch.arange(8) < 6  # two of six real positions, of eight with padding
-    assert FractionMasked(0.3, 0.5).covers(at, t, masked, real.expand(4, 8)).tolist() == [False, True, False, False]
-
-
-def test_times_and_steps_are_each_rows_own():
-    masked, at = torch.ones(3, 2, dtype=torch.bool), torch.tensor([9, 4, 0])
-    t = torch.tensor([0.6, 0.4, 0.2], dtype=torch.float64)
-    assert Times(0.2, 0.6).covers(at, t, masked).tolist() == [True, True, False]
-    assert Steps((4, 0)).covers(at, t, masked).tolist() == [False, True, True]
-
-
-def test_pairs_become_times():
-    assert get_window((0.1, 0.9)) == get_window([0.1, 0.9]) == Times(0.1, 0.9)
-    mine = Steps((1,))
-    assert get_window(mine) is mine
-
-
-@pytest.mark.parametrize("pair", [(-0.1, 1.0), (0.0, 1.5), (0.7, 0.3), (math.nan, 1.0)])
-def test_windows_must_be_ordered_and_inside(pair):
-    for make in (get_window, lambda p: Times(*p), lambda p: FractionMasked(*p)):
-        with pytest.raises(ValueError, match="window must have 0 <= low <= high <= 1, got"):
-            make(pair)
 
 
 def test_outside_the_window_only_what_is_written_is_decoded():
