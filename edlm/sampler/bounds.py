@@ -28,35 +28,30 @@ def likelihood_bounds(
     Passes are shared by samplers, and by steps of different numbers of steps that start from the same tokens: in a
     fixed order, step ``i`` of ``T`` and step ``2 i`` of ``2 T``.
 
-    Args:
-        samplers: Of one denoiser, order and schedule; at least one.
-        x_0: Tokens without masks, shape ``[batch, length]``.
-        seeds: One a row.
-        given: As for `EnergySampler.likelihood_bound`.
-        attention_mask: As for `EnergySampler.fill`.
-        sampled_steps: Estimate the sum over steps from this many of them, at most ``num_steps``: each row draws one of
-            each of as many equal strata. Unbiased; for differences between samplers, whose noise cancels. All if None.
-        inner_draws: The same of each sampler; 1 by default.
+    Samplers are of one denoiser, order and schedule; ``inner_draws`` holds one number for each, 1 by default. Arguments
+    that are not mentioned, the bound of each sampler and errors are those of `EnergySampler.likelihood_bound`.
 
-    Returns:
-        The bound of each sampler as in `EnergySampler.likelihood_bound`, shape ``[batch]``, float64.
+    With ``sampled_steps``, at most ``num_steps``, the sum over steps is estimated from this many of them: each row
+    draws one of each of as many equal strata. Unbiased; for differences between samplers, whose noise cancels.
 
     Raises:
         ValueError: the samplers differ in denoiser, order or schedule; ``sampled_steps`` is out of range, or given for
-            an order that depends on the marginals; or as `EnergySampler.likelihood_bound`.
+            an order that depends on the marginals.
     """
     _check_alike(samplers)
     inner_draws = [1] * len(samplers) if inner_draws is None else list(inner_draws)
     if len(inner_draws) != len(samplers) or min(inner_draws) < 1:
         raise ValueError(f"inner_draws must be >= 1, one for each of {len(samplers)} samplers, got {inner_draws}")
-    real = inputs.check_padding(x_0, attention_mask)
-    target = [inputs.check_data(sampler, x_0, given, real) for sampler in samplers][0]
     streams, denoiser = RowStreams(seeds), samplers[0].denoiser
+    target, real = inputs.check_data(denoiser, x_0, given, attention_mask)
+    x_t = x_0.masked_fill(target, denoiser.mask_token_id)
+    for sampler in samplers:
+        inputs.check_completeness(sampler, x_t, target, real)
     passes = Passes(denoiser, any(s.energy is not None and s.energy.reads_hidden for s in samplers), real)
     totals = [0.0] * len(samplers)
     by_steps = {sampler.num_steps: sampler for sampler in samplers}
     plans = {num_steps: sampler.plan(target, streams.order()) for num_steps, sampler in by_steps.items()}
-    x_ts = dict.fromkeys(plans, x_0.masked_fill(target, denoiser.mask_token_id))
+    x_ts = dict.fromkeys(plans, x_t)
     for num_steps, at, weight in _visits(len(x_0), list(plans), sampled_steps, streams):
         plan, at = plans[num_steps], at.to(x_0.device)
         if sampled_steps is not None:

@@ -20,15 +20,9 @@ class ImpossibleCandidates(ValueError):
 
 
 def decide(kernel: Kernel, step: Step, streams: RowGenerators) -> tuple[Tensor, list[DecisionInfo]]:
-    """Decide and write the tokens of a step, group by group.
+    """Decide and write the tokens of a step, group by group: ``x_s[batch, length]``, and diagnostics of each decision.
 
-    Args:
-        kernel: The law of a step.
-        step: The step; candidates fill its slots, and its reveal set is written.
-        streams: Value streams of the rows for this step.
-
-    Returns:
-        ``x_s[batch, length]``, and diagnostics of each decision.
+    Candidates fill the step's slots, and its reveal set is written; ``streams`` are the rows' values of this step.
 
     Raises:
         ImpossibleCandidates: under ``on_impossible="raise"``, or when redraws run out.
@@ -47,17 +41,10 @@ def decide(kernel: Kernel, step: Step, streams: RowGenerators) -> tuple[Tensor, 
 
 
 def log_prob(kernel: Kernel, step: Step, streams: RowGenerators, x_0: Tensor, inner_draws: int = 1) -> Tensor:
-    """A lower bound of ``log P(x_0 at the revealed slots | x_t)``, nats, ``[batch]``.
-
-    Args:
-        kernel: The law of a step.
-        step: The step, with tokens of the data as those revealed so far.
-        streams: Value streams of the rows for this step.
-        x_0: The data, shape ``[batch, length]``.
-        inner_draws: Draws inside of the logarithm, see `EnergySampler.likelihood_bound`.
+    """A lower bound of ``log P(x_0 at the revealed slots | x_t)``, nats, ``[batch]``; the step holds data so far.
 
     References:
-        Equation (*) of the project's method page.
+        Equation (*) of the project's method page; ``inner_draws``: see `EnergySampler.likelihood_bound`.
     """
     uses, x_partial, total = step.uses, step.x_t, precise(step.x_t.new_zeros(len(step.uses)))
     k = kernel.num_candidates if uses.any() else 1

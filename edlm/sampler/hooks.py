@@ -174,15 +174,7 @@ class DreamLogitsHook(RerankLogits):
 
 
 class _GivenLogits(Denoiser):
-    """Represents the network of a loop: the rules for its logits, which are given.
-
-    Args:
-        denoiser: The mask token, or the denoiser whose rules hold.
-        vocab_size: Width of the logits.
-
-    Raises:
-        ValueError: the denoiser has another width.
-    """
+    """Represents the network of a loop: the rules for its logits, which are given; see `RerankLogits`."""
 
     def __init__(self, denoiser: Denoiser | int, vocab_size: int):
         if isinstance(denoiser, int):

@@ -100,15 +100,9 @@ def draw_categorical(log_probs: Tensor, uniforms: Tensor) -> Tensor:
 def make_decision(
     step: Step, slots: Slots, x_partial: Tensor, log_probs: Tensor, tokens: Tensor, log_q: Tensor | None = None
 ) -> Decision:
-    """Candidates from token draws.
+    """Candidates that fill the slots of ``x_partial[batch, length]`` with draws ``tokens[num_slots, k]``.
 
-    Args:
-        step: The step.
-        slots: Positions to fill.
-        x_partial: ``[batch, length]``.
-        log_probs: Marginals at the slots, nats, ``[num_slots, vocab_size]``.
-        tokens: Draws at the slots, ``[num_slots, k]``.
-        log_q: What they were drawn from, like ``log_probs``, which is the default.
+    ``log_probs[num_slots, vocab_size]`` are the marginals, nats; draws are from ``log_q``, by default these.
     """
     candidates = x_partial[:, None].repeat(1, tokens.shape[1], 1)
     candidates[slots.rows, :, slots.positions] = tokens

@@ -64,8 +64,8 @@ def denoise(
     Yields:
         After each step its ``x_s[batch, length]`` and its diagnostics.
     """
-    real = inputs.check_padding(x_t, attention_mask)
-    plan = kernel.plan(inputs.check_tokens(kernel, x_t, target, real), streams.order())
+    masked, real = inputs.check_tokens(kernel, x_t, target, attention_mask)
+    plan = kernel.plan(masked, streams.order())
     passes = Passes(kernel.denoiser, attention_mask=real)
     grouped = kernel.group_size is not None and not kernel.tokenwise
     for i in range(kernel.num_steps):
@@ -83,20 +83,10 @@ def denoise(
 
 
 def begin_steps(kernels: Sequence[Kernel], plan: RevealPlan, at: Tensor, x_t: Tensor, passes: Passes) -> list[Step]:
-    """Run the denoiser once for kernels that differ in their energies and decisions only.
+    """The steps ``at[batch]`` of kernels that differ in energies and decisions only, from one pass on ``x_t``.
 
     Only rows that are due are run. Positions that are not revealed are filled only where an energy judges whole
     sequences.
-
-    Args:
-        kernels: Of one denoiser and number of steps.
-        plan: Reveal orders of the rows.
-        at: Index of each row's step, shape ``[batch]``.
-        x_t: Tokens, shape ``[batch, length]``.
-        passes: Of the denoiser on this batch; shared with other steps.
-
-    Returns:
-        The step of each kernel; all have the same reveal set.
     """
     denoiser = kernels[0].denoiser
     masked = plan.still_masked(x_t, denoiser.mask_token_id)
@@ -119,6 +109,12 @@ def begin_steps(kernels: Sequence[Kernel], plan: RevealPlan, at: Tensor, x_t: Te
             slots = revealed.followed_by(Slots.where(fill))
         steps.append(Step(denoiser, x_t, t, encoding, slots, real, revealed, of_rows))
     return steps
+
+
+def begin_step(kernel: Kernel, i: int, x_t: Tensor) -> Step:
+    """Step ``i``, in an order that is not random, of rows ``x_t[batch, length]`` that began fully masked."""
+    plan = kernel.plan(torch.ones_like(x_t, dtype=torch.bool), RowStreams([0] * len(x_t)).order())
+    return begin_steps([kernel], plan, torch.full_like(x_t[:, 0], i), x_t, Passes(kernel.denoiser))[0]
 
 
 def _positions_to_fill(kernel: Kernel, uses: Tensor, masked: Tensor, due: Tensor) -> Tensor | None:

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from edlm.diffusion.slots import Slots
-from edlm.diffusion.streams import RowStreams
 from edlm.energies.base import Step
 from edlm.evaluation.languages.exact import Language, check_mask_token
 from edlm.numerics import precise
 from edlm.sampler.proposal import make_decision
 from edlm.sampler.reweighting import log_weights
 from edlm.sampler.sampler import EnergySampler
-from edlm.sampler.step import Passes, begin_steps
+from edlm.sampler.step import begin_step
 
 MOST_SEQUENCES = 2**16
 STEP = 0.25  # of the trapezoids in log lambda: their error is below 1e-15
@@ -124,21 +123,13 @@ def _law_of_step(sampler: EnergySampler, i: int, x_t: Tensor, log_p: Tensor) -> 
     """All ``x_s`` after step ``i`` and their log-probabilities, from those of all ``x_t[n, length]`` before it."""
     x_partial, g = x_t, 0
     while True:
-        step = _begin(sampler, i, x_t)
+        step = begin_step(sampler, i, x_t)
         groups = step.slots.groups(sampler.group_size)
         if g == len(groups):
             return x_partial, log_p
         decision, log_chosen_ = _law_of_group(sampler, step, groups[g], x_partial)
         x_partial, log_p = decision.flatten(0, 1), (log_p[:, None] + log_chosen_).flatten()
         x_t, g = x_t.repeat_interleave(decision.shape[1], 0), g + 1
-
-
-def _begin(sampler: EnergySampler, i: int, x_t: Tensor) -> Step:
-    everything = torch.ones_like(x_t, dtype=torch.bool)
-    streams = RowStreams([0] * len(x_t))  # nothing is drawn from them
-    plan = sampler.plan(everything, streams.order())
-    passes = Passes(sampler.denoiser, sampler.energy.reads_hidden)
-    return begin_steps([sampler], plan, torch.full_like(x_t[:, 0], i), x_t, passes)[0]
 
 
 def _law_of_group(sampler: EnergySampler, step: Step, group: Slots, x_partial: Tensor) -> tuple[Tensor, Tensor]:

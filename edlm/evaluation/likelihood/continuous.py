@@ -19,6 +19,7 @@ from edlm.diffusion.streams import RowGenerators, RowStreams
 from edlm.evaluation.estimates.estimate import Likelihood
 from edlm.evaluation.likelihood.bounds import Batches
 from edlm.numerics import precise
+from edlm.sampler.inputs import check_data
 
 LONGEST_ENUMERATED = 12
 
@@ -100,6 +101,8 @@ class ContinuousTime(Batches):
         Returns:
             Nats, float64, on the CPU, ``[parts, n]``.
         """
+        if not len(x_0):
+            raise ValueError(f"x_0 must be [n, length] with n >= 1, got {list(x_0.shape)}")
         totals = torch.zeros(parts, len(x_0), dtype=torch.float64)
         for rows, seeds in self.of(len(x_0)):
             for j, draw in enumerate(self.draws(target[rows], seeds)):
@@ -196,13 +199,14 @@ def continuous_nelbo(denoiser: Denoiser, x_0: Tensor, *, given: Tensor | None = 
         With its standard error over rows, and the nats of each row.
 
     Raises:
-        ValueError: ``x_0`` holds a mask, ``given`` is no bool table of its shape, or an option breaks its rule.
+        ValueError: ``x_0`` is empty or holds a mask where it is predicted, ``given`` is no bool table of its shape, or
+            an option breaks its rule.
 
     References:
         Sahoo et al. 2024, arXiv:2406.07524, Eq. 10; Shi et al. 2024, arXiv:2406.04329.
     """
     time = ContinuousTime(**options)
-    target = predicted(denoiser, x_0, given)
+    target, _ = check_data(denoiser, x_0, given)
     denoiser = denoiser.eval()
 
     def loss(x_0: Tensor, draw: MaskedDraw, generators: RowGenerators) -> Tensor:
@@ -213,22 +217,3 @@ def continuous_nelbo(denoiser: Denoiser, x_0: Tensor, *, given: Tensor | None = 
     nats = time.integrate(x_0, target, loss)[0]
     estimator = f"continuous-time NELBO, {time.described}"
     return Likelihood.of(nats, target.sum(1), estimator=estimator, direction="upper bound of -log p")
-
-
-def predicted(denoiser: Denoiser, x_0: Tensor, given: Tensor | None) -> Tensor:
-    """Positions of data ``[n, length]`` that are not ``given``, bool, of the same shape.
-
-    Raises:
-        ValueError: data of another kind, or with a mask in it; or ``given`` is no bool table of its shape.
-    """
-    if x_0.ndim != 2 or x_0.dtype != torch.int64 or not len(x_0):
-        raise ValueError(f"x_0 must be int64 [n, length] with n >= 1, got {x_0.dtype} {[*x_0.shape]}")
-    outside = (x_0 < 0) | (x_0 >= denoiser.vocab_size) | (x_0 == denoiser.mask_token_id)
-    if outside.any():
-        rule = f"x_0 must hold tokens in 0..{denoiser.vocab_size - 1} other than the mask {denoiser.mask_token_id}"
-        raise ValueError(f"{rule}, got {x_0[outside][0].item()}")
-    if given is None:
-        return torch.ones_like(x_0, dtype=torch.bool)
-    if given.shape != x_0.shape or given.dtype != torch.bool:
-        raise ValueError(f"given must be bool {[*x_0.shape]}, got {given.dtype} {[*given.shape]}")
-    return ~given

@@ -12,9 +12,10 @@ from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowGenerators
 from edlm.energies.base import Energy, Step
 from edlm.evaluation.estimates.estimate import Estimate, Likelihood, TextUnits
-from edlm.evaluation.likelihood.continuous import ContinuousTime, MaskedDraw, predicted
+from edlm.evaluation.likelihood.continuous import ContinuousTime, MaskedDraw
 from edlm.evaluation.likelihood.partition import PartitionEstimate, estimate_partition
 from edlm.numerics import precise
+from edlm.sampler.inputs import check_data
 from edlm.sampler.proposal import draw_categorical, make_decision
 
 WARNING = (
@@ -101,7 +102,7 @@ def published_perplexity(
     """
     time = ContinuousTime(**options)
     energy.check_denoiser(denoiser)
-    target = predicted(denoiser, x_0, given)
+    target, _ = check_data(denoiser, x_0, given)
     normalized = energy.is_normalized if normalized is None else normalized
     if not normalized and num_candidates < 2:
         raise ValueError(f"num_candidates must be >= 2 to estimate log Z, got {num_candidates}")

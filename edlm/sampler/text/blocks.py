@@ -25,11 +25,7 @@ class View:
 
 
 def check_block_length(denoiser: Denoiser, block_length: int | None) -> int | None:
-    """The requested block length, or the denoiser's own.
-
-    Raises:
-        ValueError: it is not positive, or not that of a denoiser that writes in blocks.
-    """
+    """The requested block length, or the denoiser's own; ValueError where it does not fit the denoiser's."""
     if block_length is None:
         return denoiser.block_size
     if block_length < 1:

@@ -45,9 +45,6 @@ def rows_of_prompts(
 
     The denoiser's prefix goes before every text; and before token lists and nothing at all (None) only where sequences
     are always framed.
-
-    Raises:
-        ValueError: there is no prompt, they are neither texts nor token lists, or text comes without a tokenizer.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be >= 1, got {max_new_tokens}")
@@ -71,11 +68,7 @@ def rows_of_prompts(
 
 
 def rows_of_texts(denoiser: Denoiser, texts: str | Sequence[str], mask: str, span_length: int) -> list[Row]:
-    """A row for each text with gaps in it, framed where sequences always are; see `EnergySampler.infill`.
-
-    Raises:
-        ValueError: there is no text, a gap is empty, or the denoiser has no tokenizer.
-    """
+    """A row for each text with gaps in it, framed where sequences always are; see `EnergySampler.infill`."""
     texts = [texts] if isinstance(texts, str) else list(texts)
     if not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"texts must be a text or a list of at least one text, got {texts!r}")
