@@ -166,8 +166,17 @@ def test_item_7_given_tokens_stay_and_a_step_writes_part_of_one_candidate(order,
             assert torch.equal(after[~written], x[~written]) and written.any(1).all()
 
 
+def test_one_energy_call_a_group_and_one_denoiser_pass_a_step():
+    seen, asked = [], []
+    make(energy(asked), seen, num_candidates=2, num_steps=1, group_size=2).sample(3, LENGTH, seeds=range(3))
+    assert (len(seen), len(asked)) == (1, 2)
+    x_0, one = X_T.clamp(max=2), make(energy(asked), num_candidates=1)
+    one.likelihood_bound(x_0, seeds=SEEDS)
+    assert len(asked) == 2  # the bound of one candidate has no weights
+
+
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_nothing_masked_asks_nothing(form):
+def test_nothing_masked_calls_nothing(form):
     seen, asked = [], []
     x_t = torch.tensor([[0, 1, 2, 0], [1, 1, 1, 1]])
     output = make(energy(asked), seen, num_candidates=3, **form).fill(x_t, seeds=[0, 1])
@@ -189,34 +198,6 @@ def test_the_denoiser_sees_the_rows_that_are_due_only(order):
     assert [step.denoiser_calls for step in output.steps] == [int(n > 0) for n in due]
     if order != "ancestral":
         assert due == ([5, 4, 4, 1] if order == "bisecting" else [1, 4, 4, 5])  # a single token is of the first class
-
-
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize(("length", "num_steps"), [(1, 1), (1, 5), (4, 1), (4, 9), (2, 3)])
-def test_few_and_many_steps(order, length, num_steps):
-    uniform = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 3), MASK, 3)
-    ones = CallableEnergy(lambda c, x, log_p: -5.0 * (c == 1).sum(-1))
-    options = {"num_steps": num_steps, "num_candidates": 16, "order": order}
-    output = EnergySampler(uniform, ones, **options).sample(30, length, seeds=range(30))
-    assert output.tokens.shape == (30, length) and not (output.tokens == MASK).any()
-    assert len(output.steps) == num_steps
-    assert [step.t for step in output.steps] == pytest.approx([1 - i / num_steps for i in range(num_steps)])
-    assert (output.tokens == 1).float().mean() > 0.5
-    assert sum(step.denoiser_calls for step in output.steps) <= num_steps
-
-
-@pytest.mark.parametrize("form", FORMS, ids=str)
-def test_item_10_a_constant_on_the_logits_changes_nothing(form):
-    shift = 10 * torch.randn(4, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    shifted = FunctionDenoiser(lambda x_t, t: denoiser().f(x_t, t) + shift, MASK, 3)
-    options = {"num_steps": 3, "num_candidates": 3, **form}
-    ours, theirs = (EnergySampler(d, energy(), **options) for d in (denoiser(), shifted))
-    left, right = (s.fill(X_T, seeds=SEEDS) for s in (ours, theirs))
-    assert torch.equal(left.tokens, right.tokens)
-    for a, b in zip(left.steps, right.steps, strict=True):
-        torch.testing.assert_close(a.energies, b.energies, rtol=0, atol=1e-9)
-    x_0 = X_T.clamp(max=2)
-    torch.testing.assert_close(*(s.likelihood_bound(x_0, seeds=SEEDS) for s in (ours, theirs)), rtol=0, atol=1e-9)
 
 
 def test_item_10_impossible_tokens_stay_impossible():

@@ -67,7 +67,7 @@ def test_estimate_inside_of_the_logarithm_has_the_law_as_its_mean(options, inner
     assert_mean((-found).exp().view(4000, 27), BruteForce(WORLD, options).law())
 
 
-@pytest.mark.parametrize("options", MANY, ids=str)
+@pytest.mark.parametrize("options", MANY[::2], ids=str)
 def test_more_draws_make_the_bound_tighter_and_never_too_low(options, bulk_streams):
     rows, exact = X_0.repeat(1000, 1), -BruteForce(WORLD, options).law().log()
     means = []
@@ -80,13 +80,11 @@ def test_more_draws_make_the_bound_tighter_and_never_too_low(options, bulk_strea
         assert means[2] - exact.mean() < 0.2 * (means[0] - exact.mean())
 
 
-def test_one_draw_is_the_default_and_fewer_are_none():
+def test_one_draw_is_the_default():
     s = sampler(MANY[1])
     one = s.likelihood_bound(X_0, seeds=range(27))
     assert torch.equal(one, s.likelihood_bound(X_0, seeds=range(27), inner_draws=1))
     assert not torch.allclose(one, s.likelihood_bound(X_0, seeds=range(27), inner_draws=2))
-    with pytest.raises(ValueError, match=r"inner_draws must be >= 1, one for each of 1 samplers, got \[0\]"):
-        s.likelihood_bound(X_0, seeds=range(27), inner_draws=0)
 
 
 @pytest.mark.parametrize("inner_draws", [1, 3])
@@ -124,23 +122,6 @@ def test_a_constant_energy_gains_nothing(options):
     torch.testing.assert_close(draws(sampler(options, constant), 4), base, rtol=0, atol=1e-9)
 
 
-def test_a_decision_gains_at_most_log_k():
-    for group_size, decisions in ((None, 2), (1, 3)):
-        options = Options(num_candidates=3, group_size=group_size, order="dilated")
-        gain = draws(sampler(options, num_candidates=1), 20) - draws(sampler(options), 20)
-        assert gain.max() < decisions * math.log(3)
-        assert gain.min() < -0.1 and gain.max() > 0.3
-
-
-def test_equal_seeds_pair_the_orders_of_base_and_energy():
-    """k = 1 and k = 3 under a constant energy agree seed by seed (above); unpaired orders would differ."""
-    base = draws(sampler(Options(num_candidates=1)), 50)
-    assert base.std(0).min() > 0.05
-    for changes in ({"group_size": 1}, {"num_candidates": 5}, {"scope": "sequence"}):
-        none = EnergySampler(WORLD.denoiser(), None, **{**Options().sampler_options(), **changes})
-        assert torch.equal(draws(none, 50), base)
-
-
 @pytest.mark.parametrize("language", [CHAIN, HIDDEN], ids=["markov", "hidden"])
 @pytest.mark.parametrize("order", ALL_ORDERS)
 def test_exact_decisions_with_the_oracle_have_the_true_likelihood(language, order):
@@ -154,13 +135,6 @@ def test_exact_decisions_with_the_oracle_have_the_true_likelihood(language, orde
             given = torch.tensor([True, False, False])
             rest = truth - language.log_prob(torch.where(given, X_0, MASK))
             torch.testing.assert_close(draws(oracle, 2, given=given), -rest.expand(2, 27), rtol=0, atol=1e-9)
-
-
-def test_the_oracle_decides_for_a_denoiser_whose_mask_has_a_column_too():
-    wide = FunctionDenoiser(lambda x_t, t: torch.randn(*x_t.shape, 4), mask_token_id=MASK, vocab_size=4)
-    oracle = EnergySampler(wide, OracleEnergy(CHAIN), num_steps=2, num_candidates=None, order="random")
-    torch.testing.assert_close(draws(oracle, 3), -CHAIN.log_prob(X_0).expand(3, 27), rtol=0, atol=1e-9)
-    assert oracle.sample(200, 3, seeds=range(200)).tokens.unique().tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("order", ["random", *DETERMINISTIC])
@@ -249,11 +223,6 @@ def test_impossible_data_has_an_infinite_bound():
     assert bounds[0].item() == pytest.approx(3 * math.log(2))
 
 
-def test_everything_given_costs_nothing():
-    bound = sampler(Options(num_candidates=3)).likelihood_bound(X_0, given=torch.ones(27, 3, dtype=torch.bool))
-    assert bound.tolist() == [0.0] * 27 and bound.dtype == torch.float64
-
-
 def test_evaluation_gives_the_samplers_bound():
     options = {"num_steps": 2, "num_candidates": 3, "order": "random", "group_size": 2}
     given = X_0 == 1
@@ -267,40 +236,10 @@ def test_evaluation_gives_the_samplers_bound():
     assert torch.equal(drawn, again)
 
 
-def test_inner_draws_from_its_generator():
-    s = sampler(Options(num_candidates=3))
-    first, second = (s.likelihood_bound(X_0, generator=torch.Generator().manual_seed(3)) for _ in range(2))
-    assert torch.equal(first, second)
-    assert not torch.equal(first, s.likelihood_bound(X_0, generator=torch.Generator().manual_seed(4)))
-
-
 def test_bound_leaves_no_graph_and_x_0_alone():
     x_0 = X_0.clone()
     assert not sampler(Options(num_candidates=2)).likelihood_bound(x_0).requires_grad
     assert torch.equal(x_0, X_0)
-
-
-def test_the_energy_of_one_token_counts():
-    """One revealed token still needs the energy: it corrects the marginal itself."""
-    options = Options(num_steps=3, num_candidates=3, order="left_to_right")
-    assert (draws(sampler(options), 1) - draws(sampler(options, num_candidates=1), 1)).abs().min() > 1e-4
-
-
-@pytest.mark.parametrize(
-    ("x_0", "given", "message"),
-    [
-        ([[0, 1, MASK]], None, "x_0 must hold no mask token"),
-        ([[0, 1, 4]], None, r"tokens must lie in 0\.\.2 or be the mask, got 4"),
-        ([[0, -1, 2]], None, r"tokens must lie in 0\.\.2 or be the mask, got -1"),
-        ([[0, 1, 2]], [[1, 0, 1]], r"given must be bool \[1, 3\], got torch.int64 \[1, 3\]"),
-        ([[0, 1, 2]], [[True, False]], r"given must be bool \[1, 3\], got torch.bool \[1, 2\]"),
-        ([0, 1, 2], None, r"tokens must be int64 \[batch, length\], got torch.int64 \[3\]"),
-        ([[0.0, 1.0]], None, r"tokens must be int64 \[batch, length\], got torch.float32 \[1, 2\]"),
-    ],
-)
-def test_what_can_not_be_scored(x_0, given, message):
-    with pytest.raises(ValueError, match=message):
-        sampler(Options()).likelihood_bound(torch.tensor(x_0), given=None if given is None else torch.tensor(given))
 
 
 @pytest.mark.parametrize(("group_size", "masked"), [(None, [3, 0]), (1, [3, 0]), (1, [3, 1])])

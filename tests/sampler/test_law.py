@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from edlm import CallableEnergy, EnergySampler
-from edlm.corpus.languages import MarkovChain
-from edlm.energies import OracleEnergy
 from tests.chance import assert_law
 from tests.sampler.brute_force import MASK, NOTHING, SEQUENCES, BruteForce, Options, World, count
 
@@ -67,23 +65,6 @@ def test_law_is_that_of_the_enumerated_sampler(options, bulk_streams):
 def test_law_given_a_prompt(options, bulk_streams):
     tokens = draw(sampler(options), PROMPT, 50_000).tokens
     assert_law(count(tokens), BruteForce(WORLD, options, start=PROMPT).law())
-
-
-@pytest.mark.parametrize(
-    "options",
-    [Options(num_candidates=2), Options(num_candidates=3, scope="sequence"), Options(num_candidates=2, group_size=1)],
-    ids=str,
-)
-def test_law_with_the_oracle_energy(options, bulk_streams):
-    """Candidates of k > 1, from a denoiser that is no posterior of the language."""
-    chain = MarkovChain([[0.5, 0.3, 0.2], [0.1, 0.05, 0.85], [0.7, 0.25, 0.05]], [0.2, 0.5, 0.3])
-
-    def residual(candidate, x_partial, log_proposal):
-        log_p = chain.log_prob(torch.tensor([candidate, x_partial]))
-        return log_proposal - (log_p[0] - log_p[1]).item()
-
-    law = BruteForce(WORLD, options, energy_of=residual).law()
-    assert_law(count(draw(sampler(options, OracleEnergy(chain))).tokens), law)
 
 
 @pytest.mark.parametrize("options", OPTIONS[1::6], ids=str)

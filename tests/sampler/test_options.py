@@ -8,7 +8,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 
-from edlm import CallableEnergy, EnergySampler
+from edlm import CallableEnergy, EnergySampler, FunctionDenoiser
 from edlm.energies.base import Energy
 from tests.sampler.brute_force import MASK, World
 
@@ -65,6 +65,12 @@ def test_signature_of_the_sampler():
         ({"weight_temperature": math.nan}, "weight_temperature .*got nan"),
         ({"on_impossible": "skip"}, "on_impossible .*got 'skip'"),
         ({"window": (0.5, 0.2)}, r"window .*got \(0.5, 0.2\)"),
+        ({"temperature": 0.0}, "temperature must be > 0 and finite, got 0.0; top_k=1 takes the likeliest token"),
+        ({"temperature": math.inf}, "temperature must be > 0 and finite, got inf"),
+        ({"temperature": math.nan}, "temperature must be > 0"),
+        ({"top_p": 0.0}, r"top_p must lie in \(0, 1\], got 0.0"),
+        ({"top_p": 1.1}, r"top_p must lie in \(0, 1\], got 1.1"),
+        ({"top_k": 0}, "top_k must be >= 1 or None, got 0"),
         ({"window": (0.5,)}, "window must be a pair"),
         ({"window": (-0.1, 1.0)}, "window must be a pair"),
         ({"window": (0.0, math.nan)}, "window must be a pair"),
@@ -83,6 +89,7 @@ def test_options_have_rules(options, rule, energy):
         (0.5 * WORLD.head() + 0.5 * WORLD.head(), {"num_candidates": None}, "token by token, got WeightedSum"),
         (WORLD.head(), {"num_candidates": None, "scope": "sequence"}, "needs scope='step'"),
         (WORLD.head(), {"num_candidates": None, "weight_temperature": 0.5}, "weight_temperature must be 1"),
+        (WORLD.head(), {"num_candidates": None, "correct_proposal": True, "top_k": 2}, "correct_proposal with"),
         (COMPLETE, {"scope": "step", "order": "left_to_right"}, "use scope='sequence'; got"),
         (PrefixEnergy(), {"scope": "step", "order": "random"}, "use scope='sequence', or order='left_to_right'; got"),
         (0.5 * COMPLETE + 0.5 * PrefixEnergy(), {"scope": "step", "order": "left_to_right"}, "use scope='sequence'; g"),
@@ -95,7 +102,7 @@ def test_energies_have_rules(energy, options, rule):
 
 
 def test_tokenwise_is_a_normalised_energy_without_candidates():
-    assert make(WORLD.head(), num_candidates=None).tokenwise
+    assert make(WORLD.head(), num_candidates=None, correct_proposal=True).tokenwise
     assert not make(WORLD.head(), num_candidates=2).tokenwise and not make(None, num_candidates=None).tokenwise
 
 
@@ -183,30 +190,80 @@ def test_a_prefix_suffices_only_without_a_suffix():
     make(PrefixEnergy(), num_candidates=2, scope="sequence", order="random").fill(gap)
 
 
-@pytest.mark.parametrize(
-    ("x_t", "message"),
-    [
-        ([[0, 4, 3]], r"tokens must lie in 0\.\.2 or be the mask, got 4"),
-        ([0, 1, 3], r"tokens must be int64 \[batch, length\], got torch.int64 \[3\]"),
-        ([[0.0, 3.0]], r"tokens must be int64 \[batch, length\], got torch.float32 \[1, 2\]"),
-    ],
-)
-def test_what_can_not_be_filled(x_t, message):
-    with pytest.raises(ValueError, match=message):
-        make().fill(torch.tensor(x_t))
+def bound(x_0, **options):
+    return make().likelihood_bound(torch.tensor(x_0), **{"seeds": range(len(x_0)), **options})
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: make().sample(3, 3, seeds=[1, 2]), r"one seed a row \(3\), got 2"),
+        (lambda: make().fill(torch.tensor([[0, 4, 3]])), r"tokens must lie in 0\.\.2 or be the mask, got 4"),
+        (
+            lambda: make().fill(torch.tensor([0, 1, 3])),
+            r"tokens must be int64 \[batch, length\], got torch.int64 \[3\]",
+        ),
+        (lambda: make().fill(torch.tensor([[0.0, 3.0]])), r"got torch.float32 \[1, 2\]"),
         (lambda: make().fill(torch.full((3, 3), MASK), seeds=[1, 2, 3, 4]), r"one seed a row \(3\), got 4"),
-        (lambda: make().likelihood_bound(torch.zeros(3, 3).long(), seeds=[1]), r"one seed a row \(3\), got 1"),
+        (lambda: make().sample(3, 3, seeds=[1, 2]), r"one seed a row \(3\), got 2"),
         (lambda: make().sample(2, 3, seeds=[0, -1]), "seeds must be >= 0, got -1"),
         (lambda: make().sample(2, 3, batch_size=0), "batch_size must be >= 1, got 0"),
+        (lambda: bound([[0, 0, 0]] * 3, seeds=[1]), r"one seed a row \(3\), got 1"),
+        (lambda: bound([[0, 1, MASK]]), "x_0 must hold no mask token where it is predicted, got 3"),
+        (lambda: bound([[0, -1, 2]]), r"tokens must lie in 0\.\.2 or be the mask, got -1"),
+        (lambda: bound([[0, 1, 2]], given=torch.ones(1, 3)), r"given must be bool \[1, 3\], got torch.float32"),
+        (
+            lambda: bound([[0, 1]], given=torch.tensor([[True]])),
+            r"given must be bool \[1, 2\], got torch.bool \[1, 1\]",
+        ),
+        (lambda: bound([[0, 1]], inner_draws=0), r"inner_draws must be >= 1, one for each of 1 samplers, got \[0\]"),
     ],
 )
 def test_what_can_not_be_sampled_or_scored(call, message):
     with pytest.raises(ValueError, match=message):
         call()
     assert make().sample(0, 3).tokens.shape == (0, 3)
+
+
+# Windows
+
+
+def asked(window, num_steps, length=60, order="left_to_right"):
+    """Steps at which the energy is called, in a run that reveals something at each."""
+    steps, denoised = [], []
+    uniform = FunctionDenoiser(lambda x_t, t: denoised.append(t) or torch.zeros(*x_t.shape, 3), MASK, 3)
+    energy = CallableEnergy(lambda c, x, log_p: steps.append(len(denoised) - 1) or torch.zeros_like(log_p))
+    options = {"num_steps": num_steps, "num_candidates": 2, "order": order, "window": window}
+    EnergySampler(uniform, energy, **options).sample(1, length, seeds=[0])
+    return steps
+
+
+def test_times_are_open_below_and_closed_above():
+    assert asked((0.0, 1.0), 4) == [0, 1, 2, 3]
+    assert asked((0.5, 1.0), 4) == [0, 1]  # t = 1, 0.75, 0.5, 0.25
+    assert asked((0.25, 0.75), 4) == [1, 2]
+    assert asked((0.0, 0.25), 4) == [3]
+    assert asked((0.8, 1.0), 10) == [0, 1]  # the paper's w = 0.2
+    assert asked((1.0, 1.0), 4) == asked((0.3, 0.3), 4) == []
+
+
+@pytest.mark.parametrize(
+    ("window", "num_steps", "expected"), [((0.3, 1.0), 10, 7), ((2 / 3, 1.0), 3, 1), ((0, 2 / 3), 3, 2)]
+)
+def test_times_at_the_windows_edge_do_not_round(window, num_steps, expected):
+    assert len(asked(window, num_steps)) == expected
+
+
+def test_outside_the_window_only_what_is_written_is_decoded():
+    """The paper's w = 0.2 saves the whole-sequence candidates of the other steps, not their energies alone."""
+    decoded = []
+
+    class Counting(FunctionDenoiser):
+        def decode(self, features):
+            decoded.append(len(features))
+            return features
+
+    denoiser = Counting(lambda x_t, t: torch.zeros(*x_t.shape, 3), 3, 3)
+    energy = CallableEnergy(lambda c, x, log_p: torch.zeros_like(log_p), complete=True)
+    options = {"num_steps": 5, "scope": "sequence", "order": "random", "num_candidates": 2}
+    EnergySampler(denoiser, energy, window=(0.8, 1.0), **options).sample(1, 10, seeds=[0])
+    assert decoded == [10, 2, 2, 2, 2]

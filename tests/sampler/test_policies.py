@@ -93,12 +93,6 @@ def test_keep_leaves_masked_what_is_due_again(options, bulk_streams):
         assert torch.equal(torch.isinf(output.steps[0].energies).all(1), kept)
 
 
-def first_is(*wanted):
-    """Impossible unless the first token is one of these, or masked."""
-    allowed = torch.tensor([*wanted, MASK])
-    return CallableEnergy(lambda c, x, log_p: torch.where(torch.isin(c[..., 0], allowed), 0.0, math.inf))
-
-
 def test_raise_is_about_the_rows_that_fail_only():
     options = {"num_candidates": 2, "num_steps": 2, "order": "left_to_right"}
     energy = CallableEnergy(lambda c, x, log_p: torch.where((x[:, 2] == 0)[:, None], math.inf, 0.0).expand_as(log_p))
@@ -138,23 +132,6 @@ def test_policies_are_per_row(policy, k, scope):
             assert torch.equal(mine.kept[0], theirs.kept[b]) and torch.equal(mine.redraws[0], theirs.redraws[b])
             assert torch.equal(mine.judged[0], theirs.judged[b])
             assert torch.equal(mine.energies[0], theirs.energies[b])
-
-
-def test_keep_with_groups_writes_the_groups_before():
-    energy = CallableEnergy(lambda c, x, log_p: torch.where(c[..., 1] == MASK, 0.0, math.inf))  # position 1 never
-    options = {"num_candidates": 2, "num_steps": 1, "order": "left_to_right", "group_size": 1, "on_impossible": "keep"}
-    output = EnergySampler(WORLD.denoiser(), energy, **options).sample(4, 3, seeds=range(4))
-    assert (output.tokens[:, 0] != MASK).all() and (output.tokens[:, 1:] == MASK).all()
-    assert output.steps[0].num_revealed.tolist() == [1] * 4 and output.steps[0].kept.all()
-    assert torch.isinf(output.steps[0].energies[:, 1]).all() and torch.isfinite(output.steps[0].energies[:, 0]).all()
-    assert output.steps[0].judged.tolist() == [4] * 4  # two of each of two groups: the third is not come to
-
-
-def test_one_possible_candidate_of_many_is_chosen():
-    # That none of 60 starts with a 1 has chance (2/3)^60, for 50 rows 1e-9.
-    output = EnergySampler(UNIFORM, first_is(1), num_steps=1, num_candidates=60).sample(50, 3, seeds=range(50))
-    assert (output.tokens[:, 0] == 1).all()
-    assert torch.equal(output.steps[0].ess, torch.isfinite(output.steps[0].energies).sum(1).double())
 
 
 def test_a_row_that_reveals_nothing_can_not_be_impossible():

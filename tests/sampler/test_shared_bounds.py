@@ -11,7 +11,7 @@ from edlm.sampler.bounds import likelihood_bounds
 from edlm.sampler.step import begin_steps
 from tests.chance import assert_law, assert_mean
 from tests.energies.heads import VOCAB_SIZE, disturbed_head, modernbert
-from tests.sampler.brute_force import MASK, NOTHING, SEQUENCES, BruteForce, Options, World, write
+from tests.sampler.brute_force import MASK, SEQUENCES, BruteForce, Options, World
 
 WORLD = World()
 X_0 = torch.tensor(SEQUENCES)
@@ -80,15 +80,6 @@ def test_a_samplers_bound_is_its_own_whoever_shares_its_passes(order, num_steps,
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_the_samplers_order_and_number_change_nothing(order):
-    samplers = different(WORLD.denoiser(), order=order, num_steps=2)
-    shared = likelihood_bounds(samplers, X_0, range(27))
-    for index in ([0], [8, 4, 4, 0], [10, 9, 3], range(11, -1, -1)):
-        for i, bound in zip(index, likelihood_bounds([samplers[i] for i in index], X_0, range(27)), strict=True):
-            torch.testing.assert_close(bound, shared[i], rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("num_steps", [1, 3])
 def test_the_denoiser_is_run_once_a_step_whatever_the_number_of_samplers(order, num_steps):
     calls = []
@@ -102,26 +93,6 @@ def test_the_denoiser_is_run_once_a_step_whatever_the_number_of_samplers(order, 
     calls.clear()
     likelihood_bounds(samplers, X_0, range(27), given=torch.ones(27, 3, dtype=torch.bool))
     assert not calls
-
-
-def test_shared_decisions_equal_those_without_an_energy_of_every_row():
-    """Rows of two tokens wait while rows of three decide; for one energy they are filled meanwhile."""
-    given = torch.zeros(27, 3, dtype=torch.bool)
-    given[::2, 1] = True
-    denoiser, common = WORLD.denoiser(), {"order": "left_to_right", "num_steps": 3, "scope": "sequence"}
-    modest = own_rows()
-    alone = EnergySampler(denoiser, modest, num_candidates=3, **common)
-    greedy = EnergySampler(denoiser, WORLD.energy(), num_candidates=2, **common)
-    assert greedy.energy.needs_every_row
-    expected = [sampler.likelihood_bound(X_0, given=given, seeds=range(27)) for sampler in (alone, greedy)]
-    asked_alone = [*modest.asked]
-    modest.asked.clear()
-    shared = likelihood_bounds([alone, greedy], X_0, range(27), given=given)
-    assert [len(candidates) for candidates, *_ in modest.asked] == [13, 27, 27]
-    for mine, theirs in zip(modest.asked, asked_alone, strict=True):
-        for a, b in zip(mine, theirs, strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
-    torch.testing.assert_close(shared, expected, rtol=0, atol=1e-12)
 
 
 def test_network_runs_once_a_step_whoever_reads_its_states():
@@ -241,48 +212,6 @@ def visited(monkeypatch) -> list[torch.Tensor]:
 def strata(num_steps: int, sampled: int) -> list[range]:
     edges = [num_steps * j // sampled for j in range(sampled + 1)]
     return [range(a, b) for a, b in itertools.pairwise(edges)]
-
-
-def cost_of_step(brute: BruteForce, x_0: tuple[int, ...], step: int) -> float:
-    """``-log p`` of what a step reveals, after the steps before it revealed the data; deterministic orders."""
-    x_t = NOTHING
-    for at in range(step + 1):
-        ((_, revealed),) = brute._reveal_sets(x_t, at)
-        x_partial, cost = x_t, 0.0
-        for group in brute._groups(x_t, at, revealed):
-            cost -= brute._term(x_0, x_t, at, x_partial, group)
-            x_partial = write(x_partial, group, tuple(x_0[position] for position in group))
-        x_t = x_partial
-    return cost
-
-
-@pytest.mark.parametrize(
-    ("options", "sampled"),
-    [
-        (Options(order="left_to_right", num_steps=3), 1),
-        (Options(order="left_to_right", num_steps=5), 2),
-        (Options(order="dilated", num_steps=4), 3),
-        (Options(order="left_to_right", num_steps=3, num_candidates=None), 2),
-        (Options(order="left_to_right", num_steps=4, num_candidates=None, window=(0.5, 0.8)), 2),
-        (Options(order="dilated", num_steps=2, num_candidates=None), 1),
-    ],
-    ids=str,
-)
-def test_each_step_counts_for_its_stratum_and_is_the_samplers_own(options, sampled, visited):
-    """``sum over strata of width * cost``: nothing is latent but the steps, and these are written down."""
-    brute = BruteForce(WORLD, options, base=options.num_candidates == 1)
-    energy = WORLD.head() if options.num_candidates is None else None
-    sampler = EnergySampler(WORLD.denoiser(), energy, **options.sampler_options())
-    rows = X_0.repeat(3, 1)
-    (bound,) = likelihood_bounds([sampler], rows, range(81), sampled_steps=sampled)
-    widths = [len(stratum) for stratum in strata(options.num_steps, sampled)]
-    cost = torch.tensor(
-        [[cost_of_step(brute, x_0, step) for step in range(options.num_steps)] for x_0 in SEQUENCES],
-        dtype=torch.float64,
-    ).repeat(3, 1)
-    assert len(visited) == sampled
-    expected = sum(width * cost.gather(1, at[:, None])[:, 0] for width, at in zip(widths, visited, strict=True))
-    torch.testing.assert_close(bound, expected, rtol=0, atol=1e-6)  # t is a float32
 
 
 @pytest.mark.parametrize(("num_steps", "sampled"), [(7, 3), (4, 2), (5, 1), (6, 6), (11, 4)])

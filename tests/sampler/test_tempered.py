@@ -137,29 +137,6 @@ def test_the_nucleus_is_the_least_that_holds_its_mass():
     assert Proposal(top_p=0.6, top_k=2)(log_probs)[0].isfinite().nonzero()[:, 0].tolist() == [1]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"temperature": 0.0}, r"temperature must be > 0 and finite, got 0.0; top_k=1 takes the likeliest token"),
-        ({"temperature": math.inf}, "temperature must be > 0 and finite, got inf"),
-        ({"temperature": math.nan}, "temperature must be > 0"),
-        ({"top_p": 0.0}, r"top_p must lie in \(0, 1\], got 0.0"),
-        ({"top_p": 1.1}, r"top_p must lie in \(0, 1\], got 1.1"),
-        ({"top_k": 0}, "top_k must be >= 1 or None, got 0"),
-    ],
-)
-def test_bad_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        sampler(Options(), **options)
-
-
-def test_exact_decisions_have_no_weights_to_correct_by():
-    exact = Options(num_candidates=None)
-    with pytest.raises(ValueError, match="correct_proposal"):
-        sampler(exact, correct_proposal=True, temperature=0.5)
-    sampler(exact, correct_proposal=True)
-
-
 def test_the_brute_force_knows_a_tempered_token_by_hand():
     options = Options(num_steps=1, num_candidates=1, **SOFT)
     p = WORLD.marginals((MASK, 0, 1), 1.0)[0]

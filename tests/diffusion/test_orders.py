@@ -180,14 +180,6 @@ def test_confidence_takes_the_highest_first_ties_to_the_lowest_position():
     assert reveal_sets(all_masked(40), "confidence", 1, tied) == [[list(range(40))]]
 
 
-def test_confidence_is_ranked_anew_at_each_step():
-    masked = all_masked(3)
-    p = plan(masked, "confidence", 3)
-    assert p.slots(0, masked, torch.tensor([[-1.0, -2, -3]])).positions.tolist() == [0]
-    masked[0, 0] = False
-    assert p.slots(1, masked, torch.tensor([[0.0, -2, -1]])).positions.tolist() == [2]
-
-
 def test_confidence_is_asked_of_that_order_only():
     masked = all_masked(3)
     with pytest.raises(ValueError, match="confidence is needed by the confidence order, and by no other"):
@@ -212,12 +204,6 @@ def test_what_is_kept_masked_is_due_again(order):
     part = masked.clone()
     part[0, again.positions[1:]] = False  # all but the first of them
     assert p.slots(2, part).positions.tolist() == [p.ranking[0, 0].item(), *p.ranking[0, p.bounds[0, 2] :].tolist()]
-
-
-def test_kept_positions_are_due_again_by_confidence():
-    masked = all_masked(4)
-    p = plan(masked, "confidence", 2)
-    assert p.slots(1, masked, torch.tensor([[-1.0, -3, -2, -4]])).positions.tolist() == [0, 2, 1, 3]
 
 
 @pytest.mark.parametrize("order", ["ancestral", "random", "dilated", "left_to_right"])
