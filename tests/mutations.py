@@ -27,7 +27,7 @@ class Fault(NamedTuple):
 FAULTS = [
     Fault(
         "1 one candidate: the base sampler's tokens",
-        "sampler/candidates.py",
+        "sampler/decisions.py",
         "tokens = draw_categorical(log_q, streams.uniform(group.counts.cpu()))",
         "tokens = draw_categorical(log_q, 1 - streams.uniform(group.counts.cpu()))",
         "tests/sampler",
@@ -41,14 +41,14 @@ FAULTS = [
     ),
     Fault(
         "2 the law tends to p exp(-E) / Z: likeliest instead of drawn",
-        "sampler/candidates.py",
+        "sampler/decisions.py",
         "chosen[drawing] = draw_categorical(weights[drawing], streams.uniform(uses.long().cpu()))[:, 0]",
         "chosen[drawing] = weights[drawing].argmax(-1)",
         "tests/sampler",
     ),
     Fault(
         "3 a batch of different rows is each row alone",
-        "sampler/candidates.py",
+        "sampler/decisions.py",
         "weights = weights.masked_fill(impossible[:, None], 0.0)",
         "weights = weights.masked_fill(impossible[:, None], 0.0).mean(0, keepdim=True).expand_as(weights)",
         "tests/sampler",
@@ -76,7 +76,7 @@ FAULTS = [
     ),
     Fault(
         "7 the revealed tokens are a subset of the candidate",
-        "sampler/candidates.py",
+        "sampler/decisions.py",
         "written = active[group.rows] & (group.ranks < step.revealed.counts[group.rows])",
         "written = active[group.rows]",
         "tests/sampler",
@@ -97,7 +97,7 @@ FAULTS = [
     ),
     Fault(
         "10 all candidates impossible, not any",
-        "sampler/candidates.py",
+        "sampler/decisions.py",
         "impossible = torch.isneginf(weights).all(1)",
         "impossible = torch.isneginf(weights).any(1)",
         "tests/sampler",

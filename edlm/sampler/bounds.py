@@ -8,8 +8,9 @@ from torch import Tensor
 
 from edlm.diffusion.streams import RowStreams
 from edlm.sampler import inputs
+from edlm.sampler.decisions import log_prob
 from edlm.sampler.kernel import Kernel
-from edlm.sampler.step import Passes, begin_steps, decider
+from edlm.sampler.step import Passes, begin_steps
 
 
 @torch.no_grad()
@@ -59,8 +60,8 @@ def likelihood_bounds(
         indices = [i for i, sampler in enumerate(samplers) if sampler.num_steps == num_steps]
         steps = begin_steps([samplers[i] for i in indices], plan, at, x_ts[num_steps], passes)
         for i, step in zip(indices, steps, strict=True):
-            log_prob = decider(samplers[i], step).log_prob
-            totals[i] = totals[i] - weight * log_prob(samplers[i], step, streams.values(at), x_0, inner_draws[i])
+            log_p = log_prob(samplers[i], step, streams.values(at), x_0, inner_draws[i])
+            totals[i] = totals[i] - weight * log_p
         x_ts[num_steps] = steps[0].revealed.write(x_ts[num_steps], steps[0].revealed.gather(x_0))
     return totals
 

@@ -14,7 +14,7 @@ from edlm.denoisers.vocabulary import Vocabulary
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowStreams, row_seeds
 from edlm.energies.base import Energy, Step
-from edlm.sampler.candidates import decide
+from edlm.sampler.decisions import decide
 from edlm.sampler.kernel import Kernel
 
 _SMALL, _LEAST, _LARGEST = 1e-3, 1e-6, 60.0  # logits; float16 distinguishes them

@@ -1,7 +1,6 @@
-"""The steps of a sampler: one denoiser pass, the reveal set, and the module that decides its tokens."""
+"""The steps of a sampler: one denoiser pass, the reveal set, and its decisions."""
 
 from collections.abc import Iterator, Sequence
-from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -12,7 +11,8 @@ from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowStreams
 from edlm.energies.base import Step
 from edlm.numerics import widest_float
-from edlm.sampler import candidates, inputs, tokenwise
+from edlm.sampler import inputs
+from edlm.sampler.decisions import decide
 from edlm.sampler.kernel import Kernel
 from edlm.sampler.output import DecisionInfo, StepInfo, merge_decisions
 
@@ -45,11 +45,6 @@ class Passes:
         return self._last[1]
 
 
-def decider(kernel: Kernel, step: Step) -> ModuleType:
-    """The module whose ``decide`` draws the tokens of a step, and whose ``log_prob`` bounds those of the data."""
-    return tokenwise if kernel.tokenwise and bool(step.uses.any()) else candidates
-
-
 @torch.no_grad()
 def denoise(
     kernel: Kernel,
@@ -70,7 +65,7 @@ def denoise(
     grouped = kernel.group_size is not None and not kernel.tokenwise
     for i in range(kernel.num_steps):
         (step,) = begin_steps([kernel], plan, torch.full_like(x_t[:, 0], i), x_t, passes)
-        x_t, decisions = decider(kernel, step).decide(kernel, step, streams.values(i))
+        x_t, decisions = decide(kernel, step, streams.values(i))
         decisions = decisions or [DecisionInfo.without_energy(step.uses, kernel.candidates_weighed)]
         info = StepInfo(
             step=i,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edlm import CallableEnergy, EnergySampler, FunctionDenoiser
-from edlm.sampler.candidates import ImpossibleCandidates
+from edlm.sampler.decisions import ImpossibleCandidates
 from tests.chance import assert_law
 from tests.sampler.brute_force import MASK, NOTHING, SEQUENCES, BruteForce, Options, World, count
 

@@ -7,7 +7,7 @@ import torch
 
 from edlm import AutoregressiveEnergy, CallableEnergy, EnergySampler, FunctionDenoiser, SequenceEnergy
 from edlm.sampler import Partial
-from edlm.sampler.candidates import ImpossibleCandidates
+from edlm.sampler.decisions import ImpossibleCandidates
 from tests.energies.heads import disturbed_head, modernbert
 from tests.sampler.test_padding import causal_lm
 

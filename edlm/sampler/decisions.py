@@ -1,4 +1,11 @@
-"""Decisions by candidates: energies, weights, choice; and the same with the data among the candidates."""
+"""Decisions of a step, and the bound of their log-probability: by candidates, or token by token.
+
+By candidates: energies, weights, choice; in the bound with the data among the candidates. Token by token, from a
+normalised energy: all tokens of a step, one round after the other; the log-probability is exact.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,6 +34,8 @@ def decide(kernel: Kernel, step: Step, streams: RowGenerators) -> tuple[Tensor, 
     Raises:
         ImpossibleCandidates: under ``on_impossible="raise"``, or when redraws run out.
     """
+    if _is_tokenwise(kernel, step):
+        return _decide_tokenwise(kernel, step, streams)
     x_partial, infos = step.x_t, []
     active = torch.ones_like(step.uses)  # rows that were not stopped by the policy "keep"
     for group in step.slots.groups(kernel.group_size):
@@ -46,6 +55,8 @@ def log_prob(kernel: Kernel, step: Step, streams: RowGenerators, x_0: Tensor, in
     References:
         Equation (*) of the project's method page; ``inner_draws``: see `EnergySampler.likelihood_bound`.
     """
+    if _is_tokenwise(kernel, step):
+        return _tokenwise_log_prob(kernel, step, x_0)
     uses, x_partial, total = step.uses, step.x_t, precise(step.x_t.new_zeros(len(step.uses)))
     k = kernel.num_candidates if uses.any() else 1
     num_data = inner_draws if kernel.scope == "sequence" else 1  # at step scope there is one way to fill it
@@ -117,3 +128,56 @@ def _choose_candidate(
         chosen[drawing] = draw_categorical(weights[drawing], streams.uniform(uses.long().cpu()))[:, 0]
     info = DecisionInfo(energies, effective_sample_size(weights), redraws, impossible, k * uses * (1 + redraws))
     return tokens.gather(1, chosen[group.rows, None])[:, 0], info
+
+
+def _is_tokenwise(kernel: Kernel, step: Step) -> bool:
+    return kernel.tokenwise and bool(step.uses.any())
+
+
+def _decide_tokenwise(kernel: Kernel, step: Step, streams: RowGenerators) -> tuple[Tensor, list[DecisionInfo]]:
+    """All rounds are one decision; rows that do not use the energy draw from the marginals."""
+    rounds = step.slots.rounds(kernel.round_size)
+    uniforms = streams.uniform(step.slots.counts.cpu())[torch.cat(rounds).cpu()]
+    parts = iter(uniforms.split([len(index) for index in rounds]))
+    x_s = _round_by_round(kernel, step, lambda group, log_q: draw_categorical(log_q, next(parts))[:, 0])
+    info = DecisionInfo.without_energy(step.uses, num_candidates=1)
+    return x_s, [replace(info, judged=step.slots.counts * step.uses)]
+
+
+def _tokenwise_log_prob(kernel: Kernel, step: Step, x_0: Tensor) -> Tensor:
+    """``log P(x_0 at the step's slots | x_t)`` of what `_decide_tokenwise` draws, exact, nats, ``[batch]``."""
+    data = step.slots.gather(x_0)
+    if not kernel.proposal.is_default:
+        return _tempered_log_prob(kernel, step, x_0)
+    log_q = kernel.energy.log_prob(step, data, kernel.round_size)
+    if bool(step.uses[step.slots.rows].all()):
+        return log_q
+    log_p = precise(step.denoiser.slot_log_probs(step.encoding, step.slots).gather(1, data[:, None])[:, 0])
+    return torch.where(step.uses, log_q, step.slots.sum_rows(log_p))
+
+
+def _tempered_log_prob(kernel: Kernel, step: Step, x_0: Tensor) -> Tensor:
+    """The same for a proposal that has to be normalised slot by slot."""
+    totals = [precise(step.x_t.new_zeros(len(step.uses)))]
+
+    def read(group: Slots, log_q: Tensor) -> Tensor:
+        data = group.gather(x_0)
+        totals.append(group.sum_rows(precise(log_q.gather(1, data[:, None])[:, 0])))
+        return data
+
+    _round_by_round(kernel, step, read)
+    return sum(totals)
+
+
+def _round_by_round(kernel: Kernel, step: Step, tokens_of: Callable[[Slots, Tensor], Tensor]) -> Tensor:
+    """Write ``tokens_of(slots, log_q)`` at each round; ``log_q`` needs no normalising constant."""
+    state, x_partial = kernel.energy.start(step, kernel.round_size), step.x_t
+    all_use = bool(step.uses[step.slots.rows].all())
+    for index in step.slots.rounds(kernel.round_size):
+        group = step.slots.part(index)
+        logits = kernel.energy.next_logits(state, x_partial, group)
+        if not all_use:
+            base = step.denoiser.decode(step.encoding.at(group))
+            logits = torch.where(step.uses[group.rows, None], logits, base)
+        x_partial = group.write(x_partial, tokens_of(group, kernel.proposal(step.denoiser.possible(logits))))
+    return x_partial
