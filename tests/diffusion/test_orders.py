@@ -10,7 +10,6 @@ from edlm.diffusion.orders import ORDERS, plan_reveal
 from edlm.diffusion.schedule import Cosine, LogLinear, Polynomial
 from edlm.diffusion.streams import RowStreams
 from edlm.sampler.options import Order
-from tests.chance import BulkStreams, assert_law
 
 EQUAL_SIZE = ("random", "dilated", "left_to_right", "confidence")
 
@@ -125,43 +124,6 @@ def test_bisecting_takes_single_classes_first_and_pairs_of_them_later(num_steps,
     assert reveal_sets(all_masked(length), "bisecting", num_steps) == [expected]
 
 
-def test_random_of_real_streams_is_uniform_too():
-    ranking = plan(all_masked(3, 6000), "random", 2).ranking
-    counts = torch.bincount((ranking * torch.tensor([9, 3, 1])).sum(1), minlength=27)
-    assert_law(counts[counts > 0], torch.full((6,), 1 / 6, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("schedule", [LogLinear(), Cosine(), Polynomial()], ids=lambda s: type(s).__name__)
-def test_ancestral_follows_the_posterior_independently_at_each_position(schedule):
-    rows, num_steps = 100_000, 3
-    masked = torch.tensor([[1, 0, 1, 1]]).bool().repeat(rows, 1)
-    p = plan(masked, "ancestral", num_steps, schedule, BulkStreams(range(rows)))
-    revealed_at = torch.full(masked.shape, -1)
-    left = masked.clone()
-    for i in range(num_steps):
-        slots = p.slots(i, left)
-        revealed_at[slots.rows, slots.positions] = i
-        left[slots.rows, slots.positions] = False
-    assert not left.any() and (revealed_at[:, 1] == -1).all()
-
-    alpha = schedule.alpha(torch.linspace(1, 0, num_steps + 1, dtype=torch.float64))  # at t = 1, 2/3, 1/3, 0
-    reveal = [(alpha[i + 1] - alpha[i]) / (1 - alpha[i]) for i in range(num_steps)]
-    still, one = 1.0, []
-    for r in reveal:
-        one.append(still * r)
-        still = still * (1 - r)
-    one = torch.stack(one)
-    code = (revealed_at[:, [0, 2, 3]] * torch.tensor([9, 3, 1])).sum(1)
-    assert_law(torch.bincount(code, minlength=27), torch.einsum("a,b,c->abc", one, one, one))
-
-
-def test_ancestral_decides_a_step_in_random_sequence():
-    slots = plan(all_masked(3, 30000), "ancestral", 1, streams=BulkStreams(range(30000))).slots(0, all_masked(3, 30000))
-    code = (slots.positions.view(-1, 3) * torch.tensor([9, 3, 1])).sum(1)
-    counts = torch.bincount(code, minlength=27)
-    assert_law(counts[counts > 0], torch.full((6,), 1 / 6, dtype=torch.float64))
-
-
 def test_ancestral_reveals_a_uniform_at_the_very_end():
     class Largest:
         def uniform(self, counts, repeats=1):
@@ -227,19 +189,3 @@ def test_orders_by_name():
     assert tuple(ORDERS) == get_args(Order)
     with pytest.raises(ValueError, match="order must be one of .*'dilated'.*, got 'rightmost'"):
         plan(all_masked(2), "rightmost", 2)
-
-
-@pytest.mark.parametrize("order", ORDERS)
-def test_what_is_no_target_is_never_due(order):
-    """Masks beside the target, and a given token that is the mask's id, do not count."""
-    mask = 9
-    x_t = torch.tensor([[9, 9, 1, 9, 9, 9], [9, 2, 9, 9, 0, 1]])
-    target = torch.tensor([[0, 1, 0, 1, 1, 0], [1, 0, 0, 1, 0, 0]]).bool()
-    p = plan(target, order, 2)
-    assert torch.equal(p.target, target) and torch.equal(p.still_masked(x_t, mask), target)
-    confidence = torch.zeros(2, 6) if p.by_confidence else None
-    for step in range(2):
-        slots = p.slots(step, p.still_masked(x_t, mask), confidence)
-        assert target[slots.rows, slots.positions].all()
-        x_t = slots.write(x_t, torch.zeros(len(slots), dtype=torch.long))
-    assert torch.equal(x_t == mask, torch.tensor([[1, 0, 0, 0, 0, 1], [0, 0, 1, 0, 0, 0]]).bool())

@@ -1,5 +1,6 @@
 """The law of the samples against the sum over all candidates and reveal sets: method.md, section 5, items 1 and 2."""
 
+import itertools
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from edlm import CallableEnergy, EnergySampler
 from tests.chance import assert_law
-from tests.sampler.brute_force import MASK, NOTHING, SEQUENCES, BruteForce, Options, World, count
+from tests.sampler.brute_force import MASK, NOTHING, SEQUENCES, BruteForce, Options, World, count, write
 
 WORLD = World()
 ROWS = 100_000
@@ -132,3 +133,55 @@ def test_the_brute_force_knows_a_pair_by_hand():
     w = [math.exp(-WORLD.energy_of((v, 0, 1), (3, 0, 1), math.log(p[v]))) for v in range(3)]
     expected = sum(2 * p[0] * p[v] * w[0] / (w[0] + w[v]) for v in range(3))
     assert brute.law()[SEQUENCES.index((0, 0, 1))].item() == pytest.approx(expected, rel=1e-9)
+
+
+# Rounds: tokens of one are independent given the rounds before
+
+ROUNDS_WORLD = World(seed=4)
+#  Rounds of the positions of one step, left to right: ceil(3 / size) rounds, each takes every so many-th.
+ROUNDS = {1: [(0,), (1,), (2,)], 2: [(0, 2), (1,)], 3: [(0, 1, 2)], 7: [(0, 1, 2)]}
+
+
+def rounds_sampler(size: int | None, **more) -> EnergySampler:
+    options = {"num_steps": 1, "order": "left_to_right", "num_candidates": None, "group_size": size, **more}
+    return EnergySampler(ROUNDS_WORLD.denoiser(), ROUNDS_WORLD.head(), **options)
+
+
+def law_of_rounds(size: int) -> dict[tuple[int, ...], float]:
+    """By hand: the head's law of each token given what the rounds before it wrote."""
+    laws = {}
+    for x in SEQUENCES:
+        partial, p = NOTHING, 1.0
+        for positions in ROUNDS[size]:
+            for position in positions:
+                p *= ROUNDS_WORLD.conditional(NOTHING, 1.0, partial, position)[x[position]]
+            partial = write(partial, positions, tuple(x[position] for position in positions))
+        laws[x] = p
+    return laws
+
+
+@pytest.mark.parametrize("size", ROUNDS)
+def test_the_bound_is_the_exact_law_of_the_rounds(size):
+    expected = law_of_rounds(size)
+    assert sum(expected.values()) == pytest.approx(1)
+    nats = rounds_sampler(size).likelihood_bound(torch.tensor(SEQUENCES), seeds=range(27))
+    assert nats.tolist() == pytest.approx([-math.log(expected[x]) for x in SEQUENCES])
+
+
+@pytest.mark.parametrize("size", ROUNDS)
+def test_samples_follow_the_law_of_the_rounds(size, bulk_streams):
+    drawn = rounds_sampler(size).fill(torch.tensor([NOTHING]).repeat(60_000, 1), seeds=range(60_000))
+    assert_law(count(drawn.tokens), torch.tensor([law_of_rounds(size)[x] for x in SEQUENCES]))
+
+
+def test_sizes_of_rounds_differ_where_tokens_depend_on_each_other():
+    laws = [torch.tensor(list(law_of_rounds(size).values())) for size in (1, 2, 3)]
+    for one, other in itertools.combinations(laws, 2):
+        assert (one - other).abs().sum() > 0.05
+
+
+def test_no_group_size_means_rounds_of_one():
+    x_0 = torch.tensor(SEQUENCES)
+    how = {"num_steps": 2, "order": "random"}
+    one, none = (rounds_sampler(size, **how).likelihood_bound(x_0, seeds=range(27)) for size in (1, None))
+    assert torch.equal(one, none)

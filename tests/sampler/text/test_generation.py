@@ -1,13 +1,10 @@
 """Text from prompts: batches, blocks, ends, seeds, partial results."""
 
-import re
-
 import pytest
 import torch
 
-from edlm import AutoregressiveEnergy, CallableEnergy, EnergySampler, FunctionDenoiser, SequenceEnergy
+from edlm import AutoregressiveEnergy, EnergySampler, FunctionDenoiser, SequenceEnergy
 from edlm.sampler import Partial
-from edlm.sampler.decisions import ImpossibleCandidates
 from tests.energies.heads import disturbed_head, modernbert
 from tests.sampler.test_padding import causal_lm
 
@@ -234,38 +231,6 @@ def test_a_denoiser_without_a_tokenizer_gives_tokens():
     assert output.text == [""] and len(output.tokens[0]) == 6
     with pytest.raises(ValueError, match="text needs a tokenizer, and this denoiser has none"):
         EnergySampler(watched([]), num_steps=2).generate("a", 4)
-
-
-# What is impossible
-
-
-def pattern_energy(pattern: str) -> CallableEnergy:
-    """Infinite where a candidate, written as digits, does not match."""
-
-    def f(candidates, x_partial, log_p):
-        rows = candidates.flatten(0, 1).tolist()
-        texts = ["".join("_" if token == MASK else str(token) for token in row) for row in rows]
-        matches = torch.tensor([re.fullmatch(pattern, text) is not None for text in texts])
-        return torch.where(matches, 0.0, torch.inf).view(candidates.shape[:2])
-
-    return CallableEnergy(f)
-
-
-def test_impossible_candidates_raise_are_redrawn_or_kept():
-    even = pattern_energy("(1[024][024_]*)|([024][024_]*)")
-    uniform = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, V), MASK, V)
-    options = {"num_steps": 2, "num_candidates": 2, "scope": "step", "order": "left_to_right"}
-    makes = lambda policy: EnergySampler(uniform, even, on_impossible=policy, **options)  # noqa: E731
-    with pytest.raises(ImpossibleCandidates):
-        makes("raise").generate([[1]] * 30, 4, seed=0)
-    for block_length in (None, 2):
-        rows = makes("redraw").generate([[1], [0, 4]] * 10, 4, seed=0, block_length=block_length)
-        assert all((row[1:] % 2 == 0).all() for row in rows.tokens)
-        assert sum(step.redraws.sum() for step in rows.steps) > 0
-        kept = makes("keep").generate([[1]] * 30, 4, seed=0, block_length=block_length)
-        written = torch.stack(kept.tokens)
-        assert ((written[:, 1:] % 2 == 0) | (written[:, 1:] == MASK)).all()
-        assert (written == MASK).any() and sum(step.kept.sum() for step in kept.steps) > 0
 
 
 # Mistakes
