@@ -158,10 +158,6 @@ class RevealPlan:
     def num_steps(self) -> int:
         return self.bounds.shape[1] - 1
 
-    def still_masked(self, x_t: Tensor, mask_token_id: int) -> Tensor:
-        """Which target positions of ``x_t[batch, length]`` are masked, bool."""
-        return (x_t == mask_token_id) & self.target
-
     def num_due(self, step: int | Tensor, masked: Tensor) -> Tensor:
         """How many positions a step decides, ``[batch]``; what earlier steps left masked is due again. See `slots`."""
         rows = torch.arange(len(self.bounds), device=self.bounds.device)

@@ -84,7 +84,7 @@ def begin_steps(kernels: Sequence[Kernel], plan: RevealPlan, at: Tensor, x_t: Te
     sequences.
     """
     denoiser = kernels[0].denoiser
-    masked = plan.still_masked(x_t, denoiser.mask_token_id)
+    masked = (x_t == denoiser.mask_token_id) & plan.target
     t = time_of(at, kernels[0].num_steps)
     due = plan.num_due(at, masked) > 0
     real = passes.attention_mask

@@ -200,15 +200,6 @@ def test_the_denoiser_sees_the_rows_that_are_due_only(order):
         assert due == ([5, 4, 4, 1] if order == "bisecting" else [1, 4, 4, 5])  # a single token is of the first class
 
 
-def test_item_10_impossible_tokens_stay_impossible():
-    banned = torch.tensor([0.0, -torch.inf, 0.0])
-    never_1 = FunctionDenoiser(lambda x_t, t: banned.expand(*x_t.shape, 3), MASK, 3)
-    loves_1 = CallableEnergy(lambda c, x, log_p: -100.0 * (c == 1).sum(-1))
-    for form in FORMS:
-        output = EnergySampler(never_1, loves_1, num_steps=2, num_candidates=5, **form).sample(50, 4, seeds=range(50))
-        assert not (output.tokens == 1).any()
-
-
 def test_diagnostics_of_a_step():
     output = make(energy(), num_candidates=3, num_steps=2, order="random").fill(X_T, seeds=SEEDS)
     first = output.steps[0]

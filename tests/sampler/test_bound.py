@@ -80,13 +80,6 @@ def test_more_draws_make_the_bound_tighter_and_never_too_low(options, bulk_strea
         assert means[2] - exact.mean() < 0.2 * (means[0] - exact.mean())
 
 
-def test_one_draw_is_the_default():
-    s = sampler(MANY[1])
-    one = s.likelihood_bound(X_0, seeds=range(27))
-    assert torch.equal(one, s.likelihood_bound(X_0, seeds=range(27), inner_draws=1))
-    assert not torch.allclose(one, s.likelihood_bound(X_0, seeds=range(27), inner_draws=2))
-
-
 @pytest.mark.parametrize("inner_draws", [1, 3])
 def test_draws_of_a_row_are_its_own(inner_draws):
     s = sampler(MANY[1])

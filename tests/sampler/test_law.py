@@ -84,16 +84,11 @@ def test_item_1_a_constant_energy_gives_the_base_law(options, bulk_streams):
         )
 
 
-def limit(scope="sequence") -> torch.Tensor:
-    """``p_theta exp(-E) / Z`` at one step, and its bound on the distance of ``P_k``."""
-    brute = BruteForce(WORLD, Options(num_steps=1, num_candidates=2, scope=scope))
-    _, p, w = brute._candidates(NOTHING, 0, NOTHING, (0, 1, 2))
-    return torch.tensor(p), torch.tensor(w)
-
-
 @pytest.mark.parametrize("scope", ["step", "sequence"])
 def test_item_2_the_law_tends_to_p_theta_exp_minus_e_over_z(scope, bulk_streams):
-    p, w = limit()
+    brute = BruteForce(WORLD, Options(num_steps=1, num_candidates=2, scope=scope))
+    _, p, w = brute._candidates(NOTHING, 0, NOTHING, (0, 1, 2))
+    p, w = torch.tensor(p), torch.tensor(w)
     z = (p * w).sum()
     target, flipped = p * w / z, (p / w) / (p / w).sum()
 

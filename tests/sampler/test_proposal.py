@@ -131,12 +131,6 @@ def test_effective_sample_size_is_that_of_the_definition():
     assert effective_sample_size(w.log() + table([900.0], [-900.0], [0], [1e4])).tolist() == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("row", [[-INF, -INF], [0.0, math.nan], [INF, 0.0]])
-def test_effective_sample_size_needs_a_finite_entry(row):
-    with pytest.raises(ValueError, match="every row of log_weights needs a finite entry and no NaN"):
-        effective_sample_size(table([0.0, 0.0], row))
-
-
 def test_share_of_several_draws_is_the_log_mean_over_circular_windows():
     w = table([1.0, 0.2, 0.5, 0.3, 0.1, 0.7], [0.0, 0.4, 0.0, 0.0, 0.9, 0.1], [0.0, 0.0, 0.5, 0.3, 0.1, 0.7])
     for k, num_data in ((3, 2), (4, 2), (2, 1), (5, 2), (6, 1)):
