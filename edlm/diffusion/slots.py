@@ -142,7 +142,7 @@ def places_of(rows: Tensor, batch_size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class DenseSlots:
-    """Slots of some rows, padded to equal number.
+    """Slots of several rows, padded to equal number.
 
     Attributes:
         active: Rows of the batch that are meant, shape ``[num_active]``.

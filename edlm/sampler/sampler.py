@@ -40,7 +40,7 @@ class EnergySampler(Kernel):
         normalised, token by token         ``q``, tempered and cut like q'     (not with a proposal of its own)
         =================================  ==================================  ================================
 
-        where ``q'`` has mass: ``top_k`` and ``top_p`` cut off the rest for good.
+        where ``q'`` has mass: ``top_k`` and ``top_p`` cut off all others for good.
 
     References:
         Xu et al. 2025, arXiv:2410.21357, Alg. 1.

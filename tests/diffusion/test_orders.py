@@ -120,7 +120,7 @@ def test_bisecting_is_dilated_for_powers_of_two(num_steps):
 @pytest.mark.parametrize("length", [8, 24, 13])
 def test_bisecting_takes_single_classes_first_and_pairs_of_them_later(num_steps, classes, length):
     modulus = 4 if num_steps == 3 else 8
-    expected = [[i for i in range(length) if i % modulus in some] for some in classes]
+    expected = [[i for i in range(length) if i % modulus in residues] for residues in classes]
     assert reveal_sets(all_masked(length), "bisecting", num_steps) == [expected]
 
 

@@ -107,7 +107,7 @@ def test_seeds_must_not_be_negative():
 def test_blocks_have_streams_of_their_own_and_the_first_is_the_plain_one():
     plain, others = RowStreams([7, 0]), [RowStreams([7, 0], block) for block in range(4)]
     for stream in (RowStreams.order, lambda s: s.values(1)):
-        first, *rest = (stream(s).uniform(counts(3, 3)) for s in others)
+        first, *later = (stream(s).uniform(counts(3, 3)) for s in others)
         assert torch.equal(stream(plain).uniform(counts(3, 3)), first)
-        drawn = torch.cat([first, *rest])
+        drawn = torch.cat([first, *later])
         assert len(drawn.unique()) == len(drawn) == 24

@@ -136,11 +136,11 @@ def test_equal_seeds_pair_orders(order):
 
     base = masks(None)
     for options in ({"num_candidates": 1}, {"num_candidates": 3}, {"num_candidates": 2, "group_size": 1}):
-        for found, expected in zip(masks(energy(), **options), base, strict=True):
-            assert torch.equal(found, expected)
+        for result, expected in zip(masks(energy(), **options), base, strict=True):
+            assert torch.equal(result, expected)
     other = CallableEnergy(lambda c, x, log_p: (c == 1).sum(-1))
-    for found, expected in zip(masks(other, num_candidates=5, weight_temperature=0.1), base, strict=True):
-        assert torch.equal(found, expected)
+    for result, expected in zip(masks(other, num_candidates=5, weight_temperature=0.1), base, strict=True):
+        assert torch.equal(result, expected)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -167,20 +167,20 @@ def test_item_7_given_tokens_stay_and_a_step_writes_part_of_one_candidate(order,
 
 
 def test_one_energy_call_a_group_and_one_denoiser_pass_a_step():
-    seen, asked = [], []
-    make(energy(asked), seen, num_candidates=2, num_steps=1, group_size=2).sample(3, LENGTH, seeds=range(3))
-    assert (len(seen), len(asked)) == (1, 2)
-    x_0, one = X_T.clamp(max=2), make(energy(asked), num_candidates=1)
+    seen, judged = [], []
+    make(energy(judged), seen, num_candidates=2, num_steps=1, group_size=2).sample(3, LENGTH, seeds=range(3))
+    assert (len(seen), len(judged)) == (1, 2)
+    x_0, one = X_T.clamp(max=2), make(energy(judged), num_candidates=1)
     one.likelihood_bound(x_0, seeds=SEEDS)
-    assert len(asked) == 2  # the bound of one candidate has no weights
+    assert len(judged) == 2  # the bound of one candidate has no weights
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_nothing_masked_calls_nothing(form):
-    seen, asked = [], []
+    seen, judged = [], []
     x_t = torch.tensor([[0, 1, 2, 0], [1, 1, 1, 1]])
-    output = make(energy(asked), seen, num_candidates=3, **form).fill(x_t, seeds=[0, 1])
-    assert torch.equal(output.tokens, x_t) and not seen and not asked
+    output = make(energy(judged), seen, num_candidates=3, **form).fill(x_t, seeds=[0, 1])
+    assert torch.equal(output.tokens, x_t) and not seen and not judged
     assert [step.denoiser_calls for step in output.steps] == [0] * 3
     assert [step.num_revealed.tolist() for step in output.steps] == [[0, 0]] * 3
 
@@ -249,5 +249,5 @@ def test_judged_counts_the_tokens_of_exact_decisions():
         ((0.0, 0.5), [[0, 2], [0, 1], [0, 1], [0, 0]]),
     ):
         sampler = EnergySampler(world.denoiser(), world.head(), window=window, **options)
-        found = [step.judged for step in sampler.fill(x_t, seeds=range(4)).steps]
-        assert torch.stack(found, 1).tolist() == expected
+        result = [step.judged for step in sampler.fill(x_t, seeds=range(4)).steps]
+        assert torch.stack(result, 1).tolist() == expected

@@ -39,9 +39,9 @@ def oracle_denoiser(language):
 def test_item_6_mean_over_seeds_is_the_enumerated_bound_not_below_exact(options, bulk_streams):
     brute = BruteForce(WORLD, options)
     bound = torch.tensor([brute.bound(x) for x in SEQUENCES], dtype=torch.float64)
-    found = draws(sampler(options), 2000)
-    assert found.dtype == torch.float64
-    assert_mean(found, bound)
+    estimates = draws(sampler(options), 2000)
+    assert estimates.dtype == torch.float64
+    assert_mean(estimates, bound)
     excess = bound + brute.law().log()
     assert (excess > -1e-9).all()
     tight = options.order in DETERMINISTIC and options.num_candidates in (1, None)
@@ -63,8 +63,8 @@ MANY = [
 def test_estimate_inside_of_the_logarithm_has_the_law_as_its_mean(options, inner_draws, bulk_streams):
     """However draws are shared by its terms; so minus its log is a bound, by Jensen."""
     rows = X_0.repeat(4000, 1)
-    found = sampler(options).likelihood_bound(rows, seeds=range(len(rows)), inner_draws=inner_draws)
-    assert_mean((-found).exp().view(4000, 27), BruteForce(WORLD, options).law())
+    estimates = sampler(options).likelihood_bound(rows, seeds=range(len(rows)), inner_draws=inner_draws)
+    assert_mean((-estimates).exp().view(4000, 27), BruteForce(WORLD, options).law())
 
 
 @pytest.mark.parametrize("options", MANY[::2], ids=str)
@@ -72,8 +72,10 @@ def test_more_draws_make_the_bound_tighter_and_never_too_low(options, bulk_strea
     rows, exact = X_0.repeat(1000, 1), -BruteForce(WORLD, options).law().log()
     means = []
     for inner_draws in (1, 4, 32):
-        found = sampler(options).likelihood_bound(rows, seeds=range(len(rows)), inner_draws=inner_draws).view(1000, 27)
-        means.append(found.mean(1).mean().item())  # of all sequences alike
+        estimates = (
+            sampler(options).likelihood_bound(rows, seeds=range(len(rows)), inner_draws=inner_draws).view(1000, 27)
+        )
+        means.append(estimates.mean(1).mean().item())  # of all sequences alike
         assert means[-1] > exact.mean() - 0.01
     assert means[0] > means[1] > means[2]
     if options.order in DETERMINISTIC:  # no order is latent: only candidates are
@@ -126,8 +128,8 @@ def test_exact_decisions_with_the_oracle_have_the_true_likelihood(language, orde
             )
             torch.testing.assert_close(draws(oracle, 3), -truth.expand(3, 27), rtol=0, atol=1e-9)
             given = torch.tensor([True, False, False])
-            rest = truth - language.log_prob(torch.where(given, X_0, MASK))
-            torch.testing.assert_close(draws(oracle, 2, given=given), -rest.expand(2, 27), rtol=0, atol=1e-9)
+            predicted = truth - language.log_prob(torch.where(given, X_0, MASK))
+            torch.testing.assert_close(draws(oracle, 2, given=given), -predicted.expand(2, 27), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("order", ["random", *DETERMINISTIC])
@@ -184,8 +186,8 @@ def continuous_nelbo(world, schedule) -> torch.Tensor:
 def test_item_9_one_random_token_a_step_is_the_continuous_time_nelbo(schedule):
     world = World()
     timeless = FunctionDenoiser(lambda x_t, t: world.denoiser().f(x_t, torch.full_like(t, 0.5)), MASK, 3)
-    some = torch.arange(0, 27, 5)
-    bounds = draws(EnergySampler(timeless, num_steps=3, order="random"), 400, X_0[some])
+    subset = torch.arange(0, 27, 5)
+    bounds = draws(EnergySampler(timeless, num_steps=3, order="random"), 400, X_0[subset])
     mean = torch.zeros(27, dtype=torch.float64)
     for order in permutations(range(3)):  # each order's exact value, summed apart from the sampler
         x_t = torch.full((27, 3), MASK)
@@ -194,7 +196,7 @@ def test_item_9_one_random_token_a_step_is_the_continuous_time_nelbo(schedule):
             x_t[:, position] = X_0[:, position]
     torch.testing.assert_close(mean, continuous_nelbo(world, get_schedule(schedule)), rtol=1e-7, atol=0)
     for column, x in zip(
-        bounds.T, some, strict=True
+        bounds.T, subset, strict=True
     ):  # all six orders appear (else chance 6 (5/6)^400), equally often, and average to it
         values, times = column.round(decimals=9).unique(return_counts=True)
         assert len(values) == 6
@@ -219,9 +221,9 @@ def test_impossible_data_has_an_infinite_bound():
 def test_evaluation_gives_the_samplers_bound():
     options = {"num_steps": 2, "num_candidates": 3, "order": "random", "group_size": 2}
     given = X_0 == 1
-    how = {"given": given, "seeds": range(27)}
-    expected = EnergySampler(WORLD.denoiser(), WORLD.energy(), **options).likelihood_bound(X_0, **how)
-    assert torch.equal(likelihood_bound(WORLD.denoiser(), WORLD.energy(), X_0, **how, **options), expected)
+    kwargs = {"given": given, "seeds": range(27)}
+    expected = EnergySampler(WORLD.denoiser(), WORLD.energy(), **options).likelihood_bound(X_0, **kwargs)
+    assert torch.equal(likelihood_bound(WORLD.denoiser(), WORLD.energy(), X_0, **kwargs, **options), expected)
 
 
 def test_bound_leaves_no_graph_and_x_0_alone():

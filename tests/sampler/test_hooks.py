@@ -146,12 +146,12 @@ def test_largest_logit_is_chosen_and_its_softmax_is_its_probability():
     p = logits[..., :V].softmax(-1)
     chosen = out[x == MASK].argmax(-1)
     assert (chosen != MASK).all()
-    own, shown = p[x == MASK].gather(1, chosen[:, None])[:, 0], out[x == MASK].softmax(-1).amax(-1)
+    own, confidence = p[x == MASK].gather(1, chosen[:, None])[:, 0], out[x == MASK].softmax(-1).amax(-1)
     sure = own > 0.26
     assert 0 < sure.sum() < len(own)
-    torch.testing.assert_close(shown[sure], own[sure], rtol=1e-6, atol=0)
-    assert ((shown[~sure] > 0.25) & (shown[~sure] < 0.251)).all()
-    assert torch.equal(shown.argsort(), own.argsort())
+    torch.testing.assert_close(confidence[sure], own[sure], rtol=1e-6, atol=0)
+    assert ((confidence[~sure] > 0.25) & (confidence[~sure] < 0.251)).all()
+    assert torch.equal(confidence.argsort(), own.argsort())
     others = out[x == MASK].scatter(1, chosen[:, None], 0.0)
     assert (others == 0).all()
 

@@ -137,8 +137,8 @@ ROUNDS_WORLD = World(seed=4)
 ROUNDS = {1: [(0,), (1,), (2,)], 2: [(0, 2), (1,)], 3: [(0, 1, 2)], 7: [(0, 1, 2)]}
 
 
-def rounds_sampler(size: int | None, **more) -> EnergySampler:
-    options = {"num_steps": 1, "order": "left_to_right", "num_candidates": None, "group_size": size, **more}
+def rounds_sampler(size: int | None, **changes) -> EnergySampler:
+    options = {"num_steps": 1, "order": "left_to_right", "num_candidates": None, "group_size": size, **changes}
     return EnergySampler(ROUNDS_WORLD.denoiser(), ROUNDS_WORLD.head(), **options)
 
 
@@ -177,6 +177,6 @@ def test_sizes_of_rounds_differ_where_tokens_depend_on_each_other():
 
 def test_no_group_size_means_rounds_of_one():
     x_0 = torch.tensor(SEQUENCES)
-    how = {"num_steps": 2, "order": "random"}
-    one, none = (rounds_sampler(size, **how).likelihood_bound(x_0, seeds=range(27)) for size in (1, None))
+    options = {"num_steps": 2, "order": "random"}
+    one, none = (rounds_sampler(size, **options).likelihood_bound(x_0, seeds=range(27)) for size in (1, None))
     assert torch.equal(one, none)

@@ -227,7 +227,7 @@ def test_what_can_not_be_sampled_or_scored(call, message):
 # Windows
 
 
-def asked(window, num_steps, length=60, order="left_to_right"):
+def steps_with_energy(window, num_steps, length=60, order="left_to_right"):
     """Steps at which the energy is called, in a run that reveals something at each."""
     steps, denoised = [], []
     uniform = FunctionDenoiser(lambda x_t, t: denoised.append(t) or torch.zeros(*x_t.shape, 3), MASK, 3)
@@ -238,19 +238,19 @@ def asked(window, num_steps, length=60, order="left_to_right"):
 
 
 def test_times_are_open_below_and_closed_above():
-    assert asked((0.0, 1.0), 4) == [0, 1, 2, 3]
-    assert asked((0.5, 1.0), 4) == [0, 1]  # t = 1, 0.75, 0.5, 0.25
-    assert asked((0.25, 0.75), 4) == [1, 2]
-    assert asked((0.0, 0.25), 4) == [3]
-    assert asked((0.8, 1.0), 10) == [0, 1]  # the paper's w = 0.2
-    assert asked((1.0, 1.0), 4) == asked((0.3, 0.3), 4) == []
+    assert steps_with_energy((0.0, 1.0), 4) == [0, 1, 2, 3]
+    assert steps_with_energy((0.5, 1.0), 4) == [0, 1]  # t = 1, 0.75, 0.5, 0.25
+    assert steps_with_energy((0.25, 0.75), 4) == [1, 2]
+    assert steps_with_energy((0.0, 0.25), 4) == [3]
+    assert steps_with_energy((0.8, 1.0), 10) == [0, 1]  # the paper's w = 0.2
+    assert steps_with_energy((1.0, 1.0), 4) == steps_with_energy((0.3, 0.3), 4) == []
 
 
 @pytest.mark.parametrize(
     ("window", "num_steps", "expected"), [((0.3, 1.0), 10, 7), ((2 / 3, 1.0), 3, 1), ((0, 2 / 3), 3, 2)]
 )
 def test_times_at_the_windows_edge_do_not_round(window, num_steps, expected):
-    assert len(asked(window, num_steps)) == expected
+    assert len(steps_with_energy(window, num_steps)) == expected
 
 
 def test_outside_the_window_only_what_is_written_is_decoded():

@@ -28,9 +28,9 @@ WORLD = constrained()
 UNIFORM = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 3), MASK, 3)
 
 
-def run(options, rows=ROWS, start=NOTHING, energy=None, **how):
+def run(options, rows=ROWS, start=NOTHING, energy=None, **changes):
     sampler = EnergySampler(WORLD.denoiser(), energy or WORLD.energy(), **options.sampler_options())
-    return sampler.fill(torch.tensor([start]).repeat(rows, 1), **{"seeds": range(rows), **how})
+    return sampler.fill(torch.tensor([start]).repeat(rows, 1), **{"seeds": range(rows), **changes})
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,9 @@ def test_keep_leaves_masked_what_is_due_again(options, bulk_streams):
     patterns = [*SEQUENCES, *sorted(left)]
     law = torch.tensor([*brute.law().tolist(), *(left[x] for x in sorted(left))], dtype=torch.float64)
     codes = (torch.tensor(patterns) * torch.tensor([16, 4, 1])).sum(1)
-    found = torch.bincount((output.tokens * torch.tensor([16, 4, 1])).sum(1), minlength=64)
-    assert_law(found[codes], law)
-    assert found.sum() == found[codes].sum() and 0.003 < sum(left.values()) < 0.9
+    counts = torch.bincount((output.tokens * torch.tensor([16, 4, 1])).sum(1), minlength=64)
+    assert_law(counts[codes], law)
+    assert counts.sum() == counts[codes].sum() and 0.003 < sum(left.values()) < 0.9
     # Recorded: a row is left masked only if it was kept at the last step.
     masked = output.tokens == MASK
     assert torch.equal(masked.any(1), output.steps[-1].kept)
@@ -135,7 +135,7 @@ def test_policies_are_per_row(policy, k, scope):
 
 
 def test_a_row_that_reveals_nothing_can_not_be_impossible():
-    """Alone, row 1 decides only at the last step; beside row 0 it must, too."""
+    """Alone, row 1 decides only at the last step; next to row 0 it must, too."""
 
     def energy(c, x, log_p):
         e = torch.zeros_like(log_p)

@@ -138,7 +138,7 @@ def test_share_of_several_draws_is_the_log_mean_over_circular_windows():
         for row in w.tolist():
             data, others = row[:num_data], row[num_data:]
             windows = [[others[(o + j) % len(others)] for j in range(k - 1)] for o in range(len(others))]
-            shares = [k * d / (d + sum(rest)) if d else 0.0 for d in data for rest in windows]
+            shares = [k * d / (d + sum(window)) if d else 0.0 for d in data for window in windows]
             mean = sum(shares) / len(shares)
             expected.append(math.log(mean) if mean else -INF)
         assert log_share_of_data(w.log(), k, num_data).tolist() == pytest.approx(expected, abs=1e-12)

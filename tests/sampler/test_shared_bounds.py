@@ -1,4 +1,4 @@
-"""Bounds of several samplers on shared denoiser passes, and what is estimated of them from some of the steps."""
+"""Bounds of several samplers on shared denoiser passes, and what is estimated of them from a sample of the steps."""
 
 import itertools
 
@@ -46,7 +46,7 @@ def different(denoiser, **common) -> list[EnergySampler]:
         (head, {"num_candidates": None, "group_size": 2}),
         (head, {"num_candidates": 3, "group_size": 2}),
     ]
-    return [EnergySampler(denoiser, energy, **common, **how) for energy, how in choices]
+    return [EnergySampler(denoiser, energy, **common, **options) for energy, options in choices]
 
 
 # Shared passes
@@ -57,11 +57,11 @@ def different(denoiser, **common) -> list[EnergySampler]:
 @pytest.mark.parametrize("given", [None, GIVEN], ids=["nothing given", "given"])
 def test_a_samplers_bound_is_its_own_whoever_shares_its_passes(order, num_steps, given):
     samplers = different(WORLD.denoiser(), order=order, num_steps=num_steps)
-    how = {"given": given, "seeds": [7 * row % 20 for row in range(27)]}
-    shared = likelihood_bounds(samplers, X_0, **how)
+    options = {"given": given, "seeds": [7 * row % 20 for row in range(27)]}
+    shared = likelihood_bounds(samplers, X_0, **options)
     for sampler, bound in zip(samplers, shared, strict=True):
         assert bound.dtype == torch.float64 and bound.shape == (27,)
-        torch.testing.assert_close(bound, sampler.likelihood_bound(X_0, **how), rtol=0, atol=1e-10)
+        torch.testing.assert_close(bound, sampler.likelihood_bound(X_0, **options), rtol=0, atol=1e-10)
     if num_steps == 2 and order != "bisecting":  # or the above says little; there groups of two are whole steps
         apart = [(a - b).abs().max().item() for a, b in itertools.combinations(shared, 2)]
         assert min(apart) > 1e-3
@@ -76,9 +76,9 @@ def test_the_denoiser_is_run_once_a_step_whatever_the_number_of_samplers(order, 
     function = WORLD.denoiser().f
     denoiser = FunctionDenoiser(lambda x_t, t: calls.append((x_t, t)) or function(x_t, t), MASK, 3)
     samplers = different(denoiser, order=order, num_steps=num_steps)
-    for some in (samplers[:1], samplers[:4], samplers):
+    for subset in (samplers[:1], samplers[:4], samplers):
         calls.clear()
-        likelihood_bounds(some, X_0, range(27))
+        likelihood_bounds(subset, X_0, range(27))
         assert [t.unique().tolist() for _, t in calls] == [[pytest.approx(1 - i / num_steps)] for i in range(num_steps)]
     calls.clear()
     likelihood_bounds(samplers, X_0, range(27), given=torch.ones(27, 3, dtype=torch.bool))
@@ -90,8 +90,8 @@ def test_network_runs_once_a_step_whoever_reads_its_states():
     head, choice = disturbed_head(denoiser), disturbed_head(denoiser, form="unnormalized")
     common = {"order": "random", "num_steps": 2}
     samplers = [
-        EnergySampler(denoiser, energy, **common, **how)
-        for energy, how in [
+        EnergySampler(denoiser, energy, **common, **options)
+        for energy, options in [
             (None, {}),
             (head, {"num_candidates": None}),
             (head, {"num_candidates": None, "window": (0.0, 0.5)}),
@@ -112,7 +112,7 @@ def test_network_runs_once_a_step_whoever_reads_its_states():
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "rule"),
     [
         ({"order": "dilated"}, r"must have one order, got \['random', 'random', 'dilated'\]"),
         ({"schedule": "cosine"}, r"must have one schedule, got \[LogLinear\(\), LogLinear\(\), Cosine\(\)\]"),
@@ -120,10 +120,10 @@ def test_network_runs_once_a_step_whoever_reads_its_states():
         ({"denoiser": WORLD.denoiser()}, "must have one denoiser, got several"),
     ],
 )
-def test_samplers_that_can_not_share_their_passes_are_refused(changed, said):
+def test_samplers_that_can_not_share_their_passes_are_refused(changed, rule):
     common = {"denoiser": WORLD.denoiser(), "order": "random", "num_steps": 2}
-    samplers = [EnergySampler(**{**common, **more}) for more in ({}, {}, changed)]
-    with pytest.raises(ValueError, match=said):
+    samplers = [EnergySampler(**{**common, **changes}) for changes in ({}, {}, changed)]
+    with pytest.raises(ValueError, match=rule):
         likelihood_bounds(samplers, X_0, range(27))
 
 
@@ -135,13 +135,13 @@ def test_numbers_of_steps_share_the_passes_that_start_from_the_same_tokens(order
     function = WORLD.denoiser().f
     denoiser = FunctionDenoiser(lambda x_t, t: ran.append(x_t) or function(x_t, t), MASK, 3)
     samplers = [s for n in (4, 1, 3, 2) for s in different(denoiser, order=order, num_steps=n)[:6]]
-    known = torch.zeros(27, 3, dtype=torch.bool)
-    known[:, 1] = given
-    shared = likelihood_bounds(samplers, X_0, range(27), given=known)
+    given_tokens = torch.zeros(27, 3, dtype=torch.bool)
+    given_tokens[:, 1] = given
+    shared = likelihood_bounds(samplers, X_0, range(27), given=given_tokens)
     together = len(ran)
     ran.clear()
     for sampler, bound in zip(samplers, shared, strict=True):
-        own = sampler.likelihood_bound(X_0, seeds=range(27), given=known)
+        own = sampler.likelihood_bound(X_0, seeds=range(27), given=given_tokens)
         torch.testing.assert_close(bound, own, rtol=0, atol=1e-10)
     if order in ("random", "left_to_right", "dilated"):
         assert together < len(ran) // 6
@@ -158,11 +158,11 @@ def test_equal_schedules_are_equal_however_they_are_given():
 
 def test_every_step_draws_its_own_candidates():
     """One token a step, all alike to the denoiser: only the streams distinguish the steps."""
-    uniform, asked = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 3), MASK, 3), []
-    energy = CallableEnergy(lambda c, x, log_p: asked.append(c) or torch.zeros_like(log_p))
+    uniform, candidates_of_steps = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 3), MASK, 3), []
+    energy = CallableEnergy(lambda c, x, log_p: candidates_of_steps.append(c) or torch.zeros_like(log_p))
     sampler = EnergySampler(uniform, energy, order="left_to_right", num_steps=3, num_candidates=4)
     sampler.likelihood_bound(X_0, seeds=range(27))
-    drawn = [candidates[:, 1:, step] for step, candidates in enumerate(asked)]
+    drawn = [candidates[:, 1:, step] for step, candidates in enumerate(candidates_of_steps)]
     assert len(drawn) == 3
     for a, b in itertools.combinations(drawn, 2):
         assert 0.2 < (a == b).double().mean() < 0.5  # 1/3 of 81: farther out with chance 0.01, for these seeds not
@@ -235,13 +235,13 @@ OF_EVERY_KIND = [
 def test_the_mean_over_seeds_is_the_enumerated_bound_and_the_full_bounds(options, sampled):
     energy = WORLD.head() if options.num_candidates is None else WORLD.energy()
     sampler = EnergySampler(WORLD.denoiser(), energy, **options.sampler_options())
-    some, count = [(0, 1, 2), (2, 2, 0), (1, 0, 0)], 400
-    rows = torch.tensor(some).repeat(count, 1)
-    how = {"seeds": range(len(rows)), "sampled_steps": options.num_steps if sampled is None else sampled}
-    (estimate,) = likelihood_bounds([sampler], rows, **how)
+    subset, count = [(0, 1, 2), (2, 2, 0), (1, 0, 0)], 400
+    rows = torch.tensor(subset).repeat(count, 1)
+    kwargs = {"seeds": range(len(rows)), "sampled_steps": options.num_steps if sampled is None else sampled}
+    (estimate,) = likelihood_bounds([sampler], rows, **kwargs)
     full = sampler.likelihood_bound(rows, seeds=range(len(rows)))
     brute = BruteForce(WORLD, options)
-    expected = torch.tensor([brute.bound(x_0) for x_0 in some], dtype=torch.float64)
+    expected = torch.tensor([brute.bound(x_0) for x_0 in subset], dtype=torch.float64)
     assert_mean(estimate.view(count, 3), expected)
     assert_mean((estimate - full).view(count, 3), torch.zeros(3))
     if sampled is None or sampled == options.num_steps:
@@ -254,10 +254,10 @@ def test_the_mean_over_seeds_is_the_enumerated_bound_and_the_full_bounds(options
 @pytest.mark.parametrize("given", [None, GIVEN], ids=["nothing given", "given"])
 def test_all_steps_sampled_are_all_steps(order, given, visited):
     samplers = different(WORLD.denoiser(), order=order, num_steps=3)
-    how = {"given": given, "seeds": range(5, 32)}
-    every = likelihood_bounds(samplers, X_0, sampled_steps=3, **how)
+    options = {"given": given, "seeds": range(5, 32)}
+    every = likelihood_bounds(samplers, X_0, sampled_steps=3, **options)
     assert [at.unique().tolist() for at in visited] == [[0], [1], [2]]
-    torch.testing.assert_close(every, likelihood_bounds(samplers, X_0, **how), rtol=0, atol=1e-10)
+    torch.testing.assert_close(every, likelihood_bounds(samplers, X_0, **options), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("order", FIXED)
@@ -276,8 +276,8 @@ def test_samplers_visit_the_same_steps_so_that_differences_cancel(order, sampled
     nothing = CallableEnergy(lambda candidates, x, log_p: torch.zeros_like(log_p))
     denoiser, common = WORLD.denoiser(), {"order": order, "num_steps": 3}
     base, one, several, groups, ours, twin = (
-        EnergySampler(denoiser, energy, **common, **how)
-        for energy, how in [
+        EnergySampler(denoiser, energy, **common, **options)
+        for energy, options in [
             (None, {}),
             (nothing, {"num_candidates": 1}),
             (nothing, {"num_candidates": 4}),
@@ -286,14 +286,14 @@ def test_samplers_visit_the_same_steps_so_that_differences_cancel(order, sampled
             (WORLD.energy(), {"num_candidates": 3}),
         ]
     )
-    how = {"seeds": range(27), "sampled_steps": sampled}
-    bounds = likelihood_bounds([base, one, several, groups, ours, twin], X_0, **how)
+    options = {"seeds": range(27), "sampled_steps": sampled}
+    bounds = likelihood_bounds([base, one, several, groups, ours, twin], X_0, **options)
     assert torch.equal(bounds[1], bounds[0]) and torch.equal(bounds[4], bounds[5])
     for bound in bounds[2:4]:
         torch.testing.assert_close(bound, bounds[0], rtol=0, atol=1e-12)
     assert (bounds[4] - bounds[0]).abs().max() > 0.1
-    # And so do samplers that are asked one after the other.
-    assert torch.equal(likelihood_bounds([ours], X_0, **how)[0], bounds[4])
+    # And so do samplers that are run one after the other.
+    assert torch.equal(likelihood_bounds([ours], X_0, **options)[0], bounds[4])
 
 
 @pytest.mark.parametrize(

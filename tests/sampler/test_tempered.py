@@ -58,17 +58,17 @@ def test_law_given_a_prompt(options, bulk_streams):
 def test_bound_is_the_enumerated_one_and_infinite_outside_the_nucleus(options, bulk_streams):
     brute = BruteForce(WORLD, options)
     bound = torch.tensor([brute.bound(x) for x in SEQUENCES], dtype=torch.float64)
-    found, finite = draws(sampler(options), 2000), torch.isfinite(bound)
+    estimates, finite = draws(sampler(options), 2000), torch.isfinite(bound)
     assert finite.any() or options.order == "random"  # where each sequence is ruled out in one of the orders
     if finite.any():
-        assert_mean(found[:, finite], bound[finite])
+        assert_mean(estimates[:, finite], bound[finite])
     law = brute.law()
     excess = (bound + law.log())[finite]
     assert (excess > -1e-9).all() and (law[finite] > 0).all()
     latent = options.order not in DETERMINISTIC
-    assert torch.isinf(found[:, ~finite]).any(0).all() if latent else torch.isinf(found[:, ~finite]).all()
+    assert torch.isinf(estimates[:, ~finite]).any(0).all() if latent else torch.isinf(estimates[:, ~finite]).all()
     if not latent and options.num_candidates in (1, None):
-        torch.testing.assert_close(found[0], -law.log(), rtol=0, atol=1e-6)
+        torch.testing.assert_close(estimates[0], -law.log(), rtol=0, atol=1e-6)
     if options.top_k == 2:
         assert (~finite).any()
 

@@ -1,4 +1,4 @@
-"""Blocks: which positions of a text are written together, and what the denoiser sees of the rest."""
+"""Blocks: which positions of a text are written together, and what the denoiser sees of the others."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

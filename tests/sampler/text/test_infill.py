@@ -29,8 +29,8 @@ def pieces_of(sampler, text, **options) -> list[str]:
     row = rows_of_texts(sampler.denoiser, text, "<mask>", options.get("span_length", 1))[0]
     assert torch.equal(output.tokens[0][~row.is_gap()], row.tokens[~row.is_gap()])
     assert not (output.tokens[0] == sampler.denoiser.mask_token_id).any()
-    shown = tokenizer.convert_ids_to_tokens(row.tokens)
-    return ["_" if gap else token for token, gap in zip(shown, row.is_gap(), strict=True)]
+    pieces = tokenizer.convert_ids_to_tokens(row.tokens)
+    return ["_" if gap else token for token, gap in zip(pieces, row.is_gap(), strict=True)]
 
 
 def test_spaces_around_gaps_are_as_in_running_text(stories):
@@ -76,8 +76,8 @@ def test_wordpiece_texts_stand_in_their_frame():
     denoiser = wordpiece_denoiser()
     assert denoiser.is_framed and (denoiser.prefix_ids, denoiser.suffix_ids) == ((2,), (3,))
     sampler = EnergySampler(denoiser, num_steps=2)
-    shown = pieces_of(sampler, "the <mask:2> sat on [MASK] mat .")
-    assert shown == ["[CLS]", "the", "_", "_", "sat", "on", "_", "mat", ".", "[SEP]"]
+    pieces = pieces_of(sampler, "the <mask:2> sat on [MASK] mat .")
+    assert pieces == ["[CLS]", "the", "_", "_", "sat", "on", "_", "mat", ".", "[SEP]"]
     output = sampler.infill(["the cat <mask> on the mat", "the cats"], seed=0)
     assert output.text[1] == "the cats" and output.text[0].startswith("the cat")
     assert "[" not in output.text[0].replace("[UNK]", "")
@@ -123,11 +123,11 @@ def sentencepiece_denoiser() -> FunctionDenoiser:
 def test_pieces_inside_a_sentencepiece_text_get_no_space_of_their_own():
     reader = Reader(sentencepiece_denoiser())
 
-    def shown(text):
+    def pieces(text):
         return [
             part if isinstance(part, int) else reader.tokenizer.convert_ids_to_tokens(part)
             for part in reader.pieces(text, "<mask>", 1)
         ]
 
-    assert shown("the <mask> dog") == [["▁the"], 1, ["▁dog"]]
-    assert shown("the<mask>dog<mask>.") == [["▁the"], 1, ["dog"], 1, ["."]]
+    assert pieces("the <mask> dog") == [["▁the"], 1, ["▁dog"]]
+    assert pieces("the<mask>dog<mask>.") == [["▁the"], 1, ["dog"], 1, ["."]]
