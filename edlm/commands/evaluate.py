@@ -26,14 +26,13 @@ def run(config: EvaluateConfig) -> None:
         print(f"edlm: interrupted: {kept if path else 'without --output nothing is kept'}", file=sys.stderr)
         raise
     concluded = conclusions(results, config)
-    results.write(**concluded)
+    content = results.write(**concluded)
     _show(results, config, concluded)
     if config.report:
-        _write_folder(results, results.as_json(**concluded), config.folder)
+        _write_folder(results, content, config.folder)
     if config.wandb != "off":
         folder = config.folder or Path(config.output or "edlm-evaluate").parent
-        result = results.as_json(**concluded)
-        log_to_wandb(result, mode=config.wandb, project=config.wandb_project, folder=folder)
+        log_to_wandb(content, mode=config.wandb, project=config.wandb_project, folder=folder)
 
 
 def _show(results: Results, config: EvaluateConfig, concluded: dict) -> None:

@@ -46,11 +46,6 @@ class Metric:
         return names
 
     @property
-    def error_name(self) -> str | None:
-        """Key of its standard error; None without one."""
-        return self.names.get("stderr")
-
-    @property
     def note(self) -> str:
         """How it is estimated, and what it does not say."""
         return NOTES[self.name]

@@ -77,15 +77,13 @@ class Results:
         nats = torch.stack([self.nats_of(row) for row in rows])
         return Curve(name, order, tuple(row.num_steps for row in rows), nats, torch.tensor(filled, dtype=torch.float64))
 
-    def write(self, **conclusions: Any) -> None:
-        """Write the JSON file, with what follows from the results, and the nats of the rows; nothing without a path."""
+    def write(self, **conclusions: Any) -> dict[str, Any]:
+        """Content of ``results.json``, with what follows from the results; with a path it is written, with the nats."""
+        content = json_value({**self.record, "settings": [flat(row) for row in self.rows], **conclusions})
         if self.path is not None:
             write_atomically(self.path.with_suffix(ROWS), save(dict(self.nats)))
-            write_json(self.path, self.as_json(**conclusions))
-
-    def as_json(self, **conclusions: Any) -> dict[str, Any]:
-        """What ``results.json`` holds."""
-        return json_value({**self.record, "settings": [flat(row) for row in self.rows], **conclusions})
+            write_json(self.path, content)
+        return content
 
     @classmethod
     def load(cls, path: str | Path) -> Results:

@@ -128,7 +128,7 @@ def _estimate_of(record: Mapping[str, Any], metric: Metric) -> Estimate:
     values = {field: record.get(key) for field, key in metric.names.items()}
     if values["value"] is None:
         values["value"] = -math.inf if metric.direction == "high" else math.inf
-    if metric.error_name in record and values["stderr"] is None:
+    if metric.names.get("stderr") in record and values["stderr"] is None:
         values["stderr"] = math.nan
     return Estimate(**values)
 

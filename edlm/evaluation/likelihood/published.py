@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -106,7 +107,8 @@ def published_perplexity(
     normalized = energy.is_normalized if normalized is None else normalized
     if not normalized and num_candidates < 2:
         raise ValueError(f"num_candidates must be >= 2 to estimate log Z, got {num_candidates}")
-    loss = _JointLoss(denoiser.eval(), energy.eval(), 0 if normalized else num_candidates)
+    estimates: list[PartitionEstimate] = []
+    loss = partial(_joint_loss, denoiser.eval(), energy.eval(), 0 if normalized else num_candidates, estimates)
     lower, upper, marginal = time.integrate(x_0, target, loss, parts=3)
     ends = []
     for nats, end in ((lower, "lower"), (upper, "upper")):
@@ -115,10 +117,10 @@ def published_perplexity(
         ends.append(Likelihood.of(nats, target.sum(1), estimator=estimator, direction="estimate"))
     estimator = f"continuous-time NELBO, {time.described}"
     base = Likelihood.of(marginal, target.sum(1), estimator=estimator, direction="upper bound of -log p")
-    if not loss.estimates:
+    if not estimates:
         return PublishedPerplexity(*ends, base, WARNING, 0.0, math.nan, 0, 0.0)
     spread, ess, trusted = (
-        torch.cat([getattr(log_z, name).cpu().double() for log_z in loss.estimates])
+        torch.cat([getattr(log_z, name).cpu().double() for log_z in estimates])
         for name in ("spread", "ess", "is_trustworthy")
     )
     untrusted = 1 - trusted.mean().item()
@@ -127,33 +129,32 @@ def published_perplexity(
     return PublishedPerplexity(*ends, base, warning, spread, ess, num_candidates, untrusted)
 
 
-class _JointLoss:
+def _joint_loss(
+    denoiser: Denoiser,
+    energy: Energy,
+    num_candidates: int,
+    estimates: list[PartitionEstimate],
+    x_0: Tensor,
+    draw: MaskedDraw,
+    generators: RowGenerators,
+) -> Tensor:
     """``-log p(x_0 | x_t)`` with lower and upper ``log Z``, and with marginals, ``[3, rows]``.
 
-    Args:
-        denoiser: Gives the marginals.
-        energy: Judges all masked positions at once.
-        num_candidates: Draws behind each ``log Z``, whose estimates are collected; 0 where ``Z = 1``.
+    ``num_candidates`` draws are behind each ``log Z``, which is appended to ``estimates``; 0 where ``Z = 1``.
     """
-
-    def __init__(self, denoiser: Denoiser, energy: Energy, num_candidates: int):
-        self.denoiser, self.energy, self.num_candidates = denoiser, energy, num_candidates
-        self.estimates: list[PartitionEstimate] = []
-
-    def __call__(self, x_0: Tensor, draw: MaskedDraw, generators: RowGenerators) -> Tensor:
-        slots, x_t = Slots.where(draw.masked), x_0.masked_fill(draw.masked, self.denoiser.mask_token_id)
-        encoding = self.denoiser.encode(x_t, draw.t, keep_hidden=self.energy.reads_hidden)
-        log_probs = self.denoiser.slot_log_probs(encoding, slots)
-        tokens = slots.gather(x_0)[:, None]
-        if self.num_candidates:
-            uniforms = generators.uniform(slots.counts.cpu(), self.num_candidates)
-            tokens = torch.cat([tokens, draw_categorical(log_probs, uniforms)], 1)
-        decision = make_decision(Step(self.denoiser, x_t, draw.t, encoding, slots), slots, x_t, log_probs, tokens)
-        energies = precise(self.energy(decision))
-        marginal = -decision.log_p[:, 0]
-        joint = marginal + energies[:, 0]
-        if not self.num_candidates:
-            return torch.stack([joint, joint, marginal])
-        log_z = estimate_partition(-energies[:, 1:])
-        self.estimates.append(log_z)
-        return torch.stack([joint + log_z.lower, joint + log_z.upper, marginal])
+    slots, x_t = Slots.where(draw.masked), x_0.masked_fill(draw.masked, denoiser.mask_token_id)
+    encoding = denoiser.encode(x_t, draw.t, keep_hidden=energy.reads_hidden)
+    log_probs = denoiser.slot_log_probs(encoding, slots)
+    tokens = slots.gather(x_0)[:, None]
+    if num_candidates:
+        uniforms = generators.uniform(slots.counts.cpu(), num_candidates)
+        tokens = torch.cat([tokens, draw_categorical(log_probs, uniforms)], 1)
+    decision = make_decision(Step(denoiser, x_t, draw.t, encoding, slots), slots, x_t, log_probs, tokens)
+    energies = precise(energy(decision))
+    marginal = -decision.log_p[:, 0]
+    joint = marginal + energies[:, 0]
+    if not num_candidates:
+        return torch.stack([joint, joint, marginal])
+    log_z = estimate_partition(-energies[:, 1:])
+    estimates.append(log_z)
+    return torch.stack([joint + log_z.lower, joint + log_z.upper, marginal])

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -189,20 +189,12 @@ class TextBounds:
                 yield _Piece(i, x_0, view.target, seed_of(seed, number, draw) if number or draw else seed)
 
 
-class Recovery(NamedTuple):
-    """How often a sampler fills gaps with the true tokens.
-
-    Attributes:
-        spans: Share of gaps of which every token is true.
-        tokens: Share of the gaps' tokens that are true, by row.
-    """
-
-    spans: Estimate
-    tokens: Estimate
-
-
-def measure_recovery(sampler: EnergySampler, x_0: Tensor, *, given: Tensor, **options: Any) -> Recovery:
+def measure_recovery(
+    sampler: EnergySampler, x_0: Tensor, *, given: Tensor, **options: Any
+) -> tuple[Estimate, Estimate]:
     """Fill the gaps of held-out rows, and compare with the truth.
+
+    Returns the share of gaps of which every token is true, and the share of the gaps' tokens that are, mean over rows.
 
     Args:
         sampler: The sampler.
@@ -215,7 +207,7 @@ def measure_recovery(sampler: EnergySampler, x_0: Tensor, *, given: Tensor, **op
         x_t = x_0[rows].masked_fill(~given[rows], sampler.denoiser.mask_token_id)
         same.append(sampler.fill(x_t, seeds=seeds).tokens == x_0[rows])
     same = torch.cat(same)
-    return Recovery(mean_of((same | given).all(1).double()), mean_of((same & ~given).sum(1) / (~given).sum(1)))
+    return mean_of((same | given).all(1).double()), mean_of((same & ~given).sum(1) / (~given).sum(1))
 
 
 def middle_third(x_0: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 from edlm.evaluation.experiment.metrics import METRICS
 
 COLUMNS = ("name", "order", "num_steps", "num_candidates", "group_size", "scope")
-_NUMBERS = [key for m in METRICS.values() for key in (m.name, m.error_name) if key is not None]
+_NUMBERS = [m.names[part] for m in METRICS.values() for part in ("value", "stderr") if part in m.names]
 
 
 def check_wandb(mode: str) -> None:

@@ -140,20 +140,6 @@ def test_intervals_do_not_depend_on_degenerate_series():
     assert math.isnan(found["nan"].value)
 
 
-def test_intervals_of_others_hardly_widen_with_a_long_tail():
-    """Gains that are capped but in one row, as those of few candidates: without that row they hardly vary."""
-    n = 320
-    others = correlated(5, n, common=0.0)
-    capped = 0.0866 - 1e-4 * torch.rand(1, n, generator=generator(1), dtype=torch.float64)
-    capped[0, 17] = 0.01
-    tail, *found = simultaneous_intervals(torch.cat([capped, others]), generator=generator())
-    assert 30 < critical(tail) < math.inf
-    without = simultaneous_intervals(others, generator=generator())
-    for interval, usual in zip(found, without, strict=True):
-        assert critical(usual) - 0.02 < critical(interval) < critical(usual) + 0.3
-        assert critical(interval) == pytest.approx(2.65, abs=0.3)  # Student's t: 1 - 0.05 / 6
-
-
 def test_intervals_of_copies_are_those_of_one_series():
     one = correlated(1, 50)
     (alone,) = simultaneous_intervals(one, generator=generator())
@@ -180,12 +166,6 @@ def test_intervals_follow_order_unit_and_sign_of_series():
         assert ends == pytest.approx((1e-100 * one.value, 1e-100 * one.low, 1e-100 * one.high), rel=1e-12, abs=0)
 
 
-def test_intervals_widen_with_the_level():
-    values = correlated(3, 30)
-    half, most = (simultaneous_intervals(values, level=level, generator=generator())[0] for level in (0.5, 0.99))
-    assert most.low < half.low < half.value < half.high < most.high
-
-
 def test_intervals_of_too_few_resamples_take_the_furthest():
     values = correlated(4, 9)
     rows = torch.randint(9, (2, 9), generator=generator()).tolist()
@@ -203,14 +183,6 @@ def test_intervals_of_one_row_are_nan_and_of_no_series_none():
     assert simultaneous_intervals(torch.ones(0, 4), generator=generator()) == []
     whole = simultaneous_intervals(torch.tensor([[1, 5, 2, 8, 3]]), generator=generator())
     assert whole == simultaneous_intervals(torch.tensor([[1.0, 5.0, 2.0, 8.0, 3.0]]), generator=generator())
-
-
-def test_row_weights_are_shares_of_continued_draws():
-    g = generator()
-    weights = torch.cat([row_weights(3, 7, g), row_weights(2, 7, g)])
-    assert torch.equal(weights, row_weights(5, 7, generator()))
-    drawn = torch.randint(7, (5, 7), generator=generator())
-    assert torch.equal(weights, torch.stack([row.bincount(minlength=7) for row in drawn]).double() / 7)
 
 
 def test_share_of_has_the_interval_of_wilson():
