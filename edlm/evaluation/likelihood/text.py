@@ -194,13 +194,14 @@ def measure_recovery(
 ) -> tuple[Estimate, Estimate]:
     """Fill the gaps of held-out rows, and compare with the truth.
 
-    Returns the share of gaps of which every token is true, and the share of the gaps' tokens that are, mean over rows.
-
     Args:
         sampler: The sampler.
         x_0: Held-out rows, shape ``[n, length]``.
         given: False in the gaps, bool, same shape; at least one in each row.
         options: Fields of `Batches`.
+
+    Returns:
+        Share of gaps of which every token is true; share of the gaps' tokens that are true, mean over rows.
     """
     same = []
     for rows, seeds in Batches(**options).of(len(x_0)):

@@ -8,49 +8,48 @@ import torch
 from edlm.evaluation.experiment.provenance import provenance, revision_of
 
 
+def git(folder, *words):
+    name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "-C", folder, *name, *words], check=True, capture_output=True)
+
+
+def revision(package):
+    revision_of.cache_clear()
+    return revision_of(package)
+
+
 def test_revision_is_dirty_only_where_the_package_is(tmp_path):
-    package, name = tmp_path / "package", ["-c", "user.name=a", "-c", "user.email=a@b"]
-
-    def git(*words):
-        subprocess.run(["git", "-C", tmp_path, *name, *words], check=True, capture_output=True)
-
-    def revision():
-        revision_of.cache_clear()
-        return revision_of(package)
-
+    package = tmp_path / "package"
     package.mkdir()
-    assert revision() is None
-    git("init")
+    assert revision(package) is None
+    git(tmp_path, "init")
     for file in (package / "code.py", tmp_path / "report.json"):
         file.write_text("1")
-    git("add", ".")
-    git("commit", "-m", "first")
-    clean = revision()
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "first")
+    clean = revision(package)
     assert clean and not clean.endswith("-dirty")
     (tmp_path / "report.json").unlink()
     (tmp_path / "other.txt").write_text("2")
-    assert revision() == clean
-    (package / "code.py").write_text("2")
-    assert revision() == f"{clean}-dirty"
-    git("checkout", "package")
-    (package / "more.py").write_text("3")
-    assert revision() == f"{clean}-dirty"
+    assert revision(package) == clean
+    for changed in ("code.py", "more.py"):
+        (package / changed).write_text("2")
+        assert revision(package) == f"{clean}-dirty"
+        git(tmp_path, "checkout", "package")
 
 
 def test_revision_of_an_untracked_package_is_none(tmp_path):
     """Installed in the environment of some project, ignored there or not."""
-    project, name = tmp_path / "project", ["-c", "user.name=a", "-c", "user.email=a@b"]
-    package = project / ".venv" / "lib" / "package"
+    package = tmp_path / ".venv" / "lib" / "package"
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text("1")
-    (project / "own.py").write_text("1")
+    for file in (package / "__init__.py", tmp_path / "own.py"):
+        file.write_text("1")
     for words in (["init"], ["add", "own.py"], ["commit", "-m", "first"]):
-        subprocess.run(["git", "-C", project, *name, *words], check=True, capture_output=True)
+        git(tmp_path, *words)
     for ignored in ("", ".venv/"):
-        (project / ".gitignore").write_text(ignored)
-        revision_of.cache_clear()
-        assert revision_of(package) is None
-    assert revision_of(project) is not None
+        (tmp_path / ".gitignore").write_text(ignored)
+        assert revision(package) is None
+    assert revision(tmp_path) is not None
 
 
 @pytest.mark.parametrize("used", [True, False])

@@ -1,5 +1,6 @@
-"""The page: equal to a small golden one, self-contained, and safe against what texts hold."""
+"""The page: equal to a small golden one, self-contained, safe against what texts hold; and the numbers in wandb."""
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edlm.evaluation.report.page import write_report
+from edlm.evaluation.report.wandb import check_wandb, summary_of
 
 HERE, DOCS = Path(__file__).parent, Path(__file__).resolve().parents[3] / "docs"
 COMMITTED = [DOCS / "example_report", DOCS / "results" / "tinystories_paper", DOCS / "results" / "tinystories.json"]
@@ -40,3 +42,23 @@ def test_committed_results_are_rendered(path, tmp_path):
 def test_texts_are_escaped(tmp_path, text):
     html = page(json.loads(SMALL.replace(text, EVIL)), tmp_path)
     assert "<script" not in html and "&lt;/script&gt;&lt;script&gt;" in html
+
+
+BASE = {"name": "base", "order": "random", "num_steps": 4, "energy": None}
+
+
+def test_summary_holds_every_number_and_error():
+    settings = [{**BASE, "bound_nats_per_token": 4.0, "bound_stderr": 0.5, "distinct_2": 0.25, "mauve": None}]
+    assert summary_of({"verdict": "no gain", "settings": settings}) == {
+        "verdict": "no gain",
+        "base/random/4/bound_nats_per_token": 4.0,
+        "base/random/4/bound_stderr": 0.5,
+        "base/random/4/distinct_2": 0.25,
+    }
+
+
+def test_wandb_must_be_installed_only_if_used(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    check_wandb("off")
+    with pytest.raises(ImportError, match="wandb must be installed"):
+        check_wandb("offline")
