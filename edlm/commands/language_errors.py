@@ -17,7 +17,7 @@ from edlm.evaluation.experiment.provenance import write_result
 from edlm.evaluation.languages.errors import ErrorRule, sequence_error_table
 from edlm.evaluation.languages.exact import exact_denoiser, truth_energy
 from edlm.evaluation.languages.law import exact_distance
-from edlm.evaluation.plots.errors import plot_sequence_errors
+from edlm.evaluation.plots.evaluation import plot_sequence_errors
 from edlm.sampler.options import Order
 from edlm.sampler.sampler import EnergySampler
 

@@ -105,8 +105,7 @@ def placements(points: Sequence[FrontierPoint], sigmas: float) -> list[dict[str,
         position = asdict(place(point, base, sigmas=sigmas))
         position["difference_stderr"] = position.pop("stderr")
         metrics = {"entropy_nats": point.entropy_nats, "judge_nats_per_token": point.judge_nats_per_token}
-        if point.distinct_2 is not None:
-            metrics["distinct_2"] = Estimate(point.distinct_2)
+        metrics["distinct_2"] = Estimate(point.distinct_2)
         options = {"name": point.name, **cell, "temperature": point.temperature}
         placed.append(flat(Row(options, metrics, position)))
     return placed

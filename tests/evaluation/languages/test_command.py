@@ -13,7 +13,7 @@ from edlm.corpus.synthetic import LanguageConfig, build_language
 from edlm.evaluation.languages.errors import ErrorRule, sequence_error_table
 from edlm.evaluation.languages.exact import exact_denoiser, truth_energy
 from edlm.evaluation.languages.law import exact_distance
-from edlm.evaluation.plots.errors import plot_sequence_errors
+from edlm.evaluation.plots.evaluation import plot_sequence_errors
 from edlm.sampler import EnergySampler
 
 CHAIN = LanguageConfig(vocab_size=4, num_successors=2)
