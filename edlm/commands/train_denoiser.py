@@ -7,8 +7,8 @@ import torch
 from accelerate import PartialState
 
 from edlm.corpus.prepared import PreparedCorpus
+from edlm.denoisers.families.masked_lm import MaskedLMDenoiser
 from edlm.denoisers.loading import load_denoiser
-from edlm.denoisers.masked_lm import MaskedLMDenoiser
 from edlm.diffusion.schedule import get_schedule
 from edlm.training.objectives import DenoiserObjective
 from edlm.training.trainer import TrainerConfig, train

@@ -7,9 +7,9 @@ import torch
 from accelerate import PartialState
 
 from edlm.corpus.prepared import PreparedCorpus
+from edlm.denoisers.families.masked_lm import MaskedLMDenoiser
 from edlm.denoisers.identity import weights_fingerprint
 from edlm.denoisers.loading import load_denoiser
-from edlm.denoisers.masked_lm import MaskedLMDenoiser
 from edlm.energies.card import TrainedFor
 from edlm.energies.head_body import Head
 from edlm.energies.head_settings import HeadOptions

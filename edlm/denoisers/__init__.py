@@ -3,10 +3,10 @@
 from edlm.denoisers.base import Denoiser, FunctionDenoiser
 from edlm.denoisers.decoder import DecoderDenoiser
 from edlm.denoisers.encoding import Encoding
+from edlm.denoisers.families.masked_lm import MaskedLMDenoiser
 from edlm.denoisers.identity import DenoiserIdentity
 from edlm.denoisers.loading import load_denoiser, wrap_denoiser
 from edlm.denoisers.logits import LogitsDenoiser
-from edlm.denoisers.masked_lm import MaskedLMDenoiser
 from edlm.denoisers.vocabulary import Vocabulary
 
 __all__ = [

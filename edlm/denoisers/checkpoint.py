@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -73,11 +74,7 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """Content of ``config.json``; empty without one.
-
-        Raises:
-            ValueError: it holds no JSON object.
-        """
+        """Content of ``config.json``; empty without one, ValueError if that holds no JSON object."""
         if not self.path.is_dir() or "config.json" not in self.files:
             return {}
         try:
@@ -101,62 +98,39 @@ class Checkpoint:
         return tuple(safe or pickles)
 
     @cached_property
+    def pickles(self) -> tuple[dict[str, Any], ...]:
+        """Content of the weight files that are pickles, read without running any code in them.
+
+        Raises:
+            ValueError: one holds anything but tensors and plain containers.
+        """
+        return tuple(load_pickle(file) for file in self.weight_files if file.suffix in PICKLES)
+
+    @cached_property
     def weight_names(self) -> frozenset[str]:
         """Names of the tensors in safetensors files; of pickles, the top-level keys of their content."""
-        names = set()
+        names = {str(key) for content in self.pickles for key in content}
         for file in self.weight_files:
             if file.suffix in SAFETENSORS:
                 with safe_open(file, framework="pt") as opened:
                     names |= set(opened.keys())
-            else:
-                names |= {str(key) for key in self.unpickled(file)}
         return frozenset(names)
 
-    def unpickled(self, file: Path | None = None) -> dict[str, Any]:
-        """Content of the (only) pickle, read without running any code in it.
-
-        Raises:
-            ValueError: it holds anything but tensors and plain containers; or there is not exactly one.
-        """
-        if file is None:
-            if len(self.weight_files) != 1 or self.weight_files[0].suffix not in PICKLES:
-                raise ValueError(f"{self.path} must hold one pickled checkpoint, got {list(self.files)}")
-            file = self.weight_files[0]
-        if file not in self._unpickled:
-            self._unpickled[file] = load_pickle(file)
-        return self._unpickled[file]
-
-    @cached_property
-    def _unpickled(self) -> dict[Path, dict[str, Any]]:
-        return {}
-
     def weights(self) -> dict[str, Tensor]:
-        """All tensors by name, from safetensors or from pickled state dicts, on the CPU.
-
-        Raises:
-            ValueError: there are none, or a pickle holds anything else.
-        """
+        """All tensors by name, from safetensors or from pickled state dicts, on the CPU; ValueError without any."""
         if not self.weight_files:
             wanted = ", ".join(SAFETENSORS + PICKLES)
             raise ValueError(f"{self.path} must hold weights ({wanted}), got {list(self.files)}")
         weights: dict[str, Tensor] = {}
-        for file in self.weight_files:
-            if file.suffix in SAFETENSORS:
-                with safe_open(file, framework="pt") as opened:
-                    weights |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            else:
-                weights |= {name: value for name, value in self.unpickled(file).items() if isinstance(value, Tensor)}
+        for content in self.pickles or map(load_file, self.weight_files):
+            weights |= {name: value for name, value in content.items() if isinstance(value, Tensor)}
         return weights
-
-    @property
-    def has_tokenizer(self) -> bool:
-        return self.path.is_dir() and bool({"tokenizer.json", "tokenizer_config.json", "vocab.txt"} & set(self.files))
 
     def tokenizer(self, given: Any = None, *, trust_remote_code: bool = False) -> Any:
         """The tokenizer passed (itself or by name), else the one in the folder, else None."""
         if given is not None and not isinstance(given, (str, Path)):
             return given
-        if given is None and not self.has_tokenizer:
+        if given is None and not {"tokenizer.json", "tokenizer_config.json", "vocab.txt"} & set(self.files):
             return None
         return AutoTokenizer.from_pretrained(given or self.path, trust_remote_code=trust_remote_code)
 
@@ -172,16 +146,10 @@ class Checkpoint:
 
 
 def load_strictly(module: torch.nn.Module, weights: dict[str, Tensor], source: object, *, assign: bool = False) -> None:
-    """Load all weights of a module; nothing may be missing or left over.
-
-    Args:
-        module: The module.
-        weights: Tensors by name.
-        source: Origin of the weights, for errors.
-        assign: Use the tensors themselves instead of copying them; for a module on the meta device.
+    """Load all weights of a module; ``assign`` uses the tensors themselves, for a module on the meta device.
 
     Raises:
-        ValueError: names what is missing, unexpected, or of another shape.
+        ValueError: names what is missing, unexpected, or of another shape, and the ``source``.
     """
     state = module.state_dict()
     missing, unexpected = sorted(state.keys() - weights.keys()), sorted(weights.keys() - state.keys())

@@ -97,15 +97,7 @@ def build_network(
 ) -> PreTrainedModel:
     """A network that takes over these weights: nothing is initialised, and nothing copied but for another dtype.
 
-    Args:
-        architecture: Its class.
-        config: Its shape.
-        weights: By the names of ``architecture``; of tied ones, one is enough.
-        dtype: Of the weights.
-        source: Where they come from, for errors.
-
-    Raises:
-        ValueError: names what is missing, unexpected, or of another shape.
+    Weights have the names of ``architecture``; of tied ones, one is enough. Errors are those of `load_strictly`.
     """
     with torch.device("meta"):
         network = architecture(config)

@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import AutoModel
 
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.families import FAMILIES
-from edlm.denoisers.families.family import Family, LoadOptions, check_module
+from edlm.denoisers.families.family import Family, LoadOptions
 
 SHIPPED = Path(__file__).parent.parent / "models"
 
@@ -45,8 +46,15 @@ def load_denoiser(
     shipped = SHIPPED / str(path_or_hub_id) / "denoiser"
     path, loading = shipped if shipped.is_dir() else path_or_hub_id, LoadOptions(**options)
     checkpoint = Checkpoint.open(path, revision, code=loading.trust_remote_code)
-    recognized = recognize(checkpoint, family)
-    return _as_of(recognized, recognized.load(checkpoint, loading).to(device))
+    loader = _family_of(checkpoint) if family is None else _family_named(family)
+    if loader.has_own_code and loading.trust_remote_code and "AutoModel" in checkpoint.config.get("auto_map", {}):
+        module = AutoModel.from_pretrained(checkpoint.path, dtype=loading.dtype, trust_remote_code=True)
+        tokenizer = checkpoint.tokenizer(loading.tokenizer, trust_remote_code=True)
+        denoiser = loader.wrap(module, tokenizer, mask_token_id=loading.mask_token_id)
+    else:
+        denoiser = loader.load(checkpoint, loading)
+    denoiser.family = loader.name
+    return denoiser.to(device).eval()
 
 
 def _check_device(device: torch.device | str) -> None:
@@ -73,40 +81,23 @@ def wrap_denoiser(
         TypeError: ``module`` is no module.
         ValueError: there is no such family, or the mask token is not known.
     """
-    check_module(module)
-    wrapped = find_family(family)
-    return _as_of(wrapped, wrapped.wrap(module, tokenizer, mask_token_id=mask_token_id, **options))
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"wrap_denoiser needs a torch module, got {type(module).__name__}")
+    denoiser = _family_named(family).wrap(module, tokenizer, mask_token_id=mask_token_id, **options)
+    denoiser.family = family
+    return denoiser.eval()
 
 
-def recognize(checkpoint: Checkpoint, family: str | None = None) -> Family:
-    """The family of a checkpoint.
-
-    Raises:
-        ValueError: none recognises it; names its files, configuration and weights.
-    """
-    if family is not None:
-        return find_family(family)
-    for candidate in FAMILIES:
-        if candidate.recognizes(checkpoint):
-            return candidate
+def _family_of(checkpoint: Checkpoint) -> Family:
+    for family in FAMILIES.values():
+        if family.recognizes(checkpoint):
+            return family
     raise ValueError(
-        f"{checkpoint.path} must be a checkpoint of one of the families {[f.name for f in FAMILIES]}, "
-        f"got {checkpoint.describe()}"
+        f"{checkpoint.path} must be a checkpoint of one of the families {list(FAMILIES)}, got {checkpoint.describe()}"
     )
 
 
-def find_family(name: str) -> Family:
-    """A family by name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for family in FAMILIES:
-        if family.name == name:
-            return family
-    raise ValueError(f"family must be one of {[f.name for f in FAMILIES]}, got {name!r}")
-
-
-def _as_of(family: Family, denoiser: Denoiser) -> Denoiser:
-    denoiser.family = family.name
-    return denoiser.eval()
+def _family_named(name: str) -> Family:
+    if name not in FAMILIES:
+        raise ValueError(f"family must be one of {list(FAMILIES)}, got {name!r}")
+    return FAMILIES[name]

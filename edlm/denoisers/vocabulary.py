@@ -45,33 +45,18 @@ class Vocabulary:
 
     @classmethod
     def of(cls, tokenizer: Any, size: int, mask_token_id: int, **others: Any) -> Vocabulary:
-        """The vocabulary of a tokenizer, whose missing columns pad the logits to a round number.
-
-        Args:
-            tokenizer: The tokenizer, or None.
-            size: Width of the logits.
-            mask_token_id: The mask token.
-            others: Further attributes.
-        """
+        """The vocabulary of a tokenizer (or None); columns beyond it pad the logits, and are impossible."""
         padding = range(len(tokenizer), size) if tokenizer is not None else ()
         impossible = (*others.pop("impossible", ()), *padding)
         return cls(size, mask_token_id, impossible, tokenizer=tokenizer, **others)
 
     @classmethod
-    def of_masked_lm(
-        cls, tokenizer: Any, size: int, mask_token_id: int | None = None, impossible: tuple[int, ...] = ()
-    ) -> Vocabulary:
-        """The vocabulary of a masked LM.
+    def of_masked_lm(cls, tokenizer: Any, size: int, mask_token_id: int | None = None) -> Vocabulary:
+        """The vocabulary of a masked LM; its mask is by default the tokenizer's.
 
         Tokenizers like BERT's are recognised by their ``[CLS]`` token: ``[CLS] text [SEP]``. Of others only the mask
         is never text: their end-of-sequence token may separate documents, as in what ``edlm prepare corpus`` writes;
         it comes before a prompt.
-
-        Args:
-            tokenizer: The tokenizer, or None.
-            size: Width of the logits.
-            mask_token_id: By default the tokenizer's.
-            impossible: Further tokens that text never holds.
 
         Raises:
             ValueError: no mask token is known.
@@ -81,14 +66,12 @@ class Vocabulary:
         if mask_token_id is None:
             raise ValueError("a denoiser needs a mask token: give mask_token_id, or a tokenizer that has one")
         cls_id, sep, bos, eos = (token_id(tokenizer, kind) for kind in ("cls", "sep", "bos", "eos"))
-        if cls_id is None:
-            framing = {"prefix_ids": () if eos is None else (eos,)}
-        else:
+        framing = {"prefix_ids": () if eos is None else (eos,)}
+        if cls_id is not None:
             end = eos if sep is None else sep
             framing = {"prefix_ids": (cls_id,), "suffix_ids": () if end is None else (end,), "is_framed": True}
-            never = {cls_id, end, bos, token_id(tokenizer, "pad"), token_id(tokenizer, "unk")} - {None}
-            impossible = (*impossible, *never)
-        return cls.of(tokenizer, size, mask_token_id, impossible=impossible, eos_token_id=eos, **framing)
+            framing["impossible"] = {cls_id, end, bos, token_id(tokenizer, "pad"), token_id(tokenizer, "unk")} - {None}
+        return cls.of(tokenizer, size, mask_token_id, eos_token_id=eos, **framing)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -102,11 +85,7 @@ def token_id(tokenizer: Any, kind: Literal["mask", "bos", "eos", "cls", "sep", "
 
 
 def first_given(*values: int | None, of: str) -> int:
-    """The first that is not None.
-
-    Raises:
-        ValueError: all are None; ``of`` names what is missing.
-    """
+    """The first that is not None; ValueError if all are, which names what is missing (``of``)."""
     for value in values:
         if value is not None:
             return value

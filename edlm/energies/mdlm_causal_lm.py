@@ -10,11 +10,9 @@ from transformers.modeling_outputs import CausalLMOutput
 from typing_extensions import Self
 
 from edlm.denoisers.checkpoint import Checkpoint
-from edlm.denoisers.families.bd3lm import BUFFERS
 from edlm.denoisers.families.dit import DiT, DiTShape, visible_positions
-from edlm.denoisers.families.dit_denoiser import GPT2_ROWS, GPT2_SEPARATOR, build_dit, mask_of
-from edlm.denoisers.families.lightning import is_lightning, load_backbone, setting, settings_of
-from edlm.denoisers.families.mdlm import hub_shape, hub_weights
+from edlm.denoisers.families.dit_denoiser import GPT2_ROWS, GPT2_SEPARATOR, mask_of
+from edlm.denoisers.families.lightning import is_lightning, load_backbone, load_hub_network, setting, settings_of
 
 
 class MDLMCausalLMConfig(PretrainedConfig):
@@ -154,8 +152,7 @@ def _load_backbone(checkpoint: Checkpoint) -> tuple[DiT, int]:
     if checkpoint.model_type == "bd3lm" and checkpoint.config.get("causal"):
         if checkpoint.config.get("adaln", True):
             raise ValueError(f"{source} must have adaln false, since a causal model has no noise level, got true")
-        weights = hub_weights(checkpoint, BUFFERS)
-        backbone = build_dit(hub_shape(checkpoint, conditioned=False), weights, source)
+        backbone = load_hub_network(checkpoint, conditioned=False)
         return backbone, setting(checkpoint.config, "model_length", source)
     if is_lightning(checkpoint) and settings_of(checkpoint).get("backbone") == "ar":
         backbone = load_backbone(checkpoint, conditioned=False)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 from typing_extensions import Self
 
-from edlm.denoisers.masked_lm import MaskedLMDenoiser
+from edlm.denoisers.families.masked_lm import MaskedLMDenoiser
 from edlm.energies.base import Decision
 from edlm.energies.pretrained import PretrainedEnergy
 

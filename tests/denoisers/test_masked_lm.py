@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from edlm import EnergySampler, load_denoiser
-from edlm.denoisers.masked_lm import MaskedLMDenoiser
+from edlm.denoisers.families.masked_lm import MaskedLMDenoiser
 from edlm.diffusion.slots import Slots
 
 WORDS = ["[PAD]", "[UNK]", "[MASK]", "[SEP]", "a", "b", "c", "d"]

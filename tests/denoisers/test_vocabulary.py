@@ -38,9 +38,9 @@ def test_vocabulary_of_masked_lm_reads_the_framing_of_the_tokenizer():
     separated = Vocabulary.of_masked_lm(words, 9)
     assert (separated.mask_token_id, separated.prefix_ids, separated.is_framed) == (1, (2,), False)
     words.cls_token_id, words.sep_token_id, words.pad_token_id = 5, 6, 0
-    framed = Vocabulary.of_masked_lm(words, 9, impossible=(8,))
+    framed = Vocabulary.of_masked_lm(words, 9)
     assert (framed.prefix_ids, framed.suffix_ids, framed.is_framed) == ((5,), (6,), True)
-    assert framed.impossible == (0, 1, 5, 6, 8) and framed.eos_token_id == 2
+    assert framed.impossible == (0, 1, 5, 6) and framed.eos_token_id == 2
 
 
 def test_denoiser_takes_another_framing_but_no_other_mask():

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, ModernBertConfig, ModernBertForMaskedLM
 
-from edlm.denoisers.masked_lm import MaskedLMDenoiser
+from edlm.denoisers.families.masked_lm import MaskedLMDenoiser
 from edlm.diffusion.slots import Slots
 from edlm.energies import Decision, ResidualHead, ScalarHead, Step
 from edlm.sampler.proposal import make_decision

@@ -5,13 +5,10 @@ from typing import Any
 from torch import nn
 
 from edlm.denoisers.checkpoint import Checkpoint
-from edlm.denoisers.families.dit_denoiser import DiTDenoiser, build_dit, wrap_official
+from edlm.denoisers.families.dit_denoiser import DiTDenoiser, wrap_official
 from edlm.denoisers.families.family import Family, LoadOptions
-from edlm.denoisers.families.lightning import setting
-from edlm.denoisers.families.mdlm import hub_shape, hub_weights
+from edlm.denoisers.families.lightning import load_hub_network, setting
 from edlm.denoisers.logits import LogitsDenoiser
-
-BUFFERS = ("sampling_eps_min", "sampling_eps_max")  # bounds of the noise that it was trained with
 
 
 def _recognizes(checkpoint: Checkpoint) -> bool:
@@ -29,9 +26,8 @@ def _load(checkpoint: Checkpoint, options: LoadOptions) -> DiTDenoiser:
         )
     # Baselines published in this layout (MDLM, SEDD) have no blocks.
     has_blocks = config.get("cross_attn", True)
-    shape = hub_shape(checkpoint, conditioned=config.get("adaln", True))
     return DiTDenoiser(
-        build_dit(shape, hub_weights(checkpoint, BUFFERS), source).to(options.dtype),
+        load_hub_network(checkpoint, conditioned=config.get("adaln", True)).to(options.dtype),
         checkpoint.tokenizer(options.tokenizer),
         mask_token_id=options.mask_token_id,
         time_conditioned=bool(config.get("time_conditioning", False)),
@@ -41,14 +37,7 @@ def _load(checkpoint: Checkpoint, options: LoadOptions) -> DiTDenoiser:
     )
 
 
-def _wrap(
-    module: nn.Module,
-    tokenizer: Any = None,
-    *,
-    mask_token_id: int | None = None,
-    block_size: int | None = None,
-    **options: Any,
-) -> LogitsDenoiser:
+def _wrap(module: nn.Module, tokenizer: Any = None, *, block_size: int | None = None, **options: Any) -> LogitsDenoiser:
     """As `wrap_official`; the module is called with ``sample_mode=True`` and needs ``attn_backend='sdpa'``.
 
     ``block_size`` is by default that of the module's configuration.
@@ -64,9 +53,7 @@ def _wrap(
     if backend != "sdpa":
         raise ValueError(f"the module's attn_backend must be 'sdpa' to take x_t alone, got {backend!r}")
     call_options = {"sample_mode": True, **options.pop("call_options", {})}
-    return wrap_official(
-        module, tokenizer, mask_token_id=mask_token_id, block_size=block_size, call_options=call_options, **options
-    )
+    return wrap_official(module, tokenizer, block_size=block_size, call_options=call_options, **options)
 
 
 FAMILY = Family("bd3lm", _recognizes, _load, _wrap)

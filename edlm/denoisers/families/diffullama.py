@@ -84,8 +84,7 @@ def _vocabulary(
     return vocabulary, trained if mask == size else mask
 
 
-def family_of(name: str, model_type: str) -> Family:
-    """The family of checkpoints with this word in their name and this architecture."""
+def _family_of(name: str, model_type: str) -> Family:
     return Family(
         name,
         partial(_recognizes, family=name, model_type=model_type),
@@ -94,4 +93,4 @@ def family_of(name: str, model_type: str) -> Family:
     )
 
 
-FAMILY = family_of("diffullama", "llama")
+FAMILY, DIFFUGPT = _family_of("diffullama", "llama"), _family_of("diffugpt", "gpt2")

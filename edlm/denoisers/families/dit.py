@@ -27,7 +27,7 @@ class DiTShape:
     hidden_size: int
     num_blocks: int
     num_heads: int
-    cond_dim: int | None
+    cond_dim: int | None = None
 
     def __post_init__(self):
         for name in ("vocab_size", "hidden_size", "num_blocks", "num_heads"):
@@ -56,7 +56,8 @@ class DiT(nn.Module):
     def __init__(self, shape: DiTShape):
         super().__init__()
         self.shape = shape
-        self.vocab_embed = _TokenTable(shape.vocab_size, shape.hidden_size)
+        self.vocab_embed = nn.ParameterDict({"embedding": torch.empty(shape.vocab_size, shape.hidden_size)})
+        nn.init.normal_(self.vocab_embed["embedding"], std=0.02)
         if shape.cond_dim is not None:
             self.sigma_map = _SigmaMap(shape.cond_dim)
         self.blocks = nn.ModuleList(_Block(shape) for _ in range(shape.num_blocks))
@@ -64,7 +65,7 @@ class DiT(nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """States ``[..., hidden_size]`` that enter the first block."""
-        return self.vocab_embed.embedding[tokens]
+        return self.vocab_embed["embedding"][tokens]
 
     def run(
         self, tokens: Tensor, sigma: Tensor | None = None, visible: Tensor | None = None
@@ -102,16 +103,10 @@ class DiT(nn.Module):
 def visible_positions(
     length: int, block_size: int | None, attention_mask: Tensor | None, device: torch.device
 ) -> Tensor | None:
-    """Which positions (columns) each position (row) reads: blocks up to its own, and no padding.
+    """Which positions (columns) each position (row) reads, bool ``[batch or 1, 1, length, length]``; None: all.
 
-    Args:
-        length: Of the sequences.
-        block_size: 1 is a causal model; None: all blocks are visible.
-        attention_mask: False at padding, shape ``[batch, length]``.
-        device: Where the result lies.
-
-    Returns:
-        Bool, shape ``[batch or 1, 1, length, length]``; None if everything is visible. Each position reads itself.
+    It reads itself, blocks up to its own (``block_size`` 1: a causal model; None: no blocks), and no padding, where
+    ``attention_mask[batch, length]`` is False.
     """
     visible = None
     if block_size is not None:
@@ -122,13 +117,6 @@ def visible_positions(
         real = attention_mask.to(device).bool()[:, None, None, :] | itself
         visible = real if visible is None else visible & real
     return visible
-
-
-class _TokenTable(nn.Module):
-    def __init__(self, vocab_size: int, hidden_size: int):
-        super().__init__()
-        self.embedding = nn.Parameter(torch.empty(vocab_size, hidden_size))
-        nn.init.normal_(self.embedding, std=0.02)
 
 
 class _SigmaMap(nn.Module):
@@ -145,26 +133,15 @@ class _SigmaMap(nn.Module):
         return self.mlp(torch.cat([angles.cos(), angles.sin()], -1).to(self.mlp[0].weight.dtype))
 
 
-class _Norm(nn.Module):
-    """Layer norm in float32, with a weight and no bias."""
-
-    def __init__(self, size: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-
-    def forward(self, states: Tensor) -> Tensor:
-        return (F.layer_norm(states.float(), self.weight.shape) * self.weight).to(self.weight.dtype)
-
-
 class _Block(nn.Module):
     def __init__(self, shape: DiTShape):
         super().__init__()
         size = shape.hidden_size
         self.num_heads = shape.num_heads
-        self.norm1 = _Norm(size)
+        self.norm1 = nn.LayerNorm(size, bias=False)
         self.attn_qkv = nn.Linear(size, 3 * size, bias=False)
         self.attn_out = nn.Linear(size, size, bias=False)
-        self.norm2 = _Norm(size)
+        self.norm2 = nn.LayerNorm(size, bias=False)
         self.mlp = nn.Sequential(
             nn.Linear(size, MLP_RATIO * size), nn.GELU(approximate="tanh"), nn.Linear(MLP_RATIO * size, size)
         )
@@ -192,7 +169,7 @@ class _Block(nn.Module):
 class _OutputLayer(nn.Module):
     def __init__(self, shape: DiTShape):
         super().__init__()
-        self.norm_final = _Norm(shape.hidden_size)
+        self.norm_final = nn.LayerNorm(shape.hidden_size, bias=False)
         self.linear = nn.Linear(shape.hidden_size, shape.vocab_size)
         if shape.cond_dim is not None:
             self.adaLN_modulation = nn.Linear(shape.cond_dim, 2 * shape.hidden_size)

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from edlm.denoisers.checkpoint import load_strictly
 from edlm.denoisers.families.dit import DiT, DiTShape, rotary_frequencies, visible_positions
 from edlm.denoisers.families.family import unwrap_logits
-from edlm.denoisers.logits import LogitsDenoiser
+from edlm.denoisers.logits import LogitsDenoiser, unpadded
 from edlm.denoisers.network import NetworkDenoiser
-from edlm.denoisers.unpadded import unpadded
 from edlm.denoisers.vocabulary import Vocabulary, first_given, token_id
 
 NOISE_EPS = 1e-3  # of the published log-linear schedules
@@ -111,11 +110,10 @@ def wrap_official(
     tables = [table for name, table in module.named_parameters() if name.endswith("vocab_embed.embedding")]
     if not tables:
         raise ValueError(f"the module must have a parameter vocab_embed.embedding, {type(module).__name__} has none")
-    further = call_options or {}
 
     def run(x_t: Tensor, t: Tensor) -> Tensor:
         # At sigma = 0 SEDD's scores are infinite.
-        return unwrap_logits(module(x_t, noise_level(t.clamp(min=1e-5), time_conditioned), **further))
+        return unwrap_logits(module(x_t, noise_level(t.clamp(min=1e-5), time_conditioned), **(call_options or {})))
 
     vocabulary = vocabulary_of(len(tables[0]), tokenizer, mask_token_id)
     return LogitsDenoiser(module, unpadded(run), vocabulary, time_conditioned=time_conditioned, **options)
@@ -129,8 +127,7 @@ def noise_level(t: Tensor, time_conditioned: bool) -> Tensor:
 def mask_of(rows: int, tokenizer: Any, given: int | None = None) -> int:
     """The mask token: the one given, else the tokenizer's, else the last row, as the official code decides.
 
-    Raises:
-        ValueError: it is no row of the embedding, or the tokenizer has more tokens than that.
+    ValueError if it is no row of the embedding, or the tokenizer has more tokens than that.
     """
     if tokenizer is not None and len(tokenizer) > rows:
         raise ValueError(
@@ -143,10 +140,9 @@ def mask_of(rows: int, tokenizer: Any, given: int | None = None) -> int:
 
 
 def vocabulary_of(rows: int, tokenizer: Any, mask_token_id: int | None = None) -> Vocabulary:
-    """Tokens of an embedding with this many rows.
+    """Tokens of an embedding with this many rows; without a tokenizer, GPT-2's separator if it has GPT-2's size.
 
-    The mask is as for `mask_of`; texts are separated by the tokenizer's tokens, or by GPT-2's if there is no tokenizer
-    and the embedding has GPT-2's size.
+    The mask is as for `mask_of`.
     """
     mask = mask_of(rows, tokenizer, mask_token_id)
     begin, end = (token_id(tokenizer, kind) for kind in ("bos", "eos"))
@@ -156,11 +152,7 @@ def vocabulary_of(rows: int, tokenizer: Any, mask_token_id: int | None = None) -
 
 
 def build_dit(shape: DiTShape, weights: dict[str, Tensor], source: object) -> DiT:
-    """The network of published weights.
-
-    Raises:
-        ValueError: weights are missing, unexpected or of another shape; or the rotary frequencies differ.
-    """
+    """The network of published weights; ValueError if they do not fit, or the rotary frequencies differ."""
     network = DiT(shape)
     weights, expected = dict(weights), rotary_frequencies(shape.hidden_size // shape.num_heads)
     frequencies = weights.pop("rotary_emb.inv_freq", None)

@@ -11,7 +11,6 @@ from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.decoder import DecoderDenoiser, build_network
 from edlm.denoisers.families.family import Family, LoadOptions, setting_of, unwrap_logits
 from edlm.denoisers.logits import LogitsDenoiser
-from edlm.denoisers.own_code import wants_own_code, wrap_own_code
 from edlm.denoisers.vocabulary import Vocabulary, first_given, token_id
 
 MASK, BOS, EOS = 151666, 151665, 151643
@@ -20,8 +19,6 @@ _SETTINGS += ("vocab_size", "hidden_act", "rms_norm_eps", "max_position_embeddin
 
 
 def _load(checkpoint: Checkpoint, options: LoadOptions) -> Denoiser:
-    if wants_own_code(checkpoint, options):
-        return wrap_own_code(checkpoint, options, wrap)
     tokenizer, config = checkpoint.tokenizer(options.tokenizer), _as_qwen2(checkpoint)
     network = build_network(Qwen2ForCausalLM, config, checkpoint.weights(), options.dtype, checkpoint.path)
     return DecoderDenoiser(
@@ -79,4 +76,4 @@ def _vocabulary(config: Any, size: int, tokenizer: Any, mask_token_id: int | Non
     return Vocabulary.of(tokenizer, size, mask, prefix_ids=(bos,), is_framed=True, eos_token_id=eos)
 
 
-FAMILY = Family("dream", lambda checkpoint: checkpoint.model_type == "Dream", _load, wrap)
+FAMILY = Family("dream", lambda checkpoint: checkpoint.model_type == "Dream", _load, wrap, has_own_code=True)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
@@ -38,12 +37,14 @@ class Family:
         load: The denoiser of a checkpoint, on the CPU; runs no code of the checkpoint unless the options allow it.
         wrap: ``wrap(module, tokenizer, mask_token_id=None, **options)``: a denoiser of a module that is already
             built, called as the family's own code calls it.
+        has_own_code: Whether a checkpoint's own code may build the module instead of ``load``, if that is allowed.
     """
 
     name: str
     recognizes: Callable[[Checkpoint], bool]
     load: Callable[[Checkpoint, LoadOptions], Denoiser]
     wrap: Callable[..., Denoiser]
+    has_own_code: bool = False
 
 
 def setting_of(config: Any, name: str) -> Any:
@@ -56,13 +57,3 @@ def unwrap_logits(output: Any) -> torch.Tensor:
     if isinstance(output, torch.Tensor):
         return output
     return output.logits if hasattr(output, "logits") else output[0]
-
-
-def check_module(module: Any) -> None:
-    """Refuse anything else than a module.
-
-    Raises:
-        TypeError: names its type.
-    """
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"wrap_denoiser needs a torch module, got {type(module).__name__}")

@@ -1,4 +1,4 @@
-"""Lightning checkpoints of the MDLM code base: configuration, weights and their moving averages."""
+"""Checkpoints of the MDLM code base, hub folders and Lightning files: settings, weights and their moving averages."""
 
 from typing import Any
 
@@ -11,6 +11,7 @@ from edlm.denoisers.families.dit_denoiser import build_dit
 from edlm.denoisers.pickles import plain
 
 _PREFIX, _COMPILED = "backbone.", "_orig_mod."
+_NOISE_BOUNDS = {"sampling_eps_min", "sampling_eps_max"}  # that a BD3-LM was trained with
 
 
 def is_lightning(checkpoint: Checkpoint) -> bool:
@@ -22,23 +23,15 @@ def is_lightning(checkpoint: Checkpoint) -> bool:
 
 
 def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The configuration in plain containers.
-
-    Raises:
-        ValueError: there is none.
-    """
-    parameters = plain(checkpoint.unpickled()["hyper_parameters"])
+    """The configuration in plain containers; ValueError if there is none."""
+    parameters = plain(checkpoint.pickles[0]["hyper_parameters"])
     if not isinstance(parameters, dict) or not isinstance(parameters.get("config"), dict):
         raise ValueError(f"{checkpoint.path}: hyper_parameters must hold a config, got {type(parameters).__name__}")
     return parameters["config"]
 
 
 def setting(config: dict[str, Any], path: str, source: object) -> Any:
-    """A value of nested dictionaries, such as ``model.n_heads``.
-
-    Raises:
-        ValueError: there is no such setting.
-    """
+    """A value of nested dictionaries, such as ``model.n_heads``; ValueError if there is none."""
     value: Any = config
     for name in path.split("."):
         if not isinstance(value, dict) or name not in value:
@@ -48,25 +41,30 @@ def setting(config: dict[str, Any], path: str, source: object) -> Any:
 
 
 def dit_shape(config: dict[str, Any], vocab_size: int, source: object, *, conditioned: bool = True) -> DiTShape:
-    """Sizes of a network from the ``model`` section that MDLM's and SEDD's configurations share.
+    """Sizes of a network from the ``model`` section that MDLM's and SEDD's configurations share."""
+    names = ("hidden_size", "n_blocks", "n_heads", "cond_dim")[: 4 if conditioned else 3]
+    return DiTShape(vocab_size, *(setting(config, f"model.{name}", source) for name in names))
+
+
+def load_hub_network(checkpoint: Checkpoint, *, conditioned: bool = True) -> DiT:
+    """The network in a hub folder of MDLM or BD3-LM.
 
     Raises:
-        ValueError: one is missing.
+        ValueError: a size is missing in its configuration, or its weights do not fit.
     """
-    hidden_size, num_blocks, num_heads = (
-        setting(config, f"model.{name}", source) for name in ("hidden_size", "n_blocks", "n_heads")
-    )
-    cond_dim = setting(config, "model.cond_dim", source) if conditioned else None
-    return DiTShape(vocab_size, hidden_size, num_blocks, num_heads, cond_dim)
+    names = ("vocab_size", "hidden_dim", "n_blocks", "n_heads", "cond_dim")[: 5 if conditioned else 4]
+    shape = DiTShape(*(setting(checkpoint.config, name, checkpoint.path) for name in names))
+    weights = {name.removeprefix(_PREFIX): weight for name, weight in checkpoint.weights().items()}
+    return build_dit(shape, {name: weights[name] for name in weights.keys() - _NOISE_BOUNDS}, checkpoint.path)
 
 
 def load_backbone(checkpoint: Checkpoint, *, conditioned: bool = True) -> DiT:
-    """The network, with its averaged weights where there are any.
+    """The network in a Lightning file, with its averaged weights where there are any.
 
     Raises:
         ValueError: weights, averages and configuration disagree.
     """
-    content, source = checkpoint.unpickled(), checkpoint.path
+    content, source = checkpoint.pickles[0], checkpoint.path
     named = {name.replace(_COMPILED, ""): weight for name, weight in content["state_dict"].items()}
     # EDLM's own checkpoints keep its energy in the backbone too; they average only that, since the rest is frozen.
     holds_energy = any(name.startswith("ebm.") for name in named)
@@ -88,16 +86,9 @@ def load_backbone(checkpoint: Checkpoint, *, conditioned: bool = True) -> DiT:
 
 @torch.no_grad()
 def load_averages(network: nn.Module, averages: dict[str, Any], source: object, *, num_further: int = 0) -> None:
-    """Replace the network's parameters, in their order, by a list of averages, which has no names.
+    """Replace the network's parameters, in their published order, by the unnamed list ``shadow_params``.
 
-    Args:
-        network: Its parameters must be defined in the order of the published network.
-        averages: With ``shadow_params``.
-        source: Origin of the averages, for errors.
-        num_further: How many parameters of other modules may follow.
-
-    Raises:
-        ValueError: their number or the shape of one is wrong.
+    At most ``num_further`` averages of other modules may follow. ValueError if their number or a shape is wrong.
     """
     shadows: list[Tensor] = averages.get("shadow_params") if isinstance(averages, dict) else None
     parameters = list(network.named_parameters())

@@ -9,9 +9,7 @@ from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.decoder import DecoderDenoiser, build_network, rename
 from edlm.denoisers.families.family import Family, LoadOptions, setting_of, unwrap_logits
-from edlm.denoisers.logits import LogitsDenoiser
-from edlm.denoisers.own_code import wants_own_code, wrap_own_code
-from edlm.denoisers.unpadded import unpadded
+from edlm.denoisers.logits import LogitsDenoiser, unpadded
 from edlm.denoisers.vocabulary import Vocabulary, first_given, token_id
 
 MASK, EOS = 126336, 126081
@@ -49,8 +47,6 @@ _INNER = {
 
 
 def _load(checkpoint: Checkpoint, options: LoadOptions) -> Denoiser:
-    if wants_own_code(checkpoint, options):
-        return wrap_own_code(checkpoint, options, wrap)
     tokenizer, config = checkpoint.tokenizer(options.tokenizer), _as_llama(checkpoint)
     names = dict(_OUTER)
     for i in range(config.num_hidden_layers):
@@ -111,4 +107,4 @@ def _vocabulary(config: Any, tokenizer: Any, mask_token_id: int | None) -> Vocab
     return Vocabulary.of(tokenizer, _width(config), mask, eos_token_id=eos)
 
 
-FAMILY = Family("llada", lambda checkpoint: checkpoint.model_type == "llada", _load, wrap)
+FAMILY = Family("llada", lambda checkpoint: checkpoint.model_type == "llada", _load, wrap, has_own_code=True)

@@ -1,11 +1,168 @@
 """Masked language models of transformers."""
 
-from transformers import AutoModelForMaskedLM
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.families.family import Family, LoadOptions
-from edlm.denoisers.masked_lm import MaskedLMDenoiser
+from edlm.denoisers.network import HiddenDenoiser
+from edlm.denoisers.vocabulary import Vocabulary, token_id
+
+
+class MaskedLMDenoiser(HiddenDenoiser):
+    """A masked LM of transformers (BERT, ModernBERT, ...) as ``p_theta``.
+
+    The model's own output layer is applied only at the positions requested.
+
+    Args:
+        model: A model with a masked-LM head.
+        tokenizer: Its tokenizer; gives the mask token. Columns beyond its vocabulary get no mass, and, if it has a
+            ``[CLS]`` token, neither do the special tokens that frame a text.
+        mask_token_id: Needed without a tokenizer.
+        name: What the identity calls it.
+
+    Raises:
+        ValueError: no mask token is known.
+    """
+
+    family = "masked_lm"
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any = None,
+        *,
+        mask_token_id: int | None = None,
+        name: str | None = None,
+    ):
+        vocabulary = Vocabulary.of_masked_lm(tokenizer, model.config.vocab_size, mask_token_id)
+        super().__init__(model, vocabulary, name=name, max_length=_max_length(model))
+        # In a tuple, so that the parameters of the shared output layer are registered once.
+        is_modernbert = model.config.model_type == "modernbert"
+        self._output_layer = (nn.Sequential(model.head, model.decoder) if is_modernbert else _OutputLayer(model),)
+
+    @classmethod
+    def from_config(cls, tokenizer: Any, **config: Any) -> MaskedLMDenoiser:
+        """A new, untrained network of ``model_type`` (and its other settings) for this tokenizer."""
+        special = {f"{kind}_token_id": token_id(tokenizer, kind) for kind in ("bos", "eos", "cls", "sep")}
+        # Transformers trains no input embedding for the padding token, which may be the separator of documents.
+        special["pad_token_id"] = None
+        settings = AutoConfig.for_model(**{"vocab_size": len(tokenizer), **special, **config})
+        return cls(AutoModelForMaskedLM.from_config(settings), tokenizer)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write the network and its tokenizer as transformers does."""
+        self.network.save_pretrained(path)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(path)
+
+    def encode_tokens(
+        self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool
+    ) -> tuple[Callable[[], Tensor], tuple[Tensor, ...] | None]:
+        encoder = self.network.base_model
+        if keep_hidden and self.network.config.model_type == "modernbert":
+            return _run_in_two_parts(encoder, x_t, attention_mask)
+        output = encoder(
+            input_ids=x_t, attention_mask=attention_mask, output_hidden_states=keep_hidden, return_dict=True
+        )
+        return lambda: output.last_hidden_state, output.hidden_states[:-1] if keep_hidden else None
+
+    def decode(self, features: Tensor) -> Tensor:
+        return self._output_layer[0](features)
+
+
+def _max_length(model: PreTrainedModel) -> int | None:
+    """Number of positions; models like RoBERTa count them from after the padding token's."""
+    for name, table in model.base_model.named_modules():
+        if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None:
+            return table.num_embeddings - table.padding_idx - 1
+    length = getattr(model.config, "max_position_embeddings", None)
+    return length if length is not None and length > 0 else None
+
+
+class _OutputLayer:
+    """The model's forward with its encoder replaced by "features are given": just the output layer.
+
+    Works for every family whose forward is ``head(encoder(...))``, without knowing the head's name.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        self._given = _GivenFeatures()
+        self._head = _with_modules(model, **{model.base_model_prefix: self._given})
+
+    def __call__(self, features: Tensor) -> Tensor:
+        self._given.features = features[None]
+        unused = torch.zeros(1, len(features), dtype=torch.long, device=features.device)
+        try:
+            return self._head(input_ids=unused, return_dict=True).logits[0]
+        finally:
+            self._given.features = None  # a kept graph could be neither freed nor copied
+
+
+class _GivenFeatures(nn.Module):
+    features: Tensor | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> _EncoderOutput:
+        return _EncoderOutput(self.features)
+
+
+class _EncoderOutput(NamedTuple):
+    """The part of transformers' BaseModelOutput that heads read; much faster to make."""
+
+    last_hidden_state: Tensor
+    hidden_states: None = None
+    attentions: None = None
+
+
+def _run_in_two_parts(
+    encoder: PreTrainedModel, x_t: Tensor, attention_mask: Tensor | None
+) -> tuple[Callable[[], Tensor], tuple[Tensor, ...]]:
+    """Run all blocks of a ModernBERT but the last; and a function that runs that one, unless an energy replaces it."""
+    entering = []
+    watched = nn.ModuleList(_Watched(block, entering) for block in encoder.layers[:-1])
+    first = _with_modules(encoder, layers=watched, final_norm=nn.Identity())
+    last = _with_modules(encoder, layers=encoder.layers[-1:], embeddings=_GivenEmbeddings())
+    entering.append(first(input_ids=x_t, attention_mask=attention_mask, return_dict=True).last_hidden_state)
+
+    def finish() -> Tensor:
+        return last(inputs_embeds=entering[-1], attention_mask=attention_mask, return_dict=True).last_hidden_state
+
+    return finish, tuple(entering)
+
+
+class _Watched(nn.Module):
+    """A block that notes the states that enter it."""
+
+    def __init__(self, block: nn.Module, entering: list[Tensor]):
+        super().__init__()
+        self.block = block
+        self.attention_type = block.attention_type
+        self.entering = entering
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        self.entering.append(hidden_states)
+        return self.block(hidden_states, **kwargs)
+
+
+class _GivenEmbeddings(nn.Module):
+    def forward(self, input_ids: None, inputs_embeds: Tensor) -> Tensor:
+        return inputs_embeds
+
+
+def _with_modules(model: PreTrainedModel, /, **modules: nn.Module) -> PreTrainedModel:
+    """A shallow copy that shares all weights, with some of its modules replaced."""
+    other = copy.copy(model)
+    other._modules = {**model._modules, **modules}
+    return other
 
 
 def _recognizes(checkpoint: Checkpoint) -> bool:
@@ -16,9 +173,8 @@ def _load(checkpoint: Checkpoint, options: LoadOptions) -> MaskedLMDenoiser:
     model = AutoModelForMaskedLM.from_pretrained(
         checkpoint.path, dtype=options.dtype, trust_remote_code=options.trust_remote_code
     )
-    return MaskedLMDenoiser(
-        model, checkpoint.tokenizer(options.tokenizer), mask_token_id=options.mask_token_id, name=checkpoint.name
-    )
+    tokenizer = checkpoint.tokenizer(options.tokenizer)
+    return MaskedLMDenoiser(model, tokenizer, mask_token_id=options.mask_token_id, name=checkpoint.name)
 
 
 FAMILY = Family("masked_lm", _recognizes, _load, MaskedLMDenoiser)

@@ -1,47 +1,22 @@
-"""MDLM: hub folders, and Lightning checkpoints of the official code."""
+"""MDLM: hub folders, and Lightning checkpoints of the official code; D3PM with absorbing noise: such checkpoints."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from torch import Tensor
-
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
-from edlm.denoisers.families.dit import DiTShape
-from edlm.denoisers.families.dit_denoiser import DiTDenoiser, build_dit, wrap_official
+from edlm.denoisers.families.dit_denoiser import DiTDenoiser, wrap_official
 from edlm.denoisers.families.family import Family, LoadOptions
-from edlm.denoisers.families.lightning import is_lightning, load_backbone, setting, settings_of
+from edlm.denoisers.families.lightning import is_lightning, load_backbone, load_hub_network, setting, settings_of
 
 # Meaning of the network's outputs, by family; sedd forms scores outside of the network.
 _PARAMETERIZATIONS = {"mdlm": ("subs", "sedd"), "d3pm": ("d3pm",)}
 
 
-def hub_shape(checkpoint: Checkpoint, *, conditioned: bool = True) -> DiTShape:
-    """Sizes of the network in a hub folder.
-
-    Raises:
-        ValueError: one is missing in its configuration.
-    """
-    names = ("vocab_size", "hidden_dim", "n_blocks", "n_heads")
-    sizes = [setting(checkpoint.config, name, checkpoint.path) for name in names]
-    return DiTShape(*sizes, setting(checkpoint.config, "cond_dim", checkpoint.path) if conditioned else None)
-
-
-def hub_weights(checkpoint: Checkpoint, buffers: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """Weights of the network in a hub folder, under their names in the network.
-
-    Args:
-        checkpoint: The folder.
-        buffers: Names that are not of the network, and left out.
-    """
-    weights = checkpoint.weights()
-    return {name.removeprefix("backbone."): weight for name, weight in weights.items() if name not in buffers}
-
-
 def _load(checkpoint: Checkpoint, options: LoadOptions, family: str) -> DiTDenoiser:
     if checkpoint.model_type == "mdlm":
-        network = build_dit(hub_shape(checkpoint), hub_weights(checkpoint), checkpoint.path)
+        network = load_hub_network(checkpoint)
         config, length = checkpoint.config, checkpoint.config.get("model_length")
     elif is_lightning(checkpoint):
         config = settings_of(checkpoint)
@@ -104,9 +79,8 @@ def _recognizes(checkpoint: Checkpoint, family: str) -> bool:
     return checkpoint.model_type == "mdlm" and family == "mdlm"
 
 
-def family_of(name: str, wrap: Callable[..., Denoiser]) -> Family:
-    """The family of this name in ``_PARAMETERIZATIONS``."""
+def _family_of(name: str, wrap: Callable[..., Denoiser]) -> Family:
     return Family(name, partial(_recognizes, family=name), partial(_load, family=name), wrap)
 
 
-FAMILY = family_of("mdlm", wrap_official)
+FAMILY, D3PM = _family_of("mdlm", wrap_official), _family_of("d3pm", partial(wrap_official, time_conditioned=True))

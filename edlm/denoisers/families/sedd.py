@@ -1,15 +1,14 @@
 """SEDD with absorbing noise: hub folders, and run folders of the official code."""
 
+from functools import partial
 from typing import Any
 
 import yaml
-from torch import nn
 
 from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.families.dit_denoiser import DiTDenoiser, build_dit, wrap_official
 from edlm.denoisers.families.family import Family, LoadOptions
 from edlm.denoisers.families.lightning import dit_shape, load_averages, setting
-from edlm.denoisers.logits import LogitsDenoiser
 from edlm.denoisers.pickles import load_pickle
 
 _RUN, _RUN_CONFIG = "checkpoints-meta/checkpoint.pth", ".hydra/config.yaml"
@@ -61,11 +60,4 @@ def _load(checkpoint: Checkpoint, options: LoadOptions) -> DiTDenoiser:
     )
 
 
-def _wrap(
-    module: nn.Module, tokenizer: Any = None, *, mask_token_id: int | None = None, **options: Any
-) -> LogitsDenoiser:
-    """As `wrap_official`, always conditioned on time."""
-    return wrap_official(module, tokenizer, mask_token_id=mask_token_id, time_conditioned=True, **options)
-
-
-FAMILY = Family("sedd", _recognizes, _load, _wrap)
+FAMILY = Family("sedd", _recognizes, _load, partial(wrap_official, time_conditioned=True))

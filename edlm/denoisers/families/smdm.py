@@ -11,8 +11,7 @@ from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.decoder import DecoderDenoiser, build_network, rename
 from edlm.denoisers.families.family import Family, LoadOptions, unwrap_logits
-from edlm.denoisers.logits import LogitsDenoiser
-from edlm.denoisers.unpadded import unpadded
+from edlm.denoisers.logits import LogitsDenoiser, unpadded
 from edlm.denoisers.vocabulary import Vocabulary, token_id
 
 MAX_LENGTH = 2048

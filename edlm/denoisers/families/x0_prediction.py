@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.families.family import Family, LoadOptions, unwrap_logits
-from edlm.denoisers.logits import LogitsDenoiser
-from edlm.denoisers.unpadded import unpadded
+from edlm.denoisers.logits import LogitsDenoiser, unpadded
 from edlm.denoisers.vocabulary import Vocabulary, first_given, token_id
 
 
