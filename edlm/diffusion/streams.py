@@ -44,7 +44,7 @@ class RowStreams:
         return RowGenerators([(seed, _VALUES, at, *self._block) for seed, at in zip(self.seeds, steps, strict=True)])
 
     def steps(self) -> RowGenerators:
-        """The streams that steps are sampled from, where a bound is estimated from a subset."""
+        """Streams that choose which steps of a row are measured, where its bound is estimated from some of them."""
         return RowGenerators([(seed, _STEPS) for seed in self.seeds])
 
 

@@ -63,7 +63,7 @@ class TrainedFor:
     num_candidates: int | None = None
 
     def after(self, earlier: TrainedFor) -> TrainedFor:
-        """This mixture and then that of an earlier run, whose weights were trained further."""
+        """The union of this record and that of the earlier run whose weights were trained further."""
         names = ("orders", "num_steps", "group_sizes")
         return replace(
             self, **{name: tuple(dict.fromkeys(getattr(self, name) + getattr(earlier, name))) for name in names}

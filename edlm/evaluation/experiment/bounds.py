@@ -43,7 +43,7 @@ def likelihood_of(lab: Lab, setting: Setting) -> Likelihood | None:
 
 
 def _from_sampled_steps(lab: Lab, setting: Setting) -> Likelihood:
-    """The base's bound less the gain on some steps of each row, for which the base is measured again."""
+    """The base's bound, less the gain over the base that is measured on a sample of each row's steps."""
     base = lab.base_of(setting)
     whole = likelihood_of(lab, base) if base is not None else None
     if whole is None:

@@ -97,7 +97,7 @@ def time_ratios(results: Results, config: EvaluateConfig) -> list[dict[str, Any]
 
 
 def placements(points: Sequence[FrontierPoint], sigmas: float) -> list[dict[str, Any]]:
-    """Each point, and its position relative to the curve of its cell's base."""
+    """Each point, and where it lies relative to the base's curve in the same order and number of steps."""
     placed = []
     for point in points:
         cell = {name: getattr(point, name) for name in ("order", "num_steps")}
