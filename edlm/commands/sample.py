@@ -93,7 +93,7 @@ def num_new_tokens(denoiser: Denoiser, prompt: str | None, length: int) -> int:
     """Tokens of ``length`` that remain after a prompt and its framing tokens.
 
     Raises:
-        ValueError: none are left.
+        ValueError: the prompt leaves no room in ``length``.
     """
     given = len(rows_of_prompts(denoiser, prompt, 1)[0].tokens) - 1
     if given >= length:

@@ -30,8 +30,7 @@ from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.experiment.rows import Row
 from edlm.evaluation.experiment.sampling import sample_jobs, samples_key
 from edlm.evaluation.experiment.store import Entry, record_of
-from edlm.evaluation.samples.cost import measure_cost
-from edlm.evaluation.samples.draw import draw_timed
+from edlm.evaluation.samples.cost import draw_timed, measure_cost
 from edlm.evaluation.samples.frontier import FrontierPoint
 
 

@@ -103,7 +103,7 @@ def placements(points: Sequence[FrontierPoint], sigmas: float) -> list[dict[str,
         cell = {name: getattr(point, name) for name in ("order", "num_steps")}
         base = [p for p in points if p.name == "base" and (p.order, p.num_steps) == tuple(cell.values())]
         position = asdict(place(point, base, sigmas=sigmas))
-        position["difference_stderr"] = position.pop("stderr")
+        position |= {"said": position.pop("description"), "difference_stderr": position.pop("stderr")}
         metrics = {"entropy_nats": point.entropy_nats, "judge_nats_per_token": point.judge_nats_per_token}
         metrics["distinct_2"] = Estimate(point.distinct_2)
         options = {"name": point.name, **cell, "temperature": point.temperature}

@@ -1,20 +1,81 @@
-"""What a sampler costs: seconds as ratios to the base, floating-point operations and memory."""
+"""What a sampler costs: seconds, floating-point operations and memory."""
 
 import ctypes
 import re
-from collections.abc import Sequence
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Energy
-from edlm.evaluation.samples.draw import draw_timed
+from edlm.sampler.kernel import device_of
 from edlm.sampler.sampler import EnergySampler
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class TimedSamples:
+    """Samples, and what they cost.
+
+    Attributes:
+        tokens: Shape ``[num_samples, length]``.
+        seconds_of_batches: Wall-clock seconds of each batch, per sequence.
+        denoiser_passes: Of a sequence.
+        energy_passes: Candidates that the energy judged for a sequence, mean; for exact decisions, tokens.
+    """
+
+    tokens: Tensor
+    seconds_of_batches: tuple[float, ...]
+    denoiser_passes: int
+    energy_passes: float
+
+    @property
+    def seconds_per_sequence(self) -> float:
+        """Median over batches."""
+        return statistics.median(self.seconds_of_batches)
+
+
+def draw_timed(
+    sampler: EnergySampler,
+    length: int,
+    *,
+    batch_size: int,
+    num_batches: int,
+    seed: int,
+) -> TimedSamples:
+    """Sample batches from nothing, after a single row that warms up.
+
+    Args:
+        sampler: What is timed.
+        length: Tokens of a sample.
+        batch_size: Samples of a batch.
+        num_batches: Batches, >= 1.
+        seed: Sample ``i`` has seed ``seed + i``.
+
+    Raises:
+        ValueError: ``num_batches`` is not positive.
+    """
+    if num_batches < 1:
+        raise ValueError(f"num_batches must be >= 1, got {num_batches}")
+    sampler.sample(1, length, seeds=[seed])
+    tokens, seconds, judged = [], [], []
+    for first in range(seed, seed + num_batches * batch_size, batch_size):
+        started = time.perf_counter()
+        output = sampler.sample(batch_size, length, seeds=range(first, first + batch_size))
+        tokens.append(output.tokens.cpu())
+        seconds.append((time.perf_counter() - started) / batch_size)
+        judged.append(sum(step.judged for step in output.steps))
+    denoiser_passes = sum(step.denoiser_calls for step in output.steps)
+    energy_passes = torch.cat(judged).double().mean().item()
+    return TimedSamples(torch.cat(tokens), tuple(seconds), denoiser_passes, energy_passes)
 
 
 class Cost(NamedTuple):
@@ -46,15 +107,12 @@ def measure_cost(sampler: EnergySampler, length: int, *, batch_size: int, seed: 
         memory is the growth of the process's resident set at its highest (Linux alone), which misses what fits into
         pages that it held already.
     """
-    seeds = range(seed, seed + batch_size)
-    device = next(iter([*sampler.denoiser.parameters(), *sampler.denoiser.buffers()])).device
-    memory = _CudaMemory(device) if device.type == "cuda" else _ResidentMemory()
-    before = memory.start()
     with FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
-        sampler.sample(batch_size, length, seeds=seeds)
-    peak = memory.peak()
-    used = None if before is None or peak is None else max(0, peak - before)
-    return Cost(counter.get_total_flops() / batch_size, used, memory.method)
+        peak, memory = _peak_memory(
+            device_of(sampler.denoiser),
+            lambda: sampler.sample(batch_size, length, seeds=range(seed, seed + batch_size)),
+        )
+    return Cost(counter.get_total_flops() / batch_size, peak, memory)
 
 
 def measure_speed(
@@ -108,41 +166,25 @@ def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *arg
 _UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
 
 
-class _CudaMemory:
-    method = "torch.cuda.max_memory_allocated, above what was allocated before"
-
-    def __init__(self, device: torch.device):
-        self.device = device
-
-    def start(self) -> int:
-        torch.cuda.synchronize(self.device)
-        torch.cuda.reset_peak_memory_stats(self.device)
-        return torch.cuda.memory_allocated(self.device)
-
-    def peak(self) -> int:
-        torch.cuda.synchronize(self.device)
-        return torch.cuda.max_memory_allocated(self.device)
-
-
-class _ResidentMemory:
-    """The highest resident set since Linux was told to forget the one before."""
-
-    method = "growth of the process's resident set at its highest (VmHWM)"
-
-    def start(self) -> int | None:
-        try:
-            ctypes.CDLL(None).malloc_trim(0)  # give back what is free, so that its use is seen
-            _CLEAR.write_text("5")
-            return _kilobytes("VmRSS")
-        except (OSError, AttributeError, ValueError):
-            self.method = "not known: this system does not report the peak memory of a process"
-            return None
-
-    def peak(self) -> int | None:
-        try:
-            return _kilobytes("VmHWM")
-        except (OSError, ValueError):
-            return None
+def _peak_memory(device: torch.device, call: Callable[[], object]) -> tuple[int | None, str]:
+    """Bytes that a call takes at its highest, above what was in use before, and how that was measured."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        peak = torch.cuda.max_memory_allocated(device) - before
+        return peak, "torch.cuda.max_memory_allocated, above what was allocated before"
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # give back what is free, so that its use is seen
+        _CLEAR.write_text("5")  # Linux forgets the highest resident set so far
+        before = _kilobytes("VmRSS")
+    except (OSError, AttributeError, ValueError):
+        call()
+        return None, "not known: this system does not report the peak memory of a process"
+    call()
+    return max(0, _kilobytes("VmHWM") - before), "growth of the process's resident set at its highest (VmHWM)"
 
 
 def _kilobytes(field: str) -> int:

@@ -69,14 +69,14 @@ class Placement:
 
     Attributes:
         verdict: "gain" (below), "on", "worse" (above), or "outside" of the base's entropies.
-        said: The verdict in words.
+        description: The verdict in words.
         difference: Loss of the point minus the base's at that entropy, nats per token, low = good; None outside.
         stderr: Its standard error over seeds, that of the base's curve included.
         interpolation: Bound on what the straight line between two base points is off, from the curve's bend.
     """
 
     verdict: Verdict
-    said: str
+    description: str
     difference: float | None = None
     stderr: float | None = None
     interpolation: float | None = None
@@ -92,9 +92,10 @@ def place(point: FrontierPoint, base: Sequence[FrontierPoint], *, sigmas: float 
 
     Its standard error is the delta method's over seeds, which the three share; errors of the entropies count by the
     line's slope. It is a gain where ``difference + interpolation < -c * stderr``, and worse where
-    ``difference - interpolation > c * stderr``, with c the `student_quantile` of n - 1 degrees of freedom: few samples
-    do not know their own error well. An entropy that leaves the base's range by more than two standard errors is
-    refused; by less, the last line is prolonged.
+    ``difference - interpolation > c * stderr``, with c the quantile of Student's t of n - 1 degrees of
+    freedom that is as rare as ``sigmas`` is of a normal variable: few samples do not know their own error well. An
+    entropy that leaves the base's range by more than two standard errors is refused; by less, the last line is
+    prolonged.
 
     Args:
         point: What is judged.
@@ -130,10 +131,10 @@ def place(point: FrontierPoint, base: Sequence[FrontierPoint], *, sigmas: float 
     on_curve = (1 - u) * a.judge_nats_per_token.value + u * b.judge_nats_per_token.value
     difference = point.judge_nats_per_token.value - on_curve
     moved = point.influence(slope) - (1 - u) * a.influence(slope) - u * b.influence(slope)
-    stderr = moved.square().sum().sqrt().item() / math.sqrt(len(moved) * (len(moved) - 1))
+    stderr = mean_of(moved).stderr
     interpolation = _bend(curve, at) * abs(u * (1 - u)) * (b.entropy_nats.value - a.entropy_nats.value) ** 2
     numbers = (difference, stderr, interpolation)
-    critical = student_quantile(sigmas, len(moved) - 1)
+    critical = float(student.isf(normal.sf(sigmas), len(moved) - 1))
     if difference + interpolation < -critical * stderr:
         return Placement("gain", GAIN, *numbers)
     if difference - interpolation > critical * stderr:
@@ -141,31 +142,12 @@ def place(point: FrontierPoint, base: Sequence[FrontierPoint], *, sigmas: float 
     return Placement("on", _along(point, base, critical), *numbers)
 
 
-def student_quantile(sigmas: float, freedom: int) -> float:
-    """The c with ``P(|t| > c) = P(|z| > sigmas)``, z normal, t Student's of ``freedom`` degrees of freedom.
-
-    Args:
-        sigmas: Of the normal variable, > 0.
-        freedom: Degrees of freedom, >= 1.
-
-    Raises:
-        ValueError: an argument is out of range.
-
-    Example:
-        >>> [round(student_quantile(3.0, freedom), 2) for freedom in (1, 7, 63, 10**6)]
-        [235.8, 4.53, 3.12, 3.0]
-    """
-    if not sigmas > 0 or freedom < 1:
-        raise ValueError(f"sigmas must be > 0 and freedom >= 1, got {sigmas} and {freedom}")
-    return float(student.isf(normal.sf(sigmas), freedom))
-
-
 def _along(point: FrontierPoint, base: Sequence[FrontierPoint], critical: float) -> str:
     """In which direction a point on the curve lies from the base at temperature 1."""
     usual = min(base, key=lambda p: abs(p.temperature - 1))
     loss = point.judge_nats_per_token.value - usual.judge_nats_per_token.value
     moved = point.influence(0.0) - usual.influence(0.0)
-    stderr = moved.square().sum().sqrt().item() / math.sqrt(len(moved) * (len(moved) - 1))
+    stderr = mean_of(moved).stderr
     colder = point.entropy_nats.value < usual.entropy_nats.value
     if abs(loss) <= critical * stderr or colder != (loss < 0):
         return EQUAL

@@ -121,7 +121,8 @@ def test_placement_is_relative_to_the_base_of_the_same_cell():
     assert [p["verdict"] for p in placed] == ["gain", "worse", "on", "outside", *["on"] * 9]
     for p, own, base in zip(placed, ours, (bases[:3], bases[3:6], bases[6:], []), strict=False):
         expected = vars(place(own, base))
-        assert p["difference_stderr"] == expected.pop("stderr") and p.items() >= expected.items()
+        assert (p["said"], p["difference_stderr"]) == (expected.pop("description"), expected.pop("stderr"))
+        assert p.items() >= expected.items()
         assert (p["entropy_nats"], p["entropy_stderr"], p["num_samples"]) == own.entropy_nats[:3]
         assert (p["judge_nats_per_token"], p["judge_stderr"]) == own.judge_nats_per_token[:2]
         assert p["distinct_2"] == 0.4

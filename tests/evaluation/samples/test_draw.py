@@ -5,7 +5,7 @@ import torch
 
 from edlm.denoisers import FunctionDenoiser
 from edlm.energies import CallableEnergy
-from edlm.evaluation.samples.draw import TimedSamples, draw_timed
+from edlm.evaluation.samples.cost import TimedSamples, draw_timed
 from edlm.sampler import EnergySampler
 from tests.enumerable import LENGTH, MASK, random_denoiser
 from tests.sampler.brute_force import World
@@ -19,7 +19,7 @@ def clock(monkeypatch):
 
     def tell(*readings):
         ticks = iter(readings)
-        monkeypatch.setattr("edlm.evaluation.samples.draw.time.perf_counter", lambda: next(ticks))
+        monkeypatch.setattr("edlm.evaluation.samples.cost.time.perf_counter", lambda: next(ticks))
 
     return tell
 

@@ -19,7 +19,6 @@ from edlm.evaluation.samples.frontier import (
     OUTSIDE,
     FrontierPoint,
     place,
-    student_quantile,
 )
 from edlm.evaluation.samples.text import unigram_entropy
 from edlm.sampler import EnergySampler
@@ -55,19 +54,19 @@ def test_a_colder_sampler_pleases_the_judge_and_is_flagged(base):
         assert gain > 10 * usual.judge_nats_per_token.stderr  # a judge alone would praise it
         assert cheat.entropy_nats.value < usual.entropy_nats.value
         found = place(cheat, base)
-        assert (found.verdict, found.said) == ("on", COLDER)
+        assert (found.verdict, found.description) == ("on", COLDER)
         assert abs(found.difference) <= 3 * found.stderr + found.interpolation
 
 
 def test_a_hotter_sampler_is_not_worse(base):
     found = place(sampled(1.15, name="hot", first=5_000), base)
-    assert (found.verdict, found.said) == ("on", HOTTER)
+    assert (found.verdict, found.description) == ("on", HOTTER)
 
 
 def test_a_better_sampler_is_recognised(base):
     """Exact decisions by the true law: the data's own, at two passes."""
     found = place(sampled(1.0, OracleEnergy(LANGUAGE), "oracle"), base)
-    assert (found.verdict, found.said) == ("gain", GAIN)
+    assert (found.verdict, found.description) == ("gain", GAIN)
     assert found.difference < -10 * found.stderr
 
 
@@ -83,13 +82,13 @@ def test_the_base_lies_on_its_own_curve(base):
     for point in base:
         found = place(point, base)
         assert found.verdict == "on" and found.difference == pytest.approx(0, abs=1e-9)
-    assert place(base[TEMPERATURES.index(1.0)], base).said == EQUAL
+    assert place(base[TEMPERATURES.index(1.0)], base).description == EQUAL
 
 
 def test_nothing_is_extrapolated(base):
     for temperature in (0.3, 3.0):
         found = place(sampled(temperature, name="far"), base)
-        assert (found.verdict, found.said, found.difference) == ("outside", OUTSIDE, None)
+        assert (found.verdict, found.description, found.difference) == ("outside", OUTSIDE, None)
     assert place(base[0], base[:1]).verdict == "outside"  # one point is no curve
     assert place(base[0], [base[0], replace(base[0], temperature=2.0)]).verdict == "outside"  # nor are two equal ones
 
@@ -178,17 +177,17 @@ def test_beyond_the_ends_a_bend_makes_no_verdict_easier():
 
 def test_what_the_seeds_share_cancels_in_what_is_colder_too():
     base = [exact("base", h, h - 1, NOISE, t) for h, t in ((4.0, 0.7), (4.5, 1.0), (5.0, 1.2))]
-    assert place(exact("ours", 4.3, 3.3, NOISE), base).said == COLDER
-    assert place(exact("ours", 4.7, 3.7, NOISE), base).said == HOTTER
-    assert place(exact("ours", 4.3, 3.3, NOISE.flip(0)), base).said == EQUAL  # now it may be chance
+    assert place(exact("ours", 4.3, 3.3, NOISE), base).description == COLDER
+    assert place(exact("ours", 4.7, 3.7, NOISE), base).description == HOTTER
+    assert place(exact("ours", 4.3, 3.3, NOISE.flip(0)), base).description == EQUAL  # now it may be chance
     usual_last = [*base[:1], base[2], base[1]]
-    assert place(exact("ours", 4.3, 3.3, NOISE), usual_last).said == COLDER
+    assert place(exact("ours", 4.3, 3.3, NOISE), usual_last).description == COLDER
 
 
 def test_colder_and_dearer_is_neither_colder_nor_hotter():
     base = [exact("base", h, 8 - h, temperature=t) for h, t in ((4.0, 0.7), (4.5, 1.0), (5.0, 1.2))]
     for h in (4.2, 4.8):
-        assert place(exact("ours", h, 8 - h, 1e-9 * NOISE), base).said == EQUAL
+        assert place(exact("ours", h, 8 - h, 1e-9 * NOISE), base).description == EQUAL
 
 
 def test_the_bend_is_the_greatest_beside_the_segment():
@@ -211,15 +210,6 @@ def test_sets_of_other_sizes_are_not_compared():
     with pytest.raises(ValueError, match=r"at least 2, got \[1\]"):
         place(made("a", 4, 3, 1, 1), [made("base", 4, 3, 1, 1), made("base", 5, 4, 2, 1)])
     assert math.isfinite(place(made("a", 4.5, 3, 1), [made("base", 4, 3, 1), made("base", 5, 4, 2)]).stderr)
-
-
-def test_student_quantile_is_that_of_tables():
-    both_95 = 1.959963984540054
-    tables = {5: 2.570582, 7: 2.364624, 30: 2.042272, 120: 1.979930}
-    assert {f: round(student_quantile(both_95, f), 6) for f in tables} == tables
-    for bad in ((0.0, 3), (math.nan, 3), (3.0, 0)):
-        with pytest.raises(ValueError, match="sigmas"):
-            student_quantile(*bad)
 
 
 @pytest.mark.parametrize(("n", "sigmas"), [(2, 1.0), (2, 3.0), (8, 3.0)])
