@@ -43,6 +43,11 @@ def rows_at(start: int, count: int, size: int, *key: int) -> Tensor:
     return torch.cat(pieces)
 
 
+def near_device(blocks: Tensor, device: torch.device) -> Tensor:
+    """`blocks` on a CUDA device, if they are at most 1 GiB there; else where they are."""
+    return blocks.int().to(device) if device.type == "cuda" and blocks.numel() <= 2**28 else blocks
+
+
 def train_batch(
     blocks: Tensor, step: int, micro_step: int, config: TrainerConfig, accelerator: Accelerator
 ) -> tuple[Tensor, torch.Generator]:
@@ -67,7 +72,7 @@ def train_batch(
     rows = rows_at(start, config.batch_size, len(blocks), config.seed, _TRAIN_ORDER)
     key = (config.seed, _TRAIN_NOISE, step, micro_step, accelerator.process_index)
     torch.manual_seed(seed_of(*key))
-    return blocks[rows].to(accelerator.device, torch.long), generator_of(*key)
+    return blocks[rows.to(blocks.device)].to(accelerator.device, torch.long), generator_of(*key)
 
 
 def valid_batch(
@@ -78,4 +83,4 @@ def valid_batch(
     start = (index * accelerator.num_processes + process) * config.batch_size
     rows = rows_at(start, config.batch_size, len(blocks), config.seed, _VALID_ORDER)
     generator = generator_of(config.seed, _VALID_NOISE, index, process)
-    return blocks[rows].to(accelerator.device, torch.long), generator
+    return blocks[rows.to(blocks.device)].to(accelerator.device, torch.long), generator

@@ -28,25 +28,31 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     return [group for group in groups if group["params"]]
 
 
-def learning_rate_factor(step: int, config: TrainerConfig) -> float:
+def learning_rate_factor(step: int, config: TrainerConfig, seconds: float = 0.0) -> float:
     """Factor on the peak learning rate for the update that follows `step` finished ones.
 
     Args:
         step: Finished updates, >= 0.
-        config: Its ``num_steps``, ``warmup_steps`` and ``decay``; the decay ends, at 0.1 ("cosine")
-            or 0 ("linear"), after ``num_steps``.
+        config: Its ``warmup_steps``, ``decay``, and ``num_steps``: the decay ends, at 0.1 ("cosine") or 0 ("linear"),
+            after them, or without them after ``max_minutes``.
+        seconds: Time that the run has used.
 
     Example:
         >>> config = TrainerConfig("runs/a", num_steps=4, warmup_steps=2, decay="linear")
         >>> [learning_rate_factor(step, config) for step in range(5)]
         [0.5, 1.0, 1.0, 0.5, 0.0]
+        >>> config = TrainerConfig("runs/a", num_steps=None, max_minutes=1, warmup_steps=2, decay="linear")
+        >>> [learning_rate_factor(step, config, seconds) for step, seconds in [(0, 0), (1, 45), (99, 45), (100, 60)]]
+        [0.5, 0.25, 0.25, 0.0]
     """
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    decay_steps = max(1, config.num_steps - config.warmup_steps)
-    done = min(1.0, (step - config.warmup_steps) / decay_steps)
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if config.num_steps is None:
+        done = seconds / (60 * config.max_minutes)
+    else:
+        done = (step - config.warmup_steps) / max(1, config.num_steps - config.warmup_steps)
+    done = min(1.0, max(0.0, done))
     cosine = 0.55 + 0.45 * math.cos(math.pi * done)
-    return {"cosine": cosine, "linear": 1 - done, "none": 1.0}[config.decay]
+    return min(warmup, {"cosine": cosine, "linear": 1 - done, "none": 1.0}[config.decay])
 
 
 def averaged(trained: nn.ParameterList, decay: float) -> AveragedModel:

@@ -1,6 +1,5 @@
 """The objects of a training run, built or restored."""
 
-import functools
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,7 +59,7 @@ def prepare(model: nn.Module, train_blocks: Tensor, config: TrainerConfig, ident
     """
     AcceleratorState._reset_state()  # a second run in this process may ask for another precision
     accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
+        mixed_precision=_precision(config.mixed_precision),
         gradient_accumulation_steps=config.gradient_accumulation,
         log_with=None if config.wandb == "off" else "wandb",
         # An objective may call the model twice, and a broadcast between changes buffers in place.
@@ -68,13 +67,14 @@ def prepare(model: nn.Module, train_blocks: Tensor, config: TrainerConfig, ident
     )
     model.zero_grad()  # an earlier run may have stopped between two micro-steps
     groups = parameter_groups(model, config.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
+    fused = accelerator.device.type == "cuda" or None  # None: torch's choice
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused)
     # Not passed to prepare: accelerate would step it once per process.
-    scheduler = LambdaLR(optimizer, functools.partial(learning_rate_factor, config=config))
+    state = RunState()
+    scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, config, state.seconds))
     model, optimizer = accelerator.prepare(model, optimizer)
     trained = nn.ParameterList(x for x in model.parameters() if x.requires_grad)
     ema = averaged(trained, config.ema_decay) if config.ema_decay else None
-    state = RunState()
     accelerator.register_for_checkpointing(scheduler, state, *([] if ema is None else [ema]))
     everything = config.identity() | {
         "num_processes": accelerator.num_processes,
@@ -89,6 +89,12 @@ def prepare(model: nn.Module, train_blocks: Tensor, config: TrainerConfig, ident
         (Path(config.output_dir) / "config.yaml").write_text(text)
     accelerator.wait_for_everyone()
     return Run(accelerator, model, trained, optimizer, scheduler, ema, state, checkpoints)
+
+
+def _precision(requested: str) -> str:
+    if requested != "auto":
+        return requested
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
 
 
 def _open_checkpoints(accelerator: Accelerator, identity: dict[str, Any], config: TrainerConfig) -> Checkpoints:

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from edlm.training.batches import train_batch, valid_batch
+from edlm.training.batches import near_device, train_batch, valid_batch
 from edlm.training.checkpoints import deferred_signals
 from edlm.training.log import RunLog
 from edlm.training.optimization import averaged_weights, set_train_mode
@@ -79,12 +79,15 @@ def train(
         update under way has ended and is saved.
     """
     _check_blocks(train_blocks=train_blocks, valid_blocks=valid_blocks)
-    started, limit = time.monotonic(), 60 * (config.max_minutes or math.inf)
+    started, num_steps = time.monotonic(), config.num_steps or math.inf
     run = prepare(model, train_blocks, config, identity or {})
-    accelerator, state, earlier, late = run.accelerator, run.state, run.state.seconds, False
+    accelerator, state, earlier = run.accelerator, run.state, run.state.seconds
+    train_blocks = near_device(train_blocks, accelerator.device)
+    limit = 60 * (config.max_minutes or math.inf) + (earlier if config.num_steps else 0)
+    late = earlier >= limit
     with deferred_signals() as received, RunLog(accelerator, config, state) as log:
         set_train_mode(run.model)
-        while state.step < config.num_steps and not late:
+        while state.step < num_steps and not late:
             tick, sums = time.monotonic(), {}
             for micro_step in range(config.gradient_accumulation):
                 drawn = train_batch(train_blocks, state.step, micro_step, config, accelerator)
@@ -93,17 +96,18 @@ def train(
                     accelerator.backward(loss)
                 _add(sums, {**metrics, "loss": loss}, 1 / config.gradient_accumulation)
             grad_norm = float(accelerator.clip_grad_norm_(run.trained, config.max_grad_norm))
-            flags = {"_signals": len(received), "_late": time.monotonic() - started >= limit}
+            flags = {"_signals": len(received), "_seconds": time.monotonic() - started}
             values = _mean_over_processes(accelerator, {**sums, **flags})
-            interrupted, late = values.pop("_signals") > 0, values.pop("_late") > 0
+            interrupted, seconds = values.pop("_signals") > 0, values.pop("_seconds")
+            state.seconds = earlier + seconds
+            late = state.seconds >= limit
             _check_finite(values["loss"], grad_norm, run)
             learning_rate = run.scheduler.get_last_lr()[0]
             run.update(values)
             state.busy += time.monotonic() - tick
-            state.seconds = earlier + time.monotonic() - started
             log.progress(values["loss"], learning_rate)
 
-            last = (late or state.step == config.num_steps) and not interrupted
+            last = (late or state.step == num_steps) and not interrupted
             if last or state.step % config.log_every == 0:
                 speed = state.count * _tokens_per_update(run, train_blocks, config) / state.busy
                 extra = {"grad_norm": grad_norm, "tokens_per_second": speed}

@@ -10,18 +10,17 @@ _FREE_TO_CHANGE = (
 ).split()
 
 
-_COUNTS = (
-    "num_steps batch_size gradient_accumulation log_every valid_every valid_batches checkpoint_every keep_checkpoints"
-)
+_COUNTS = "batch_size gradient_accumulation log_every valid_every valid_batches checkpoint_every keep_checkpoints"
 _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     (_COUNTS, ">= 1", lambda value: value >= 1),
+    ("num_steps", "None or >= 1", lambda value: value is None or value >= 1),
     ("warmup_steps weight_decay seed", ">= 0", lambda value: value >= 0),
     ("learning_rate max_grad_norm", "> 0", lambda value: value > 0),
     ("max_minutes", "None or > 0", lambda value: value is None or value > 0),
     ("ema_decay", "in [0, 1)", lambda value: 0 <= value < 1),
     ("betas", "two numbers in [0, 1)", lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value)),
     ("decay", "one of ('cosine', 'linear', 'none')", ("cosine", "linear", "none").__contains__),
-    ("mixed_precision", "one of ('no', 'bf16', 'fp16')", ("no", "bf16", "fp16").__contains__),
+    ("mixed_precision", "one of ('auto', 'no', 'bf16', 'fp16')", ("auto", "no", "bf16", "fp16").__contains__),
     ("wandb", "one of ('off', 'offline', 'online')", ("off", "offline", "online").__contains__),
 )
 
@@ -32,20 +31,22 @@ class TrainerConfig:
 
     Args:
         output_dir: Holds ``config.yaml``, ``log.jsonl``, ``checkpoints/`` and ``final/``.
-        num_steps: Optimizer updates, >= 1.
+        num_steps: Optimizer updates, >= 1; None for as many as ``max_minutes`` allow.
         batch_size: Sequences per process and forward pass, >= 1.
         gradient_accumulation: Forward passes per update, >= 1.
         learning_rate: Peak of the schedule, > 0.
         warmup_steps: Updates of linear warm-up, whose first has ``learning_rate / warmup_steps``.
-        decay: After warm-up: "cosine" to 10 % of the peak, "linear" to 0, or "none".
+        decay: After warm-up: "cosine" to 10 % of the peak, "linear" to 0, or "none"; over ``num_steps``, or without them
+            over the share of ``max_minutes`` that is used, so that the run ends annealed on any machine.
         weight_decay: AdamW's, >= 0; never on parameters with fewer than two dimensions.
         betas: AdamW's, each in [0, 1).
         max_grad_norm: Gradients are clipped to this norm, > 0; ``.inf`` for no clipping.
         ema_decay: Of the averaged weights that are validated and saved, in [0, 1); 0 for no
             averaging. After n updates it is ``min(ema_decay, (1 + n) / (10 + n))``.
-        mixed_precision: "no", "bf16" or "fp16".
+        mixed_precision: "no", "bf16", "fp16", or "auto" for bf16 on a CUDA device that has it, else none.
         max_minutes: Wall-clock minutes of this call, > 0: the first update that ends later is the
             last, and leaves a checkpoint to resume from and the final model. None for no limit.
+            Without ``num_steps``, minutes of all calls that resume each other.
         log_every: Updates between log lines; each has means over those updates.
         valid_every: Updates between validation passes.
         valid_batches: Batches per process and validation pass: the same rows and noise each time.
@@ -61,7 +62,7 @@ class TrainerConfig:
     """
 
     output_dir: str
-    num_steps: int = 3000
+    num_steps: int | None = 3000
     batch_size: int = 32
     gradient_accumulation: int = 1
     learning_rate: float = 1e-3
@@ -71,7 +72,7 @@ class TrainerConfig:
     betas: tuple[float, float] = (0.9, 0.98)
     max_grad_norm: float = 1.0
     ema_decay: float = 0.999
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     max_minutes: float | None = None
     log_every: int = 20
     valid_every: int = 500
@@ -88,6 +89,8 @@ class TrainerConfig:
             for name in names.split():
                 if not holds(getattr(self, name)):
                     raise ValueError(f"{name} must be {rule}, got {getattr(self, name)!r}")
+        if self.num_steps is None and self.max_minutes is None:
+            raise ValueError("num_steps or max_minutes must be given, got neither")
 
     def identity(self) -> dict[str, Any]:
         """The fields that change the maths of a run, so that a resumed run must keep them."""

@@ -1,6 +1,7 @@
 """The loop against closed forms and against itself: resumed, accumulated, over processes."""
 
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -305,6 +306,21 @@ def test_max_minutes_leaves_checkpoint_and_final_model_and_resumes(tmp_path):
     assert maths(resumed[2])[2:] == maths(whole[2]), "the stop does not disturb the means"
 
 
+def test_without_num_steps_the_schedule_ends_with_the_minutes_of_all_calls(tmp_path, monkeypatch):
+    clock = itertools.count()  # each look at the clock takes a second
+    monkeypatch.setattr("edlm.training.trainer.time.monotonic", lambda: float(next(clock)))
+    settings = {"num_steps": None, "max_minutes": 1, "warmup_steps": 2, "decay": "linear", "valid": False}
+    with pytest.raises(Crash):
+        tiny.run(tmp_path, failing(tiny.noisy_objective, 9, crash), **settings, checkpoint_every=6)
+    log = tiny.run(tmp_path, **settings)[2]
+    assert [line["step"] for line in log] == list(range(1, len(log) + 1)) and 10 < len(log) < 60
+    used = [0.0, *(line["seconds"] for line in log)]
+    assert used == sorted(used) and used[-2] < 60 <= used[-1]
+    rates = [0.03 * min((i + 1) / 2, 1, 1 - seconds / 60) for i, seconds in enumerate(used[:-1])]
+    assert [line["learning_rate"] for line in log] == pytest.approx(rates)
+    assert tiny.run(tmp_path, **settings)[2] == log, "the minutes are used up"
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_waits_for_the_update_and_a_checkpoint(tmp_path, signum):
     def by_default_handler(number, frame):
@@ -384,11 +400,11 @@ def test_resuming_with_other_maths_names_the_fields(tmp_path):
 
 
 @pytest.mark.parametrize(("field", "value", "rule"), [
-    ("num_steps", 0, ">= 1"), ("batch_size", 0, ">= 1"), ("keep_checkpoints", 0, ">= 1"),
+    ("num_steps", 0, "None or >= 1"), ("batch_size", 0, ">= 1"), ("keep_checkpoints", 0, ">= 1"),
     ("learning_rate", 0.0, "> 0"), ("max_grad_norm", math.nan, "> 0"), ("seed", -1, ">= 0"),
     ("warmup_steps", -1, ">= 0"), ("ema_decay", 1.0, "in [0, 1)"),
     ("max_minutes", 0, "None or > 0"), ("betas", (0.9, 1.0), "two numbers in [0, 1)"),
-    ("decay", "exp", "one of ('cosine', "), ("mixed_precision", "fp8", "one of ('no', "),
+    ("decay", "exp", "one of ('cosine', "), ("mixed_precision", "fp8", "one of ('auto', "),
     ("wandb", "on", "one of ('off', "),
 ])  # fmt: skip
 def test_config_errors_state_the_rule_and_the_value(field, value, rule):
