@@ -43,6 +43,7 @@ COMMANDS: dict[str, Command] = {
     "languages errors": Command("language_errors:errors", "rate of wrong sequences"),
     "plot logs": Command("plot_logs:run", "plot the validation losses of training runs"),
     "prepare corpus": Command("prepare_corpus:run", "turn text, or a synthetic language, into blocks of tokens"),
+    "train all": Command("train_all:run", "run a pipeline: train and measure everything in a number of minutes"),
     "train denoiser": Command("train_denoiser:run", "train a masked diffusion model"),
     "train autoregressive": Command("train_autoregressive:run", "train a causal language model"),
     "train energy": Command("train_energy:run", "train an energy for a frozen denoiser"),

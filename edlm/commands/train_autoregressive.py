@@ -20,7 +20,8 @@ class TrainAutoregressiveConfig:
     """Data, model and run of `edlm train autoregressive`.
 
     Args:
-        corpus: Folder made by ``edlm prepare corpus``; its tokenizer needs a bos or eos token.
+        corpus: Folder made by ``edlm prepare corpus``. The token before the first one is its tokenizer's bos, else eos,
+            cls, sep or mask token.
         trainer: The run.
         model_type: Architecture, by its transformers name.
         model: Its settings, as in its transformers config.
@@ -36,9 +37,8 @@ def run(config: TrainAutoregressiveConfig) -> None:
     """Build the network, train it, save it in ``output_dir/final``."""
     corpus = PreparedCorpus.load(config.corpus)
     tokenizer = corpus.tokenizer
-    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if bos is None:
-        raise ValueError("the tokenizer must have a bos or an eos token, to precede the first token; got neither")
+    starts = (getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "cls", "sep", "mask"))
+    bos = next(token for token in starts if token is not None)  # a corpus's tokenizer has a mask token
     torch.manual_seed(config.trainer.seed)
     settings = {"vocab_size": len(tokenizer), "bos_token_id": bos, "eos_token_id": tokenizer.eos_token_id}
     model = AutoModelForCausalLM.from_config(

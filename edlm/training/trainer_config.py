@@ -36,8 +36,8 @@ class TrainerConfig:
         gradient_accumulation: Forward passes per update, >= 1.
         learning_rate: Peak of the schedule, > 0.
         warmup_steps: Updates of linear warm-up, whose first has ``learning_rate / warmup_steps``.
-        decay: After warm-up: "cosine" to 10 % of the peak, "linear" to 0, or "none"; over ``num_steps``, or without them
-            over the share of ``max_minutes`` that is used, so that the run ends annealed on any machine.
+        decay: After warm-up: "cosine" to 10 % of the peak, "linear" to 0, or "none"; over ``num_steps``, or without
+            them over the share of ``max_minutes`` that is used, so that the run ends annealed on any machine.
         weight_decay: AdamW's, >= 0; never on parameters with fewer than two dimensions.
         betas: AdamW's, each in [0, 1).
         max_grad_norm: Gradients are clipped to this norm, > 0; ``.inf`` for no clipping.

@@ -46,6 +46,8 @@ class EvaluateConfig:
         frontier: Judge loss against entropy, over temperatures.
         continuous: Likelihoods in continuous time.
         quick: Few rows, steps and samples, in the last of the orders, to see in half a minute that all works.
+        max_minutes: Minutes of this call, > 0: what is not begun by then is left out, and the same call measures it;
+            null for no limit.
         output: Folder for results.json, results.csv, pictures and report.html; or a .json file, for the numbers alone.
             What it holds of the same denoiser, data, seed and energies is not measured again.
         report: Write the page and the pictures into the folder.
@@ -77,6 +79,7 @@ class EvaluateConfig:
     frontier: FrontierConfig = field(default_factory=FrontierConfig)
     continuous: ContinuousConfig = field(default_factory=ContinuousConfig)
     quick: bool = False
+    max_minutes: float | None = None
     output: str | None = None
     report: bool = True
     measure: tuple[Stage, ...] | None = None
@@ -91,6 +94,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if self.num_rows < 1:
             raise ValueError(f"num_rows must be >= 1, got {self.num_rows}")
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise ValueError(f"max_minutes must be null or > 0, got {self.max_minutes}")
         if self.folder is not None and self.folder.is_file():
             raise ValueError(f"output must be a folder, or end in .json, got the file {self.output}")
         if self.orders is None and self.methods == DEFAULT_METHODS:

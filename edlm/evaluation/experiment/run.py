@@ -1,7 +1,9 @@
 """The loop over all measurements; every value is kept as soon as it is measured."""
 
 import json
+import math
 import statistics
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -46,12 +48,15 @@ def run(config: EvaluateConfig) -> Results:
 
 def measure(lab: Lab) -> Results:
     """`run`, of what is loaded already."""
+    deadline = time.monotonic() + 60 * (lab.config.max_minutes or math.inf)
     try:
         with tqdm(disable=None, leave=False) as bar:
             for job in jobs(lab):
                 bar.set_description(job.key)
                 lab.store.get(job.key, job.made_from, job.make)
                 bar.update()
+                if time.monotonic() > deadline:
+                    break
     finally:
         results = collect(lab)
         results.write()
