@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from edlm import cli
+from edlm.commands.parsing import COMMANDS, Command
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {
+    "training/pipeline.py": "train all",
     "training/plot_logs.py": "plot logs",
     "training/prepare_corpus.py": "prepare corpus",
     "training/train_denoiser.py": "train denoiser",
@@ -75,8 +77,8 @@ def ran(monkeypatch) -> list[Config]:
         configs.append(config)
 
     monkeypatch.setitem(sys.modules, "edlm.commands.fake", SimpleNamespace(run=run))
-    monkeypatch.setitem(cli.COMMANDS, "train fake", cli.Command("fake:run", "does nothing"))
-    monkeypatch.setitem(cli.COMMANDS, "fake", cli.Command("fake:run", "does nothing", positional=True))
+    monkeypatch.setitem(COMMANDS, "train fake", Command("fake:run", "does nothing"))
+    monkeypatch.setitem(COMMANDS, "fake", Command("fake:run", "does nothing", positional=True))
     monkeypatch.delenv("EDLM_DEBUG", raising=False)
     return configs
 
@@ -184,15 +186,18 @@ def test_a_script_is_its_command(monkeypatch, script, command):
     monkeypatch.setattr(sys, "argv", [script, "--seed", "1"])
     with pytest.raises(SystemExit, match="3"):
         runpy.run_path(str(ROOT / script), run_name="__main__")
-    assert calls == [[*command.split(), "--seed", "1"]] and command in cli.COMMANDS
+    assert calls == [[*command.split(), "--seed", "1"]] and command in COMMANDS
 
 
 def test_every_script_is_tested_above_and_every_command_can_be_loaded():
     scripts = [*ROOT.glob("training/*.py"), *ROOT.glob("sampling/*.py")]
     assert {str(path.relative_to(ROOT)) for path in scripts} == set(SCRIPTS)
-    for command in cli.COMMANDS.values():
+    for command in COMMANDS.values():
         function, config_class = command.load()
-        assert function.__module__ == config_class.__module__ or config_class.__name__ == "EvaluateConfig"
+        assert function.__module__ == config_class.__module__ or config_class.__name__ in (
+            "EvaluateConfig",
+            "PipelineConfig",
+        )
 
 
 def _python(*args: str) -> subprocess.CompletedProcess[str]:

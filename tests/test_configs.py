@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from edlm.cli import parse
+from edlm.commands.parsing import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import edlm
-from edlm.cli import COMMANDS, parse
+from edlm.commands.parsing import COMMANDS, parse
 from edlm.denoisers import checkpoint
 from edlm.energies import causal_lm as causal_lms
 from tests.denoisers import published, published_decoders

@@ -1,5 +1,6 @@
 """``edlm train all``: a pipeline of commands, from text to a report, within a number of minutes."""
 
+from edlm.commands.parsing import parse
 from edlm.pipeline.config import PipelineConfig
 from edlm.pipeline.run import run as run_stages
 from edlm.pipeline.stage import check_stages
@@ -8,7 +9,7 @@ from edlm.pipeline.summary import write_summary
 
 def run(config: PipelineConfig) -> None:
     """Run the stages that are not finished, then write and print the summary."""
-    check_stages(config.stages)
+    check_stages(config, parse)
     try:
         progress = run_stages(config)
     except KeyboardInterrupt:

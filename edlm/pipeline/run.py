@@ -12,7 +12,7 @@ import torch
 from edlm.pipeline.config import PipelineConfig
 from edlm.pipeline.stage import last_words, start
 
-
+START_UP = 0.1  # minutes that a stage takes to start and to write, until one has shown it
 _LEAST = 0.02  # minutes; a stage that comes too late makes a few updates all the same
 
 
@@ -115,6 +115,6 @@ def _run_wave(config: PipelineConfig, wave: list[str], progress: Progress) -> No
 def _share_of_rest(config: PipelineConfig, wave: list[str], progress: Progress) -> float:
     """Minutes for each stage of a wave: its share of those left, less what stages take to start and to write."""
     rest = {name: stage.share or 0.0 for name, stage in config.stages.items() if name not in progress.minutes}
-    overheads = [minutes - progress.granted.get(name, 0.0) for name, minutes in progress.minutes.items()]
-    left = config.max_minutes - progress.seconds / 60 - min(overheads, default=0.0) * len(rest)
+    overheads = [minutes - progress.granted[name] for name, minutes in progress.minutes.items() if name in progress.granted]
+    left = config.max_minutes - progress.seconds / 60 - min(overheads, default=START_UP) * len(rest)
     return max(_LEAST, left * sum(rest[name] for name in wave) / (sum(rest.values()) or 1.0))

@@ -3,33 +3,46 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from string import Template
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import yaml
 
-from edlm.pipeline.config import StageConfig
+from edlm.pipeline.config import PipelineConfig, StageConfig
 
 # The key of each command that names its output, and the key of its minutes, if it takes any.
 _OUTPUTS = {"prepare": "output_dir", "train": "trainer.output_dir", "export": "output_dir", "evaluate": "output"}
 _MINUTES = {"train": "trainer.max_minutes", "evaluate": "max_minutes"}
 
 
-def check_stages(stages: Mapping[str, StageConfig]) -> None:
-    """Refuse commands that a pipeline cannot run.
+def check_stages(config: PipelineConfig, parse: Callable[[Sequence[str]], Any]) -> None:
+    """Refuse stages that cannot run, before any does.
+
+    Args:
+        config: The pipeline.
+        parse: Raises ValueError for words after `edlm` that are no command or have unknown or wrong options.
 
     Raises:
-        ValueError: of a command it is not known where its output goes, or it takes no minutes but has a share.
+        ValueError: names the stage; of its command it is not known where the output goes, it takes no minutes but has
+            a share, or its options are wrong.
     """
-    for name, stage in stages.items():
+    for name, stage in config.stages.items():
         kind = stage.command.partition(" ")[0]
         if kind not in _OUTPUTS:
             raise ValueError(f"command of stage {name} must start with one of {sorted(_OUTPUTS)}, got {stage.command}")
         if (stage.share is None) != (kind not in _MINUTES):
             rule = "a share" if kind in _MINUTES else "no share: it takes what it takes"
             raise ValueError(f"stage {name} ({stage.command}) must have {rule}, got {stage.share}")
+        with NamedTemporaryFile("w", suffix=".yaml") as file:
+            yaml.safe_dump(options_of(name, stage, Path(config.output), None if stage.share is None else 1.0), file)
+            file.flush()
+            try:
+                parse([*stage.command.split(), "--config", file.name])
+            except ValueError as error:
+                raise ValueError(f"stage {name}: {error}") from error
 
 
 def options_of(name: str, stage: StageConfig, output: Path, minutes: float | None) -> dict[str, Any]:

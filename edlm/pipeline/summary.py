@@ -26,8 +26,9 @@ def write_summary(config: PipelineConfig, progress: Progress) -> Path:
         f"# {output.name}",
         f"`{made['command']}`: {progress.seconds / 60:.1f} of {config.max_minutes:g} minutes; "
         + ", ".join(f"{name} {value}" for name, value in about.items() if value is not None),
-        "## Training\n\nLosses on held-out blocks, nats per token (of a likelihood head: of the tokens of a step); gain: "
-        "nats per token, or per decision for energies that weigh candidates.",
+        "## Training",
+        "Losses on held-out blocks, in nats per token (of a likelihood head: of the tokens of a step). Gain: nats per "
+        "token, or per decision of energies that weigh candidates.",
         _table(["stage", *_TRAINED], (_trained(name, config, progress) for name in config.stages)),
     ]
     for name, stage in config.stages.items():

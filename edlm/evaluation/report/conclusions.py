@@ -57,7 +57,7 @@ def gains_beyond(results: Results, *, generator: torch.Generator) -> list[dict[s
     bases = {row.cell: row for row in rows if row.is_base}
     controls = {row.cell: row for row in rows if row.name in results.controls}
     methods = [row for row in rows if row.options["energy"] is not None and row.name not in results.controls]
-    methods = [row for row in methods if len(results.nats[row.key]) > 1]
+    methods = [row for row in methods if len(results.nats[row.key]) > 1 and row.cell in bases]
     if not methods:
         return []
     nats = {row.key: results.nats_of(row) for row in rows}
@@ -88,7 +88,10 @@ def time_ratios(results: Results, config: EvaluateConfig) -> list[dict[str, Any]
     records = []
     for ratio in ratios_of(config, results.rows):
         lines = [(ratio.name, ratio.order), (ratio.than, ratio.than_order)]
-        if missing := [line for line in lines if line not in curves]:
+        missing = [line for line in lines if line not in curves]
+        if missing and config.max_minutes is not None:
+            continue  # there was no time for it
+        if missing:
             raise ValueError(f"time_ratios needs methods that were timed ({sorted(curves)}), got {missing[0]}")
         generator = torch.Generator().manual_seed(config.seed)
         shares = time_ratio(*(curves[line] for line in lines), ratio.than_steps, generator=generator)
