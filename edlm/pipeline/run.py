@@ -115,6 +115,8 @@ def _run_wave(config: PipelineConfig, wave: list[str], progress: Progress) -> No
 def _share_of_rest(config: PipelineConfig, wave: list[str], progress: Progress) -> float:
     """Minutes for each stage of a wave: its share of those left, less what stages take to start and to write."""
     rest = {name: stage.share or 0.0 for name, stage in config.stages.items() if name not in progress.minutes}
-    overheads = [minutes - progress.granted[name] for name, minutes in progress.minutes.items() if name in progress.granted]
+    overheads = [
+        minutes - progress.granted[name] for name, minutes in progress.minutes.items() if name in progress.granted
+    ]
     left = config.max_minutes - progress.seconds / 60 - min(overheads, default=START_UP) * len(rest)
     return max(_LEAST, left * sum(rest[name] for name in wave) / (sum(rest.values()) or 1.0))
