@@ -16,7 +16,8 @@ class PrepareCorpusConfig:
 
     Args:
         output_dir: Folder to write.
-        source: A text file, a folder, or the name of a ``datasets`` data set; None to sample ``language``.
+        source: A text file, a folder, or the name of a ``datasets`` data set, or several of these; None to sample
+            ``language``.
         valid_source: Held-out text of the same kinds; by default part of ``source`` is held out.
         valid_fraction: Share of the documents held out when there is no ``valid_source``.
         text_field: Field that holds the text in JSONL, Parquet or a data set.
@@ -24,6 +25,8 @@ class PrepareCorpusConfig:
         tokenizer_kind: Kind of the trained tokenizer: "bpe" or "character".
         vocab_size: Size of the trained tokenizer.
         length: Tokens per block.
+        num_cuts: How often the training stream is cut into blocks, each time some tokens later: a token is then seen at
+            so many places of a block. For small corpora and many epochs.
         language: A synthetic language to sample from instead of text.
         num_train: Blocks to sample from it.
         num_valid: Held-out blocks to sample from it.
@@ -31,7 +34,7 @@ class PrepareCorpusConfig:
     """
 
     output_dir: str
-    source: str | None = None
+    source: str | tuple[str, ...] | None = None
     valid_source: str | None = None
     valid_fraction: float = 0.05
     text_field: str = "text"
@@ -39,6 +42,7 @@ class PrepareCorpusConfig:
     tokenizer_kind: Literal["bpe", "character"] = "bpe"
     vocab_size: int = 2048
     length: int = 128
+    num_cuts: int = 1
     language: LanguageConfig | None = None
     num_train: int = 50_000
     num_valid: int = 1_000
@@ -64,7 +68,8 @@ def run(config: PrepareCorpusConfig) -> None:
 
 
 def _text_corpus(config: PrepareCorpusConfig) -> PreparedCorpus:
-    documents = read_documents(config.source, text_field=config.text_field)
+    sources = (config.source,) if isinstance(config.source, str) else config.source
+    documents = [text for source in sources for text in read_documents(source, text_field=config.text_field)]
     if config.valid_source is None:
         documents, held_out = split_documents(documents, config.valid_fraction)
     else:
@@ -77,6 +82,6 @@ def _text_corpus(config: PrepareCorpusConfig) -> PreparedCorpus:
         raise ValueError(f"the tokenizer must have a mask token, got one without: {config.tokenizer}")
     return PreparedCorpus(
         tokenizer,
-        pack_documents(documents, tokenizer, config.length),
+        pack_documents(documents, tokenizer, config.length).cut_again(config.num_cuts),
         pack_documents(held_out, tokenizer, config.length),
     )

@@ -48,6 +48,28 @@ class TokenBlocks:
         """Characters per kept token; bits_per_char = nats per token / ln 2 / this (nats of separators included)."""
         return self.num_characters / self.tokens.numel()
 
+    def cut_again(self, num_cuts: int) -> "TokenBlocks":
+        """The kept tokens cut ``num_cuts`` times, evenly shifted, so that each is seen at so many places of a block.
+
+        Tokens and characters are counted as often as they are seen; documents once.
+
+        Raises:
+            ValueError: ``num_cuts`` is not in 1 .. length.
+
+        Example:
+            >>> blocks = TokenBlocks(torch.arange(8).view(2, 4), 1, 8, 0, 8).cut_again(2)
+            >>> blocks.tokens.tolist()
+            [[0, 1, 2, 3], [4, 5, 6, 7], [2, 3, 4, 5]]
+        """
+        length = self.tokens.shape[1]
+        if not 1 <= num_cuts <= length:
+            raise ValueError(f"num_cuts must lie in 1 .. {length}, got {num_cuts}")
+        stream = self.tokens.flatten()
+        cuts = [stream[length * i // num_cuts :] for i in range(num_cuts)]
+        tokens = torch.cat([cut[: len(cut) // length * length].view(-1, length) for cut in cuts])
+        characters = round(self.characters_per_token * tokens.numel())
+        return TokenBlocks(tokens, self.num_documents, tokens.numel(), 0, characters)
+
 
 def _read_json(content: str, path: Path, text_field: str) -> list[str]:
     documents, is_array = [], path.suffix == ".json" and content.lstrip().startswith("[")

@@ -361,6 +361,20 @@ def test_separator_falls_back_to_sep_where_there_is_no_eos():
     assert pack_documents(["ab"], tokenizer, 4).tokens.tolist() == [[5, 3, 4, 5]]
 
 
+def test_cutting_again_shows_each_token_at_several_places_of_a_block():
+    blocks = pack_documents(["abcabc", "bca"], abc_tokenizer(), 4)
+    again, stream = blocks.cut_again(4), blocks.tokens.flatten().tolist()
+    assert torch.equal(again.tokens[: len(blocks.tokens)], blocks.tokens) and torch.equal(
+        blocks.cut_again(1).tokens, blocks.tokens
+    )
+    starts = [4 * row + cut for cut in range(4) for row in range((len(stream) - cut) // 4)]
+    assert again.tokens.tolist() == [stream[i : i + 4] for i in starts]
+    assert again.characters_per_token == pytest.approx(blocks.characters_per_token, rel=0.1)
+    for wrong in (0, 5):
+        with pytest.raises(ValueError, match=rf"num_cuts must lie in 1 .. 4, got {wrong}"):
+            blocks.cut_again(wrong)
+
+
 def test_packing_errors():
     tokenizer = abc_tokenizer()
     with pytest.raises(ValueError, match="length must be >= 1, got 0"):

@@ -167,6 +167,7 @@ def test_a_signal_saves_the_stage_under_way_and_a_second_call_resumes(tmp_path):
     assert "| denoiser |" in (tmp_path / "out/SUMMARY.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_rehearsal_trains_and_measures_everything(tmp_path):
     words = ["train", "all", "--config", str(TINY), "--output", str(tmp_path), "--max_minutes", "1.7"]
     train_all(parse(words)[1])

@@ -50,15 +50,17 @@ class World:
 
     # For edlm.
 
-    def denoiser(self) -> FunctionDenoiser:
+    def denoiser(self, device: str = "cpu") -> FunctionDenoiser:
+        logits, powers = self.logits.to(device), POWERS.to(device)
         return FunctionDenoiser(
-            lambda x_t, t: self.logits[(x_t * POWERS).sum(1)] * (0.5 + t.double())[:, None, None], MASK, V
+            lambda x_t, t: logits[(x_t * powers).sum(1)] * (0.5 + t.double())[:, None, None], MASK, V
         )
 
-    def energy(self) -> CallableEnergy:
+    def energy(self, device: str = "cpu") -> CallableEnergy:
+        scores, factors, powers = (table.to(device) for table in (self.scores, self.factors, POWERS))
         return CallableEnergy(
             lambda candidates, x_partial, log_proposal: (
-                self.scores[(candidates * POWERS).sum(-1)] * self.factors[(x_partial * POWERS).sum(-1)][:, None]
+                scores[(candidates * powers).sum(-1)] * factors[(x_partial * powers).sum(-1)][:, None]
                 + self.proposal_weight * log_proposal
             )
         )

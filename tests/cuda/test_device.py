@@ -1,0 +1,104 @@
+"""A CUDA device against the CPU; ``EDLM_TEST_DEVICE=cpu pytest -m cuda`` rehearses it without one."""
+
+import dataclasses
+import os
+import warnings
+
+import pytest
+import torch
+
+from edlm import EnergySampler, load_denoiser, load_energy
+from edlm.corpus.text import load_blocks
+from edlm.denoisers.loading import SHIPPED
+from edlm.evaluation import likelihood_bound
+from tests.chance import assert_law
+from tests.sampler.brute_force import NOTHING, BruteForce, Options, World, count
+
+DEVICE = os.environ.get("EDLM_TEST_DEVICE", "cuda")
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+METHODS = {
+    "base": (None, {"order": "bisecting"}),
+    "base by confidence": (None, {"order": "confidence"}),
+    "head, exact": ("tinystories/head", {"num_candidates": None}),
+    "head, rounds of 4": ("tinystories/head", {"num_candidates": None, "group_size": 4}),
+    "head, k = 16": ("tinystories/head", {"num_candidates": 16}),
+    "causal LM, left to right": ("tinystories/autoregressive", {"num_candidates": 4, "order": "left_to_right"}),
+    "causal LM, sequences": ("tinystories/autoregressive", {"num_candidates": 4, "scope": "sequence"}),
+}
+ROWS, STEPS, NEAR = 16, 4, 1e-4  # NEAR: nats per token
+
+
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+
+
+def samplers(name: str, dtype: torch.dtype = torch.float32) -> list[EnergySampler]:
+    """The sampler of a method on the CPU, in float32, and on the device."""
+    energy, options = METHODS[name]
+    made = []
+    for device, kind in (("cpu", torch.float32), (DEVICE, dtype)):
+        denoiser = load_denoiser("tinystories", device=device).to(kind)
+        made.append(EnergySampler(denoiser, energy and load_energy(energy).to(device), num_steps=STEPS, **options))
+    return made
+
+
+def held_out() -> torch.Tensor:
+    return load_blocks(SHIPPED / "tinystories/valid.safetensors").tokens[:ROWS]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_seeds_give_the_tokens_of_the_cpu_in_nearly_all_rows(name):
+    """A row differs where a uniform lies within rounding of a border between two tokens, or two weights are equal."""
+    host, device = (s.sample(ROWS, 128, seed=3).tokens.cpu() for s in samplers(name))
+    assert (host == device).all(1).float().mean() >= 0.8
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bounds_are_those_of_the_cpu(name):
+    host, device = (
+        likelihood_bound(s, held_out().to(d), seed=3).nats_per_row.cpu() / 128
+        for s, d in zip(samplers(name), ("cpu", DEVICE), strict=True)
+    )
+    near = (host - device).abs() <= NEAR
+    assert near.float().mean() >= (1.0 if METHODS[name][1].get("num_candidates", 1) in (1, None) else 0.8)
+    assert (host - device).abs().max() <= 0.01, "a row with another candidate is still a draw of the same bound"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_denoiser_works_with_a_float32_head(dtype):
+    host, device = samplers("head, exact", dtype)
+    assert next(device.energy.parameters()).dtype == torch.float32
+    full = likelihood_bound(host, held_out(), seed=3).value
+    assert likelihood_bound(device, held_out().to(DEVICE), seed=3).value == pytest.approx(full, abs=0.05)
+    assert (device.sample(2, 128, seed=3).tokens != device.denoiser.mask_token_id).all()
+
+
+@pytest.mark.parametrize("scope", ["step", "sequence"])
+def test_the_law_is_that_of_enumeration(scope):
+    world, options = World(), Options(num_steps=2, num_candidates=2, scope=scope)
+    sampler = EnergySampler(world.denoiser(DEVICE), world.energy(DEVICE), **options.sampler_options())
+    tokens = sampler.fill(torch.tensor([NOTHING], device=DEVICE).repeat(20_000, 1), seeds=range(20_000)).tokens
+    assert_law(count(tokens.cpu()), BruteForce(world, options).law())
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="counts CUDA's warnings")
+@pytest.mark.parametrize(("name", "most"), [("base", 16), ("head, k = 16", 40)])
+def test_a_step_waits_for_the_device_no_more_often_than_documented(name, most):
+    counts = []
+    for steps in (4, 8):
+        sampler = dataclasses.replace(samplers(name)[1], num_steps=steps)
+        sampler.sample(4, 128, seed=0)  # warms up
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                sampler.sample(4, 128, seed=0)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        counts.append(sum("synchroniz" in str(warning.message) for warning in caught))
+    assert (counts[1] - counts[0]) / 4 <= most
