@@ -334,11 +334,13 @@ def test_languages_truth_compares_energies_with_the_oracle(runs, tmp_path):
 
 def test_benchmark_gives_ratios_to_the_base_of_equal_passes_and_batch(runs, tmp_path):
     names = {"denoiser": str(runs / "text_denoiser/final"), "energy": str(runs / "text_head/final")}
+    names["causal_lm"] = str(runs / "causal/final/energy")
     output, options = tmp_path / "speed.json", {"num_steps": [3], "batch_sizes": [1, 4], "repeats": 1}
     printed = edlm("benchmark", device="cpu", output=str(output), **names, **options)
     rows = json.loads(output.read_text())["rows"]
-    assert [row["batch_size"] for row in rows] == [1] * 5 + [4] * 5 and "head, exact" in printed
-    for row, base in zip(rows, [rows[0]] * 5 + [rows[5]] * 5, strict=True):
+    assert [row["batch_size"] for row in rows] == [1] * 8 + [4] * 8 and "causal LM, k = 4, left to right" in printed
+    for row, base in zip(rows, [rows[0]] * 8 + [rows[8]] * 8, strict=True):
+        assert 0 < row["share_of_matmul_rate"] < 1
         assert row["ratio_to_base"] == pytest.approx(row["seconds_per_sequence"] / base["seconds_per_sequence"])
         assert row["tokens_per_second"] == pytest.approx(16 / row["seconds_per_sequence"])
 

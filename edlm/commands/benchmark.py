@@ -20,6 +20,7 @@ class BenchmarkConfig:
     Args:
         denoiser: The denoiser.
         energy: Its normalised head.
+        causal_lm: A causal LM over the same tokens, by its name as an energy; null leaves it out.
         num_steps: Denoiser passes.
         batch_sizes: Sequences at a time.
         repeats: Timed batches of each setting; the median counts.
@@ -30,6 +31,7 @@ class BenchmarkConfig:
 
     denoiser: str = "tinystories"
     energy: str = "tinystories"
+    causal_lm: str | None = None
     num_steps: tuple[int, ...] = (4, 8, 16)
     batch_sizes: tuple[int, ...] = (1, 16)
     repeats: int = 3
@@ -45,10 +47,11 @@ def run(config: BenchmarkConfig) -> None:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     denoiser, energy = load_denoiser(config.denoiser, device=device), load_energy(config.energy).to(device)
+    causal_lm = None if config.causal_lm is None else load_energy(config.causal_lm).to(device)
     names = ("num_steps", "batch_sizes", "repeats", "seed")
     rows = [
         {**row, "tokens_per_second": denoiser.max_length / row["seconds_per_sequence"]}
-        for row in measure_speed(denoiser, energy, **{name: getattr(config, name) for name in names})
+        for row in measure_speed(denoiser, energy, causal_lm, **{name: getattr(config, name) for name in names})
     ]
     columns = {
         "batch": lambda r: str(r["batch_size"]),
@@ -57,6 +60,8 @@ def run(config: BenchmarkConfig) -> None:
         "s/sequence": lambda r: f"{r['seconds_per_sequence']:.4f}",
         "tokens/s": lambda r: f"{r['tokens_per_second']:.0f}",
         "ratio": lambda r: f"{r['ratio_to_base']:.2f}",
+        "MiB": lambda r: "–" if r["peak_memory_bytes"] is None else f"{r['peak_memory_bytes'] / 2**20:.0f}",
+        "of matmul rate": lambda r: f"{r['share_of_matmul_rate']:.1%}",
     }
     print_table(f"seconds per sequence on {device}, and ratio to the base of the same passes", rows, columns)
     if config.output:

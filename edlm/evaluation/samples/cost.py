@@ -115,45 +115,69 @@ def measure_cost(sampler: EnergySampler, length: int, *, batch_size: int, seed: 
     return Cost(counter.get_total_flops() / batch_size, peak, memory)
 
 
+def matmul_rate(device: torch.device, size: int = 1024, repeats: int = 8) -> float:
+    """Floating-point operations per second of float32 products of square matrices; the best of some repeats."""
+    left, seconds = torch.randn(size, size, device=device), []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        (left @ left)[0, 0].item()  # waits for the device
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds)
+
+
 def measure_speed(
     denoiser: Denoiser,
     head: Energy,
+    causal_lm: Energy | None = None,
     *,
     num_steps: Sequence[int],
     batch_sizes: Sequence[int],
     repeats: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """Time the base and ways to decide by a normalised head, setting by setting.
+    """Time the base and ways to decide by an energy, setting by setting.
 
     Args:
         denoiser: Its ``max_length`` is the length of the samples.
         head: Normalised.
+        causal_lm: An energy that is a causal LM over the same tokens; None leaves it out.
         num_steps: Denoiser passes.
         batch_sizes: Sequences at a time.
         repeats: Timed batches of each setting; the median counts.
         seed: Of the samples.
 
     Returns:
-        For each setting its options, ``seconds_per_sequence`` and ``ratio_to_base``, the base of the same passes.
+        For each setting its options, ``seconds_per_sequence``, ``ratio_to_base`` (the base of the same passes),
+        ``peak_memory_bytes`` and ``share_of_matmul_rate``: `Cost.flops_per_sequence` a second, as a share of
+        `matmul_rate`.
     """
     deciding = {
         "base": (None, {"num_candidates": 1}),
         "head, exact": (head, {"num_candidates": None}),
+        "head, exact, rounds of 4": (head, {"num_candidates": None, "group_size": 4}),
         "head, k = 4, whole step": (head, {"num_candidates": 4}),
         "head, k = 16, whole step": (head, {"num_candidates": 16}),
         "head, k = 16, groups of 4": (head, {"num_candidates": 16, "group_size": 4}),
     }
-    rows = []
+    if causal_lm is not None:
+        deciding["causal LM, k = 4, sequences"] = (causal_lm, {"num_candidates": 4, "scope": "sequence"})
+        deciding["causal LM, k = 4, left to right"] = (causal_lm, {"num_candidates": 4, "order": "left_to_right"})
+    rate, rows = matmul_rate(device_of(denoiser)), []
     for batch_size in batch_sizes:
         for steps in num_steps:
             base = None
             for name, (energy, options) in deciding.items():
-                sampler = EnergySampler(denoiser, energy, num_steps=steps, order="dilated", **options)
+                sampler = EnergySampler(denoiser, energy, num_steps=steps, **{"order": "dilated", **options})
                 batches = {"batch_size": batch_size, "num_batches": repeats, "seed": seed}
                 seconds = draw_timed(sampler, denoiser.max_length, **batches).seconds_per_sequence
+                cost = measure_cost(sampler, denoiser.max_length, batch_size=batch_size, seed=seed)
                 base = base or seconds
-                measured = {"seconds_per_sequence": seconds, "ratio_to_base": seconds / base}
+                measured = {
+                    "seconds_per_sequence": seconds,
+                    "ratio_to_base": seconds / base,
+                    "peak_memory_bytes": cost.peak_memory_bytes,
+                    "share_of_matmul_rate": cost.flops_per_sequence / seconds / rate,
+                }
                 rows.append({"decided by": name, "num_steps": steps, "batch_size": batch_size, **measured, **options})
     return rows
 
