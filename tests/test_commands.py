@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from edlm import AutoregressiveEnergy, EnergySampler, ResidualHead, SequenceEnergy, load_denoiser, load_energy
 from edlm.cli import main
+from edlm.corpus.blocks import load_blocks
 from edlm.corpus.prepared import PreparedCorpus
 from edlm.corpus.synthetic import LanguageConfig, build_language
-from edlm.corpus.text import load_blocks
 from edlm.energies.scalar_head import ScalarHead
 from edlm.evaluation import estimate_bound
 from edlm.evaluation.estimates.estimate import mean_of

@@ -11,7 +11,7 @@ import pytest
 
 import edlm
 from edlm.cli import main, parse
-from edlm.corpus.text import load_blocks
+from edlm.corpus.blocks import load_blocks
 from edlm.denoisers.loading import SHIPPED
 from edlm.evaluation import published_perplexity
 from edlm.evaluation.experiment import run as run_module

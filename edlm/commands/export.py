@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
+from edlm.corpus.blocks import TokenBlocks, save_blocks
 from edlm.corpus.prepared import PreparedCorpus
-from edlm.corpus.text import TokenBlocks, save_blocks
 from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy
 from edlm.evaluation.samples.text import texts_of

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from edlm.corpus.text import TokenBlocks, load_blocks, save_blocks
+from edlm.corpus.blocks import TokenBlocks, load_blocks, save_blocks
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from edlm.corpus.blocks import TokenBlocks
 from edlm.corpus.languages import Dyck, HiddenMarkov, MarkovChain
 from edlm.corpus.prepared import PreparedCorpus
-from edlm.corpus.text import TokenBlocks
 
 
 @dataclass(frozen=True)

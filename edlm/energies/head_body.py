@@ -92,7 +92,8 @@ class Head(PretrainedEnergy):
             raise ValueError(f"a {type(self).__name__} reads states, and {type(step.denoiser).__name__} gives none")
         place = step.encoding.place[active]
         first = len(step.encoding.hidden) - len(self.blocks)
-        layers = [self.read(step.encoding.hidden[first + b][place]) for b in range(len(self.blocks))]
+        entering = (step.encoding.hidden[first + b][place].to(self.token.weight) for b in range(len(self.blocks)))
+        layers = [self.read(h) for h in entering]
         angles = self.rotary(torch.arange(layers[0].shape[1], device=active.device)[None])
         return layers[0], [block.memory(h, angles) for block, h in zip(self.blocks, layers, strict=True)]
 
@@ -132,7 +133,7 @@ class Head(PretrainedEnergy):
     def _token(self, step: Step, tokens: Tensor) -> Tensor:
         with torch.no_grad():
             embedded = step.denoiser.embed(tokens)
-        return self.token(self.token_norm(embedded))
+        return self.token(self.token_norm(embedded.to(self.token.weight)))
 
 
 def take(states: Tensor, positions: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ class ResidualHead(Head, TokenwiseEnergy):
         features = self.final_norm(query)
         if self.shape.start == "cold":
             features = step.encoding.at(slots) + self.write(features)
-        return step.denoiser.decode(features)
+        return step.denoiser.decode(features.to(step.encoding.hidden[0].dtype))
 
 
 @dataclass

@@ -383,3 +383,15 @@ def test_exact_decisions_of_a_warm_head_never_run_the_denoisers_last_block(shape
     runs.clear()
     sampler.likelihood_bound(output.tokens, seeds=range(4))
     assert [runs.count(index) for index in range(NUM_LAYERS)] == [2] * (NUM_LAYERS - 1) + [times]
+
+
+@pytest.mark.parametrize("start", [{}, COLD], ids=["warm", "cold"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_float32_head_reads_a_denoiser_in_half_precision(start, dtype):
+    denoiser = modernbert()
+    head = disturbed_head(denoiser, **start)
+    full = log_q("exact", head, *every_filling(denoiser))
+    half = log_q("exact", head, *every_filling(denoiser.to(dtype)))
+    head.check_denoiser(denoiser)
+    torch.testing.assert_close(half.exp().sum(-1), torch.ones(len(half)))
+    torch.testing.assert_close(half.exp(), full.exp(), rtol=0, atol=0.1)

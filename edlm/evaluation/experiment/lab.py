@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from edlm.corpus.text import TokenBlocks, load_blocks, pack_documents, read_documents
+from edlm.corpus.blocks import TokenBlocks, load_blocks
+from edlm.corpus.text import pack_documents, read_documents
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.loading import SHIPPED, load_denoiser
 from edlm.evaluation.estimates.estimate import TextUnits

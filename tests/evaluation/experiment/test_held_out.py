@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from edlm import load_denoiser
-from edlm.corpus.text import load_blocks, pack_documents
+from edlm.corpus.blocks import load_blocks
+from edlm.corpus.text import pack_documents
 from edlm.denoisers import FunctionDenoiser
 from edlm.denoisers.loading import SHIPPED
 from edlm.evaluation.experiment.lab import load_held_out

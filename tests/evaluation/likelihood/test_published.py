@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from edlm.corpus.blocks import load_blocks
 from edlm.corpus.languages import MarkovChain
-from edlm.corpus.text import load_blocks
 from edlm.denoisers import FunctionDenoiser
 from edlm.denoisers.loading import SHIPPED, load_denoiser
 from edlm.diffusion.slots import Slots
