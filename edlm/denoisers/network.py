@@ -31,22 +31,26 @@ class NetworkDenoiser(Denoiser):
     @property
     def identity(self) -> DenoiserIdentity:
         """Computed again only after the weights were changed; a move or a cast of the module leaves it."""
+        vocabulary = self.vocabulary
+        return DenoiserIdentity(
+            self.name, self._revision(), vocabulary.size, vocabulary.mask_token_id, vocabulary.fingerprint
+        )
+
+    def _revision(self) -> str:
         weights = self._weights()
         if self._fingerprint[0] != weights:
             self._fingerprint = (weights, weights_fingerprint(self.network))
-        vocabulary = self.vocabulary
-        return DenoiserIdentity(
-            self.name, self._fingerprint[1], vocabulary.size, vocabulary.mask_token_id, vocabulary.fingerprint
-        )
+        return self._fingerprint[1]
 
     def _weights(self) -> list[tuple[int, int]]:
         return [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in self.network.parameters()]
 
     def _apply(self, *arguments: Any, **options: Any) -> Self:
-        if any(weight.is_meta for weight in self.network.parameters()):
-            return super()._apply(*arguments, **options)
-        revision = self.identity.revision
-        super()._apply(*arguments, **options)
+        moved = super()._apply
+        if any(weight.is_meta for weight in self.network.parameters()) or not self._weights():
+            return moved(*arguments, **options)
+        revision = self._revision()
+        moved(*arguments, **options)
         self._fingerprint = (self._weights(), revision)
         return self
 
