@@ -156,7 +156,7 @@ def test_a_signal_saves_the_stage_under_way_and_a_second_call_resumes(tmp_path):
     log = tmp_path / "out/denoiser/log.jsonl"
     while process.poll() is None and not log.is_file():
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # to this process alone
     printed = process.communicate()[0]
     assert process.returncode == 130 and "the same call resumes" in printed
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
