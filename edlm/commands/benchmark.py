@@ -2,15 +2,13 @@
 
 import time
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
 
 from edlm.commands.terminal import print_table
 from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy
 from edlm.evaluation.experiment.provenance import write_result
 from edlm.evaluation.samples.cost import measure_speed
+from edlm.sampler.kernel import device_of
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class BenchmarkConfig:
         batch_sizes: Sequences at a time.
         repeats: Timed batches of each setting; the median counts.
         seed: Seed of the samples.
-        device: Device of denoiser and energy; "auto" is a GPU if there is one, else the CPU.
+        device: Device of denoiser and energies: "cpu", "cuda", "mps", or "auto" for the best of these.
         output: JSON file to write; none by default.
     """
 
@@ -36,17 +34,16 @@ class BenchmarkConfig:
     batch_sizes: tuple[int, ...] = (1, 16)
     repeats: int = 3
     seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: str = "auto"
     output: str | None = None
 
 
 def run(config: BenchmarkConfig) -> None:
     """Time each setting, print a table, write JSON."""
     started = time.perf_counter()
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    denoiser, energy = load_denoiser(config.denoiser, device=device), load_energy(config.energy).to(device)
+    denoiser = load_denoiser(config.denoiser, device=config.device)
+    device = device_of(denoiser)
+    energy = load_energy(config.energy).to(device)
     causal_lm = None if config.causal_lm is None else load_energy(config.causal_lm).to(device)
     names = ("num_steps", "batch_sizes", "repeats", "seed")
     rows = [
@@ -65,4 +62,4 @@ def run(config: BenchmarkConfig) -> None:
     }
     print_table(f"seconds per sequence on {device}, and ratio to the base of the same passes", rows, columns)
     if config.output:
-        write_result(config.output, config, device=device, seconds=time.perf_counter() - started, rows=rows)
+        write_result(config.output, config, device=str(device), seconds=time.perf_counter() - started, rows=rows)

@@ -11,6 +11,7 @@ from torch import Tensor
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy
+from edlm.sampler.kernel import device_of
 from edlm.sampler.options import SamplerOptions
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.text.generation import GenerationOutput, Partial
@@ -34,7 +35,7 @@ class SampleConfig:
         block_length: Tokens written together, block after block, each in all steps; null for all at once.
         batch_size: Sequences at a time.
         seed: Sample i has the seed ``seed + i``.
-        device: Device of denoiser and energy: "cpu", "cuda" or "mps".
+        device: Device of denoiser and energy: "cpu", "cuda", "mps", or "auto" for the best of these.
         format: "text", or "jsonl" with diagnostics of each step.
         stream: Show the first sample of each batch after each step, on the standard error.
         output: File to write; the terminal by default.
@@ -50,7 +51,7 @@ class SampleConfig:
     block_length: int | None = None
     batch_size: int = 16
     seed: int = 0
-    device: str = "cpu"
+    device: str = "auto"
     format: Literal["text", "jsonl"] = "text"
     stream: bool = False
     output: str | None = None
@@ -59,7 +60,7 @@ class SampleConfig:
 def run(config: SampleConfig) -> None:
     """Load, sample and write batch by batch."""
     denoiser = load_denoiser(config.denoiser, device=config.device)
-    energy = load_energy(config.energy).to(config.device) if config.energy is not None else None
+    energy = load_energy(config.energy).to(device_of(denoiser)) if config.energy is not None else None
     sampler = EnergySampler(denoiser, energy, **asdict(config.sampler))
     if config.prompt is not None and config.fill is not None:
         raise ValueError("give a prompt or a text to fill, not both")

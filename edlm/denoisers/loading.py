@@ -31,7 +31,7 @@ def load_denoiser(
         path_or_hub_id: Where the checkpoint is.
         family: Name of one of ``FAMILIES``; by default recognised from the files.
         revision: Of a hub's repository.
-        device: Where it runs.
+        device: Where it runs; "auto" for CUDA, else MPS, else the CPU.
         options: ``tokenizer``, ``mask_token_id``, ``dtype``, ``trust_remote_code``, as in `LoadOptions`.
 
     Returns:
@@ -42,7 +42,7 @@ def load_denoiser(
         OSError: the hub has no such model, or cannot be reached.
         ValueError: no family recognises it, its content does not fit its family, or there is no such device.
     """
-    _check_device(device)
+    device = _usable(device)
     shipped = SHIPPED / str(path_or_hub_id) / "denoiser"
     path, loading = shipped if shipped.is_dir() else path_or_hub_id, LoadOptions(**options)
     checkpoint = Checkpoint.open(path, revision, code=loading.trust_remote_code)
@@ -57,12 +57,16 @@ def load_denoiser(
     return denoiser.to(device).eval()
 
 
-def _check_device(device: torch.device | str) -> None:
+def _usable(device: torch.device | str) -> torch.device | str:
+    """The device; of "auto", CUDA, else MPS, else the CPU."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
     except (AssertionError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"device must be one that torch can use here, got {str(device)!r}: {reason}") from error
+    return device
 
 
 def wrap_denoiser(

@@ -40,7 +40,7 @@ class EvaluateConfig:
             bisecting with the default methods, or where that is not known.
         num_steps_of: Denoiser passes in some of these orders, in place of ``num_steps``.
         seed: Of orders, candidates and samples.
-        device: Where all runs: "cpu", "cuda", "mps".
+        device: Where all runs: "cpu", "cuda", "mps", or "auto" for the best of these.
         batch_size: Rows at a time, for the bounds.
         samples: What is drawn to be timed and judged.
         frontier: Judge loss against entropy, over temperatures.
@@ -73,7 +73,7 @@ class EvaluateConfig:
     orders: tuple[Order, ...] | None = None
     num_steps_of: dict[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
-    device: str = "cpu"
+    device: str = "auto"
     batch_size: int = 32
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     frontier: FrontierConfig = field(default_factory=FrontierConfig)

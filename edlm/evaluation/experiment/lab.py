@@ -24,6 +24,7 @@ from edlm.evaluation.likelihood.text import middle_third
 from edlm.evaluation.samples.judge import Judge, load_judge
 from edlm.evaluation.samples.text import texts_of, tokens_per_word
 from edlm.evaluation.samples.text_measures import TextMeasures
+from edlm.sampler.kernel import device_of
 from edlm.training.checkpoints import fingerprint
 
 TEXT = (".txt", ".jsonl", ".json")
@@ -81,7 +82,7 @@ class Lab:
         """
         denoiser = load_denoiser(config.denoiser, device=config.device)
         blocks = load_held_out(config.data or SHIPPED / "tinystories" / "valid.safetensors", denoiser, config.length)
-        x_0 = blocks.tokens[: config.num_rows].to(config.device)
+        x_0 = blocks.tokens[: config.num_rows].to(device_of(denoiser))
         settings = settings_of(config, denoiser)
         identity = {"denoiser": asdict(denoiser.identity), "data": fingerprint(x_0), "seed": config.seed}
         return cls(

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Energy
 from edlm.energies.card import EnergyCard
@@ -12,6 +14,7 @@ from edlm.energies.loading import load_energy
 from edlm.evaluation.experiment.config import DEFAULT_ORDERS, EvaluateConfig
 from edlm.evaluation.experiment.parts import MethodConfig, RatioConfig
 from edlm.evaluation.experiment.rows import Row
+from edlm.sampler.kernel import device_of
 from edlm.sampler.sampler import EnergySampler
 
 
@@ -72,7 +75,7 @@ def settings_of(config: EvaluateConfig, denoiser: Denoiser) -> list[Setting]:
         ValueError: two settings have one name, order and number of steps, an energy cannot be loaded or does not fit,
             or samples, frontier or time ratios name something that is not measured.
     """
-    methods = _with_energies(config)
+    methods = _with_energies(config, device_of(denoiser))
     of_methods = [order for m, energy in methods for order in m.orders or _trained_orders(energy)]
     orders = config.orders or tuple(dict.fromkeys(of_methods)) or DEFAULT_ORDERS
     settings = []
@@ -94,13 +97,13 @@ def _trained_orders(energy: Energy | None) -> tuple[str, ...]:
     return (energy.trained_orders if energy is not None else None) or ()
 
 
-def _with_energies(config: EvaluateConfig) -> list[tuple[MethodConfig, Energy | None]]:
+def _with_energies(config: EvaluateConfig, device: torch.device) -> list[tuple[MethodConfig, Energy | None]]:
     """Each method with its energy; methods that share one get the same object."""
     loaded: dict[tuple[str, bool], Energy] = {}
     for m in config.methods:
         key = (m.energy, m.carry_over)
         if m.energy is not None and key not in loaded:
-            loaded[key] = load_energy(m.energy, carry_over=m.carry_over or None).to(config.device)
+            loaded[key] = load_energy(m.energy, carry_over=m.carry_over or None).to(device)
     return [(m, loaded.get((m.energy, m.carry_over))) for m in config.methods]
 
 
