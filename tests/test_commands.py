@@ -227,7 +227,8 @@ def test_evaluate_writes_the_bounds_and_gains_of_the_library(runs, denoiser, tmp
     names = {"base", "exact", "groups"}
     assert {key[0] for key in rows} == {*names, "carry over", "sampled"} and all(name in printed for name in names)
     assert len(rows) == 3 * 4 + 1 + 1
-    blocks, seeds = load_blocks(runs / "text" / "valid.safetensors"), range(5, 10)
+    held_out, seeds = load_blocks(runs / "text" / "valid.safetensors"), range(5, 10)
+    blocks = held_out.draw(5, seed=5)
     nats = load_file(output.with_suffix(".rows.safetensors"))
 
     def sampler(method: dict, order: str, steps: int) -> EnergySampler:
@@ -241,20 +242,22 @@ def test_evaluate_writes_the_bounds_and_gains_of_the_library(runs, denoiser, tmp
         base = EnergySampler(denoiser, num_steps=steps, order=order)
         own = next((sampler(method, order, steps) for method in methods if method["name"] == name), base)
         options = {"sampled_steps": 2} if name == "sampled" else {}
-        pair = likelihood_bounds((base, own), blocks.tokens[:5], seeds, **options)
+        pair = likelihood_bounds((base, own), blocks.tokens, seeds, **options)
         gain = (pair[0] - pair[1]) / 16
         if name != "sampled":
-            bound = pair[1] / 16
-            assert row["bound_nats_per_token"] == pytest.approx(bound.mean().item(), **CLOSE)
-            assert row["bound_stderr"] == pytest.approx(bound.std().item() / 5**0.5, **CLOSE)
+            bound = mean_of(pair[1] / 16, blocks.documents)
+            assert row["bound_nats_per_token"] == pytest.approx(bound.value, **CLOSE)
+            assert row["bound_stderr"] == pytest.approx(bound.stderr, **CLOSE)
             assert nats[f"{name}, {order}, {steps} steps"].mean().item() == pytest.approx(row["bound_nats_per_token"])
         if name == "base":
             assert row.get("gain_nats_per_token") is None
         else:
-            assert row["gain_nats_per_token"] == pytest.approx(gain.mean().item(), **CLOSE)
-            assert row["gain_stderr"] == pytest.approx(gain.std().item() / 5**0.5, **CLOSE)
-        per_char = row["bound_nats_per_token"] / blocks.characters_per_token / math.log(2)
-        assert row["bits_per_char"] == pytest.approx(per_char) and row["n"] == 5
+            gain = mean_of(gain, blocks.documents)
+            assert row["gain_nats_per_token"] == pytest.approx(gain.value, **CLOSE)
+            assert row["gain_stderr"] == pytest.approx(gain.stderr, **CLOSE)
+        per_char = row["bound_nats_per_token"] / held_out.characters_per_token / math.log(2)
+        assert row["bits_per_char"] == pytest.approx(per_char)
+        assert row["n"] == len(blocks.documents.unique())
 
 
 SAMPLED = {
@@ -443,11 +446,9 @@ def test_export_writes_float16_copies_that_fit_each_other(runs, denoiser, tmp_pa
         assert {weight.dtype for weight in weights.values()} == {torch.float16}
     pair = load_denoiser(tmp_path / "denoiser"), load_energy(tmp_path / "head")
     blocks, corpus = load_blocks(tmp_path / "valid.safetensors"), PreparedCorpus.load(runs / "text")
-    valid = corpus.valid.tokens[:5]
-    assert torch.equal(blocks.tokens, valid)
-    text = denoiser.tokenizer.decode(valid.flatten()).replace("<|endoftext|>", "")
-    separators = (valid == denoiser.tokenizer.eos_token_id).sum().item()
-    assert (blocks.num_characters, blocks.num_tokens, blocks.num_documents) == (len(text), 5 * 16, separators)
+    drawn = torch.randperm(len(corpus.valid.tokens), generator=torch.Generator().manual_seed(0))[:5]
+    valid = corpus.valid.tokens[drawn]
+    assert torch.equal(blocks.tokens, valid) and torch.equal(blocks.documents, corpus.valid.documents[drawn])
     stories = denoiser.tokenizer.decode(corpus.train.tokens.flatten()).split("<|endoftext|>")
     assert (tmp_path / "words.txt").read_text().split("\n")[:-1] == sorted(known_words(stories))
     bound = EnergySampler(*pair, num_steps=2, **EXACT).likelihood_bound(valid, seeds=range(5))
@@ -460,7 +461,7 @@ def test_export_writes_float16_copies_that_fit_each_other(runs, denoiser, tmp_pa
 def test_export_works_for_a_language_without_separators(runs, tmp_path):
     export(runs, tmp_path, corpus="symbols")
     blocks = load_blocks(tmp_path / "valid.safetensors")
-    assert blocks.tokens.shape == (5, 8) and (blocks.num_tokens, blocks.num_documents) == (40, 5)
+    assert blocks.tokens.shape == (5, 8) and blocks.num_tokens == 40 and blocks.documents is None
 
 
 def test_export_refuses_another_denoisers_energy_before_writing(runs, tmp_path, capsys):

@@ -51,7 +51,8 @@ def _show(results: Results, config: EvaluateConfig, concluded: dict) -> None:
         rows = [row for row in results.rows if row.name in (config.plotted or [row.name])]
         rows = [row for row in rows if row.order in (config.plotted_orders or [row.order])]
         data = results.record["data"]
-        plot_bounds(rows, config.plot, title=f"{data['rows']} held-out blocks of {data['length']} tokens")
+        title = "{rows} held-out blocks of {length} tokens from {documents} documents".format(**data)
+        plot_bounds(rows, config.plot, title=title)
 
 
 def _write_folder(results: Results, result: dict, folder: Path) -> None:

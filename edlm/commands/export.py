@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from edlm.corpus.blocks import TokenBlocks, save_blocks
+from edlm.corpus.blocks import save_blocks
 from edlm.corpus.prepared import PreparedCorpus
 from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy
@@ -20,17 +20,17 @@ class ExportConfig:
     Args:
         denoiser: Folder of the trained denoiser.
         energies: Folders of energies that fit it, by their new names; ``head`` is the one loaded by default.
-        corpus: Folder made by ``edlm prepare corpus``; its first held-out blocks are exported too.
+        corpus: Folder made by ``edlm prepare corpus``; held-out blocks of it are exported too.
         output_dir: Gets ``denoiser/``, a folder for each energy, ``valid.safetensors``, and ``words.txt``, the words of
             the training text, if it has any; weights as float16.
-        num_rows: Held-out blocks.
+        num_rows: Held-out blocks, drawn over all documents by seed 0; null for all.
     """
 
     denoiser: str
     energies: dict[str, str]
     corpus: str
     output_dir: str
-    num_rows: int = 256
+    num_rows: int | None = None
 
 
 def run(config: ExportConfig) -> None:
@@ -44,17 +44,7 @@ def run(config: ExportConfig) -> None:
     denoiser.network.half()
     denoiser.save_pretrained(target / "denoiser")
     corpus = PreparedCorpus.load(config.corpus)
-    tokens = corpus.valid.tokens[: config.num_rows]
-    text = corpus.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-    separator = corpus.tokenizer.eos_token_id
-    separators = int((tokens == separator).sum()) if separator is not None else len(tokens)
-    blocks = TokenBlocks(
-        tokens=tokens,
-        num_documents=max(1, separators),
-        num_tokens=tokens.numel(),
-        num_dropped=0,
-        num_characters=sum(map(len, text)),
-    )
+    blocks = corpus.valid if config.num_rows is None else corpus.valid.draw(config.num_rows, seed=0)
     save_blocks(blocks, target / "valid.safetensors")
     (training_text,) = texts_of(denoiser, corpus.train.tokens.reshape(1, -1))
     if words := sorted({*words_of(training_text)}):

@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 FORMAT = "edlm-token-blocks-1"
+METADATA = ("num_documents", "num_tokens", "num_dropped", "num_characters", "format")
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +22,8 @@ class TokenBlocks:
         num_tokens: Tokens of the whole stream, separators and dropped ones included.
         num_dropped: Tokens of the last, incomplete block, which ``tokens`` lacks.
         num_characters: Characters (code points) of the documents' text in ``tokens``; a separator counts none.
+        documents: Index of the document that most tokens of each block are of, ``[num_blocks]``; None where that is not
+            known, or each block is one.
     """
 
     tokens: torch.LongTensor
@@ -28,16 +31,31 @@ class TokenBlocks:
     num_tokens: int
     num_dropped: int
     num_characters: int
+    documents: torch.LongTensor | None = None
 
     def __post_init__(self):
         if self.tokens.ndim != 2 or self.num_tokens != self.tokens.numel() + self.num_dropped:
             got = f"{list(self.tokens.shape)}, {self.num_tokens} tokens, {self.num_dropped} dropped"
             raise ValueError(f"tokens must be [num_blocks, length], num_tokens kept + dropped, got {got}")
+        if self.documents is not None and self.documents.shape != self.tokens.shape[:1]:
+            got = f"{list(self.documents.shape)} for {len(self.tokens)} blocks"
+            raise ValueError(f"documents must be one for each block, got {got}")
 
     @property
     def characters_per_token(self) -> float:
         """Characters per kept token; bits_per_char = nats per token / ln 2 / this (nats of separators included)."""
         return self.num_characters / self.tokens.numel()
+
+    def draw(self, num_blocks: int, seed: int) -> "TokenBlocks":
+        """So many blocks, or all where there are fewer, drawn without replacement over all documents.
+
+        They are in random order, so that the first of them are drawn over all documents too. Characters are counted at
+        the mean rate of all blocks.
+        """
+        drawn = torch.randperm(len(self.tokens), generator=torch.Generator().manual_seed(seed))[:num_blocks]
+        tokens, documents = self.tokens[drawn], None if self.documents is None else self.documents[drawn]
+        characters = round(self.characters_per_token * tokens.numel())
+        return TokenBlocks(tokens, self.num_documents, tokens.numel(), 0, characters, documents)
 
     def cut_again(self, num_cuts: int) -> "TokenBlocks":
         """The kept tokens cut ``num_cuts`` times, evenly shifted, so that each is seen at so many places of a block.
@@ -63,12 +81,15 @@ class TokenBlocks:
 
 
 def save_blocks(blocks: TokenBlocks, path: str | Path) -> None:
-    """Write a safetensors file: ``tokens`` as uint16 where all ids fit, else int32, and the counts as metadata."""
+    """Write a safetensors file: ``tokens`` as uint16 where all ids fit, else int32, documents, counts as metadata."""
     tokens = blocks.tokens.numpy()
     kind = np.uint16 if np.array_equal(tokens, tokens.astype(np.uint16)) else np.int32
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    metadata = {name: str(value) for name, value in {**vars(blocks), "format": FORMAT}.items() if name != "tokens"}
-    save_file({"tokens": np.ascontiguousarray(tokens, kind)}, str(path), metadata=metadata)
+    arrays = {"tokens": np.ascontiguousarray(tokens, kind)}
+    if blocks.documents is not None:
+        arrays["documents"] = blocks.documents.numpy().astype(np.int32)
+    metadata = {name: str(value) for name, value in {**vars(blocks), "format": FORMAT}.items() if name in METADATA}
+    save_file(arrays, str(path), metadata=metadata)
 
 
 def load_blocks(path: str | Path) -> TokenBlocks:
@@ -78,7 +99,7 @@ def load_blocks(path: str | Path) -> TokenBlocks:
             metadata = file.metadata() or {}
             if (got := metadata.pop("format", None)) != FORMAT:
                 raise ValueError(f"format must be {FORMAT!r}, got {got!r} in {path}")
-            tokens = torch.from_numpy(file.get_tensor("tokens").astype(np.int64))
-        return TokenBlocks(tokens, **{name: int(count) for name, count in metadata.items()})
+            arrays = {name: torch.from_numpy(file.get_tensor(name).astype(np.int64)) for name in file.keys()}
+        return TokenBlocks(**arrays, **{name: int(count) for name, count in metadata.items()})
     except SafetensorError as error:
         raise ValueError(f"path must be a safetensors file of token blocks, got {path}: {error}") from error

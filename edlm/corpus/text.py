@@ -203,4 +203,6 @@ def pack_documents(documents: list[str], tokenizer: PreTrainedTokenizerBase, len
         logger.warning("%d of %d tokens are unknown: bits per character will be too low", unknown, len(stream))
     logger.info("packed %d blocks; dropped the last %d of %d tokens", kept // length, len(stream) - kept, len(stream))
     tokens = torch.from_numpy(stream[:kept]).view(-1, length)
-    return TokenBlocks(tokens, len(documents), len(stream), len(stream) - kept, num_characters)
+    owners = torch.from_numpy(np.searchsorted(ends[1:], np.arange(kept), "right")).view(-1, length)
+    owner = owners.mode(1).values  # of a tie, the earlier document
+    return TokenBlocks(tokens, len(documents), len(stream), len(stream) - kept, num_characters, owner)

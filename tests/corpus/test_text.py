@@ -309,6 +309,12 @@ def test_packing_by_hand(length, rows, num_dropped, num_characters, caplog):
     assert f"dropped the last {num_dropped} of 10 tokens" in caplog.text
 
 
+def test_each_block_belongs_to_the_document_of_most_of_its_tokens():
+    blocks = pack_documents(["a" * 9, "b", "c" * 4], abc_tokenizer(), 4)  # sep aaaaaaaaa sep b sep cccc sep
+    assert blocks.tokens.tolist() == [[0, 3, 3, 3], [3, 3, 3, 3], [3, 3, 0, 4], [0, 5, 5, 5]]
+    assert blocks.documents.tolist() == [0, 0, 0, 2]
+
+
 def test_documents_cross_the_batches_of_the_tokenizer_in_order():
     documents = ["a" * (i % 3) + "b" + "c" * (i % 2) for i in range(2345)]
     tokenizer = abc_tokenizer()
@@ -395,13 +401,13 @@ def test_packing_errors():
 def test_saved_blocks_come_back_in_the_smallest_type_that_fits(tmp_path, largest, stored):
     from safetensors.torch import load_file
 
-    blocks = TokenBlocks(torch.tensor([[0, 7, largest], [3, 2, 1]]), 2, 8, 2, 11)
+    blocks = TokenBlocks(torch.tensor([[0, 7, largest], [3, 2, 1]]), 2, 8, 2, 11, torch.tensor([0, 4]))
     save_blocks(blocks, tmp_path / "new" / "er" / "blocks.safetensors")
     assert load_file(tmp_path / "new" / "er" / "blocks.safetensors")["tokens"].dtype == stored
     loaded = load_blocks(str(tmp_path / "new" / "er" / "blocks.safetensors"))
     assert loaded.tokens.dtype == torch.int64 and loaded.tokens.tolist() == blocks.tokens.tolist()
     counts = (loaded.num_documents, loaded.num_tokens, loaded.num_dropped, loaded.num_characters)
-    assert counts == (2, 8, 2, 11)
+    assert counts == (2, 8, 2, 11) and loaded.documents.tolist() == [0, 4]
 
 
 def test_loading_errors(tmp_path):
@@ -421,6 +427,19 @@ def test_loading_errors(tmp_path):
 def test_blocks_whose_counts_disagree_are_refused(tokens, num_tokens):
     with pytest.raises(ValueError, match=r"tokens must be \[num_blocks, length\], .* 2 dropped"):
         TokenBlocks(tokens, 1, num_tokens, 2, 5)
+    with pytest.raises(ValueError, match=r"one for each block, got \[3\] for 2 blocks"):
+        TokenBlocks(torch.zeros(2, 3, dtype=torch.long), 1, 6, 0, 5, torch.tensor([0, 0, 1]))
+
+
+def test_drawn_blocks_are_distinct_and_of_all_documents():
+    blocks = TokenBlocks(torch.arange(40).view(20, 2), 10, 40, 0, 80, torch.arange(20) // 2)
+    drawn = blocks.draw(12, seed=1)
+    assert torch.equal(drawn.tokens[:, 0] // 4, drawn.documents) and drawn.tokens[:, 0].unique().numel() == 12
+    assert (drawn.num_tokens, drawn.num_characters, drawn.num_documents) == (24, 48, 10)
+    assert torch.equal(drawn.tokens, blocks.draw(12, seed=1).tokens)
+    assert not torch.equal(drawn.tokens, blocks.draw(12, seed=2).tokens)
+    assert drawn.tokens[:6].max() > 20 > drawn.tokens[:6].min()  # in random order
+    assert sorted(blocks.draw(99, seed=1).tokens[:, 0].tolist()) == list(range(0, 40, 2))
 
 
 # Real text

@@ -1,9 +1,12 @@
-"""What evaluation passes around: a number with its error; a likelihood, with its direction and in other units."""
+"""What evaluation passes around: a number with its error; a likelihood, with its direction and in other units.
+
+Rows of one document are not independent. Where ``documents`` are given, errors are clustered by them.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -16,7 +19,7 @@ class Estimate(NamedTuple):
     Attributes:
         value: In the unit of its metric.
         stderr: Standard error; NaN from a single value, None where the number is counted.
-        n: Independent values behind it; None where the number is counted.
+        n: Independent values behind it (documents, where rows share some); None where the number is counted.
         low: Lower end of an interval; None without one.
         high: Upper end.
     """
@@ -37,21 +40,66 @@ class Estimate(NamedTuple):
         return Estimate(value, value * self.stderr, self.n)
 
 
-def mean_of(values: Tensor) -> Estimate:
-    """Mean and standard error of ``values[n]``.
+def document_values(values: Tensor, documents: Tensor | None) -> Tensor:
+    """A value for each document, whose mean is that of the rows, and whose scatter gives the clustered error.
+
+    ``y_c = mean + C / n * sum over rows i of document c of (x_i - mean)``
+
+    The standard error of the mean of the ``y_c``, which are independent, is the cluster-robust one of the rows; with
+    one row a document they are the rows. It is linear in ``x``: differences of series may be taken before or after.
+
+    Args:
+        values: Series ``x`` over the same rows, shape ``[..., n]``; of one that is not finite in a row, the row's
+            document gets that value.
+        documents: Index of each row's document, any integers, shape ``[n]``; None: each row is one.
+
+    Returns:
+        ``y``, float64, shape ``[..., C]``.
+
+    Raises:
+        ValueError: there is not one document for each row.
+
+    References:
+        Liang and Zeger 1986, Longitudinal data analysis using generalized linear models.
+
+    Example:
+        >>> import torch
+        >>> document_values(torch.tensor([1.0, 3.0, 8.0]), torch.tensor([0, 0, 5]))
+        tensor([1.3333, 6.6667], dtype=torch.float64)
+    """
+    values = values.double()
+    if documents is None:
+        return values
+    n, finite = values.shape[-1], values.where(values.isfinite(), 0.0)
+    mean = finite.mean(-1, keepdim=True)
+    sums = _sums_by(finite - mean, documents)
+    infinite = _sums_by(values.where(~values.isfinite(), 0.0), documents)
+    return mean + sums * sums.shape[-1] / n + infinite
+
+
+def _sums_by(values: Tensor, documents: Tensor) -> Tensor:
+    """Sums over the rows of each document, ``[..., C]``."""
+    if documents.shape != values.shape[-1:]:
+        raise ValueError(f"documents must be one for each row, got {[*documents.shape]} for {[*values.shape]}")
+    names, index = documents.to(values.device).unique(return_inverse=True)
+    return values.new_zeros(*values.shape[:-1], len(names)).index_add_(-1, index, values)
+
+
+def mean_of(values: Tensor, documents: Tensor | None = None) -> Estimate:
+    """Mean of ``values[n]`` with its standard error, clustered by ``documents[n]`` where they are given.
 
     Example:
         >>> import torch
         >>> mean_of(torch.tensor([1.0, 3.0]))[:3]
         (2.0, 1.0, 2)
     """
+    values = document_values(values, documents)
     n = len(values)
-    values = values.double()
     return Estimate(values.mean().item(), values.std().item() / math.sqrt(n) if n > 1 else math.nan, n)
 
 
-def ratio_of(numerators: Tensor, denominators: Tensor) -> Estimate:
-    """Ratio of the sums of paired values, with its standard error over pairs.
+def ratio_of(numerators: Tensor, denominators: Tensor, documents: Tensor | None = None) -> Estimate:
+    """Ratio of the sums of paired values, with its standard error over pairs, or over the documents' sums of them.
 
     ratio = sum_i a_i / sum_i b_i
     stderr^2 = n / (n - 1) sum_i (a_i - ratio b_i)^2 / (sum_i b_i)^2
@@ -59,6 +107,7 @@ def ratio_of(numerators: Tensor, denominators: Tensor) -> Estimate:
     Args:
         numerators: ``a``, shape ``[n]``.
         denominators: ``b >= 0``, shape ``[n]``.
+        documents: Index of each pair's document, shape ``[n]``; None: each pair is one.
 
     Returns:
         In the unit of ``a`` per unit of ``b``; with all ``b`` equal to 1, `mean_of` the numerators.
@@ -81,7 +130,10 @@ def ratio_of(numerators: Tensor, denominators: Tensor) -> Estimate:
         raise ValueError(
             f"numerators and denominators must be pairs, got shapes {[*numerators.shape]} and {[*denominators.shape]}"
         )
-    n, a, b = len(numerators), numerators.double(), denominators.double()
+    a, b = numerators.double(), denominators.double()
+    if documents is not None:
+        a, b = _sums_by(a, documents), _sums_by(b, documents)
+    n = len(a)
     total = b.sum().item()
     if not total > 0:
         raise ValueError(f"the denominators of a ratio must have a positive sum, got {total:g} over {n} of them")
@@ -99,12 +151,13 @@ class Likelihood:
 
     Attributes:
         value: Estimate over all tokens.
-        stderr: Its standard error over rows; NaN for a single row.
-        n: Rows.
+        stderr: Its standard error over documents; NaN for a single one.
+        n: Documents; each row is one where they are not known.
         estimator: How it was estimated, in words.
         direction: "upper bound of -log p" (in expectation), "exact", or "estimate" (neither).
         nats_per_row: ``[n]``, float64; None where unknown.
         tokens_per_row: ``[n]``; None where unknown.
+        documents: Index of each row's document, ``[n]``; None: each row is one.
     """
 
     value: float
@@ -114,6 +167,7 @@ class Likelihood:
     direction: Direction
     nats_per_row: Tensor | None = field(default=None, repr=False, compare=False)
     tokens_per_row: Tensor | None = field(default=None, repr=False, compare=False)
+    documents: Tensor | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -131,6 +185,11 @@ class Likelihood:
         tokens = torch.as_tensor(tokens_per_row).cpu().expand(len(nats))
         mean = ratio_of(nats, tokens)
         return cls(mean.value, mean.stderr, mean.n, estimator, direction, nats, tokens)
+
+    def by_document(self, documents: Tensor | None) -> Likelihood:
+        """The same value, its error clustered by the document of each row, ``[n]``; None: each row is one."""
+        mean = ratio_of(self.nats_per_row, self.tokens_per_row, documents)
+        return replace(self, stderr=mean.stderr, n=mean.n, documents=documents)
 
     @property
     def nats_per_token(self) -> Estimate:

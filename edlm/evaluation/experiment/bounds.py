@@ -39,7 +39,8 @@ def likelihood_of(lab: Lab, setting: Setting) -> Likelihood | None:
     if entry is None:
         return None
     direction = entry.value["notes"]["bound_direction"]
-    return Likelihood.of(entry.tensors["nats"], entry.tensors["tokens"], estimator=ESTIMATOR, direction=direction)
+    nats, tokens = entry.tensors["nats"], entry.tensors["tokens"]
+    return Likelihood.of(nats, tokens, estimator=ESTIMATOR, direction=direction).by_document(lab.documents)
 
 
 def _from_sampled_steps(lab: Lab, setting: Setting) -> Likelihood:
@@ -77,6 +78,7 @@ def _estimate(
 
 
 def _entry(lab: Lab, setting: Setting, likelihood: Likelihood) -> Entry:
+    likelihood = likelihood.by_document(lab.documents)
     metrics = {"bound_nats_per_token": likelihood.nats_per_token, **lab.units.of(likelihood)}
     base = lab.base_of(setting)
     whole = likelihood_of(lab, base) if base is not None and base is not setting else None
@@ -88,6 +90,11 @@ def _entry(lab: Lab, setting: Setting, likelihood: Likelihood) -> Entry:
 
 def measure_infilling(lab: Lab, setting: Setting) -> Entry:
     """How much of the tokens that are not given is recovered by draws."""
-    options = {"given": lab.given, "seed": lab.config.seed, "batch_size": lab.config.batch_size}
+    options = {
+        "given": lab.given,
+        "documents": lab.documents,
+        "seed": lab.config.seed,
+        "batch_size": lab.config.batch_size,
+    }
     spans, tokens = measure_recovery(setting.sampler, lab.x_0, **options)
     return Entry(record_of({"spans_recovered": spans, "tokens_recovered": tokens}))

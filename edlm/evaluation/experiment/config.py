@@ -31,7 +31,7 @@ class EvaluateConfig:
         data: Held-out blocks (a file made by ``edlm prepare corpus``), or text (.txt, .jsonl); the shipped blocks by
             default.
         length: Tokens of a block that text is cut into; null for the longest that the denoiser takes.
-        num_rows: Blocks to use, from the first.
+        num_rows: Blocks to use, drawn over all documents by the seed. Errors are clustered by document.
         given: "middle_third": everything but the middle third of each block is given, and the bounds and draws are of
             that third; null: nothing is given.
         methods: Samplers that are compared with the base.

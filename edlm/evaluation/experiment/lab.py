@@ -60,6 +60,7 @@ class Lab:
         judge: The causal LM that judges samples, or None.
         texts: Measures of samples' texts, or None.
         store: Where all is kept.
+        documents: Index of each row's document, ``[n]``; None: each row is one.
     """
 
     config: EvaluateConfig
@@ -71,6 +72,7 @@ class Lab:
     judge: Judge | None
     texts: TextMeasures | None
     store: Store
+    documents: Tensor | None = None
 
     @classmethod
     def load(cls, config: EvaluateConfig) -> Lab:
@@ -82,7 +84,8 @@ class Lab:
         """
         denoiser = load_denoiser(config.denoiser, device=config.device)
         blocks = load_held_out(config.data or SHIPPED / "tinystories" / "valid.safetensors", denoiser, config.length)
-        x_0 = blocks.tokens[: config.num_rows].to(device_of(denoiser))
+        rows = blocks.draw(config.num_rows, config.seed)
+        x_0 = rows.tokens.to(device_of(denoiser))
         settings = settings_of(config, denoiser)
         identity = {"denoiser": asdict(denoiser.identity), "data": fingerprint(x_0), "seed": config.seed}
         return cls(
@@ -95,12 +98,18 @@ class Lab:
             _judge(config, denoiser, settings),
             _text_measures(config, denoiser, x_0),
             _store(config, identity),
+            rows.documents,
         )
 
     @property
     def length(self) -> int:
         """Tokens of a row."""
         return self.x_0.shape[1]
+
+    @property
+    def num_documents(self) -> int:
+        """Documents that the rows are of."""
+        return len(self.x_0 if self.documents is None else self.documents.unique())
 
     @cached_property
     def judged(self) -> list[Setting]:

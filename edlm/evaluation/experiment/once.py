@@ -32,11 +32,12 @@ def measure_continuous(lab: Lab) -> Entry:
         ``nelbo``: records of likelihoods; ``published``: of `PublishedPerplexity`; each with a ``name``.
     """
     config, x_0 = lab.config.continuous, lab.x_0[: lab.config.continuous.num_rows]
+    documents = None if lab.documents is None else lab.documents[: config.num_rows]
     options = {"num_draws": config.num_draws, "seed": lab.config.seed, "batch_size": lab.config.batch_size}
     nelbo, published = [], []
     for estimator in ("times", "counts"):
         value = continuous_nelbo(lab.denoiser, x_0, estimator=estimator, progress=f"NELBO, {estimator}", **options)
-        nelbo.append({"name": "base", **lab.units.record_of(value)})
+        nelbo.append({"name": "base", **lab.units.record_of(value.by_document(documents))})
     for name, setting in energies_by_name(lab.settings).items():
         energy = setting.energy
         if config.published == "all" or (config.published == "normalized" and energy.is_normalized):
@@ -44,7 +45,7 @@ def measure_continuous(lab: Lab) -> Entry:
             value = published_perplexity(
                 lab.denoiser, energy, x_0, num_candidates=config.num_candidates, progress=title, **options
             )
-            published.append({"name": name, **value.as_record(lab.units)})
+            published.append({"name": name, **value.by_document(documents).as_record(lab.units)})
     return Entry({"nelbo": nelbo, "published": published})
 
 

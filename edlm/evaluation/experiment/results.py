@@ -13,12 +13,14 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from edlm.evaluation.estimates.estimate import document_values
 from edlm.evaluation.experiment.provenance import json_value, write_json
 from edlm.evaluation.experiment.rows import Row, flat, row_of_flat
 from edlm.evaluation.experiment.store import write_atomically
 from edlm.evaluation.likelihood.speedup import Curve
 from edlm.evaluation.samples.frontier import FrontierPoint
 
+DOCUMENTS = "documents"  # of the rows, in their file
 ROWS, STORE = ".rows.safetensors", ".store.safetensors"  # next to the JSON file
 
 
@@ -28,11 +30,12 @@ class Results:
 
     Attributes:
         record: JSON values, what ``results.json`` holds next to ``settings``: ``config``, ``identity``, ``data``
-            (rows, length, characters_per_token, tokens_per_word), ``energies`` (cards by fingerprint, with
+            (rows, documents, length, characters_per_token, tokens_per_word), ``energies`` (cards by fingerprint, with
             ``is_control``), ``judge``, ``held_out_text``, ``continuous``, ``energy_spreads``, ``memory``, ``earlier``
             (other revisions and machines), and of the machine; what was not measured is absent.
         rows: One for each setting, in the order of the plan.
         nats: Bound of each held-out row, nats per token, ``[n]``, float32, by `Row.key`.
+        documents: Index of each held-out row's document, ``[n]``; None: each row is one.
         points: Samples of the frontier; empty in results that were read from a file.
         centred: Energies less their decision's mean, for the picture, by the index of ``energy_spreads``; likewise.
         path: The JSON file; None where nothing was written.
@@ -44,6 +47,7 @@ class Results:
     points: Sequence[FrontierPoint] = ()
     centred: Sequence[Tensor] = ()
     path: Path | None = None
+    documents: Tensor | None = None
 
     @property
     def controls(self) -> list[str]:
@@ -55,8 +59,8 @@ class Results:
         return list(dict.fromkeys(names))
 
     def nats_of(self, row: Row) -> Tensor:
-        """Bound of each held-out row, nats per token, ``[n]``, float64."""
-        return self.nats[row.key].double()
+        """Bound of each document, nats per token, ``[documents]``, float64, see `document_values`."""
+        return document_values(self.nats[row.key], self.documents)
 
     def curves(self) -> list[Curve]:
         """Bound against seconds over numbers of steps, for each method and order that was timed.
@@ -81,7 +85,8 @@ class Results:
         """Content of ``results.json``, with what follows from the results; with a path it is written, with the nats."""
         content = json_value({**self.record, "settings": [flat(row) for row in self.rows], **conclusions})
         if self.path is not None:
-            write_atomically(self.path.with_suffix(ROWS), save(dict(self.nats)))
+            documents = {} if self.documents is None else {DOCUMENTS: self.documents}
+            write_atomically(self.path.with_suffix(ROWS), save({**self.nats, **documents}))
             write_json(self.path, content)
         return content
 
@@ -102,4 +107,5 @@ class Results:
         if "identity" not in record or "settings" not in record:
             raise ValueError(f"a result must hold identity and settings, got {sorted(record)} in {path}")
         rows = [row_of_flat(setting) for setting in record.pop("settings")]
-        return cls(record, rows, load_file(path.with_suffix(ROWS)), path=path)
+        nats = load_file(path.with_suffix(ROWS))
+        return cls(record, rows, documents=nats.pop(DOCUMENTS, None), nats=nats, path=path)

@@ -134,7 +134,7 @@ def estimate_bounds(
 def paired_gain(base: Likelihood, other: Likelihood) -> Estimate:
     """How much lower ``other`` is than ``base`` on the same rows and seeds, nats per token, high = good.
 
-    Its standard error is that of the paired differences of rows.
+    Its standard error is that of the paired differences, clustered by the documents of ``base``.
 
     Raises:
         ValueError: they are of different rows.
@@ -146,4 +146,4 @@ def paired_gain(base: Likelihood, other: Likelihood) -> Estimate:
     if not torch.equal(*counts):
         received = " and ".join(f"{len(c)} rows of {c.unique().tolist()}" for c in counts)
         raise ValueError(f"a paired gain needs the same rows, got {received} tokens")
-    return mean_of((base.nats_per_row - other.nats_per_row) / base.tokens_per_row)
+    return mean_of((base.nats_per_row - other.nats_per_row) / base.tokens_per_row, base.documents)

@@ -1,7 +1,9 @@
 """The perplexity that the paper reports of energy models: for comparison with the paper only, since it is no bound."""
 
+from __future__ import annotations
+
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -29,6 +31,9 @@ UNTRUSTED = (
     " The partition function was estimated from too few draws for such a spread of energies in {:.0%} of the noisy "
     "rows: there even the upper estimate of log Z may be too low, which makes this number look better than it is."
 )
+
+
+_LIKELIHOODS = ("with_lower", "with_upper", "marginal")
 
 
 @dataclass(frozen=True)
@@ -61,9 +66,14 @@ class PublishedPerplexity:
             raise ValueError(f"log_z must be 'lower' or 'upper', got {log_z!r}")
         return (self.with_lower if log_z == "lower" else self.with_upper).perplexity
 
+    def by_document(self, documents: Tensor | None) -> PublishedPerplexity:
+        """The same values, their errors clustered by the document of each row."""
+        likelihoods = {name: getattr(self, name).by_document(documents) for name in _LIKELIHOODS}
+        return replace(self, **likelihoods)
+
     def as_record(self, units: TextUnits) -> dict[str, Any]:
         """For JSON, the warning first; likelihoods in all units."""
-        parts = {name: units.record_of(getattr(self, name)) for name in ("with_lower", "with_upper", "marginal")}
+        parts = {name: units.record_of(getattr(self, name)) for name in _LIKELIHOODS}
         of_z = {name: getattr(self, name) for name in ("spread", "ess", "num_candidates", "untrusted")}
         return {"warning": self.warning, **parts, **of_z}
 

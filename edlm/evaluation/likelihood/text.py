@@ -190,7 +190,7 @@ class TextBounds:
 
 
 def measure_recovery(
-    sampler: EnergySampler, x_0: Tensor, *, given: Tensor, **options: Any
+    sampler: EnergySampler, x_0: Tensor, *, given: Tensor, documents: Tensor | None = None, **options: Any
 ) -> tuple[Estimate, Estimate]:
     """Fill the gaps of held-out rows, and compare with the truth.
 
@@ -198,6 +198,7 @@ def measure_recovery(
         sampler: The sampler.
         x_0: Held-out rows, shape ``[n, length]``.
         given: False in the gaps, bool, same shape; at least one in each row.
+        documents: Index of each row's document, by which errors are clustered, ``[n]``; None: each row is one.
         options: Fields of `Batches`.
 
     Returns:
@@ -208,7 +209,8 @@ def measure_recovery(
         x_t = x_0[rows].masked_fill(~given[rows], sampler.denoiser.mask_token_id)
         same.append(sampler.fill(x_t, seeds=seeds).tokens == x_0[rows])
     same = torch.cat(same)
-    return mean_of((same | given).all(1).double()), mean_of((same & ~given).sum(1) / (~given).sum(1))
+    whole, tokens = (same | given).all(1), (same & ~given).sum(1) / (~given).sum(1)
+    return mean_of(whole, documents), mean_of(tokens, documents)
 
 
 def middle_third(x_0: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def gains_beyond(results: Results, *, generator: torch.Generator) -> list[dict[s
     bases = {row.cell: row for row in rows if row.is_base}
     controls = {row.cell: row for row in rows if row.name in results.controls}
     methods = [row for row in rows if row.options["energy"] is not None and row.name not in results.controls]
-    methods = [row for row in methods if len(results.nats[row.key]) > 1 and row.cell in bases]
+    methods = [row for row in methods if len(results.nats_of(row)) > 1 and row.cell in bases]
     if not methods:
         return []
     nats = {row.key: results.nats_of(row) for row in rows}

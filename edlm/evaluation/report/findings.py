@@ -152,7 +152,7 @@ def few_values(results: Results) -> Iterator[str]:
     """Rows, samples and timed batches that are too few."""
     rows = min((row["bound_nats_per_token"].n for row in results.rows if row.get("bound_nats_per_token")), default=0)
     if rows < FEW_ROWS:
-        yield f"Only {counted(rows, 'held-out row')}: errors are large, and errors of errors too."
+        yield f"Only {counted(rows, 'independent held-out row')}: errors are large, and errors of errors too."
     samples = min((row["entropy_nats"].n for row in results.rows if row.get("entropy_nats")), default=FEW_SAMPLES)
     if samples < FEW_SAMPLES:
         yield f"Only {counted(samples, 'sample')} of each setting: entropy, distinct-2 and judge losses are rough."

@@ -71,10 +71,10 @@ def base(steps=2, order="left_to_right") -> Setting:
     return setting("base", steps, order, None)
 
 
-def lab(path: Path | None, settings=None, judge=None, x_0=X_0, given=None, **options) -> Lab:
+def lab(path: Path | None, settings=None, judge=None, x_0=X_0, given=None, documents=None, **options) -> Lab:
     """Of these settings; ``options`` are those of `EvaluateConfig`."""
     options = {"seed": 3, "batch_size": 2, "measure": ("bounds",), **options}
     config = EvaluateConfig(output=None if path is None else str(path), **options)
     store = Store(config.json_path and config.json_path.with_suffix(STORE), IDENTITY, {"revision": "r1"})
     settings = [base(), setting()] if settings is None else settings
-    return Lab(config, DENOISER, x_0, given, TextUnits(2.0, 1.5), settings, judge, None, store)
+    return Lab(config, DENOISER, x_0, given, TextUnits(2.0, 1.5), settings, judge, None, store, documents)

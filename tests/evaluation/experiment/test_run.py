@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from edlm.evaluation.estimates.estimate import mean_of
+from edlm.evaluation.estimates.estimate import document_values, mean_of
 from edlm.evaluation.experiment import bounds as bounds_module
 from edlm.evaluation.experiment import run as run_module
 from edlm.evaluation.experiment import sampling as sampling_module
@@ -237,3 +237,25 @@ def test_curves_are_of_timed_rows_by_method_and_order():
     assert (curve.name, curve.order, curve.num_steps) == ("ours", "left_to_right", (1, 2))
     assert curve.seconds.tolist() == [[1.0, 1.5, 9.0], [2.0, 4.0, 3.0]]
     assert torch.equal(curve.nats, torch.stack([results.nats_of(row) for row in rows[1:3]]))
+
+
+def test_errors_and_saved_rows_are_clustered_by_document(tmp_path):
+    documents = torch.tensor([4, 4, 1, 1, 4])
+    results = measure(
+        lab(
+            tmp_path / "r",
+            documents=documents,
+            measure=("bounds", "time"),
+            samples=SamplesConfig(timed_batches=1, batch_size=2),
+        )
+    )
+    read = Results.load(tmp_path / "r")
+    assert results.record["data"]["documents"] == 2
+    for row in read.rows:
+        rows, bound = read.nats[row.key].double(), row["bound_nats_per_token"]
+        torch.testing.assert_close(read.nats_of(row), document_values(rows, documents))
+        assert bound[:3] == pytest.approx(mean_of(rows, documents)[:3], rel=1e-5) and bound.n == 2
+    before, after = read.rows
+    gain = mean_of(read.nats[before.key].double() - read.nats[after.key].double(), documents)
+    assert after["gain_nats_per_token"][:3] == pytest.approx(gain[:3], rel=1e-4)
+    assert {curve.nats.shape[1] for curve in read.curves()} == {2}

@@ -81,7 +81,9 @@ def test_conclusions_are_those_of_the_rows_and_the_seed():
     assert concluded["gains"] == gains_beyond(results, generator=generator(SEED))
     assert concluded["gains"] != gains_beyond(results, generator=generator())
     assert concluded["controls"] == ["blind"] and {gain["name"] for gain in concluded["gains"]} == {"ours"}
-    assert concluded["verdict"].startswith("No gain: ") and concluded["warnings"][0].startswith("Only 7 held-out rows")
+    assert concluded["verdict"].startswith("No gain: ") and concluded["warnings"][0].startswith(
+        "Only 7 independent held-out rows"
+    )
 
 
 def test_time_ratio_is_the_method_over_its_reference():

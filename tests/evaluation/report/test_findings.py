@@ -119,7 +119,7 @@ OUTSIDE = [{"name": "ours", "verdict": "outside"}, {"name": "ours", "verdict": "
 @pytest.mark.parametrize(
     ("rows", "about", "values"),
     [
-        ([{"n": 99}, {}], {}, "Only 99 held-out rows"),
+        ([{"n": 99}, {}], {}, "Only 99 independent held-out rows"),
         ([{}, {"num_samples": 49}, {"num_samples": 60}], {}, "Only 49 samples"),
         ([batches(2)], {}, "two timed batches of each setting"),
         ([batches(3), batches(1)], {}, "one timed batch of some settings"),
