@@ -129,6 +129,41 @@ def test_train_denoiser_writes_a_model_a_log_and_its_config(runs, denoiser):
     assert "num_steps: 6" in (runs / "text_denoiser" / "config.yaml").read_text()
 
 
+def test_training_with_bell_times_is_validated_by_the_same_bound(runs, tmp_path):
+    train("denoiser", runs / "text", tmp_path, model=MODERNBERT, times="bell", trainer__learning_rate=1e-9)
+    train("denoiser", runs / "text", tmp_path / "uniform", model=MODERNBERT, trainer__learning_rate=1e-9)
+    logs = [
+        [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        for folder in (tmp_path, tmp_path / "uniform")
+    ]
+    bell, uniform = ([line["loss"] for line in log] for log in logs)
+    assert bell[-1] == pytest.approx(uniform[-1], rel=1e-6)  # of the weights that both began with
+    assert all(a != pytest.approx(b, rel=1e-3) for a, b in zip(bell[:-1], uniform[:-1], strict=True))
+    settings = {f"trainer__{key}": value for key, value in TRAINER.items()} | {"trainer__learning_rate": 1e-9}
+    other = {"corpus": str(runs / "text"), "trainer__output_dir": str(tmp_path), "model": MODERNBERT}
+    edlm("train", "denoiser", code=2, **settings, **other)
+
+
+def test_a_denoiser_of_another_vocabulary_is_trained_further(runs, tmp_path):
+    start = {"start_from": str(runs / "text_denoiser/final")}
+    options = {"corpus": str(runs / "words"), "trainer__output_dir": str(tmp_path / "refused")}
+    names = {"source": str(runs / "stories.txt"), "output_dir": str(runs / "words"), "valid_fraction": 0.2}
+    edlm("prepare", "corpus", **names, vocab_size=270, length=16)
+    edlm("train", "denoiser", code=2, **options, **start)
+    edlm("train", "denoiser", code=2, **options, replace_vocabulary=True)
+    train("denoiser", runs / "words", tmp_path, replace_vocabulary=True, trainer__learning_rate=1e-9, **start)
+    new, old = load_denoiser(tmp_path / "final"), load_denoiser(runs / "text_denoiser/final")
+    assert new.tokenizer.get_vocab() == PreparedCorpus.load(runs / "words").tokenizer.get_vocab()
+    embeddings, before = (d.network.get_input_embeddings().weight for d in (new, old))
+    for i in range(258, len(new.tokenizer)):  # pairs of bytes
+        spelled = old.tokenizer(new.tokenizer.decode([i]), add_special_tokens=False)["input_ids"]
+        assert len(spelled) > 1
+        torch.testing.assert_close(embeddings[i], before[spelled].mean(0))
+    torch.testing.assert_close(
+        new.network.model.layers[0].attn.Wqkv.weight, old.network.model.layers[0].attn.Wqkv.weight
+    )
+
+
 def test_train_energy_writes_every_kind_for_its_denoiser(runs, denoiser):
     kinds = {"text_head": ResidualHead, "text_unnormalized": ScalarHead, "sequence": SequenceEnergy}
     for name, kind in kinds.items():

@@ -125,6 +125,35 @@ def antithetic_times(num_times: int, generator: torch.Generator, *, smallest: fl
     return smallest + (1 - smallest) * ((grid + shift) % 1)
 
 
+def bell_times(
+    num_times: int, generator: torch.Generator, *, mean: float = 0.5, stddev: float = 0.2, smallest: float = 1e-3
+) -> Tensor:
+    """Times of a normal density cut to ``[smallest, 1]``, evenly spread over its quantiles as in `antithetic_times`.
+
+    Middle times are drawn most: near 0 almost nothing is masked, near 1 almost nothing is known.
+
+    Args:
+        num_times: How many.
+        generator: Source of the shift.
+        mean: Of the normal density before the cut.
+        stddev: Its standard deviation, > 0.
+        smallest: Least time.
+
+    Returns:
+        Shape ``[num_times]``, float32, on the generator's device.
+
+    References:
+        Hong et al. 2026, arXiv:2605.13026, for the idea; mean and standard deviation are choices of this project.
+    """
+    low, high = (0.5 * (1 + math.erf((end - mean) / stddev / math.sqrt(2))) for end in (smallest, 1.0))
+    shares = antithetic_times(num_times, generator, smallest=0.0)
+    quantiles = torch.special.ndtri(low + (high - low) * shares.double())
+    return (mean + stddev * quantiles).clamp(smallest, 1.0).float()
+
+
+TIMES = {"uniform": antithetic_times, "bell": bell_times}
+
+
 def mask_tokens(x_0: Tensor, t: Tensor, schedule: Schedule, mask_token_id: int, generator: torch.Generator) -> Tensor:
     """Draw ``x_t ~ q(x_t | x_0)``: each token is masked, alone, with probability ``1 - alpha(t)``.
 

@@ -15,7 +15,8 @@ class StageConfig:
         command: Such as "train denoiser".
         options: Its keys, as in its config files. ``${NAME}`` stands for the folder of stage NAME, which then comes
             first. Its own folder and its minutes are set by the pipeline.
-        share: Its part of the minutes, relative to the others', > 0; null for a stage that takes what it takes.
+        share: Its part of the minutes, relative to the others', > 0; null for a stage that takes what it takes:
+            training then makes the ``num_steps`` updates of its options.
 
     Raises:
         ValueError: another share.
@@ -42,7 +43,8 @@ class PipelineConfig:
     Args:
         output: Folder: a folder for each stage, ``pipeline.json``, ``SUMMARY.md``. The same call resumes what it holds.
         stages: By name. A stage runs once those that its options refer to are finished.
-        max_minutes: For all stages together, over all calls that resume each other.
+        max_minutes: For all stages together, over all calls that resume each other; those with a share divide what the
+            others leave.
         side_by_side: Run stages that do not need each other at once; each then has the time of them all. null: on
             CUDA, where small models leave most of the device idle.
 

@@ -35,7 +35,7 @@ def write_summary(config: PipelineConfig, progress: Progress) -> Path:
         path = output / name / "results.json"
         if stage.command == "evaluate" and path.is_file():
             results = json.loads(path.read_text(encoding="utf-8"))
-            facts = [results["verdict"], *results["facts"], *results["warnings"]]
+            facts = [results["verdict"], *results["facts"], *results["warnings"], *_nelbos(results)]
             lines += [f"## Measured: [{name}]({name}/report.html)", "\n".join(f"- {fact}" for fact in facts if fact)]
             lines.append(_table(_MEASURED, ([row.get(key) for key in _MEASURED] for row in results["settings"])))
             lines += _texts(results)
@@ -65,6 +65,17 @@ def _bits(nats: float | None, corpus: PreparedCorpus, stage: StageConfig) -> flo
     if nats is None or stage.command not in _MODELS:
         return None
     return nats / math.log(2) / corpus.valid.characters_per_token
+
+
+def _nelbos(results: Mapping[str, Any]) -> list[str]:
+    """Bounds in continuous time, in bits per character too where that is known."""
+    lines = []
+    for nelbo in (results.get("continuous") or {}).get("nelbo", []):
+        units = [f"{nelbo['nats_per_token']:.3f} ± {nelbo['stderr']:.3f} nats per token"]
+        if "bits_per_char" in nelbo:
+            units.append(f"{nelbo['bits_per_char']:.4f} ± {nelbo['bits_per_char_stderr']:.4f} bits per character")
+        lines.append(f"{nelbo['estimator']}: {', '.join(units)}, n = {nelbo['n']}")
+    return lines
 
 
 def _texts(results: Mapping[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """Training objectives: each turns tokens and a generator into a scalar loss in nats per token."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -24,18 +25,23 @@ class DenoiserObjective:
     Args:
         schedule: Gives ``alpha``; the bound's value does not depend on it, its variance does.
         mask_token_id: The mask token.
+        times: Draws times in training, as `antithetic_times` does, which is always used in evaluation mode. The weight
+            is not divided by the density of other times: the loss is then the bound with its integrand times that
+            density. Its minimum over all networks is the same, and no weight grows where times are rare.
 
     References:
         Sahoo et al. 2024, arXiv:2406.07524, Eq. 10; antithetic times.
     """
 
-    def __init__(self, schedule: Schedule, mask_token_id: int):
+    def __init__(self, schedule: Schedule, mask_token_id: int, times: Callable[..., Tensor] = antithetic_times):
         self.schedule = schedule
         self.mask_token_id = mask_token_id
+        self.times = times
 
     def __call__(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of tokens ``batch[batch, length]``; the model is called as ``model(x_t, slots, t)``."""
-        t = antithetic_times(len(batch), generator).to(batch.device)
+        draw = self.times if model.training else antithetic_times
+        t = draw(len(batch), generator).to(batch.device)
         x_t = mask_tokens(batch, t, self.schedule, self.mask_token_id, generator)
         slots = Slots.where(x_t == self.mask_token_id)
         nll = -model(x_t, slots, t).gather(1, slots.gather(batch)[:, None])[:, 0]

@@ -19,6 +19,7 @@ from transformers import (
 
 from edlm import EnergySampler, load_denoiser
 from edlm.denoisers.families.masked_lm import MaskedLMDenoiser
+from edlm.denoisers.families.replacement import replace_vocabulary
 from edlm.diffusion.slots import Slots
 
 WORDS = ["[PAD]", "[UNK]", "[MASK]", "[SEP]", "a", "b", "c", "d"]
@@ -243,3 +244,47 @@ def test_from_config_fits_the_tokenizer():
     assert denoiser.vocab_size == V and denoiser.mask_token_id == MASK
     log_probs = denoiser.eval().log_probs(some_tokens())
     assert log_probs.shape == (3, 7, V) and torch.isneginf(log_probs[0, 1, MASK])
+
+
+def other_tokenizer():
+    vocabulary = {"<sep>": 0, "<mask>": 1, "b": 2, "ab": 3, "?": 4, " ": 5}
+    backend = Tokenizer(models.WordLevel(vocabulary, "?"))
+    special = dict.fromkeys(("eos_token", "sep_token", "pad_token"), "<sep>")
+    return PreTrainedTokenizerFast(tokenizer_object=backend, mask_token="<mask>", **special)
+
+
+@pytest.mark.parametrize(("family", "tied"), [(bert, True), (modernbert, True), (modernbert, False)])
+def test_tokens_of_another_vocabulary_start_as_means_of_their_pieces(family, tied, tmp_path):
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, "[UNK]"))
+    letters = pre_tokenizers.Split("", "isolated")  # "ab" is a, b
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), letters])
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "mask", "sep")}
+    old_tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+    torch.manual_seed(0)
+    settings = family().config
+    settings.tie_word_embeddings = tied
+    model = type(family())(settings).eval()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, 0.0, 0.4)
+    old = copy.deepcopy(model)
+    denoiser = replace_vocabulary(MaskedLMDenoiser(model, old_tokenizer), other_tokenizer())
+    assert denoiser.vocab_size == 6 and denoiser.mask_token_id == 1 and not denoiser.is_framed
+    pieces = [[3], [2], [5], [4, 5], [1], list(range(V))]
+    for get in ("get_input_embeddings", "get_output_embeddings"):
+        new, before = getattr(denoiser.network, get)(), getattr(old, get)()
+        for name in {"weight", "bias"} & dict(before.named_parameters()).keys():
+            expected = torch.stack([getattr(before, name)[ids].mean(0) for ids in pieces])
+            torch.testing.assert_close(getattr(new, name).data, expected.data)
+    shared = denoiser.network.get_input_embeddings().weight is denoiser.network.get_output_embeddings().weight
+    assert shared == tied
+    x_t = torch.tensor([[0, 1, 3, 1]])
+    log_probs = denoiser.log_probs(x_t)
+    log_probs[0, 1, :].exp()[[0, 2]].sum().backward()
+    assert denoiser.network.get_input_embeddings().weight.grad[0].any(), "the separator is trained, though it pads"
+    denoiser.save_pretrained(tmp_path)
+    torch.testing.assert_close(load_denoiser(tmp_path).log_probs(x_t), log_probs.detach())
+
+
+def test_only_a_masked_lm_with_a_tokenizer_takes_another_vocabulary():
+    with pytest.raises(ValueError, match="must be a masked LM of transformers with its tokenizer"):
+        replace_vocabulary(MaskedLMDenoiser(bert(), mask_token_id=MASK), other_tokenizer())

@@ -5,8 +5,17 @@ import math
 import pytest
 import torch
 
-from edlm.diffusion.schedule import Cosine, LogLinear, Polynomial, Schedule, antithetic_times, get_schedule, mask_tokens
-from tests.chance import SIGMAS, assert_law
+from edlm.diffusion.schedule import (
+    Cosine,
+    LogLinear,
+    Polynomial,
+    Schedule,
+    antithetic_times,
+    bell_times,
+    get_schedule,
+    mask_tokens,
+)
+from tests.chance import SIGMAS, assert_law, assert_mean
 
 MASK = 9
 SCHEDULES = [LogLinear(), Cosine(), Polynomial(), Polynomial(0.5), Polynomial(3.0)]
@@ -151,3 +160,39 @@ def test_each_antithetic_time_is_uniform():
     cells = ((times - 0.2) / 0.8 * 20).long().clamp(max=19)
     for cell in cells.T:
         assert_law(torch.bincount(cell, minlength=20), torch.full((20,), 1 / 20, dtype=torch.float64))
+
+
+def normal_cdf(x: torch.Tensor) -> torch.Tensor:
+    return torch.special.erfc(-x / math.sqrt(2)) / 2
+
+
+def cut_normal_cdf(t: torch.Tensor, mean: float, stddev: float, smallest: float) -> torch.Tensor:
+    low, high, at = (normal_cdf((torch.as_tensor(x, dtype=torch.float64) - mean) / stddev) for x in (smallest, 1.0, t))
+    return (at - low) / (high - low)
+
+
+@pytest.mark.parametrize(("mean", "stddev", "smallest"), [(0.5, 0.2, 1e-3), (0.7, 0.4, 0.1)])
+def test_bell_times_are_spread_over_the_quantiles_of_a_cut_normal(mean, stddev, smallest):
+    n = 64
+    for seed in range(50):
+        t = bell_times(n, generator(seed), mean=mean, stddev=stddev, smallest=smallest)
+        assert t.shape == (n,) and t.dtype == torch.float32 and t.min() >= smallest and t.max() <= 1
+        place = cut_normal_cdf(t.double(), mean, stddev, smallest).sort().values * n - torch.arange(n)
+        assert place.min() > -1e-3 and place.max() < 1 + 1e-3
+        assert place.max() - place.min() < 1e-3
+
+
+def test_each_bell_time_has_the_law_and_the_moments_of_a_cut_normal():
+    g, mean, stddev, smallest = generator(1), 0.7, 0.3, 0.1
+    times = torch.stack([bell_times(5, g, mean=mean, stddev=stddev, smallest=smallest) for _ in range(5000)])
+    edges = torch.linspace(smallest, 1, 21, dtype=torch.float64)
+    for column in times.double().T:
+        cells = torch.bucketize(column.contiguous(), edges[1:-1])
+        assert_law(torch.bincount(cells, minlength=20), cut_normal_cdf(edges, mean, stddev, smallest).diff())
+        a, b = (smallest - mean) / stddev, (1 - mean) / stddev
+        density = [math.exp(-x * x / 2) / math.sqrt(2 * math.pi) for x in (a, b)]
+        mass = (normal_cdf(torch.tensor(b)) - normal_cdf(torch.tensor(a))).item()
+        shift = (density[0] - density[1]) / mass
+        variance = stddev**2 * (1 + (a * density[0] - b * density[1]) / mass - shift**2)
+        assert_mean(column, mean + stddev * shift)
+        assert_mean((column - mean - stddev * shift) ** 2, variance)

@@ -117,7 +117,6 @@ def test_a_failed_stage_is_named_and_the_same_call_continues_there(tmp_path, mon
 @pytest.mark.parametrize(("changed", "rule"), [
     ({"corpus": StageConfig("plot logs")}, "command of stage corpus must start with one of"),
     ({"corpus": StageConfig("prepare corpus", share=1)}, "stage corpus .* must have no share"),
-    ({"denoiser": StageConfig("train denoiser")}, "stage denoiser .* must have a share"),
     ({"denoiser": StageConfig("train denoisers", {"corpus": "${corpus}"}, 1)}, "stage denoiser: unknown command"),
     ({"denoiser": StageConfig("train denoiser", {"corpus": "a", "modle": 1}, 1)}, "stage denoiser: unknown key"),
     ({"denoiser": StageConfig("train denoiser", {"trainer": {}}, 1)}, "stage denoiser: .* required: corpus"),
@@ -145,6 +144,16 @@ def test_options_hold_folders_of_stages_and_their_own():
     options = options_of("denoiser", DENOISER, Path("runs/p"), 2.5)
     assert options["corpus"] == "runs/p/corpus" and options["model"] == MODEL
     assert options["trainer"] == {**TRAINER, "output_dir": "runs/p/denoiser", "max_minutes": 2.5, "num_steps": None}
+
+
+def test_training_without_a_share_makes_its_own_updates(tmp_path, monkeypatch):
+    fixed = StageConfig("train denoiser", {"corpus": "${corpus}", "trainer": {"num_steps": 7}})
+    check_stages(PipelineConfig("runs/p", {"corpus": CORPUS, "denoiser": fixed}), parse)
+    trainer = options_of("denoiser", fixed, Path("runs/p"), None)["trainer"]
+    assert trainer == {"num_steps": 7, "output_dir": "runs/p/denoiser"}
+    clock = Clock(monkeypatch, corpus=1.0)
+    run(PipelineConfig(str(tmp_path), {**stages(), "denoiser": fixed}, max_minutes=10, side_by_side=False))
+    assert clock.granted == pytest.approx({"corpus": None, "denoiser": None, "lm": 4.0, "head": 2.0, "evaluate": 2.0})
 
 
 def test_a_signal_saves_the_stage_under_way_and_a_second_call_resumes(tmp_path):

@@ -1,6 +1,7 @@
 """Objectives against closed forms: the bound by enumeration, decisions as planned, NCE's optimum."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from edlm.corpus.languages import MarkovChain
 from edlm.denoisers.base import FunctionDenoiser
-from edlm.diffusion.schedule import Cosine, LogLinear, Polynomial
+from edlm.diffusion.schedule import Cosine, LogLinear, Polynomial, bell_times
 from edlm.diffusion.slots import Slots
 from edlm.energies import CallableEnergy, Decision, OracleEnergy, Step
 from edlm.sampler import EnergySampler
@@ -95,6 +96,22 @@ def test_eq_10_the_denoisers_loss_is_the_nelbo_whatever_the_schedule(schedule, m
     assert_mean(losses, expected)
     assert SIGMAS * losses.std() / 500**0.5 < 0.03 * expected  # so that a wrong factor would be seen
     assert abs(expected / nelbo(table) - 1) < 2e-3  # what leaving out t < 1e-3 costs
+
+
+@torch.no_grad()
+def test_bell_times_weigh_the_bounds_integrand_in_training_only():
+    table, source, rows = true_table(), generator(1), DATA.repeat(10, 1)
+    objective = DenoiserObjective(LogLinear(), MASK, partial(bell_times, mean=0.9))
+    t = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    density = torch.exp(-(((t - 0.9) / 0.2) ** 2) / 2) * (t >= 1e-3)
+    integrand = sum(t ** (m - 1) * (1 - t) ** (3 - m) * masked_nll(table)[m] for m in (1, 2, 3)) / LENGTH
+    weighed = (density / density.mean() * integrand).mean()
+    losses = torch.stack([objective(table, rows, source)[0] for _ in range(500)])
+    assert_mean(losses, weighed)
+    assert abs(weighed / nelbo(table) - 1) > 10 * losses.std() / 500**0.5  # the two can be told apart
+    table.eval()
+    evaluated, uniform = (o(table, rows, generator(3))[0] for o in (objective, DenoiserObjective(LogLinear(), MASK)))
+    assert evaluated == uniform
 
 
 def test_at_the_true_conditionals_the_nelbo_is_the_entropy():

@@ -53,10 +53,7 @@ class MaskedLMDenoiser(HiddenDenoiser):
     @classmethod
     def from_config(cls, tokenizer: Any, **config: Any) -> MaskedLMDenoiser:
         """A new, untrained network of ``model_type`` (and its other settings) for this tokenizer."""
-        special = {f"{kind}_token_id": token_id(tokenizer, kind) for kind in ("bos", "eos", "cls", "sep")}
-        # Transformers trains no input embedding for the padding token, which may be the separator of documents.
-        special["pad_token_id"] = None
-        settings = AutoConfig.for_model(**{"vocab_size": len(tokenizer), **special, **config})
+        settings = AutoConfig.for_model(**{"vocab_size": len(tokenizer), **special_tokens(tokenizer), **config})
         return cls(AutoModelForMaskedLM.from_config(settings), tokenizer)
 
     def save_pretrained(self, path: str | Path) -> None:
@@ -78,6 +75,13 @@ class MaskedLMDenoiser(HiddenDenoiser):
 
     def decode(self, features: Tensor) -> Tensor:
         return self._output_layer[0](features)
+
+
+def special_tokens(tokenizer: Any) -> dict[str, int | None]:
+    """Special tokens of a tokenizer as settings of a network that is trained for it."""
+    special = {f"{kind}_token_id": token_id(tokenizer, kind) for kind in ("bos", "eos", "cls", "sep")}
+    # Transformers trains no input embedding for the padding token, which may be the separator of documents.
+    return {**special, "pad_token_id": None}
 
 
 def _max_length(model: PreTrainedModel) -> int | None:
