@@ -540,7 +540,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(runs, capsys, monkeypatch, name):
 
 def test_info_describes_a_denoiser_and_an_energy(capsys, tmp_path):
     lines = edlm("info", "tinystories")
-    patterns = "family +masked_lm", r"mask id +1 \(<\|mask\|>\)", "vocabulary +2048 columns", "shift +no", "confirmed"
+    patterns = "family +masked_lm", r"mask id +1 \(<\|mask\|>\)", "vocabulary +8192 columns", "shift +no", "confirmed"
     assert all(re.search(pattern, lines) for pattern in patterns), lines
     assert "AutoregressiveEnergy" in edlm("info", "tinystories/autoregressive")
     (tmp_path / "config.json").write_text('{"model_type": "strange"}')

@@ -227,7 +227,7 @@ def test_data_is_text_too_and_a_corrupt_line_is_named(tmp_path, capsys):
 
 
 def test_published_formula_has_a_warning(tmp_path):
-    weighed = {"name": "weighed", "energy": "tinystories/head_unnormalized", "num_candidates": 2}
+    weighed = {"name": "weighed", "energy": "tinystories/autoregressive", "num_candidates": 2}
     carry_over = {**AR, "name": "carry", "carry_over": True, "num_steps": [8]}
     options = {**BARE, "methods": [HEAD, weighed, carry_over], "num_rows": 3, "measure": ["bounds", "continuous"]}
     options |= {"continuous.num_rows": 2, "continuous.num_draws": 2}
@@ -260,8 +260,8 @@ def test_texts_of_samples_are_compared_with_known_words(made, tmp_path, capsys):
     texts = texts_of(denoiser, sampler.sample(4, 128, seeds=range(4)).tokens)
     words = (VALID.parent / "words.txt").read_text().split()
     record, people = named(result)["head"], result["held_out_text"]
-    assert record["unknown_word_rate"] == unknown_word_rate(texts, set(words)).value > 0.01
-    assert record["unknown_text_rate"] == 1 and record["repeated_4gram_rate"] == repeated_ngram_rate(texts).value
+    assert record["unknown_word_rate"] == unknown_word_rate(texts, set(words)).value > 0
+    assert record["unknown_text_rate"] > 0 and record["repeated_4gram_rate"] == repeated_ngram_rate(texts).value
     assert "mauve" not in record and record["texts_held_against"].startswith("4-grams of words, 7663 known words (")
     assert people["num_texts"] == 4 and people["unknown_word_rate"] < 0.01
     more = tmp_path / "more.txt"

@@ -12,6 +12,8 @@ from edlm.energies.loading import load_energy
 from edlm.evaluation.samples.text import texts_of
 from edlm.evaluation.samples.text_measures import words_of
 
+SHARD_SIZE = "15MB"  # repositories and mail take such files
+
 
 @dataclass(frozen=True)
 class ExportConfig:
@@ -22,7 +24,7 @@ class ExportConfig:
         energies: Folders of energies that fit it, by their new names; ``head`` is the one loaded by default.
         corpus: Folder made by ``edlm prepare corpus``; held-out blocks of it are exported too.
         output_dir: Gets ``denoiser/``, a folder for each energy, ``valid.safetensors``, and ``words.txt``, the words of
-            the training text, if it has any; weights as float16.
+            the training text, if it has any; weights as float16, in files of at most 15 MB.
         num_rows: Held-out blocks, drawn over all documents by seed 0; null for all.
     """
 
@@ -40,9 +42,9 @@ def run(config: ExportConfig) -> None:
     for name, path in config.energies.items():
         energy = load_energy(path)
         energy.check_denoiser(denoiser)
-        energy.save_pretrained(target / name, dtype=torch.float16)
+        energy.save_pretrained(target / name, dtype=torch.float16, max_shard_size=SHARD_SIZE)
     denoiser.network.half()
-    denoiser.save_pretrained(target / "denoiser")
+    denoiser.save_pretrained(target / "denoiser", max_shard_size=SHARD_SIZE)
     corpus = PreparedCorpus.load(config.corpus)
     blocks = corpus.valid if config.num_rows is None else corpus.valid.draw(config.num_rows, seed=0)
     save_blocks(blocks, target / "valid.safetensors")

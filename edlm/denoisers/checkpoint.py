@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 from edlm.denoisers.pickles import load_pickle
 
+SHARD_SIZE = "5GB"  # largest weight file that is written, unless told otherwise
 SAFETENSORS, PICKLES = (".safetensors",), (".ckpt", ".pth", ".th", ".bin", ".pt")
 _NOT_MODELS = ("optimizer.bin", "training_args.bin", "scheduler.pt", "optimizer.pt", "rng_state.pth")
 

@@ -11,16 +11,17 @@ from typing import Any, ClassVar
 
 import huggingface_hub
 import torch
+from huggingface_hub import save_torch_state_dict
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RemoteEntryNotFoundError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typing_extensions import Self
 
 from edlm.denoisers.base import DenoiserIdentity
+from edlm.denoisers.checkpoint import SHARD_SIZE, Checkpoint
 from edlm.energies.base import Energy
 from edlm.energies.card import EnergyCard, TrainedFor, generated_card
 
-SETTINGS, WEIGHTS = "energy.json", "model.safetensors"
+SETTINGS = "energy.json"
 _FETCHED = ["*.json", "*.safetensors", "*.md"]
 BEST_FIRST = ("bisecting", "dilated", "random", "ancestral", "left_to_right")  # reveal orders, by bound at few steps
 
@@ -73,6 +74,7 @@ class PretrainedEnergy(Energy):
         dtype: torch.dtype | None = None,
         model_card: str | None = None,
         base_model: str | None = None,
+        max_shard_size: str = SHARD_SIZE,
     ) -> None:
         """Write settings, weights (safetensors), the identity of the denoiser, and a model card (README.md).
 
@@ -81,12 +83,13 @@ class PretrainedEnergy(Energy):
             dtype: Type of the weights on disk; their own by default.
             model_card: Text of the card; a generated one, without a licence, by default. ``""``: no card.
             base_model: Hub id of what the energy was made from, for the generated card.
+            max_shard_size: Largest weight file, such as "15MB"; larger weights are written to several.
         """
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         described = self._description()
         (path / SETTINGS).write_text(json.dumps(described, indent=2) + "\n")
-        save_file(self._named_weights(dtype), path / WEIGHTS, metadata={"format": "pt"})
+        save_torch_state_dict(self._named_weights(dtype), path, max_shard_size=max_shard_size)
         self._save_files(path)
         if model_card is None:
             model_card = generated_card(type(self), described, path.name, base_model)
@@ -180,7 +183,7 @@ class PretrainedEnergy(Energy):
         if kind is None or not issubclass(kind, cls):
             raise ValueError(f"{path} must hold an energy of class {cls.__name__}, got {name}")
         energy = kind.from_settings(settings)
-        missing, unexpected = energy.load_state_dict(load_file(path / WEIGHTS), strict=False)
+        missing, unexpected = energy.load_state_dict(Checkpoint.open(path).weights(), strict=False)
         tied = {name for name, _ in energy.named_parameters(remove_duplicate=False)} - {
             name for name, _ in energy.named_parameters()
         }

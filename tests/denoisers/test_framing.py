@@ -122,8 +122,8 @@ def test_rows_padded_on_the_right_are_as_if_alone(make):
 def test_the_shipped_denoisers_law_is_its_networks_with_the_separator():
     denoiser = load_denoiser("tinystories")
     mask, separator = denoiser.mask_token_id, denoiser.tokenizer.eos_token_id
-    assert (mask, separator, denoiser.vocab_size) == (1, 0, 2048)
-    x_t = torch.randint(2, 2048, (2, 40), generator=torch.Generator().manual_seed(0))
+    assert (mask, separator, denoiser.vocab_size) == (1, 0, 8192)
+    x_t = torch.randint(2, 8192, (2, 40), generator=torch.Generator().manual_seed(0))
     x_t[:, 3::4] = mask
     logits = denoiser.network(input_ids=x_t).logits
     logits[..., mask] = -torch.inf  # and nothing else

@@ -40,7 +40,7 @@ def test_outputs_beside_their_place_are_found(shipped, tokens, by):
 
 
 def test_a_model_that_knows_nothing_confirms_nothing(tokens):
-    ignorant = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 2048), mask_token_id=1, vocab_size=2048)
+    ignorant = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 8192), mask_token_id=1, vocab_size=8192)
     found = probe_shift(ignorant, tokens)
     assert found.verdict.startswith("not clear")
     assert found.nats[0].value == pytest.approx(torch.log(torch.tensor(2047.0)).item(), abs=1e-4)

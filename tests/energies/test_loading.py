@@ -1,5 +1,7 @@
 """Energies by name: saved ones, shipped ones, and causal LMs."""
 
+import json
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -27,7 +29,7 @@ def causal_lm(tmp_path, denoiser):
     """Over the shipped denoiser's tokens."""
     torch.manual_seed(0)
     shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=2048, initializer_range=0.5, bos_token_id=0, eos_token_id=0, **shape)
+    config = LlamaConfig(vocab_size=8192, initializer_range=0.5, bos_token_id=0, eos_token_id=0, **shape)
     LlamaForCausalLM(config).save_pretrained(tmp_path / "lm")
     denoiser.tokenizer.save_pretrained(tmp_path / "lm")
     return tmp_path / "lm"
@@ -51,12 +53,14 @@ def test_without_such_a_name_it_is_a_saved_energy(causal_lm):
 
 
 def test_head_saved_as_unnormalized_loads_as_scalar_head(denoiser, tmp_path):
-    """The shipped file was written when one class had both forms."""
-    head = load_energy("tinystories/head_unnormalized")
-    assert type(head) is ScalarHead and not head.is_normalized
+    """Such a file was written when one class had both forms."""
+    head = ScalarHead.from_denoiser(denoiser)
     head.save_pretrained(tmp_path)
+    described = json.loads((tmp_path / "energy.json").read_text())
+    described |= {"energy": "ResidualHead", "settings": {**described["settings"], "form": "unnormalized"}}
+    (tmp_path / "energy.json").write_text(json.dumps(described))
     again = load_energy(tmp_path)
-    assert type(again) is ScalarHead and again.card == head.card
+    assert type(again) is ScalarHead and again.card == head.card and not again.is_normalized
     with pytest.raises(ValueError, match="class ResidualHead, got ScalarHead"):
         ResidualHead.from_pretrained(tmp_path)
 
@@ -73,8 +77,7 @@ def test_carry_over_is_an_argument_of_loading():
     ("name", "recommended"),
     [
         ("head", {"num_candidates": None, "order": "bisecting"}),
-        ("head_left_to_right", {"num_candidates": None, "order": "left_to_right"}),
-        ("head_unnormalized", {"num_candidates": 16, "group_size": None, "order": "dilated"}),
+        ("head_random", {"num_candidates": None, "order": "random"}),
         ("autoregressive", {"num_candidates": 8, "scope": "sequence"}),
     ],
 )
@@ -88,7 +91,7 @@ def test_card_tells_kinds_weights_and_settings_apart(tmp_path):
     head, blind = load_energy("tinystories/head"), load_energy("tinystories/head_blind")
     assert (head.card.is_control, blind.card.is_control, blind.card.label) == (False, True, "ResidualHead, blind")
     assert head.card.fingerprint != blind.card.fingerprint and len(head.card.fingerprint) == 16
-    assert head.card.num_steps == (2, 3, 4, 5, 6, 8) and head.card.group_sizes == (1, 2, 4)
+    assert head.card.num_steps == (2, 3, 4, 5, 6, 8, 16) and head.card.group_sizes == (1, 2, 4)
     head.save_pretrained(tmp_path, dtype=torch.float16)
     assert load_energy(tmp_path).card == head.card
     assert EnergyCard.of(CallableEnergy(max)).kind == "CallableEnergy"
@@ -97,3 +100,20 @@ def test_card_tells_kinds_weights_and_settings_apart(tmp_path):
 def test_mixture_of_a_run_precedes_that_of_the_run_before():
     first, later = TrainedFor(("dilated",), (2, 8), (None,)), TrainedFor(("bisecting", "dilated"), (4, 2), (1,), 3)
     assert later.after(first) == TrainedFor(("bisecting", "dilated"), (4, 2, 8), (1, None), 3)
+
+
+def test_large_weights_are_saved_as_shards_and_small_ones_replace_them(denoiser, tmp_path):
+    head = ScalarHead.from_denoiser(denoiser)
+    head.save_pretrained(tmp_path, max_shard_size="1MB")
+    shards = sorted(path for path in tmp_path.glob("*.safetensors"))
+    assert len(shards) > 1 and not (tmp_path / "model.safetensors").exists()
+    again = load_energy(tmp_path)
+    assert again.card == head.card
+    for name, weight in head.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name])
+    shards[0].unlink()
+    with pytest.raises(ValueError, match="weights missing"):
+        load_energy(tmp_path)
+    head.save_pretrained(tmp_path, max_shard_size="1GB")
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["model.safetensors"]
+    assert load_energy(tmp_path).card == head.card

@@ -21,10 +21,7 @@ CASES: list[tuple[str | None, dict[str, Any]]] = [
     ("head_random", {"num_candidates": 2, "num_steps": 3, "order": "ancestral"}),
     ("head_blind", {"num_candidates": EXACT, "num_steps": 4, "order": "bisecting"}),
     ("head_blind", {"num_candidates": EXACT, "num_steps": 2, "order": "dilated", "group_size": 4}),
-    ("head_left_to_right", {"num_candidates": EXACT, "num_steps": 4, "order": "left_to_right"}),
-    ("head_left_to_right", {"num_candidates": 4, "num_steps": 2, "order": "left_to_right", "group_size": 4}),
-    ("head_unnormalized", {"num_candidates": 4, "num_steps": 4, "order": "bisecting", "group_size": 8}),
-    ("head_unnormalized", {"num_candidates": 4, "num_steps": 2, "order": "confidence"}),
+    ("head_random", {"num_candidates": 4, "num_steps": 2, "order": "confidence"}),
     ("autoregressive", {"num_candidates": 2, "num_steps": 4, "order": "left_to_right", "group_size": 8}),
     ("autoregressive", {"num_candidates": 3, "num_steps": 2, "order": "bisecting", "scope": "sequence"}),
 ]
@@ -38,7 +35,6 @@ def methods() -> list[dict[str, Any]]:
         {**head, "name": "head_exact", "num_candidates": EXACT, "group_size": None},
         {**head, "name": "head_rounds_of_4", "num_candidates": EXACT, "num_steps": [2]},
         {**head, "name": "head_k4", "num_candidates": 4, "num_steps": [4]},
-        {**head, "name": "unnormalized_k2", "energy": "tinystories/head_unnormalized", "num_candidates": 2},
     ]
 
 

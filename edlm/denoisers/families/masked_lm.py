@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from edlm.denoisers.checkpoint import Checkpoint
+from edlm.denoisers.checkpoint import SHARD_SIZE, Checkpoint
 from edlm.denoisers.families.family import Family, LoadOptions
 from edlm.denoisers.network import HiddenDenoiser
 from edlm.denoisers.vocabulary import Vocabulary, token_id
@@ -56,9 +56,9 @@ class MaskedLMDenoiser(HiddenDenoiser):
         settings = AutoConfig.for_model(**{"vocab_size": len(tokenizer), **special_tokens(tokenizer), **config})
         return cls(AutoModelForMaskedLM.from_config(settings), tokenizer)
 
-    def save_pretrained(self, path: str | Path) -> None:
-        """Write the network and its tokenizer as transformers does."""
-        self.network.save_pretrained(path)
+    def save_pretrained(self, path: str | Path, *, max_shard_size: str = SHARD_SIZE) -> None:
+        """Write the network, in files of at most this size, and its tokenizer as transformers does."""
+        self.network.save_pretrained(path, max_shard_size=max_shard_size)
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(path)
 

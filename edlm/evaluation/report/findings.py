@@ -151,7 +151,7 @@ def spread_energies(results: Results) -> Iterator[str]:
 def few_values(results: Results) -> Iterator[str]:
     """Rows, samples and timed batches that are too few."""
     rows = min((row["bound_nats_per_token"].n for row in results.rows if row.get("bound_nats_per_token")), default=0)
-    if rows < FEW_ROWS:
+    if 0 < rows < FEW_ROWS:
         yield f"Only {counted(rows, 'independent held-out row')}: errors are large, and errors of errors too."
     samples = min((row["entropy_nats"].n for row in results.rows if row.get("entropy_nats")), default=FEW_SAMPLES)
     if samples < FEW_SAMPLES:
