@@ -1,21 +1,25 @@
-"""``edlm demo``: the shipped model with and without its energy, side by side, and the bounds of both."""
+"""``edlm demo``: the shipped model at few passes, alone and reranked, side by side, and what that is worth."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
+import torch
 from rich.table import Table
+from rich.text import Text
 
 from edlm.commands.sample import decode, num_new_tokens
-from edlm.commands.terminal import console, print_table
-from edlm.denoisers.loading import load_denoiser
+from edlm.commands.terminal import console
+from edlm.denoisers.loading import SHIPPED, load_denoiser
 from edlm.energies.loading import load_energy
 from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.parts import MethodConfig, SamplesConfig
-from edlm.evaluation.experiment.rows import TERMINAL
 from edlm.evaluation.experiment.run import run as evaluate
+from edlm.evaluation.likelihood.speedup import Curve, seconds_to_reach, time_ratio
+from edlm.evaluation.samples.text_measures import words_in
 from edlm.sampler.sampler import EnergySampler
 
 AS_PUBLISHED = "random"
-BEST = "dilated"
+NUM_STEPS, REFERENCE_STEPS = 4, (4, 8, 16)
 
 
 @dataclass(frozen=True)
@@ -23,57 +27,108 @@ class DemoConfig:
     """Options of ``edlm demo``.
 
     Args:
-        num_steps: Denoiser passes of the stories.
         prompt: Beginning of the stories.
         num_stories: Number of stories.
-        table_steps: Denoiser passes of the table.
-        num_rows: Held-out blocks that the bounds are measured on.
-        seed: Of stories, orders and candidates.
+        num_rows: Held-out blocks that the likelihoods are measured on.
+        seed: Of stories, orders and blocks.
     """
 
-    num_steps: int = 8
     prompt: str = "Once upon a time"
     num_stories: int = 3
-    table_steps: tuple[int, ...] = (4, 8, 16)
-    num_rows: int = 64
+    num_rows: int = 32
     seed: int = 0
 
 
 def run(config: DemoConfig) -> None:
-    """Write stories with both samplers, then measure both."""
+    """Write stories with three samplers, then measure what the last one saves."""
     screen = console()
     denoiser, energy = load_denoiser("tinystories"), load_energy("tinystories")
-    length = denoiser.max_length
+    words = set((SHIPPED / "tinystories" / "words.txt").read_text(encoding="utf-8").split())
+    best, length = energy.recommended["order"], denoiser.max_length
+    method = MethodConfig(name="reranked", energy="tinystories", orders=(best,), num_steps=(NUM_STEPS,))
+    measured = EvaluateConfig(
+        methods=(method,),
+        orders=(AS_PUBLISHED, best),
+        num_steps_of={AS_PUBLISHED: REFERENCE_STEPS, best: (NUM_STEPS,)},
+        num_rows=config.num_rows,
+        samples=SamplesConfig(timed_batches=1, batch_size=8, judged=0),
+        measure=("bounds", "time"),
+        seed=config.seed,
+    )
     size, head_size = (sum(p.numel() for p in module.parameters()) for module in (denoiser, energy))
     screen.print(
-        f"A masked diffusion model of {size / 1e6:.1f}M parameters writes {length} tokens in {config.num_steps} "
-        f"passes, {length // config.num_steps} tokens at a time. Left: alone, it draws the tokens of a pass "
-        "independently. Right: far-apart tokens at each pass, and an energy head of "
-        f"{head_size / 1e6:.2f}M parameters decides them jointly."
+        f"A masked diffusion model of {size / 1e6:.1f}M parameters writes {length} tokens in {NUM_STEPS} passes, "
+        f"{length // NUM_STEPS} tokens at a time. Left and middle: alone, it draws the tokens of a pass independently. "
+        f"Right: an energy head of {head_size / 1e6:.1f}M parameters decides them jointly. \\[Words] that the training "
+        "text does not have are marked.",
+        highlight=False,
     )
+    samplers = {
+        f"base, {AS_PUBLISHED} order (as published)": EnergySampler(denoiser, num_steps=NUM_STEPS, order=AS_PUBLISHED),
+        f"base, {best} order": EnergySampler(denoiser, num_steps=NUM_STEPS, order=best),
+        f"reranked, {best} order": EnergySampler(denoiser, energy, num_steps=NUM_STEPS, order=best),
+    }
     options = {"num_return_sequences": config.num_stories, "seed": config.seed, "eos_token_id": None}
     new = num_new_tokens(denoiser, config.prompt, length)
-    base = EnergySampler(denoiser, num_steps=config.num_steps, order=AS_PUBLISHED)
-    reranked = EnergySampler(denoiser, energy, num_steps=config.num_steps, order=BEST)
-    table = Table(f"base, {AS_PUBLISHED} order, as published", f"reranked, {BEST} order", show_lines=True)
-    columns = [sampler.generate(config.prompt, new, **options).tokens for sampler in (base, reranked)]
-    for left, right in zip(*columns, strict=True):
-        table.add_row(decode(denoiser, left), decode(denoiser, right))
+    table, columns, counts = Table(show_lines=True), [], []
+    for title, sampler in samplers.items():
+        tokens = sampler.generate(config.prompt, new, **options).tokens
+        texts, unknown, total = zip(*(marked(decode(denoiser, row), words) for row in tokens), strict=True)
+        table.add_column(title)
+        columns.append(texts)
+        counts.append(f"{sum(unknown)} of {sum(total)} words are unknown")
+    for row in zip(*columns, strict=True):
+        table.add_row(*row)
+    table.add_row(*counts)
     screen.print(table)
+    results = evaluate(measured)
+    curves = {(curve.name, curve.order): curve for curve in results.curves()}
+    line = worth(curves["reranked", best], curves["base", AS_PUBLISHED], torch.Generator().manual_seed(config.seed))
+    screen.print(f"{line} (Likelihood bounds of {config.num_rows} held-out blocks.)", highlight=False)
 
-    method = MethodConfig(name="reranked", energy="tinystories", orders=(BEST,))
-    results = evaluate(
-        EvaluateConfig(
-            methods=(method,),
-            orders=(AS_PUBLISHED, BEST),
-            num_steps=config.table_steps,
-            num_rows=config.num_rows,
-            samples=SamplesConfig(timed_batches=1, judged=0),
-            seed=config.seed,
+
+def marked(text: str, words: Collection[str]) -> tuple[Text, int, int]:
+    """A text with each word that is not in ``words`` in red brackets; how many these are, and the number of words.
+
+    First and last word count as known: they may be parts of words.
+
+    Example:
+        >>> text, unknown, total = marked("The dog was wery, wery happ", {"the", "dog", "was", "happy"})
+        >>> text.plain, unknown, total
+        ('The dog was [wery], [wery] happ', 2, 6)
+    """
+    found, shown, end = [*words_in(text)], Text(), 0
+    unknown = [(at, word) for at, word in found[1:-1] if word not in words]
+    for at, _ in unknown:
+        shown.append(text[end : at.start])
+        shown.append(f"[{text[at]}]", style="bold red")
+        end = at.stop
+    shown.append(text[end:])
+    return shown, len(unknown), len(found)
+
+
+def worth(reranked: Curve, published: Curve, generator: torch.Generator) -> str:
+    """How many passes of the published base the reranked sampler is worth, and the share of their time that it takes.
+
+    Between the base's numbers of passes its bound is taken to be linear in log passes and in log seconds.
+
+    Args:
+        reranked: At one number of passes.
+        published: The base at several.
+        generator: Of the bootstrap.
+    """
+    (num_steps,) = reranked.num_steps
+    target, passes = reranked.bounds[0], torch.tensor(published.num_steps, dtype=torch.float64)
+    equal = seconds_to_reach(published.bounds, passes, target).item()
+    if equal == torch.inf:
+        share = (reranked.times[0] / published.times[-1]).item()
+        return (
+            f"Reranked at {num_steps} passes: better likelihood than {published.num_steps[-1]} passes of the published "
+            f"base, in {share:.2f} of its time."
         )
-    )
-    print_table("likelihood bounds (low = good)", sorted(results.rows, key=lambda row: row.num_steps), TERMINAL)
-    screen.print(
-        f"Bounds on {config.num_rows} held-out blocks of {length} tokens. The gain is over the base of the same order "
-        "and passes. In dilated order the bounds of base and reranked are their exact -log likelihoods."
+    ratio = time_ratio(published, reranked, num_steps, generator=generator)
+    interval = f"[{1 / ratio.high:.2f}, {1 / ratio.low:.2f}]"
+    return (
+        f"Reranked at {num_steps} passes: same likelihood as {equal:.0f} passes of the published base, "
+        f"in {1 / ratio.value:.2f} {interval} of its time."
     )

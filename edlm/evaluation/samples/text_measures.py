@@ -7,7 +7,7 @@ neither grammar nor sense: text that scores 0 in both may still be nonsense.
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,14 +22,20 @@ from edlm.evaluation.samples.mauve import Featurizer, mauve_score
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 
+def words_in(text: str) -> Iterator[tuple[slice, str]]:
+    """Places and words of a text: runs of letters, apostrophes inside of them, in lower case."""
+    for found in _WORD.finditer(text):
+        yield slice(*found.span()), found[0].lower().replace("’", "'")
+
+
 def words_of(text: str) -> list[str]:
-    """Words of a text: runs of letters, apostrophes inside of them, in lower case.
+    """Words of a text, see `words_in`.
 
     Example:
         >>> words_of("Tim didn't go. He'd 2 dogs, one's BIG!")
         ['tim', "didn't", 'go', "he'd", 'dogs', "one's", 'big']
     """
-    return [word.lower().replace("’", "'") for word in _WORD.findall(text)]
+    return [word for _, word in words_in(text)]
 
 
 def known_words(texts: Sequence[str], *, least: int = 1) -> frozenset[str]:
