@@ -25,6 +25,7 @@ SCRIPTS = {
     "training/train_energy.py": "train energy",
     "sampling/generate.py": "sample",
     "sampling/evaluate.py": "evaluate",
+    "sampling/score.py": "score",
     "sampling/benchmark.py": "benchmark",
 }
 

@@ -35,6 +35,7 @@ COMMANDS: dict[str, Command] = {
     "demo": Command("demo:run", "compare the shipped model with and without its energy"),
     "sample": Command("sample:run", "write text with a denoiser and an energy"),
     "evaluate": Command("evaluate:run", "measure likelihood, cost and text quality of samplers; write a report"),
+    "score": Command("score:run", "the likelihood of texts under a sampler"),
     "compare": Command("compare:run", "compare the bounds of two results of evaluate", positional=True),
     "benchmark": Command("benchmark:run", "compare the speed of samplers"),
     "info": Command("info:run", "describe a checkpoint: family, token ids, shift, time input", positional=True),

@@ -1,0 +1,107 @@
+"""``edlm score``: the likelihood of texts under a sampler."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+
+from edlm.commands.json_lines import write_lines
+from edlm.commands.terminal import print_table
+from edlm.corpus.text import SEPARATOR, read_documents
+from edlm.denoisers.loading import load_denoiser
+from edlm.energies.loading import load_energy
+from edlm.evaluation.estimates.estimate import ratio_of
+from edlm.evaluation.experiment.metrics import format_estimate
+from edlm.evaluation.likelihood.text import TextBounds, row_to_score
+from edlm.sampler.kernel import device_of
+from edlm.sampler.options import SamplerOptions
+from edlm.sampler.sampler import EnergySampler
+from edlm.sampler.text.prompts import Reader
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """Texts and the sampler under which they are scored.
+
+    Args:
+        data: Texts: a file, a folder, or a `datasets` data set, as ``edlm prepare corpus`` reads them.
+        denoiser: Folder, hub id or shipped name.
+        energy: Folder of an energy, a shipped name, or a causal LM as "causal:PATH" (the denoiser's tokens) or
+            "text:PATH" (any tokens); null for the base sampler.
+        sampler: How texts are written that are scored as written.
+        split: Split of a `datasets` data set.
+        text_field: Field or column that holds the text, outside of .txt files.
+        separator: In .txt, a line with nothing else ends a text; a file without one is one text.
+        num_draws: Draws of a bound that are averaged; one where it is exact.
+        inner_draws: Draws of candidates inside each; give at least 16 where candidates are whole sequences.
+        block_length: Tokens that are written together; null for the denoiser's own, else all at once.
+        batch_size: Texts, or windows of long ones, at a time.
+        seed: Text i has the seed ``seed + i``.
+        device: Device of denoiser and energy: "cpu", "cuda", "mps", or "auto" for the best of these.
+        output: JSONL file to write; the standard output by default.
+    """
+
+    data: str
+    denoiser: str = "tinystories"
+    energy: str | None = None
+    sampler: SamplerOptions = field(default_factory=lambda: SamplerOptions(num_steps=8))
+    split: str | None = None
+    text_field: str = "text"
+    separator: str = SEPARATOR
+    num_draws: int = 1
+    inner_draws: int = 1
+    block_length: int | None = None
+    batch_size: int = 16
+    seed: int = 0
+    device: str = "auto"
+    output: str | None = None
+
+
+def run(config: ScoreConfig) -> None:
+    """Write ``-log p`` of each text, and print that of all of them.
+
+    A line has the ``text``; ``nats``, an upper bound of its ``-log p`` given its number of tokens, null where the
+    sampler cannot write it; whether that is ``exact``; ``num_tokens`` and ``nats_per_token``; ``bits_per_char``. A
+    token that ends the text is not scored.
+    """
+    texts = read_documents(config.data, split=config.split, text_field=config.text_field, separator=config.separator)
+    denoiser = load_denoiser(config.denoiser, device=config.device)
+    energy = load_energy(config.energy).to(device_of(denoiser)) if config.energy is not None else None
+    sampler = EnergySampler(denoiser, energy, **asdict(config.sampler))
+    options = {name: getattr(config, name) for name in ("batch_size", "num_draws", "inner_draws", "block_length")}
+    reader = Reader(denoiser)
+    rows = [row_to_score(denoiser, [], reader.read(text)) for text in texts]
+    num_tokens = [int(row.is_gap().sum()) for row in rows]
+    if empty := [text for text, count in zip(texts, num_tokens, strict=True) if not count]:
+        raise ValueError(f"a text must hold a token, got {empty[0]!r}")
+    seeds = range(config.seed, config.seed + len(rows))
+    nats = TextBounds(sampler, **options).bounds(rows, seeds, progress="texts").tolist()
+    write_lines(
+        config.output,
+        (
+            {
+                **{"text": text, "nats": value, "exact": sampler.bound_is_exact},
+                **{"num_tokens": count, "nats_per_token": value / count},
+                "bits_per_char": value / len(text) / math.log(2),
+            }
+            for text, value, count in zip(texts, nats, num_tokens, strict=True)
+        ),
+    )
+    _show(config, nats, num_tokens, [len(text) for text in texts], sampler.bound_is_exact)
+
+
+def _show(
+    config: ScoreConfig, nats: Sequence[float], num_tokens: Sequence[int], num_chars: Sequence[int], exact: bool
+) -> None:
+    per_token, per_char = (ratio_of(torch.tensor(nats), torch.tensor(counts)) for counts in (num_tokens, num_chars))
+    columns = {
+        "sampler": lambda _: config.denoiser if config.energy is None else f"{config.denoiser}, {config.energy}",
+        "texts": lambda _: str(len(nats)),
+        "tokens": lambda _: str(sum(num_tokens)),
+        "nats per token": lambda _: format_estimate(per_token, 3),
+        "perplexity": lambda _: format_estimate(per_token.exp(), 1),
+        "bits per character": lambda _: format_estimate(per_char.scaled(1 / math.log(2)), 3),
+    }
+    kind = "-log p of texts" if exact else "upper bound of -log p of texts"
+    print_table(f"{kind} (low = good)", [None], columns, stderr=True)
