@@ -89,8 +89,8 @@ def time_ratios(results: Results, config: EvaluateConfig) -> list[dict[str, Any]
     for ratio in ratios_of(config, results.rows):
         lines = [(ratio.name, ratio.order), (ratio.than, ratio.than_order)]
         missing = [line for line in lines if line not in curves]
-        if missing and config.max_minutes is not None:
-            continue  # there was no time for it
+        if missing and (config.max_minutes is not None or "time" not in config.measure):
+            continue  # there was no time for it, or that is measured by another call
         if missing:
             raise ValueError(f"time_ratios needs methods that were timed ({sorted(curves)}), got {missing[0]}")
         generator = torch.Generator().manual_seed(config.seed)
