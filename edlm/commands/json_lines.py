@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -10,23 +10,28 @@ from typing import Any
 from edlm.evaluation.experiment.provenance import json_value
 
 
-def read_lines(path: str | Path) -> list[dict[str, Any]]:
+def read_lines(path: str | Path, check: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
     """The objects of a file, blank lines left out.
+
+    Args:
+        path: The file, UTF-8.
+        check: Raises ValueError for an object that is not as it should be.
 
     Raises:
         OSError: there is no such file.
-        ValueError: a line holds no JSON object (names the line), or no line does.
+        ValueError: a line holds no JSON object, or one that fails the check (names the line); or no line does.
     """
     records = []
     for number, line in enumerate(Path(path).read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line.decode("utf-8-sig"))
-        except ValueError as error:  # bytes that are not UTF-8, too
-            raise ValueError(f"each line must be a JSON object, got {error} in {path}:{number}") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"each line must be a JSON object, got {str(record)[:60]!r} in {path}:{number}")
+            record = json.loads(line.decode("utf-8-sig"))  # its errors are ValueErrors, too
+            if not isinstance(record, dict):
+                raise ValueError(f"each line must be a JSON object, got {str(record)[:60]!r}")
+            check(record)
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: {error}") from error
         records.append(record)
     if not records:
         raise ValueError(f"data must hold a JSON object on each line, got none in {path}")

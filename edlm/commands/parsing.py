@@ -5,7 +5,7 @@ import difflib
 import importlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from itertools import takewhile
 from typing import Any, NamedTuple, get_args, get_type_hints
 
@@ -19,7 +19,7 @@ class Command(NamedTuple):
 
     path: str
     help: str
-    positional: bool = False  # whether required keys are given by position, without `--key`
+    positional: bool = False  # whether required keys may be given by position, all of them, without `--key`
 
     def load(self) -> tuple[Callable[[Any], None], type]:
         """The function and the class of its config."""
@@ -35,6 +35,7 @@ COMMANDS: dict[str, Command] = {
     "demo": Command("demo:run", "compare the shipped model with and without its energy"),
     "sample": Command("sample:run", "write text with a denoiser and an energy"),
     "evaluate": Command("evaluate:run", "measure likelihood, cost and text quality of samplers; write a report"),
+    "rerank": Command("rerank:run", "choose among finished texts of any generator", positional=True),
     "score": Command("score:run", "the likelihood of texts under a sampler"),
     "compare": Command("compare:run", "compare the bounds of two results of evaluate", positional=True),
     "benchmark": Command("benchmark:run", "compare the speed of samplers"),
@@ -68,8 +69,8 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
     """
     words = list(takewhile(lambda word: not word.startswith("-"), argv))
     name = next((name for name in COMMANDS if words[: len(name.split())] == name.split()), None)
-    parser = _command_parser(name) if name else _overview()
     options = _files_first(argv[len(name.split()) :]) if name else list(argv)
+    parser = _command_parser(name, options) if name else _overview()
     try:
         values = vars(parser.instantiate(parser.parse_args(options)))
     except (argparse.ArgumentError, TypeError) as error:  # TypeError: a value in place of a mapping
@@ -94,10 +95,13 @@ def _overview() -> ArgumentParser:
     return parser
 
 
-def _command_parser(name: str) -> ArgumentParser:
+def _command_parser(name: str, options: Sequence[str]) -> ArgumentParser:
     parser = _bare_parser(f"edlm {name}", COMMANDS[name].help)
     parser.add_argument("--config", action="config", help="YAML file with any of the keys; later files win.")
-    parser.add_class_arguments(COMMANDS[name].load()[1], as_group=False, as_positional=COMMANDS[name].positional)
+    config = COMMANDS[name].load()[1]
+    required = {f"--{key.name}" for key in fields(config) if key.default is key.default_factory is MISSING}
+    positional = COMMANDS[name].positional and not required & {word.partition("=")[0] for word in options}
+    parser.add_class_arguments(config, as_group=False, as_positional=positional)
     for action in parser._actions:
         if getattr(action, "_typehint", None) is bool:  # `--key` alone means `--key true`
             action.nargs, action.const = "?", True

@@ -42,7 +42,7 @@ def load_denoiser(
         OSError: the hub has no such model, or cannot be reached.
         ValueError: no family recognises it, its content does not fit its family, or there is no such device.
     """
-    device = _usable(device)
+    device = usable_device(device)
     shipped = SHIPPED / str(path_or_hub_id) / "denoiser"
     path, loading = shipped if shipped.is_dir() else path_or_hub_id, LoadOptions(**options)
     checkpoint = Checkpoint.open(path, revision, code=loading.trust_remote_code)
@@ -57,7 +57,7 @@ def load_denoiser(
     return denoiser.to(device).eval()
 
 
-def _usable(device: torch.device | str) -> torch.device | str:
+def usable_device(device: torch.device | str) -> torch.device | str:
     """The device; of "auto", CUDA, else MPS, else the CPU."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

@@ -137,7 +137,7 @@ class CausalScorer:
             raise ValueError(f"max_positions must be >= 1, got {max_positions}")
         config = model.config.get_text_config()
         if bos_token_id == "auto":
-            bos_token_id = _first_token(tokenizer)
+            bos_token_id = first_token(tokenizer)
         if not isinstance(bos_token_id, int) or not 0 <= bos_token_id < config.vocab_size:
             raise ValueError(f"bos_token_id must be 'auto' or lie in 0..{config.vocab_size - 1}, got {bos_token_id!r}")
         self.model = model.eval()
@@ -208,7 +208,8 @@ class CausalScorer:
         return losses.view_as(targets).cpu().double().sum(1)
 
 
-def _first_token(tokenizer: PreTrainedTokenizerBase) -> int:
+def first_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token before a text: the tokenizer's bos, else its eos; ValueError where it has neither."""
     for token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token_id is not None:
             return token_id

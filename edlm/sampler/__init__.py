@@ -4,6 +4,7 @@ from edlm.sampler.hooks import DreamLogitsHook, RerankLogits
 from edlm.sampler.options import SamplerOptions
 from edlm.sampler.output import SampleOutput, StepInfo
 from edlm.sampler.proposal import Proposal
+from edlm.sampler.reranking import RerankOptions, RerankOutput, rerank
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.text.generation import GenerateOptions, GenerationOutput, InfillOptions, Partial
 
@@ -16,7 +17,10 @@ __all__ = [
     "Partial",
     "Proposal",
     "RerankLogits",
+    "RerankOptions",
+    "RerankOutput",
     "SampleOutput",
     "SamplerOptions",
     "StepInfo",
+    "rerank",
 ]
