@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edlm.rules import check
+
 _ORDER, _VALUES, _STEPS = 0, 1, 2
 
 
@@ -80,13 +82,14 @@ class RowGenerators:
 
 
 def row_seeds(
-    count: int, seeds: int | Sequence[int] | None = None, generator: torch.Generator | None = None
+    count: int, seeds: int | Sequence[int] | Tensor | None = None, generator: torch.Generator | None = None
 ) -> list[int]:
     """One seed for each of ``count`` rows: as given; ``seeds + row`` of an integer; or drawn from ``generator``.
 
     Raises:
-        ValueError: the number of seeds is not that of rows.
+        ValueError: the number of seeds is not that of rows, or a seed is no integer.
     """
+    seeds = check("seeds", seeds, int | Sequence[int] | None)
     if seeds is None:
         device = generator.device if generator is not None else None  # None: torch's global one
         return torch.randint(2**62, (count,), generator=generator, device=device).tolist()
@@ -94,7 +97,7 @@ def row_seeds(
         return [seeds + row for row in range(count)]
     if len(seeds) != count:
         raise ValueError(f"there must be one seed a row ({count}), got {len(seeds)}")
-    return [int(seed) for seed in seeds]
+    return seeds
 
 
 def seed_of(*key: int) -> int:

@@ -16,6 +16,7 @@ from edlm.energies.candidate_text import at_slots, check_same_tokens, ends_of_te
 from edlm.energies.causal_lm import load_causal_lm, split_options
 from edlm.energies.causal_scoring import TokenScorer, distinct_rows
 from edlm.energies.pretrained import PretrainedEnergy
+from edlm.rules import check
 
 
 class AutoregressiveEnergy(PretrainedEnergy):
@@ -76,6 +77,8 @@ class AutoregressiveEnergy(PretrainedEnergy):
     ):
         super().__init__()
         vocab_size = model.config.get_text_config().vocab_size
+        bos_token_id = check("bos_token_id", bos_token_id, int | None)
+        eos_token_id = check("eos_token_id", eos_token_id, int | None)
         for name, token_id in (("bos_token_id", bos_token_id), ("eos_token_id", eos_token_id)):
             if token_id is not None and not 0 <= token_id < vocab_size:
                 raise ValueError(f"{name} must lie in 0..{vocab_size - 1} or be None, got {token_id}")

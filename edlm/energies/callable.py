@@ -11,6 +11,7 @@ from torch import Tensor
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Decision, Energy
 from edlm.energies.candidate_text import TextDecoder
+from edlm.rules import check
 
 
 class CallableEnergy(Energy):
@@ -34,7 +35,7 @@ class CallableEnergy(Energy):
 
     def __init__(self, f: Callable[[Tensor, Tensor, Tensor], Tensor], complete: bool = False):
         super().__init__()
-        self.f = f
+        self.f = check("f", f, Callable)
         self.reads = "sequence" if complete else "slots"
 
     @staticmethod
@@ -104,7 +105,7 @@ class TextFunctionEnergy(Energy):
         of_prefixes: bool = False,
     ):
         super().__init__()
-        self.f = f
+        self.f = check("f", f, Callable)
         self.reads = "prefix" if of_prefixes else "sequence"
         self._decoder = TextDecoder(tokenizer, eos_token_id, decode)
 

@@ -14,8 +14,10 @@ from edlm.denoisers.vocabulary import Vocabulary
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowStreams, row_seeds
 from edlm.energies.base import Energy, Step
+from edlm.rules import check
 from edlm.sampler.decisions import decide
 from edlm.sampler.kernel import Kernel
+from edlm.sampler.options import SamplerOptions
 
 _SMALL, _LEAST, _LARGEST = 1e-3, 1e-6, 60.0  # logits; float16 distinguishes them
 
@@ -66,6 +68,7 @@ class RerankLogits:
         seed: int | Sequence[int] | None = None,
         **options: Any,
     ):
+        denoiser, energy = check("denoiser", denoiser, int | Denoiser), check("energy", energy, Energy)
         if energy.reads_hidden:
             raise ValueError(f"a loop passes logits only, and {type(energy).__name__} reads hidden states")
         allowed = {"temperature", "top_p", "top_k", "correct_proposal", "weight_temperature", "window", "on_impossible"}
@@ -79,7 +82,8 @@ class RerankLogits:
         self.denoiser = denoiser
         self.energy = energy
         self.options = {"num_steps": 1, "num_candidates": num_candidates, "scope": "sequence", **options}
-        self.seed = seed
+        SamplerOptions(**self.options)  # checks them
+        self.seed = check("seed", seed, int | Sequence[int] | None)
         self._kernel: Kernel | None = None
         self.reset()
 

@@ -4,7 +4,18 @@ import torch
 from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
+from edlm.rules import shown
 from edlm.sampler.kernel import Kernel
+
+MAX_TOKENS = 2**24  # of a row: more is a slip of the hand, and is refused before anything is allocated
+
+
+def check_length(length: int, max_length: int | None = None) -> None:
+    """Refuse rows that are longer than ``max_length``, or than any text is."""
+    limit = MAX_TOKENS if max_length is None else max_length
+    if length > limit:
+        known = "" if max_length is None else "max_length = "
+        raise ValueError(f"a row must be at most {known}{limit} tokens long, got {length}")
 
 
 def check_tokens(
@@ -18,7 +29,7 @@ def check_tokens(
     real = _real_positions(kernel.denoiser, x_t, attention_mask)
     masked = x_t == kernel.denoiser.mask_token_id
     if target is not None:
-        _check_bool("target", target, x_t)
+        _check_table("target", target, torch.bool, x_t)
         masked = masked & target.to(masked.device)
     masked = masked if real is None else masked & real
     check_completeness(kernel, x_t, masked, real)
@@ -35,7 +46,7 @@ def check_data(
     """
     real = _real_positions(denoiser, x_0, attention_mask)
     given = torch.zeros_like(x_0, dtype=torch.bool) if given is None else given
-    _check_bool("given", given, x_0)
+    _check_table("given", given, torch.bool, x_0)
     target = ~given if real is None else ~given & real
     if (x_0[target] == denoiser.mask_token_id).any():
         raise ValueError(f"x_0 must hold no mask token where it is predicted, got {denoiser.mask_token_id}")
@@ -68,16 +79,14 @@ def check_completeness(kernel: Kernel, x_t: Tensor, masked: Tensor, real: Tensor
 
 
 def _real_positions(denoiser: Denoiser, tokens: Tensor, attention_mask: Tensor | None) -> Tensor | None:
-    if tokens.ndim != 2 or tokens.dtype != torch.int64:
-        raise ValueError(f"tokens must be int64 [batch, length], got {tokens.dtype} {list(tokens.shape)}")
+    _check_table("tokens", tokens, torch.int64)
     outside = ((tokens < 0) | (tokens >= denoiser.vocab_size)) & (tokens != denoiser.mask_token_id)
     if outside.any():
         rule = f"tokens must lie in 0..{denoiser.vocab_size - 1} or be the mask"
         raise ValueError(f"{rule}, got {tokens[outside][0].item()}")
     if attention_mask is None:
         return None
-    if attention_mask.shape != tokens.shape:
-        raise ValueError(f"attention_mask must have shape {list(tokens.shape)}, got {list(attention_mask.shape)}")
+    _check_table("attention_mask", attention_mask, None, tokens)
     real = attention_mask.to(tokens.device).bool()
     after_padding = (real[:, 1:] & ~real[:, :-1]).any(1)
     if after_padding.any():
@@ -86,6 +95,11 @@ def _real_positions(denoiser: Denoiser, tokens: Tensor, attention_mask: Tensor |
     return None if bool(real.all()) else real
 
 
-def _check_bool(name: str, table: Tensor, x: Tensor) -> None:
-    if table.shape != x.shape or table.dtype != torch.bool:
-        raise ValueError(f"{name} must be bool {list(x.shape)}, got {table.dtype} {list(table.shape)}")
+def _check_table(name: str, table: Tensor, dtype: torch.dtype | None, like: Tensor | None = None) -> None:
+    """Refuse what is no tensor ``[batch, length]`` of this type, None for any, and of the shape of another one."""
+    fits = isinstance(table, Tensor) and table.ndim == 2 and dtype in (None, table.dtype)
+    if not fits or (like is not None and table.shape != like.shape):
+        kind = "a tensor" if dtype is None else str(dtype).removeprefix("torch.")
+        shape = "[batch, length]" if like is None else [*like.shape]
+        got = f"{table.dtype} {list(table.shape)}" if isinstance(table, Tensor) else shown(table)
+        raise ValueError(f"{name} must be {kind} {shape}, got {got}")

@@ -3,7 +3,7 @@
 import warnings
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,12 +14,14 @@ from edlm.diffusion.orders import RANDOM_ORDERS, RankedOrder, RevealPlan, name_o
 from edlm.diffusion.schedule import Schedule, get_schedule
 from edlm.diffusion.streams import RowGenerators
 from edlm.energies.base import Energy, TokenwiseEnergy
-from edlm.sampler.options import SamplerOptions
+from edlm.rules import check_options
+from edlm.sampler.options import Order, SamplerOptions, ScheduleName
 from edlm.sampler.proposal import Proposal
 
 _warned_orders: WeakKeyDictionary[Energy, set[str]] = WeakKeyDictionary()
 
 
+@check_options
 @dataclass(frozen=True, eq=False)
 class Kernel(SamplerOptions):
     """`SamplerOptions` with a denoiser and an energy; all functions of the sampler take one.
@@ -35,16 +37,21 @@ class Kernel(SamplerOptions):
         UserWarning: once for each energy and order: the energy was trained on other orders.
     """
 
-    denoiser: Denoiser
+    denoiser: Denoiser = field(
+        metadata={"rule": "a Denoiser (load_denoiser reads one, wrap_denoiser makes one of a network)"}
+    )
     """Gives the marginals ``p_theta``; frozen."""
 
-    energy: Energy | None = None
+    energy: Energy | None = field(
+        default=None,
+        metadata={"rule": "an Energy or None (load_energy reads one, CallableEnergy makes one of a function)"},
+    )
     """Judges candidates; None for the base sampler."""
 
-    order: str | RankedOrder = field(default="auto", kw_only=True)
+    order: Order | Literal["auto"] | RankedOrder = field(default="auto", kw_only=True)
     """A name, or a function like those of `edlm.diffusion.orders.ORDERS`."""
 
-    schedule: str | Schedule = field(default="log_linear", kw_only=True)
+    schedule: ScheduleName | Schedule = field(default="log_linear", kw_only=True)
     """A name, or a `Schedule`."""
 
     def __post_init__(self) -> None:
@@ -159,7 +166,7 @@ class Kernel(SamplerOptions):
             *others, last = trained
             orders = f"orders {', '.join(others)} and {last}" if others else f"order {last}"
             message = f"this {type(energy).__name__} was trained on {orders}, not on {order}"
-            warnings.warn(f"{message}: it may gain less than it could", UserWarning, stacklevel=4)
+            warnings.warn(f"{message}: it may gain less than it could", UserWarning, stacklevel=5)
 
 
 def device_of(denoiser: Denoiser) -> torch.device:

@@ -1,11 +1,16 @@
 """Options of the sampler, each with its default, meaning and rule; everything else inherits or reads them."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Literal
+
+from edlm.rules import check_least, check_options
 
 Order = Literal["ancestral", "random", "dilated", "bisecting", "left_to_right", "confidence"]
+ScheduleName = Literal["log_linear", "cosine", "polynomial"]
+WINDOW = "a pair (low, high) with 0 <= low <= high <= 1"
 
 
+@check_options
 @dataclass(frozen=True, kw_only=True)
 class SamplerOptions:
     """How to sample. "auto" is what the energy recommends, see `Kernel`.
@@ -32,10 +37,10 @@ class SamplerOptions:
     order: Order | Literal["auto"] = "auto"
     """Reveal order, see `edlm.diffusion.orders`. "auto": one that the energy was trained on, else "bisecting"."""
 
-    schedule: Literal["log_linear", "cosine", "polynomial"] = "log_linear"
+    schedule: ScheduleName = "log_linear"
     """Masking schedule, for the ancestral order."""
 
-    window: tuple[float, float] = (0.0, 1.0)
+    window: tuple[float, float] = field(default=(0.0, 1.0), metadata={"rule": WINDOW})
     """The energy is used at times ``low < t <= high``."""
 
     weight_temperature: float = 1.0
@@ -58,21 +63,10 @@ class SamplerOptions:
     """Weigh candidates as if they were drawn from the denoiser's own marginals instead of the proposal."""
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1:
-            raise ValueError(f"num_steps must be >= 1, got {self.num_steps}")
-        if self.num_candidates not in (None, "auto") and self.num_candidates < 1:
-            raise ValueError(f"num_candidates must be >= 1, got {self.num_candidates}")
-        if self.scope not in ("step", "sequence", "auto"):
-            raise ValueError(f"scope must be 'step' or 'sequence', got {self.scope!r}")
-        if self.group_size is not None and self.group_size < 1:
-            raise ValueError(f"group_size must be >= 1, got {self.group_size}")
+        check_least(1, num_steps=self.num_steps, num_candidates=self.num_candidates, group_size=self.group_size)
         if self.group_size is not None and self.scope == "sequence":
             raise ValueError(f"group_size needs scope='step': a sequence is judged as a whole; got {self.group_size}")
-        if not callable(self.order) and self.order not in (*get_args(Order), "auto"):
-            raise ValueError(f"order must be one of {list(get_args(Order))}, got {self.order!r}")
-        if len(self.window) != 2 or not 0 <= self.window[0] <= self.window[1] <= 1:
-            raise ValueError(f"window must be a pair (low, high) with 0 <= low <= high <= 1, got {self.window}")
+        if not 0 <= self.window[0] <= self.window[1] <= 1:
+            raise ValueError(f"window must be {WINDOW}, got {self.window}")
         if not self.weight_temperature > 0:
             raise ValueError(f"weight_temperature must be > 0, got {self.weight_temperature}")
-        if self.on_impossible not in ("raise", "redraw", "keep"):
-            raise ValueError(f"on_impossible must be 'raise', 'redraw' or 'keep', got {self.on_impossible!r}")

@@ -10,8 +10,10 @@ from edlm.denoisers.base import check_mass
 from edlm.diffusion.slots import Slots
 from edlm.energies.base import Decision, Step
 from edlm.numerics import precise
+from edlm.rules import check_options
 
 
+@check_options
 @dataclass(frozen=True)
 class Proposal:
     """The law ``q'`` that tokens are drawn from, made of the marginals of each slot.

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from edlm.diffusion.streams import RowStreams, row_seeds
+from edlm.rules import check, check_least
 from edlm.sampler.bounds import likelihood_bounds
+from edlm.sampler.inputs import check_length
 from edlm.sampler.kernel import Kernel, device_of
 from edlm.sampler.output import SampleOutput, concatenate
 from edlm.sampler.step import denoise
@@ -75,8 +77,11 @@ class EnergySampler(Kernel):
         Returns:
             ``tokens[num_samples, length]`` and diagnostics.
         """
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        num_samples, length = check("num_samples", num_samples, int), check("length", length, int)
+        batch_size = check("batch_size", batch_size, int | None)
+        check_least(0, num_samples=num_samples, length=length)
+        check_least(1, batch_size=batch_size)
+        check_length(length, self.denoiser.max_length)
         x_t = torch.full((num_samples, length), self.denoiser.mask_token_id, device=device_of(self.denoiser))
         seeds = row_seeds(num_samples, seeds, generator)
         size = batch_size or max(1, num_samples)
@@ -149,6 +154,7 @@ class EnergySampler(Kernel):
         References:
             Equation (*) of the project's method page; Jensen over candidates and orders.
         """
+        inner_draws = check("inner_draws", inner_draws, int)
         seeds = row_seeds(len(x_0), seeds, generator)
         options = {"given": given, "attention_mask": attention_mask, "inner_draws": [inner_draws]}
         return likelihood_bounds([self], x_0, seeds, **options)[0]

@@ -64,7 +64,7 @@ def denoise(
     passes = Passes(kernel.denoiser, attention_mask=real)
     grouped = kernel.group_size is not None and not kernel.tokenwise
     for i in range(kernel.num_steps):
-        (step,) = begin_steps([kernel], plan, torch.full_like(x_t[:, 0], i), x_t, passes)
+        (step,) = begin_steps([kernel], plan, x_t.new_full((len(x_t),), i), x_t, passes)
         x_t, decisions = decide(kernel, step, streams.values(i))
         decisions = decisions or [DecisionInfo.without_energy(step.uses, kernel.candidates_weighed)]
         info = StepInfo(
@@ -109,7 +109,7 @@ def begin_steps(kernels: Sequence[Kernel], plan: RevealPlan, at: Tensor, x_t: Te
 def begin_step(kernel: Kernel, i: int, x_t: Tensor) -> Step:
     """Step ``i``, in an order that is not random, of rows ``x_t[batch, length]`` that began fully masked."""
     plan = kernel.plan(torch.ones_like(x_t, dtype=torch.bool), RowStreams([0] * len(x_t)).order())
-    return begin_steps([kernel], plan, torch.full_like(x_t[:, 0], i), x_t, Passes(kernel.denoiser))[0]
+    return begin_steps([kernel], plan, x_t.new_full((len(x_t),), i), x_t, Passes(kernel.denoiser))[0]
 
 
 def _positions_to_fill(kernel: Kernel, uses: Tensor, masked: Tensor, due: Tensor) -> Tensor | None:

@@ -5,6 +5,7 @@ import math
 import warnings
 from dataclasses import FrozenInstanceError, replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -80,6 +81,49 @@ def test_signature_of_the_sampler():
 def test_options_have_rules(options, rule, energy):
     with pytest.raises(ValueError, match=rule):
         make(energy, **{"num_candidates": 2, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_steps": "8"}, "num_steps must be an integer, got '8'"),
+        ({"num_steps": None}, "num_steps must be an integer, got None"),
+        ({"num_candidates": 2.5}, "num_candidates must be an integer, None or 'auto', got 2.5"),
+        ({"num_candidates": True}, "num_candidates must be an integer, None or 'auto', got True"),
+        ({"group_size": 2.0}, "group_size must be an integer or None, got 2.0"),
+        ({"top_k": 2.5}, "top_k must be an integer or None, got 2.5"),
+        ({"window": 2}, "window must be a pair (low, high) with 0 <= low <= high <= 1, got 2"),
+        ({"temperature": "1"}, "temperature must be a number, got '1'"),
+        ({"correct_proposal": "no"}, "correct_proposal must be True or False, got 'no'"),
+        ({"num_step": 3}, "EnergySampler has no option 'num_step'; did you mean 'num_steps'?"),
+        ({"energy": len}, "energy must be an Energy or None (load_energy reads one, CallableEnergy makes one of a"),
+        ({"denoiser": "tiny"}, "denoiser must be a Denoiser (load_denoiser reads one, wrap_denoiser makes one of a"),
+    ],
+)
+def test_wrong_types_and_names_are_refused_in_one_line(options, message):
+    with pytest.raises(ValueError) as error:
+        EnergySampler(**{"denoiser": WORLD.denoiser(), "energy": ZERO, "num_steps": 2, "num_candidates": 2, **options})
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers():
+    given = {"num_candidates": np.int64(3), "temperature": np.float32(2), "window": np.array([0.0, 1.0])}
+    sampler = make(ZERO, **given, top_k=torch.tensor(2))
+    assert sampler.options["num_candidates"] == 3 and type(sampler.num_candidates) is int
+    assert sampler.window == (0.0, 1.0) and sampler.top_k == 2 and sampler.temperature == 2.0
+    rows = sampler.sample(np.int64(2), np.int64(3), seeds=np.arange(2))
+    assert torch.equal(rows.tokens, sampler.sample(2, 3, seeds=[0, 1]).tokens) and rows.seeds == (0, 1)
+    one = make().generate([np.array([0, 1])], np.int64(2), seed=np.int64(5), eos_token_id=np.int64(2))
+    assert torch.equal(one.tokens[0], make().generate([[0, 1]], 2, seed=5, eos_token_id=2).tokens[0])
+
+
+@pytest.mark.parametrize("order", ["ancestral", "random", "dilated", "bisecting", "left_to_right", "confidence"])
+@pytest.mark.parametrize("energy", [None, ZERO, COMPLETE], ids=["base", "slots", "sequence"])
+@pytest.mark.parametrize("shape", [(2, 0), (0, 3), (0, 0)])
+def test_rows_without_positions_and_batches_without_rows(shape, energy, order):
+    sampler = make(energy, num_candidates=1 if energy is None else 2, order=order)
+    assert sampler.sample(*shape).tokens.shape == sampler.fill(torch.full(shape, MASK)).tokens.shape == shape
+    assert sampler.likelihood_bound(torch.zeros(shape, dtype=torch.long)).tolist() == [0.0] * shape[0]
 
 
 @pytest.mark.parametrize(
@@ -206,6 +250,15 @@ def bound(x_0, **options):
         (lambda: make().fill(torch.full((3, 3), MASK), seeds=[1, 2, 3, 4]), r"one seed a row \(3\), got 4"),
         (lambda: make().sample(3, 3, seeds=[1, 2]), r"one seed a row \(3\), got 2"),
         (lambda: make().sample(2, 3, seeds=[0, -1]), "seeds must be >= 0, got -1"),
+        (lambda: make().fill([[0, MASK]]), r"tokens must be int64 \[batch, length\], got \[\[0, 3\]\]"),
+        (lambda: make().sample(2.0, 3), "num_samples must be an integer, got 2.0"),
+        (lambda: make().sample(1, 10**12), "a row must be at most 16777216 tokens long, got 1000000000000"),
+        (lambda: make().generate([[1]], 10**12), "a row must be at most 16777216 tokens long, got 1000000000001"),
+        (
+            lambda: make().sample(1, 3, seeds=[0.5]),
+            r"seeds must be an integer, .*got \[0.5\]",
+        ),
+        (lambda: bound([[0, 1]], inner_draws=1.5), "inner_draws must be an integer, got 1.5"),
         (lambda: make().sample(2, 3, batch_size=0), "batch_size must be >= 1, got 0"),
         (lambda: bound([[0, 0, 0]] * 3, seeds=[1]), r"one seed a row \(3\), got 1"),
         (lambda: bound([[0, 1, MASK]]), "x_0 must hold no mask token where it is predicted, got 3"),

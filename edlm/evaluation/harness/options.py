@@ -5,15 +5,18 @@ from typing import Literal
 
 import torch
 
+from edlm.rules import check_options
+
 BATCH_SIZE = 16
 
 
+@check_options
 @dataclass(frozen=True, kw_only=True)
 class HarnessOptions:
     """How a denoiser is loaded, and how requests are answered.
 
     Raises:
-        ValueError: ``greedy`` is neither "sampler" nor "likeliest".
+        ValueError: an option is unknown, or is not what its type says.
     """
 
     batch_size: int | str = BATCH_SIZE
@@ -62,7 +65,3 @@ class HarnessOptions:
 
     seed: int = 0
     """Seed of orders, candidates and texts."""
-
-    def __post_init__(self) -> None:
-        if self.greedy not in ("sampler", "likeliest"):
-            raise ValueError(f"greedy must be 'sampler' or 'likeliest', got {self.greedy!r}")

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from edlm.denoisers.base import Denoiser
+from edlm.rules import check_least
 from edlm.sampler.text.prompts import Row
 
 
@@ -28,8 +29,7 @@ def check_block_length(denoiser: Denoiser, block_length: int | None) -> int | No
     """The requested block length, or the denoiser's own; ValueError where it does not fit the denoiser's."""
     if block_length is None:
         return denoiser.block_size
-    if block_length < 1:
-        raise ValueError(f"block_length must be >= 1, got {block_length}")
+    check_least(1, block_length=block_length)
     if denoiser.block_size not in (None, block_length):
         raise ValueError(f"block_length must be the denoiser's block_size ({denoiser.block_size}), got {block_length}")
     return block_length

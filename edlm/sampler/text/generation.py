@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from edlm.diffusion.streams import RowStreams, row_seeds
+from edlm.rules import check_least, check_options
 from edlm.sampler.kernel import Kernel, device_of
 from edlm.sampler.output import StepInfo
 from edlm.sampler.step import denoise
@@ -17,6 +18,7 @@ from edlm.sampler.text.prompts import Prompts, Row, rows_of_prompts, rows_of_tex
 from edlm.sampler.text.transcript import Transcript
 
 
+@check_options
 @dataclass(frozen=True, kw_only=True)
 class TextOptions:
     """Options that `EnergySampler.generate` and `EnergySampler.infill` share."""
@@ -37,8 +39,7 @@ class TextOptions:
     """Row r gets ``seed + r``; or one seed a row; None draws them from torch's global generator."""
 
     def __post_init__(self) -> None:
-        if self.num_return_sequences < 1:
-            raise ValueError(f"num_return_sequences must be >= 1, got {self.num_return_sequences}")
+        check_least(1, num_return_sequences=self.num_return_sequences)
 
     def kernel(self, kernel: Kernel) -> Kernel:
         """The kernel with the proposal of this call."""
@@ -46,6 +47,7 @@ class TextOptions:
         return replace(kernel, **{name: value for name, value in given.items() if value is not None})
 
 
+@check_options
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions(TextOptions):
     """Options of `EnergySampler.generate`."""
@@ -65,6 +67,7 @@ class GenerateOptions(TextOptions):
     """Text after the written text, for all prompts or one for each."""
 
 
+@check_options
 @dataclass(frozen=True, kw_only=True)
 class InfillOptions(TextOptions):
     """Options of `EnergySampler.infill`."""

@@ -3,14 +3,18 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
+from edlm.rules import check, check_least
+from edlm.sampler.inputs import check_length
 
 Prompts = str | Sequence[str] | Sequence[Sequence[int]] | None
 
+_PROMPTS = "a text, or a list of at least one text or token list"
 _LEADING_SPACE = ("Ġ", "▁")  # byte-level BPE, sentencepiece: the space before a word is part of its first token
 
 
@@ -46,11 +50,9 @@ def rows_of_prompts(
     The denoiser's prefix goes before every text; and before token lists and nothing at all (None) only where sequences
     are always framed.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be >= 1, got {max_new_tokens}")
-    prompts = [prompts] if prompts is None or isinstance(prompts, str) else list(prompts)
-    if not prompts or any(isinstance(prompt, int) for prompt in prompts):
-        raise ValueError(f"prompts must be a text, or a list of at least one text or token list, got {prompts!r}")
+    max_new_tokens = check("max_new_tokens", max_new_tokens, int)
+    check_least(1, max_new_tokens=max_new_tokens)
+    prompts = _several("prompts", [None] if prompts is None else prompts, str | Sequence[int] | None, _PROMPTS)
     suffixes = [suffix] * len(prompts) if suffix is None or isinstance(suffix, str) else list(suffix)
     if len(suffixes) != len(prompts):
         raise ValueError(f"suffix must be one text, or one a prompt ({len(prompts)}), got {len(suffixes)}")
@@ -59,7 +61,7 @@ def rows_of_prompts(
         begins = isinstance(prompt, str) or denoiser.is_framed
         if isinstance(prompt, str):
             prompt = reader.read(prompt)
-        given = [int(token) for token in prompt] if prompt is not None else []
+        given = prompt if prompt is not None else []
         prefix = list(denoiser.prefix_ids) if begins else []
         if prefix and given[: len(prefix)] == prefix:
             given = given[len(prefix) :]
@@ -69,13 +71,19 @@ def rows_of_prompts(
 
 def rows_of_texts(denoiser: Denoiser, texts: str | Sequence[str], mask: str, span_length: int) -> list[Row]:
     """A row for each text with gaps in it, framed where sequences always are; see `EnergySampler.infill`."""
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"texts must be a text or a list of at least one text, got {texts!r}")
+    texts = _several("texts", texts, str, "a text or a list of at least one text")
     if span_length < 1 or not mask:
         raise ValueError(f"span_length must be >= 1 and mask not empty, got {span_length} and {mask!r}")
     reader, prefix = Reader(denoiser), list(denoiser.prefix_ids) if denoiser.is_framed else []
     return [reader.row(reader.pieces(text, mask, span_length), prefix) for text in texts]
+
+
+def _several(name: str, values: Any, hint: Any, rule: str) -> list[Any]:
+    """A list of at least one value; a text alone is a list of one."""
+    several = check(name, [values] if isinstance(values, str) else values, Sequence[hint], rule)
+    if not several:
+        raise ValueError(f"{name} must be {rule}, got {several}")
+    return several
 
 
 class Reader:
@@ -117,6 +125,7 @@ class Reader:
     def row(self, parts: Sequence[list[int] | int], prefix: list[int]) -> Row:
         """A row of given tokens and sizes of gaps, after ``prefix`` and, if framed, before the denoiser's suffix."""
         suffix = list(self.denoiser.suffix_ids) if self.denoiser.is_framed else []
+        check_length(sum(part if isinstance(part, int) else len(part) for part in parts))
         tokens, gaps = list(prefix), []
         for part in parts:
             if isinstance(part, list):

@@ -26,8 +26,6 @@ class Transcript:
         if eos_token_id == "auto":
             of_tokenizer = getattr(self.tokenizer, "eos_token_id", None)
             eos_token_id = denoiser.eos_token_id if denoiser.eos_token_id is not None else of_tokenizer
-        if isinstance(eos_token_id, str):
-            raise ValueError(f"eos_token_id must be 'auto', a token, several, or None, got {eos_token_id!r}")
         several = [eos_token_id] if eos_token_id is None or isinstance(eos_token_id, int) else eos_token_id
         self.eos_token_ids = tuple(int(token) for token in several if token is not None)
         self.stop = (stop,) if isinstance(stop, str) else tuple(stop or ())

@@ -294,7 +294,7 @@ def test_generation_options(denoiser, options, is_greedy, proposal):
 
 
 def test_options_are_checked(denoiser, head):
-    with pytest.raises(ValueError, match="got num_step; did you mean num_steps"):
+    with pytest.raises(ValueError, match="no option 'num_step'; did you mean 'num_steps'"):
         HarnessModel(denoiser, num_step=3)
     with pytest.raises(ValueError, match="num_candidates must be given: CallableEnergy"):
         HarnessModel(denoiser, edlm.CallableEnergy(lambda candidates, x, log_p: 0 * log_p))

@@ -93,6 +93,8 @@ def test_wordpiece_texts_stand_in_their_frame():
     [
         ([], {}, "texts must be a text or a list of at least one text"),
         ([[1, 2]], {}, "texts must be a text"),
+        (None, {}, "texts must be a text or a list of at least one text, got None"),
+        ("a <mask:100000000000>", {}, "a row must be at most 16777216 tokens long, got 100000000001"),
         ("a <mask:0>", {}, "a gap must hold at least one token, got '<mask:0>'"),
         ("a <mask>", {"span_length": 0}, "span_length must be >= 1"),
         ("a <mask:200>", {}, "at most max_length = 128 tokens long to be written at once, got 201"),

@@ -1,0 +1,148 @@
+"""Rules of options: values are what their type hints say, names are known; errors say the rule and what was given."""
+
+import difflib
+from collections import abc
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from functools import wraps
+from operator import index
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+_Class = TypeVar("_Class", bound=type)
+_PLAIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set, range, NoneType)
+_NAMES = {int: "integer", float: "number", str: "text", bool: "bool", NoneType: "None"}
+_SHOWN = 80  # characters of a value in a message
+
+
+def check(name: str, value: Any, hint: Any, rule: str | None = None) -> Any:
+    """The value, if it is what a type hint says; NumPy's numbers become Python's, sequences become lists.
+
+    Args:
+        name: Of the value, for the message.
+        value: Anything.
+        hint: ``int`` (no bool, no float), ``float``, ``Sequence[...]`` (no text), a ``Literal``, a class and so on.
+        rule: What it must be, in words; by default a description of the hint.
+
+    Raises:
+        ValueError: the value is something else.
+
+    Example:
+        >>> check("window", [0, 1], tuple[float, float])
+        (0.0, 1.0)
+        >>> check("top_k", 2.5, int | None)
+        Traceback (most recent call last):
+        ValueError: top_k must be an integer or None, got 2.5
+    """
+    try:
+        return _converted(value, hint)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} must be {rule or _described(hint)}, got {shown(value)}") from None
+
+
+def check_least(least: int, **values: Any) -> None:
+    """Refuse numbers below ``least``; values that are None or a text, such as "auto", are left alone."""
+    for name, value in values.items():
+        if value is not None and not isinstance(value, str) and not value >= least:
+            raise ValueError(f"{name} must be >= {least}, got {shown(value)}")
+
+
+def check_options(cls: _Class) -> _Class:
+    """Decorator of a dataclass: refuses unknown names of options, and values that are not what their hints say.
+
+    The ``rule`` of a field's metadata describes it in the message. Checks of a subclass of its own, in
+    ``__post_init__``, find the values as `check` gives them.
+    """
+    init, hints = cls.__init__, get_type_hints(cls)
+    taken = {field.name: field for field in fields(cls) if field.init}
+    by_place = [name for name, field in taken.items() if not field.kw_only]
+
+    def checked(name: str, value: Any) -> Any:
+        return check(name, value, hints[name], taken[name].metadata.get("rule"))
+
+    @wraps(init)
+    def checking_init(self: Any, *args: Any, **options: Any) -> None:
+        for name in options:
+            if name not in taken:
+                raise ValueError(f"{type(self).__name__} has no option {name!r}; {_nearest(name, list(taken))}")
+        placed = [checked(name, value) for name, value in zip(by_place, args, strict=False)]
+        named = {name: checked(name, value) for name, value in options.items()}
+        init(self, *placed, *args[len(placed) :], **named)
+
+    cls.__init__ = checking_init
+    return cls
+
+
+def shown(value: Any) -> str:
+    """A value in one short line."""
+    if not isinstance(value, _PLAIN) and not hasattr(value, "tolist"):
+        return _with_article(value.__name__ if isinstance(value, type) else type(value).__name__)
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    """Raises TypeError, ValueError or RuntimeError if the value is something else."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return _first(value, args)
+    if hint is Any or (hint is Callable or origin is abc.Callable) and callable(value):
+        return value
+    plain = value.tolist() if hasattr(value, "tolist") else value  # of NumPy and torch
+    is_bool = isinstance(plain, bool)
+    if origin is Literal and isinstance(plain, str) and plain in args:
+        return plain
+    if hint is int and not is_bool:
+        return index(plain)
+    if hint is float and not is_bool and not isinstance(plain, str | bytes):
+        return float(plain)
+    if hint is bool and is_bool:
+        return plain
+    if origin in (tuple, abc.Sequence) and isinstance(plain, Iterable) and not isinstance(plain, str | bytes | dict):
+        parts = list(plain)
+        if origin is tuple and len(parts) == len(args):
+            return tuple(map(_converted, parts, args))
+        if origin is abc.Sequence:
+            return [_converted(part, args[0]) for part in parts]
+    if origin is None and hint not in (int, float, bool) and isinstance(value, NoneType if hint is None else hint):
+        return value
+    raise TypeError
+
+
+def _first(value: Any, hints: Iterable[Any]) -> Any:
+    for hint in hints:
+        try:
+            return _converted(value, hint)
+        except (TypeError, ValueError, RuntimeError):
+            continue
+    raise TypeError
+
+
+def _described(hint: Any, plural: bool = False) -> str:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        *first, last = [part for arg in args for part in _choices(arg, plural)]
+        return f"{', '.join(first)} or {last}"
+    if origin is Literal:
+        return " or ".join([", ".join(map(repr, args[:-1])), repr(args[-1])]) if args[1:] else repr(args[0])
+    if origin is abc.Sequence:
+        return f"{'lists' if plural else 'a list'} of {_described(args[0], plural=True)}"
+    if origin is tuple:
+        return f"{len(args)} {_described(args[0], plural=True)}"
+    if hint is bool and not plural:
+        return "True or False"
+    name = "function" if Callable in (hint, origin) or origin is abc.Callable else _NAMES.get(hint, hint.__name__)
+    return f"{name}s" if plural else name if hint is NoneType else _with_article(name)
+
+
+def _choices(hint: Any, plural: bool) -> list[str]:
+    return [repr(arg) for arg in get_args(hint)] if get_origin(hint) is Literal else [_described(hint, plural)]
+
+
+def _with_article(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
