@@ -113,8 +113,8 @@ def test_numbers_of_numpy_and_torch_are_numbers():
     assert sampler.window == (0.0, 1.0) and sampler.top_k == 2 and sampler.temperature == 2.0
     rows = sampler.sample(np.int64(2), np.int64(3), seeds=np.arange(2))
     assert torch.equal(rows.tokens, sampler.sample(2, 3, seeds=[0, 1]).tokens) and rows.seeds == (0, 1)
-    one = make().generate([np.array([0, 1])], np.int64(2), seed=np.int64(5), eos_token_id=np.int64(2))
-    assert torch.equal(one.tokens[0], make().generate([[0, 1]], 2, seed=5, eos_token_id=2).tokens[0])
+    one = make().generate([np.array([0])], np.int64(2), seed=np.int64(5), eos_token_id=np.int64(2))
+    assert torch.equal(one.tokens[0], make().generate([[0]], 2, seed=5, eos_token_id=2).tokens[0])
 
 
 @pytest.mark.parametrize("order", ["ancestral", "random", "dilated", "bisecting", "left_to_right", "confidence"])

@@ -147,7 +147,7 @@ def bad_fills() -> dict:
     second = torch.tensor([[False, True, False, False]])
     return {
         "left": ("base", x_t, {"attention_mask": torch.tensor([[0, 1, 1, 1]])}, "padding must be on the right"),
-        "shape": ("base", x_t, {"attention_mask": torch.ones(1, 3)}, r"attention_mask must have shape \[1, 4\]"),
+        "shape": ("base", x_t, {"attention_mask": torch.ones(1, 3)}, r"attention_mask must be a tensor \[1, 4\]"),
         "target": ("base", x_t, {"target": torch.ones(1, 4)}, r"target must be bool \[1, 4\], got torch.float32"),
         "hole": ("ar", x_t, {"target": ~second}, "needs a clean prefix: no mask on the left of the target"),
         "rest": ("sequence", x_t, {"target": second}, "needs complete sequences, and a prefix does not suffice"),
