@@ -192,6 +192,12 @@ def test_train_autoregressive_writes_a_causal_lm_and_an_energy(runs, denoiser):
     assert energy.model.config.model_type == "llama" and energy.model.config.vocab_size == len(denoiser.tokenizer)
 
 
+def test_a_causal_lm_with_fewer_positions_than_a_block_is_refused(runs, tmp_path, capsys):
+    options = {"corpus": str(runs / "text"), "trainer__output_dir": str(tmp_path)}
+    edlm("train", "autoregressive", code=2, **options, model={**LLAMA, "max_position_embeddings": 15})
+    assert "max_position_embeddings must be >= the corpus's block length 16, got 15" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("changed", ["denoiser", "objective"])
 def test_train_energy_does_not_resume_a_run_of_other_settings(runs, tmp_path, changed):
     """Else the old weights are saved as trained for the new settings."""

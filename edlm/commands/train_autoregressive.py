@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from edlm.corpus.prepared import PreparedCorpus
+from edlm.denoisers.architecture import new_config
 from edlm.energies.autoregressive import AutoregressiveEnergy
 from edlm.training.objectives import AutoregressiveObjective
 from edlm.training.trainer import TrainerConfig, train
@@ -40,10 +41,12 @@ def run(config: TrainAutoregressiveConfig) -> None:
     starts = (getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "cls", "sep", "mask"))
     bos = next(token for token in starts if token is not None)  # a corpus's tokenizer has a mask token
     torch.manual_seed(config.trainer.seed)
-    settings = {"vocab_size": len(tokenizer), "bos_token_id": bos, "eos_token_id": tokenizer.eos_token_id}
-    model = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(config.model_type, **{**settings, "pad_token_id": None, **config.model})
-    )
+    special = {"bos_token_id": bos, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
+    settings = new_config(config.model_type, config.model, vocab_size=len(tokenizer), **special)
+    positions, length = getattr(settings, "max_position_embeddings", None), corpus.train.tokens.shape[1]
+    if positions is not None and positions < length:
+        raise ValueError(f"max_position_embeddings must be >= the corpus's block length {length}, got {positions}")
+    model = AutoModelForCausalLM.from_config(settings)
 
     def save(trained: nn.Module, folder: Path) -> None:
         trained.save_pretrained(folder)

@@ -92,6 +92,8 @@ def prepare(model: nn.Module, train_blocks: Tensor, config: TrainerConfig, ident
 
 
 def _precision(requested: str) -> str:
+    if requested == "fp16" and not torch.cuda.is_available():  # accelerate would train in float32 without a word
+        raise ValueError("mixed_precision must be 'auto', 'no' or 'bf16' without a CUDA device, got 'fp16'")
     if requested != "auto":
         return requested
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"

@@ -478,3 +478,10 @@ def test_wandb_offline_leaves_a_run(tmp_path, monkeypatch):
     tiny.run(tmp_path, num_steps=2, wandb="offline")
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     assert list(folder.glob("*.wandb"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_fp16_without_cuda_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="mixed_precision must be .* without a CUDA device, got 'fp16'"):
+        tiny.run(tmp_path, mixed_precision="fp16")
+    assert not (tmp_path / "config.yaml").exists()

@@ -9,13 +9,24 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
+from transformers import AutoModelForMaskedLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from edlm.denoisers.architecture import new_config
 from edlm.denoisers.checkpoint import SHARD_SIZE, Checkpoint
 from edlm.denoisers.families.family import Family, LoadOptions
+from edlm.denoisers.logits import unpadded
 from edlm.denoisers.network import HiddenDenoiser
 from edlm.denoisers.vocabulary import Vocabulary, token_id
+
+# Positions next to a row's end see its padding, which the attention mask does not hide: rows run without theirs.
+_LEAKS = ("big_bird", "convbert", "fnet", "mobilebert", "nystromformer", "longformer", "xlm", "flaubert")
+_REFUSED = {
+    **dict.fromkeys(("bart", "mbart", "mvp"), "its decoder sees only the tokens before a position"),
+    **dict.fromkeys(("mra", "reformer", "yoso"), "its attention is random, or not exact"),
+    **dict.fromkeys(("funnel", "perceiver"), "its states are not one for each token"),
+    **dict.fromkeys(("modernvbert", "ultravbert"), "it reads images"),
+}
 
 
 class MaskedLMDenoiser(HiddenDenoiser):
@@ -31,7 +42,7 @@ class MaskedLMDenoiser(HiddenDenoiser):
         name: What the identity calls it.
 
     Raises:
-        ValueError: no mask token is known.
+        ValueError: no mask token is known, or the architecture is one that cannot work here.
     """
 
     family = "masked_lm"
@@ -44,17 +55,30 @@ class MaskedLMDenoiser(HiddenDenoiser):
         mask_token_id: int | None = None,
         name: str | None = None,
     ):
+        if (kind := model.config.model_type) in _REFUSED:
+            raise ValueError(f"model_type '{kind}' cannot be a denoiser: {_REFUSED[kind]}")
         vocabulary = Vocabulary.of_masked_lm(tokenizer, model.config.vocab_size, mask_token_id)
-        super().__init__(model, vocabulary, name=name, max_length=_max_length(model))
+        # The padding token may be the separator of documents; transformers trains no embedding for it.
+        model.get_input_embeddings().padding_idx = None
+        self._first_position, max_length = _positions(model)
+        super().__init__(model, vocabulary, name=name, max_length=max_length)
         # In a tuple, so that the parameters of the shared output layer are registered once.
         is_modernbert = model.config.model_type == "modernbert"
         self._output_layer = (nn.Sequential(model.head, model.decoder) if is_modernbert else _OutputLayer(model),)
 
     @classmethod
-    def from_config(cls, tokenizer: Any, **config: Any) -> MaskedLMDenoiser:
-        """A new, untrained network of ``model_type`` (and its other settings) for this tokenizer."""
-        settings = AutoConfig.for_model(**{"vocab_size": len(tokenizer), **special_tokens(tokenizer), **config})
-        return cls(AutoModelForMaskedLM.from_config(settings), tokenizer)
+    def from_config(cls, tokenizer: Any, model_type: str, **settings: Any) -> MaskedLMDenoiser:
+        """A new, untrained network of an architecture of transformers, and its settings, for this tokenizer.
+
+        Raises:
+            ValueError: an unknown architecture or setting, with the nearest known one.
+        """
+        special = {**special_tokens(tokenizer), "pad_token_id": None}
+        config = new_config(model_type, settings, vocab_size=len(tokenizer), **special)
+        model = AutoModelForMaskedLM.from_config(config)
+        if config.pad_token_id is None and (counting := counting_module(model)) is not None:
+            counting.padding_idx = config.pad_token_id = 0
+        return cls(model, tokenizer)
 
     def save_pretrained(self, path: str | Path, *, max_shard_size: str = SHARD_SIZE) -> None:
         """Write the network, in files of at most this size, and its tokenizer as transformers does."""
@@ -68,10 +92,20 @@ class MaskedLMDenoiser(HiddenDenoiser):
         encoder = self.network.base_model
         if keep_hidden and self.network.config.model_type == "modernbert":
             return _run_in_two_parts(encoder, x_t, attention_mask)
-        output = encoder(
-            input_ids=x_t, attention_mask=attention_mask, output_hidden_states=keep_hidden, return_dict=True
-        )
-        return lambda: output.last_hidden_state, output.hidden_states[:-1] if keep_hidden else None
+
+        def run(x_t: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, ...]:
+            options = {"output_hidden_states": keep_hidden, "return_dict": True}
+            if self._first_position:
+                options["position_ids"] = torch.arange(x_t.shape[1], device=x_t.device)[None] + self._first_position
+            output = encoder(input_ids=x_t, attention_mask=attention_mask, **options)
+            return (*(output.hidden_states[:-1] if keep_hidden else ()), output.last_hidden_state)
+
+        if attention_mask is not None and self.network.config.model_type in _LEAKS:
+            together = unpadded(lambda x_t, t: torch.stack(run(x_t, None), -1).flatten(2))(x_t, t, attention_mask)
+            *hidden, features = together.unflatten(2, (self.hidden_size, -1)).unbind(-1)
+        else:
+            *hidden, features = run(x_t, attention_mask)
+        return lambda: features, tuple(hidden) if keep_hidden else None
 
     def decode(self, features: Tensor) -> Tensor:
         return self._output_layer[0](features)
@@ -79,18 +113,22 @@ class MaskedLMDenoiser(HiddenDenoiser):
 
 def special_tokens(tokenizer: Any) -> dict[str, int | None]:
     """Special tokens of a tokenizer as settings of a network that is trained for it."""
-    special = {f"{kind}_token_id": token_id(tokenizer, kind) for kind in ("bos", "eos", "cls", "sep")}
-    # Transformers trains no input embedding for the padding token, which may be the separator of documents.
-    return {**special, "pad_token_id": None}
+    return {f"{kind}_token_id": token_id(tokenizer, kind) for kind in ("bos", "eos", "cls", "sep")}
 
 
-def _max_length(model: PreTrainedModel) -> int | None:
-    """Number of positions; models like RoBERTa count them from after the padding token's."""
-    for name, table in model.base_model.named_modules():
-        if name.endswith("position_embeddings") and getattr(table, "padding_idx", None) is not None:
-            return table.num_embeddings - table.padding_idx - 1
+def counting_module(model: PreTrainedModel) -> nn.Module | None:
+    """The module of models like RoBERTa that counts positions from after the padding token's; None of others."""
+    return next((m for m in model.modules() if hasattr(m, "position_embeddings") and hasattr(m, "padding_idx")), None)
+
+
+def _positions(model: PreTrainedModel) -> tuple[int, int | None]:
+    """The first position, which is given to the model where it would not count some tokens; and their number."""
+    counting = counting_module(model)
+    if counting is not None:
+        first = counting.padding_idx + 1
+        return first, counting.position_embeddings.weight.shape[0] - first
     length = getattr(model.config, "max_position_embeddings", None)
-    return length if length is not None and length > 0 else None
+    return 0, length if length is not None and length > 0 else None
 
 
 class _OutputLayer:
@@ -120,11 +158,12 @@ class _GivenFeatures(nn.Module):
 
 
 class _EncoderOutput(NamedTuple):
-    """The part of transformers' BaseModelOutput that heads read; much faster to make."""
+    """The part of transformers' outputs that heads read, much faster to make; all else in them is None."""
 
     last_hidden_state: Tensor
-    hidden_states: None = None
-    attentions: None = None
+
+    def __getattr__(self, name: str) -> None:
+        return None
 
 
 def _run_in_two_parts(
@@ -174,11 +213,14 @@ def _recognizes(checkpoint: Checkpoint) -> bool:
 
 
 def _load(checkpoint: Checkpoint, options: LoadOptions) -> MaskedLMDenoiser:
-    model = AutoModelForMaskedLM.from_pretrained(
-        checkpoint.path, dtype=options.dtype, trust_remote_code=options.trust_remote_code
+    model, report = AutoModelForMaskedLM.from_pretrained(
+        checkpoint.path, dtype=torch.float32, trust_remote_code=options.trust_remote_code, output_loading_info=True
     )
+    if missing := sorted(report["missing_keys"]):  # transformers draws them at random
+        raise ValueError(f"{checkpoint.path}: weights missing {missing[:5]}; a denoiser needs its output layer too")
     tokenizer = checkpoint.tokenizer(options.tokenizer)
-    return MaskedLMDenoiser(model, tokenizer, mask_token_id=options.mask_token_id, name=checkpoint.name)
+    denoiser = MaskedLMDenoiser(model, tokenizer, mask_token_id=options.mask_token_id, name=checkpoint.name)
+    return denoiser.to(options.dtype)  # a cast keeps the identity, which rounded weights would change
 
 
 FAMILY = Family("masked_lm", _recognizes, _load, MaskedLMDenoiser)

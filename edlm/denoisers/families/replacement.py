@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
-from edlm.denoisers.families.masked_lm import MaskedLMDenoiser, special_tokens
+from edlm.denoisers.families.masked_lm import MaskedLMDenoiser, counting_module, special_tokens
 from edlm.denoisers.vocabulary import token_id
 
 
@@ -33,9 +33,9 @@ def replace_vocabulary(denoiser: Denoiser, tokenizer: Any) -> MaskedLMDenoiser:
     network.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     for table, rows in zip(_tables(network), started, strict=True):
         table.copy_(rows)
-    special = special_tokens(tokenizer)
-    network.get_input_embeddings().padding_idx = special["pad_token_id"]
-    network.config.update(special)
+    counting = counting_module(network)
+    padding = None if counting is None else counting.padding_idx
+    network.config.update({**special_tokens(tokenizer), "pad_token_id": padding})
     return MaskedLMDenoiser(network, tokenizer, name=denoiser.name)
 
 

@@ -1,0 +1,123 @@
+"""Every masked LM of transformers, tiny and random, works or is refused by name; new networks are what was asked."""
+
+import pytest
+import torch
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForMaskedLM, BertConfig, BertModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from edlm import load_denoiser
+from edlm.denoisers.architecture import new_config
+from edlm.denoisers.families.masked_lm import _REFUSED, MaskedLMDenoiser
+from tests.denoisers.test_masked_lm import V, tokenizer
+
+FAST = "bert roberta xlm-roberta modernbert distilbert albert deberta-v2 electra esm camembert".split()
+REST = [kind for kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES if kind not in FAST and kind not in _REFUSED]
+LEAKY = ["convbert", "fnet", "mobilebert"]
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+SHAPE = {**SIZES, "vocab_size": 40, "pad_token_id": 1, "embedding_size": 32, "max_position_embeddings": 64}
+SHAPE |= {"hidden_dim": 48, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+SHAPE |= {"true_hidden_size": 32, "intra_bottleneck_size": 32, "head_ratio": 1, "attention_window": [4, 4]}
+SHAPE |= {"num_key_value_heads": 2, "entity_vocab_size": 8, "default_language": "en_XX", "emb_dim": 32}
+SHAPE |= {"pronunciation_vocab_size": 8, "shape_vocab_size": 8}
+
+
+def random_model(kind):
+    known = CONFIG_MAPPING[kind]()
+    shape = {name: value for name, value in SHAPE.items() if hasattr(known, name)}
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_config(AutoConfig.for_model(kind, **shape)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.2 * torch.randn_like(weight))
+    return model
+
+
+@pytest.mark.parametrize("kind", [*FAST, *LEAKY, *(pytest.param(k, marks=pytest.mark.slow) for k in REST)])
+@torch.no_grad()
+def test_padding_leaks_nothing_and_both_sides_are_seen(kind):
+    model = random_model(kind)
+    denoiser = MaskedLMDenoiser(model, mask_token_id=4).eval()
+    alone = torch.tensor([[7, 9, 4, 11, 4]])
+    expected = model(input_ids=alone).logits.index_fill(-1, torch.tensor([4]), -torch.inf).log_softmax(-1)
+    masked, finite = alone == 4, torch.arange(40) != 4
+    log_probs = denoiser.log_probs(alone)
+    torch.testing.assert_close(log_probs[masked], expected[masked], rtol=1e-4, atol=1e-4)
+    rows = torch.nn.functional.pad(alone, (0, 3), value=1), torch.arange(8)[None] < 5
+    padded = denoiser.log_probs(rows[0], None, rows[1])[:, :5]
+    torch.testing.assert_close(padded[masked], log_probs[masked], rtol=1e-4, atol=1e-4)
+    for position in (0, 3):
+        other = alone.clone()
+        other[0, position] = 12
+        assert (denoiser.log_probs(other) - log_probs)[0, 2, finite].abs().max() > 1e-4
+    if kind != "ibert":  # its states are numbers with scales
+        encoding = denoiser.encode(*rows[:1], None, rows[1], keep_hidden=True)
+        assert {states.shape for states in encoding.hidden} == {(1, 8, denoiser.hidden_size)}
+        torch.testing.assert_close(encoding.features[:, :5], denoiser.encode(alone).features, rtol=1e-4, atol=1e-4)
+
+
+def test_architectures_that_cannot_work_are_refused_by_name(tmp_path):
+    shape = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 20, "max_position_embeddings": 16}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+    AutoModelForMaskedLM.from_config(AutoConfig.for_model("bart", **shape, **heads)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="'bart' cannot be a denoiser: its decoder sees only"):
+        load_denoiser(tmp_path, mask_token_id=4)
+
+
+def test_an_encoder_without_its_output_layer_is_refused(tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=30, **sizes)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"weights missing \['cls\.predictions.*needs its output layer"):
+        load_denoiser(tmp_path, mask_token_id=4)
+
+
+@pytest.mark.parametrize("kind", FAST)
+def test_a_new_network_of_every_architecture_trains_all_its_tokens(kind, tmp_path):
+    embedding = {"embedding_size": 32} if kind in ("albert", "electra") else {}
+    torch.manual_seed(0)
+    denoiser = MaskedLMDenoiser.from_config(
+        tokenizer(), model_type=kind, **SIZES, **embedding, max_position_embeddings=12
+    )
+    assert denoiser.max_length in (11, 12) and denoiser.vocab_size == V
+    x_t = torch.tensor([[0, 5, 2, 0, 6]])  # 0 is the tokenizer's padding, here a separator of documents
+    log_probs = denoiser.eval().log_probs(x_t)
+    log_probs[0, 2, 4].backward()
+    assert denoiser.network.get_input_embeddings().weight.grad[0].any()
+    denoiser.save_pretrained(tmp_path)
+    torch.testing.assert_close(load_denoiser(tmp_path).log_probs(x_t), log_probs.detach())
+
+
+def test_positions_do_not_depend_on_which_tokens_are_the_padding():
+    denoiser = MaskedLMDenoiser(random_model("roberta"), mask_token_id=4).eval()
+    with torch.no_grad():
+        denoiser.network.get_input_embeddings().weight[1] = denoiser.network.get_input_embeddings().weight[7]
+        one, other = (denoiser.log_probs(torch.tensor([[token, 4, 9]])) for token in (1, 7))
+    torch.testing.assert_close(one[0, 1], other[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "hint"),
+    [
+        ("modernbert", {"hidden_sise": 32}, "unknown setting 'hidden_sise' of modernbert; did you mean 'hidden_size'"),
+        ("llama", {"num_hidden_layer": 2}, "did you mean 'num_hidden_layers'"),
+        ("modernbret", {}, "unknown model_type 'modernbret'; did you mean 'modernbert'"),
+    ],
+)
+def test_unknown_settings_name_the_nearest(kind, settings, hint):
+    with pytest.raises(ValueError, match=hint):
+        new_config(kind, settings)
+
+
+def test_settings_of_older_versions_are_taken():
+    config = new_config("modernbert", {"global_attn_every_n_layers": 1, "num_hidden_layers": 4, "cls_token_id": 3})
+    assert set(config.layer_types) == {"full_attention"}
+    assert new_config("distilbert", {"intermediate_size": 7}).hidden_dim == 7
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_the_identity(dtype, tmp_path):
+    random_model("bert").save_pretrained(tmp_path)
+    half, whole = load_denoiser(tmp_path, mask_token_id=4, dtype=dtype), load_denoiser(tmp_path, mask_token_id=4)
+    assert next(half.parameters()).dtype == dtype and half.identity == whole.identity
+    x_t = torch.tensor([[7, 4, 9]])
+    torch.testing.assert_close(half.log_probs(x_t)[0, 1, 5:], whole.log_probs(x_t)[0, 1, 5:], rtol=0.1, atol=0.2)
