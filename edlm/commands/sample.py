@@ -38,6 +38,7 @@ class SampleConfig:
         device: Device of denoiser and energy: "cpu", "cuda", "mps", or "auto" for the best of these.
         format: "text", or "jsonl" with diagnostics of each step.
         stream: Show the first sample of each batch after each step, on the standard error.
+        trace: HTML page to write: how the first four samples came about, step by step.
         output: File to write; the terminal by default.
     """
 
@@ -54,6 +55,7 @@ class SampleConfig:
     device: str = "auto"
     format: Literal["text", "jsonl"] = "text"
     stream: bool = False
+    trace: str | None = None
     output: str | None = None
 
 
@@ -68,7 +70,10 @@ def run(config: SampleConfig) -> None:
     try:
         for start in range(0, config.num_samples, config.batch_size):
             seeds = range(config.seed + start, config.seed + min(start + config.batch_size, config.num_samples))
-            _write(target, _draw(sampler, config, seeds), denoiser, config.format)
+            output = _draw(sampler, config, seeds)
+            _write(target, output, denoiser, config.format)
+            if config.trace and start == 0:
+                output.trace().save(config.trace)
     finally:
         if config.output:
             target.close()
@@ -81,6 +86,7 @@ def _draw(sampler: EnergySampler, config: SampleConfig, seeds: Sequence[int]) ->
         print(f"--- seed {seeds[0]}, step {partial.step}\n{partial.text[0]}\n", file=sys.stderr)
 
     options = {"num_return_sequences": len(seeds), "seed": seeds, "callback": show if config.stream else None}
+    options["num_likeliest"] = 5 if config.trace and seeds[0] == config.seed else 0
     if config.fill is None:
         new = num_new_tokens(sampler.denoiser, config.prompt, config.length)
         return sampler.generate(config.prompt, new, eos_token_id=None, block_length=config.block_length, **options)

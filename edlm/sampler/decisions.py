@@ -15,7 +15,7 @@ from edlm.diffusion.streams import RowGenerators
 from edlm.energies.base import Decision, Step
 from edlm.numerics import precise
 from edlm.sampler.kernel import Kernel
-from edlm.sampler.output import DecisionInfo
+from edlm.sampler.output import Choice, DecisionInfo
 from edlm.sampler.proposal import draw_categorical, make_decision
 from edlm.sampler.reweighting import effective_sample_size, log_share_of_data, log_weights
 
@@ -26,22 +26,23 @@ class ImpossibleCandidates(ValueError):
     """All candidates of a row have infinite energy."""
 
 
-def decide(kernel: Kernel, step: Step, streams: RowGenerators) -> tuple[Tensor, list[DecisionInfo]]:
-    """Decide and write the tokens of a step, group by group: ``x_s[batch, length]``, and diagnostics of each decision.
+def decide(kernel: Kernel, step: Step, streams: RowGenerators, num_likeliest: int = 0) -> tuple[Tensor, list[Choice]]:
+    """Decide and write the tokens of a step, group by group: ``x_s[batch, length]``, and each decision.
 
-    Candidates fill the step's slots, and its reveal set is written; ``streams`` are the rows' values of this step.
+    Candidates fill the step's slots, and its reveal set is written; ``streams`` are the rows' values of this step, and
+    so many of the likeliest tokens are recorded where there are no candidates.
 
     Raises:
         ImpossibleCandidates: under ``on_impossible="raise"``, or when redraws run out.
     """
     if _is_tokenwise(kernel, step):
-        return _decide_tokenwise(kernel, step, streams)
+        return _decide_tokenwise(kernel, step, streams, num_likeliest)
     x_partial, infos = step.x_t, []
     active = torch.ones_like(step.uses)  # rows that were not stopped by the policy "keep"
     for group in step.slots.groups(kernel.group_size):
         if not active.all():
             group = group.select(active[group.rows])
-        tokens, info = _choose_candidate(kernel, step, group, x_partial, streams)
+        tokens, info = _choose_candidate(kernel, step, group, x_partial, streams, num_likeliest)
         infos.append(info)
         active = active & ~info.kept
         written = active[group.rows] & (group.ranks < step.revealed.counts[group.rows])
@@ -91,14 +92,17 @@ def _energies(kernel: Kernel, decision: Decision, judged: Tensor) -> Tensor:
 
 
 def _choose_candidate(
-    kernel: Kernel, step: Step, group: Slots, x_partial: Tensor, streams: RowGenerators
-) -> tuple[Tensor, DecisionInfo]:
+    kernel: Kernel, step: Step, group: Slots, x_partial: Tensor, streams: RowGenerators, num_likeliest: int
+) -> tuple[Tensor, Choice]:
     """Draw k candidates a row, weigh them, choose one; its tokens at the slots, shape ``[num_slots]``."""
     log_probs = step.denoiser.slot_log_probs(step.encoding, group)
     log_q = kernel.proposal(log_probs)
     if not step.uses.any():
         tokens = draw_categorical(log_q, streams.uniform(group.counts.cpu()))
-        return tokens[:, 0], DecisionInfo.without_energy(step.uses, kernel.candidates_weighed)
+        info = DecisionInfo.without_energy(step.uses, kernel.candidates_weighed)
+        return tokens[:, 0], Choice(
+            **vars(info), slots=group, tokens=tokens, likeliest=_likeliest(log_q, num_likeliest)
+        )
     k = kernel.num_candidates
     tokens = draw_categorical(log_q, streams.uniform(group.counts.cpu(), k, step.uses))
 
@@ -127,21 +131,39 @@ def _choose_candidate(
         drawing = uses.nonzero()[:, 0]
         chosen[drawing] = draw_categorical(weights[drawing], streams.uniform(uses.long().cpu()))[:, 0]
     info = DecisionInfo(energies, effective_sample_size(weights), redraws, impossible, k * uses * (1 + redraws))
-    return tokens.gather(1, chosen[group.rows, None])[:, 0], info
+    choice = Choice(**vars(info), slots=group, tokens=tokens, chosen=chosen, weights=weights.softmax(1))
+    return tokens.gather(1, chosen[group.rows, None])[:, 0], choice
+
+
+def _likeliest(log_q: Tensor, number: int) -> tuple[Tensor, Tensor] | None:
+    """Tokens and probabilities, both ``[num_slots, number]``, of logits ``[num_slots, vocab_size]``."""
+    if not number:
+        return None
+    log_probs, tokens = log_q.log_softmax(-1).topk(min(number, log_q.shape[-1]))
+    return tokens, log_probs.exp()
 
 
 def _is_tokenwise(kernel: Kernel, step: Step) -> bool:
     return kernel.tokenwise and bool(step.uses.any())
 
 
-def _decide_tokenwise(kernel: Kernel, step: Step, streams: RowGenerators) -> tuple[Tensor, list[DecisionInfo]]:
+def _decide_tokenwise(
+    kernel: Kernel, step: Step, streams: RowGenerators, num_likeliest: int
+) -> tuple[Tensor, list[Choice]]:
     """All rounds are one decision; rows that do not use the energy draw from the marginals."""
     rounds = step.slots.rounds(kernel.round_size)
     uniforms = streams.uniform(step.slots.counts.cpu())[torch.cat(rounds).cpu()]
-    parts = iter(uniforms.split([len(index) for index in rounds]))
-    x_s = _round_by_round(kernel, step, lambda group, log_q: draw_categorical(log_q, next(parts))[:, 0])
-    info = DecisionInfo.without_energy(step.uses, num_candidates=1)
-    return x_s, [replace(info, judged=step.slots.counts * step.uses)]
+    parts, tops = iter(uniforms.split([len(index) for index in rounds])), []
+
+    def draw(group: Slots, log_q: Tensor) -> Tensor:
+        tops.append(_likeliest(log_q, num_likeliest))
+        return draw_categorical(log_q, next(parts))[:, 0]
+
+    x_s = _round_by_round(kernel, step, draw)
+    info = replace(DecisionInfo.without_energy(step.uses, num_candidates=1), judged=step.slots.counts * step.uses)
+    back = torch.cat(rounds).argsort()
+    likeliest = tuple(torch.cat(parts)[back] for parts in zip(*tops, strict=True)) if num_likeliest else None
+    return x_s, [Choice(**vars(info), slots=step.slots, tokens=step.slots.gather(x_s)[:, None], likeliest=likeliest)]
 
 
 def _tokenwise_log_prob(kernel: Kernel, step: Step, x_0: Tensor) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from edlm.diffusion.slots import Slots
 from edlm.numerics import precise
 
 
@@ -39,6 +40,26 @@ class DecisionInfo:
 
 
 @dataclass(frozen=True)
+class Choice(DecisionInfo):
+    """A decision with what was chosen from, for `GenerationOutput.trace`.
+
+    Attributes:
+        slots: Positions that the candidates fill, of which the step may write the first ones only.
+        tokens: Of the candidates, or the written ones where there are no candidates, ``[num_slots, k]``.
+        chosen: Index of the chosen candidate, ``[batch]``; None where there are no candidates.
+        weights: Self-normalised weights of the candidates, ``[batch, k]``.
+        likeliest: Without candidates the likeliest tokens and their probabilities, both ``[num_slots, n]``, if asked
+            for; of a tempered or truncated law where tokens were drawn from such.
+    """
+
+    slots: Slots
+    tokens: Tensor
+    chosen: Tensor | None = None
+    weights: Tensor | None = None
+    likeliest: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass(frozen=True)
 class StepInfo(DecisionInfo):
     """Diagnostics of one step: those of its decisions, and how it went.
 
@@ -49,12 +70,14 @@ class StepInfo(DecisionInfo):
         t: Time at which it starts.
         num_revealed: Tokens written, ``[batch]``.
         denoiser_calls: Denoiser passes: 0 where no row was due, else one a batch.
+        choices: Its decisions, where the batch was not made of several.
     """
 
     step: int
     t: float
     num_revealed: Tensor
     denoiser_calls: int
+    choices: tuple[Choice, ...] = field(default=(), repr=False)
 
 
 def merge_decisions(decisions: Sequence[DecisionInfo], grouped: bool) -> dict[str, Tensor]:

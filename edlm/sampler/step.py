@@ -53,8 +53,11 @@ def denoise(
     *,
     target: Tensor | None = None,
     attention_mask: Tensor | None = None,
+    num_likeliest: int = 0,
 ) -> Iterator[tuple[Tensor, StepInfo]]:
     """Run all steps, one by one; arguments and errors are those of `EnergySampler.fill`, which runs it to its end.
+
+    ``num_likeliest`` is that of `TextOptions`.
 
     Yields:
         After each step its ``x_s[batch, length]`` and its diagnostics.
@@ -65,13 +68,14 @@ def denoise(
     grouped = kernel.group_size is not None and not kernel.tokenwise
     for i in range(kernel.num_steps):
         (step,) = begin_steps([kernel], plan, x_t.new_full((len(x_t),), i), x_t, passes)
-        x_t, decisions = decide(kernel, step, streams.values(i))
-        decisions = decisions or [DecisionInfo.without_energy(step.uses, kernel.candidates_weighed)]
+        x_t, choices = decide(kernel, step, streams.values(i), num_likeliest)
+        decisions = choices or [DecisionInfo.without_energy(step.uses, kernel.candidates_weighed)]
         info = StepInfo(
             step=i,
             t=1 - i / kernel.num_steps,
             num_revealed=(x_t != step.x_t).sum(1),
             denoiser_calls=int(len(step.slots) > 0),
+            choices=tuple(choices),
             **merge_decisions(decisions, grouped),
         )
         yield x_t, info

@@ -15,6 +15,7 @@ from edlm.sampler.output import StepInfo
 from edlm.sampler.step import denoise
 from edlm.sampler.text.blocks import View, check_block_length, gather_views, scatter_views, views_of
 from edlm.sampler.text.prompts import Prompts, Row, rows_of_prompts, rows_of_texts
+from edlm.sampler.text.trace import Trace, trace_of
 from edlm.sampler.text.transcript import Transcript
 
 
@@ -35,11 +36,15 @@ class TextOptions:
     top_k: int | None = None
     """Of the proposal, for this call; None keeps the sampler's."""
 
+    num_likeliest: int = 0
+    """Likeliest tokens to record where a token is decided without candidates, for `GenerationOutput.trace`."""
+
     seed: int | Sequence[int] | None = None
     """Row r gets ``seed + r``; or one seed a row; None draws them from torch's global generator."""
 
     def __post_init__(self) -> None:
         check_least(1, num_return_sequences=self.num_return_sequences)
+        check_least(0, num_likeliest=self.num_likeliest)
 
     def kernel(self, kernel: Kernel) -> Kernel:
         """The kernel with the proposal of this call."""
@@ -97,6 +102,20 @@ class GenerationOutput:
     tokens: list[Tensor]
     steps: tuple[StepInfo, ...]
     seeds: tuple[int, ...]
+    _rows: Sequence[Row] = field(repr=False)
+    _views: Sequence[Sequence[View | None]] = field(repr=False)
+    _transcript: Transcript = field(repr=False)
+
+    def trace(self, max_rows: int = 4, max_candidates: int = 5) -> Trace:
+        """How the texts came about, step by step, as a page: ``output.trace().save("trace.html")``.
+
+        Args:
+            max_rows: Rows that are shown, from the first on.
+            max_candidates: Candidates of a decision that are shown, of the largest weights, and the chosen one. Where
+                tokens are decided without candidates, the likeliest ones are shown if ``num_likeliest`` were recorded.
+        """
+        rows = list(zip(self._rows, self.seeds, strict=True))[:max_rows]
+        return trace_of(rows, self._views, self.steps, self._transcript.tokenizer, max_candidates)
 
     @property
     def completions(self) -> list[str]:
@@ -165,33 +184,39 @@ def _write(
     rows = [row for row in rows for _ in range(options.num_return_sequences)]
     seeds = row_seeds(len(rows), options.seed)
     RowStreams(seeds)  # checks them
-    return _write_blocks(
-        kernel, rows, [views_of(row, kernel.denoiser, block_length) for row in rows], seeds, transcript
-    )
+    views = [views_of(row, kernel.denoiser, block_length) for row in rows]
+    return _write_blocks(kernel, rows, views, seeds, transcript, options.num_likeliest)
 
 
 def _write_blocks(
-    kernel: Kernel, rows: Sequence[Row], views: list[list[View]], seeds: Sequence[int], transcript: Transcript
+    kernel: Kernel,
+    rows: Sequence[Row],
+    views: list[list[View]],
+    seeds: Sequence[int],
+    transcript: Transcript,
+    num_likeliest: int,
 ) -> Writing:
     """Write block ``b`` of every row in the same steps; rows that have come to an end, or have no such block, wait."""
     device = device_of(kernel.denoiser)
-    tokens, steps, pad = [row.tokens for row in rows], [], _padding(kernel, transcript)
+    tokens, steps, seen, pad = [row.tokens for row in rows], [], [], _padding(kernel, transcript)
     for block in range(max(map(len, views))):
         now = [of_row[block] if block < len(of_row) else None for of_row in views]
         if not any(now):
             break
         x_t, target, real = (table.to(device) for table in gather_views(tokens, now, pad))
-        for x_s, info in denoise(kernel, x_t, RowStreams(seeds, block), target=target, attention_mask=real):
+        options = {"target": target, "attention_mask": real, "num_likeliest": num_likeliest}
+        for x_s, info in denoise(kernel, x_t, RowStreams(seeds, block), **options):
             tokens = scatter_views(tokens, now, x_s.cpu())
             yield Partial(len(steps), block, tokens, rows, transcript)
             steps.append(info)
+            seen.append(now)
         for r, row in enumerate(rows):
             later = views[r][block + 1 :]
             if later and transcript.has_stopped(row, tokens[r]):
                 tokens[r] = tokens[r].index_fill(0, torch.cat([view.index[view.target] for view in later]), pad)
                 views[r] = []
     text, fills = zip(*(transcript.read(row, now) for row, now in zip(rows, tokens, strict=True)), strict=True)
-    return GenerationOutput(list(text), list(fills), tokens, tuple(steps), tuple(seeds))
+    return GenerationOutput(list(text), list(fills), tokens, tuple(steps), tuple(seeds), rows, seen, transcript)
 
 
 def _padding(kernel: Kernel, transcript: Transcript) -> int:
