@@ -168,10 +168,12 @@ MISTAKES = {
     "log_probs must be one finite number for each of 1 texts, got [-inf], in row 1": {"log_probs": [[0.0], [-INF]]},
     "for each of 1 texts, got [-1.0, -2.0], in row 0": {"log_probs": [[-1.0, -2.0], [0.0]]},
     "one energy a text, shape (2,), got (1,)": {"energy": lambda texts: [0.0]},
-    "texts must be a list of at least one text for each prompt, got [] in row 1": {"texts": [["a"], []]},
-    "got 'a' in row 1": {"texts": [["a"], "a"]},
+    "there must be a text for each prompt, got none in row 1": {"texts": [["a"], []]},
+    "texts must be": {"texts": [["a"], "a"]},
+    "prompts must be": {"prompts": "xx"},
+    "temperature must be a number": {"temperature": "hot"},
     "got 2 prompts, 1 rows of texts and 1 of log_probs": {"texts": [["a"]]},
-    "mode must be 'sample' or 'best', got 'worst'": {"mode": "worst"},
+    "mode must be": {"mode": "worst"},
     "temperature must be > 0, got 0": {"temperature": 0},
 }
 
@@ -225,4 +227,6 @@ def test_command_names_the_line_of_a_mistake(folder, capsys):
         assert error.startswith("edlm: error: ") and error.count("\n") == 1 and message in error, error
     assert "got none" in command(folder, "\n", capsys, code=2)
     assert "No such file" in command(folder, good, capsys, "--data", "nowhere.jsonl", code=2, name="--data")
+    nowhere = ["--output", str(folder / "nowhere" / "out.jsonl"), "--energy", "no such energy"]
+    assert main(["rerank", str(folder / "in.jsonl"), *nowhere]) == 2 and "nowhere/out.jsonl" in capsys.readouterr().err
     assert main(["rerank", str(folder / "in.jsonl")]) == 2 and "energy must be given" in capsys.readouterr().err

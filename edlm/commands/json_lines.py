@@ -38,6 +38,12 @@ def read_lines(path: str | Path, check: Callable[[dict[str, Any]], None]) -> lis
     return records
 
 
+def check_writable(path: str | Path | None) -> None:
+    """Fail before the long run: OSError where the file cannot be written."""
+    if path is not None:
+        open(path, "a").close()
+
+
 def write_lines(path: str | Path | None, records: Iterable[Mapping[str, Any]]) -> None:
     """Write objects to a file, or to the standard output; numbers that are not finite become null."""
     with open(path, "w", encoding="utf-8") if path is not None else nullcontext(sys.stdout) as target:

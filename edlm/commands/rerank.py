@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from edlm.commands.json_lines import read_lines, write_lines
+from edlm.commands.json_lines import check_writable, read_lines, write_lines
 from edlm.commands.terminal import print_table
 from edlm.evaluation.estimates.estimate import mean_of
 from edlm.evaluation.experiment.metrics import format_estimate
@@ -34,6 +34,7 @@ def run(config: RerankConfig) -> None:
     """Write each line with ``energies``, ``weights``, ``chosen`` and ``ess``, and print their means."""
     if config.energy is None:
         raise ValueError("energy must be given, such as --energy causal:gpt2, got none")
+    check_writable(config.output)
     rows = read_lines(config.data, _check)
     prompts, texts, log_probs = ([row.get(name) for row in rows] for name in ("prompt", "texts", "log_probs"))
     options = {field.name: getattr(config, field.name) for field in fields(RerankOptions)}

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
-from edlm.commands.json_lines import write_lines
+from edlm.commands.json_lines import check_writable, write_lines
 from edlm.commands.terminal import print_table
 from edlm.corpus.text import SEPARATOR, read_documents
 from edlm.denoisers.loading import load_denoiser
@@ -65,6 +65,7 @@ def run(config: ScoreConfig) -> None:
     sampler cannot write it; whether that is ``exact``; ``num_tokens`` and ``nats_per_token``; ``bits_per_char``. A
     token that ends the text is not scored.
     """
+    check_writable(config.output)
     texts = read_documents(config.data, split=config.split, text_field=config.text_field, separator=config.separator)
     denoiser = load_denoiser(config.denoiser, device=config.device)
     energy = load_energy(config.energy).to(device_of(denoiser)) if config.energy is not None else None

@@ -12,10 +12,12 @@ from edlm.denoisers.loading import usable_device
 from edlm.diffusion.streams import RowStreams, row_seeds
 from edlm.energies.base import Energy
 from edlm.energies.finished import load_finished_energy
+from edlm.rules import check, check_options
 from edlm.sampler.proposal import draw_categorical
 from edlm.sampler.reweighting import effective_sample_size, log_weights
 
 
+@check_options
 @dataclass(frozen=True, kw_only=True)
 class RerankOptions:
     """How texts are chosen.
@@ -37,8 +39,6 @@ class RerankOptions:
     """Device of an energy that is given by name: "cpu", "cuda", "mps", or "auto" for the best of these."""
 
     def __post_init__(self) -> None:
-        if self.mode not in ("sample", "best"):
-            raise ValueError(f"mode must be 'sample' or 'best', got {self.mode!r}")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be > 0, got {self.temperature}")
 
@@ -95,13 +95,13 @@ def rerank(
         [' 5']
     """
     how = RerankOptions(**options)
+    prompts, texts = check("prompts", prompts, Sequence[str]), check("texts", texts, Sequence[Sequence[str]])
     log_probs = [None] * len(texts) if log_probs is None else log_probs
-    if isinstance(prompts, str) or not len(prompts) == len(texts) == len(log_probs):
+    if not len(prompts) == len(texts) == len(log_probs):
         got = f"{len(prompts)} prompts, {len(texts)} rows of texts and {len(log_probs)} of log_probs"
-        raise ValueError(f"prompts must be a list, with texts (and log_probs) for each, got {got}")
-    for row, of_row in enumerate(texts):
-        if isinstance(of_row, str) or not len(of_row):
-            raise ValueError(f"texts must be a list of at least one text for each prompt, got {of_row!r} in row {row}")
+        raise ValueError(f"there must be texts (and log_probs) for each prompt, got {got}")
+    if empty := [row for row, of_row in enumerate(texts) if not of_row]:
+        raise ValueError(f"there must be a text for each prompt, got none in row {empty[0]}")
     energies = load_finished_energy(energy, usable_device(how.device))(prompts, texts)
     uniforms = RowStreams(row_seeds(len(texts), how.seed)).values(0).uniform(torch.ones(len(texts), dtype=torch.long))
     weights, ess, chosen = [], [], []
