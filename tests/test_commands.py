@@ -521,7 +521,7 @@ MISTAKES = {
     "no energy": ("sample", {"energy": "text"}, "energy.json"),
     "other denoiser": ("sample", {"energy": "text_head/final", "denoiser": "tinystories"}, "differs"),
     "no steps": ("sample", {"energy": "null", "sampler__num_steps": 0}, "num_steps must be >= 1, got 0"),
-    "no mask": ("sample", {"energy": "null", "fill": "the cat"}, "fill must hold"),
+    "no mask": ("sample", {"energy": "null", "fill": "the cat"}, "texts must hold <mask>"),
     "no device": ("sample", {"energy": "null", "device": "mps"}, "device"),
     "no likelihood": ("train energy", {"corpus": "text", "denoiser": "tinystories", "kind": "sequence"}, "loss"),
     "no rows": ("evaluate", {"num_rows": 0}, "num_rows must be >= 1, got 0"),

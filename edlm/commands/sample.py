@@ -15,7 +15,7 @@ from edlm.sampler.kernel import device_of
 from edlm.sampler.options import SamplerOptions
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.text.generation import GenerationOutput, Partial
-from edlm.sampler.text.prompts import rows_of_prompts, rows_of_texts
+from edlm.sampler.text.prompts import rows_of_prompts
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,6 @@ def _draw(sampler: EnergySampler, config: SampleConfig, seeds: Sequence[int]) ->
     if config.fill is None:
         new = num_new_tokens(sampler.denoiser, config.prompt, config.length)
         return sampler.generate(config.prompt, new, eos_token_id=None, block_length=config.block_length, **options)
-    if not rows_of_texts(sampler.denoiser, config.fill, "<mask>", 1)[0].gaps:
-        gap = getattr(sampler.denoiser.tokenizer, "mask_token", None) or "<mask>"
-        raise ValueError(f"fill must hold {gap} where text is to be written, got {config.fill!r}")
     return sampler.infill(config.fill, **options)
 
 

@@ -136,6 +136,7 @@ class HarnessModel(TemplateLM):
         }
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        self._reader = Reader(self.denoiser, keeps_special=True)  # a template spells them out
         return self.tokenizer.apply_chat_template(
             chat_history,
             tokenize=False,

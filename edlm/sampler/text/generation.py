@@ -61,7 +61,7 @@ class GenerateOptions(TextOptions):
     """Tokens that end a text, which is cut there; "auto" takes those of the denoiser or its tokenizer."""
 
     stop: str | Sequence[str] | None = None
-    """Strings that end a text."""
+    """Strings that end a text; special tokens, such as "</s>", among them."""
 
     block_length: int | None = None
     """Tokens that are written together, in ``num_steps`` passes; blocks follow left to right, also beyond the
@@ -78,7 +78,7 @@ class InfillOptions(TextOptions):
     """Options of `EnergySampler.infill`."""
 
     mask: str = "<mask>"
-    """Marks a gap."""
+    """Marks a gap; if it ends in a bracket, it may hold a number of tokens: ``<mask:12>``."""
 
     span_length: int = 1
     """Tokens of a gap that has no number of its own."""
@@ -89,7 +89,7 @@ class GenerationOutput:
     """Texts and diagnostics of their steps.
 
     Attributes:
-        text: Prompt, written text and suffix; special tokens and frames are left out.
+        text: Prompt, written text and suffix; special tokens, but for the unknown one, and frames are left out.
             Empty strings for a denoiser without a tokenizer.
         fills: The written text of each gap of each row.
         tokens: Of each row, with frame and without padding, int64, ``[length]``; they continue after an end of text.

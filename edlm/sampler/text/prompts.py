@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
-from edlm.rules import check, check_least
+from edlm.rules import check, check_least, shown
 from edlm.sampler.inputs import check_length
 
-Prompts = str | Sequence[str] | Sequence[Sequence[int]] | None
+Message = dict[str, str]
+Prompts = str | Sequence[str] | Sequence[Sequence[int]] | Sequence[Message] | Sequence[Sequence[Message]] | None
 
-_PROMPTS = "a text, or a list of at least one text or token list"
+_Prompt = str | Sequence[int] | Sequence[dict] | None
+_PROMPTS = "a text, chat messages, or a list of at least one text or token list"
+_BRACKETS = ("<[({", ">])}")  # of markers of gaps, which then take a number
 _LEADING_SPACE = ("Ġ", "▁")  # byte-level BPE, sentencepiece: the space before a word is part of its first token
 
 
@@ -52,7 +55,8 @@ def rows_of_prompts(
     """
     max_new_tokens = check("max_new_tokens", max_new_tokens, int)
     check_least(1, max_new_tokens=max_new_tokens)
-    prompts = _several("prompts", [None] if prompts is None else prompts, str | Sequence[int] | None, _PROMPTS)
+    alone = prompts is None or (isinstance(prompts, Sequence) and prompts and isinstance(prompts[0], dict))
+    prompts = _several("prompts", [prompts] if alone else prompts, _Prompt, _PROMPTS)
     suffixes = [suffix] * len(prompts) if suffix is None or isinstance(suffix, str) else list(suffix)
     if len(suffixes) != len(prompts):
         raise ValueError(f"suffix must be one text, or one a prompt ({len(prompts)}), got {len(suffixes)}")
@@ -61,7 +65,11 @@ def rows_of_prompts(
         begins = isinstance(prompt, str) or denoiser.is_framed
         if isinstance(prompt, str):
             prompt = reader.read(prompt)
+        elif prompt and isinstance(prompt[0], dict):
+            prompt = reader.read_chat(prompt)
         given = prompt if prompt is not None else []
+        if denoiser.mask_token_id in given:
+            raise ValueError(f"a prompt must hold no mask token ({denoiser.mask_token_id}): fill and infill fill gaps")
         prefix = list(denoiser.prefix_ids) if begins else []
         if prefix and given[: len(prefix)] == prefix:
             given = given[len(prefix) :]
@@ -75,7 +83,10 @@ def rows_of_texts(denoiser: Denoiser, texts: str | Sequence[str], mask: str, spa
     if span_length < 1 or not mask:
         raise ValueError(f"span_length must be >= 1 and mask not empty, got {span_length} and {mask!r}")
     reader, prefix = Reader(denoiser), list(denoiser.prefix_ids) if denoiser.is_framed else []
-    return [reader.row(reader.pieces(text, mask, span_length), prefix) for text in texts]
+    rows = [reader.row(reader.pieces(text, mask, span_length), prefix) for text in texts]
+    if not any(row.gaps for row in rows):
+        raise ValueError(f"texts must hold {mask} where text is to be written, got {shown(texts)}")
+    return rows
 
 
 def _several(name: str, values: Any, hint: Any, rule: str) -> list[Any]:
@@ -87,10 +98,17 @@ def _several(name: str, values: Any, hint: Any, rule: str) -> list[Any]:
 
 
 class Reader:
-    """Turns text into tokens as they would be in running text."""
+    """Turns text into tokens as they would be in running text.
 
-    def __init__(self, denoiser: Denoiser):
+    Args:
+        denoiser: Its tokenizer is used.
+        keeps_special: Special tokens that are spelled out in a text, as a chat template does, are these tokens; else
+            they are text. The mask is text in any case.
+    """
+
+    def __init__(self, denoiser: Denoiser, keeps_special: bool = False):
         self.denoiser = denoiser
+        self.keeps_special = keeps_special
         self.tokenizer = denoiser.tokenizer
         self._marker: str | None = None
 
@@ -107,11 +125,12 @@ class Reader:
 
     def pieces(self, text: str, mask: str, span_length: int) -> list[list[int] | int]:
         """Tokens of the pieces of a text, and sizes of the gaps between them."""
-        tokenizer_mask = getattr(self.tokenizer, "mask_token", None)
-        marks = "|".join(rf"{re.escape(m[:-1])}(?::\d+)?{re.escape(m[-1])}" for m in {mask, tokenizer_mask or mask})
+        masks = {mask, getattr(self.tokenizer, "mask_token", None) or mask}
         parts: list[list[int] | int] = []
         position = 0
-        for match in re.finditer(marks, text):
+        for match in re.finditer("|".join(map(_near_marker, masks)), text):
+            if not any(re.fullmatch(_marker(m), match.group()) for m in masks):
+                raise ValueError(f"a gap must be spelled {mask} or {mask[:-1]}:12{mask[-1]}, got {match.group()!r}")
             before = text[position : match.start()]
             if before.endswith(" ") and self._leading_space():
                 before = before[:-1]  # it belongs to the first token of the gap
@@ -121,6 +140,12 @@ class Reader:
                 raise ValueError(f"a gap must hold at least one token, got {match.group()!r}")
             position = match.end()
         return [*parts, self.read(text[position:], inside=position > 0)]
+
+    def read_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Tokens of chat messages by the tokenizer's template, up to where the answer begins."""
+        if getattr(self.tokenizer, "chat_template", None) is None:
+            raise ValueError(f"chat messages need a tokenizer with a chat template, got {shown(list(messages))}")
+        return list(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
 
     def row(self, parts: Sequence[list[int] | int], prefix: list[int]) -> Row:
         """A row of given tokens and sizes of gaps, after ``prefix`` and, if framed, before the denoiser's suffix."""
@@ -137,7 +162,15 @@ class Reader:
         return Row(torch.tensor(tokens + suffix, dtype=torch.long), tuple(gaps), len(prefix), len(suffix))
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+        if not text:
+            return []
+        if re.search("[\ud800-\udfff]", text):
+            raise ValueError(f"text must be valid Unicode, got {shown(text)}")
+        for as_text in (not self.keeps_special, True):
+            ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=as_text)["input_ids"]
+            if self.denoiser.mask_token_id not in ids:
+                return list(ids)
+        raise ValueError(f"text must hold no mask token: infill fills gaps; got {shown(text)}")
 
     def _leading_space(self) -> str:
         """The tokenizer's leading-space marker, or "" if a space is a token of its own."""
@@ -145,3 +178,17 @@ class Reader:
             words = self.tokenizer.get_vocab()
             self._marker = next((m for m in _LEADING_SPACE if any(w[0] == m and len(w) > 1 for w in words if w)), "")
         return self._marker
+
+
+def _marker(mask: str) -> str:
+    """Pattern of a gap: the mask, with a number if it ends in a bracket."""
+    size = r"(?::\d{1,18})?" if mask[-1] in _BRACKETS[1] else ""
+    return re.escape(mask[:-1]) + size + re.escape(mask[-1])
+
+
+def _near_marker(mask: str) -> str:
+    """Pattern of what looks like a gap: in brackets, spaces, other cases, and anything for a number."""
+    if mask[0] not in _BRACKETS[0] or mask[-1] not in _BRACKETS[1] or len(mask) < 3:
+        return _marker(mask)
+    first, inside, last = re.escape(mask[0]), re.escape(mask[1:-1]), re.escape(mask[-1])
+    return rf"{first}\s*(?i:{inside})\s*(?::[^{last}\n]{{0,40}})?{last}"

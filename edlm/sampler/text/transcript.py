@@ -1,11 +1,12 @@
 """Tokens decoded to text: where it stops, the filling of each gap, and masks rendered as masks."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
+from edlm.denoisers.vocabulary import token_id
 from edlm.sampler.text.prompts import Row
 
 
@@ -28,12 +29,16 @@ class Transcript:
             eos_token_id = denoiser.eos_token_id if denoiser.eos_token_id is not None else of_tokenizer
         several = [eos_token_id] if eos_token_id is None or isinstance(eos_token_id, int) else eos_token_id
         self.eos_token_ids = tuple(int(token) for token in several if token is not None)
+        self._special = _special_ids(self.tokenizer)
         self.stop = (stop,) if isinstance(stop, str) else tuple(stop or ())
         if not all(self.stop):
             raise ValueError(f"stop must hold no empty string, got {list(self.stop)}")
         if self.stop and self.tokenizer is None:
             raise ValueError(f"stop strings need a tokenizer, and this denoiser has none; got {list(self.stop)}")
-        self._special = set() if self.tokenizer is None else set(self.tokenizer.all_special_ids)
+        words = self.tokenizer.get_vocab() if self.stop else {}
+        special = [end for end in self.stop if words.get(end) in self._special]  # text does not show them
+        self.eos_token_ids += tuple(words[end] for end in special)
+        self.stop = tuple(end for end in self.stop if end not in special)
         self._mask = getattr(self.tokenizer, "mask_token", None)
         self._knows_mask = getattr(self.tokenizer, "mask_token_id", None) == self.mask_token_id
 
@@ -91,3 +96,11 @@ class Transcript:
             else:
                 parts[-1].append(token)
         return (self._mask or "<mask>").join(self.tokenizer.decode(part) if part else "" for part in parts)
+
+
+def _special_ids(tokenizer: Any) -> set[int]:
+    """Tokens that text does not show: the special ones, but for the unknown one, if it is nothing else."""
+    if tokenizer is None:
+        return set()
+    others = {token_id(tokenizer, kind) for kind in ("mask", "bos", "eos", "cls", "sep", "pad")}
+    return set(tokenizer.all_special_ids) - ({token_id(tokenizer, "unk")} - others)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from edlm import AutoregressiveEnergy, EnergySampler, FunctionDenoiser, SequenceEnergy
+from edlm.corpus.text import train_tokenizer
 from edlm.sampler import Partial
 from tests.energies.heads import disturbed_head, modernbert
 from tests.sampler.test_padding import causal_lm
@@ -208,6 +209,48 @@ def test_ends_of_text(stories):
     assert early.text == ["I a"] and len(early.steps) == 1
 
 
+# Special tokens
+
+
+def character_sampler(written: str = "a" * 64) -> EnergySampler:
+    """Of the tokens 0 (end), 1 (mask), 2 (unknown), then the letters of "abc <>|mskof"; certain of what it writes."""
+    tokenizer = train_tokenizer(["abc <>|mskof"], kind="character")
+    denoiser = certain(tokenizer(written)["input_ids"], 1, len(tokenizer))
+    denoiser.tokenizer = tokenizer
+    return EnergySampler(denoiser, num_steps=1)
+
+
+def test_special_tokens_in_a_prompt_are_text_and_unknown_words_show():
+    sampler = character_sampler()
+    output = sampler.generate("a <|mask|> b", 2, seed=0)
+    assert output.text[0].startswith("a <|mask|> b") and 1 not in output.tokens[0] and len(output.tokens[0]) == 14
+    assert sampler.generate("a X b", 1, seed=0).text[0].startswith("a <|unk|> b")
+    with pytest.raises(ValueError, match=r"a prompt must hold no mask token \(1\)"):
+        sampler.generate([[3, 1]], 2)
+    with pytest.raises(ValueError, match="text must be valid Unicode"):
+        sampler.generate("a \ud83d b", 2)
+
+
+def test_a_special_token_stops_as_any_string():
+    sampler = character_sampler("aab<|endoftext|>cc")
+    options = {"max_new_tokens": 5, "eos_token_id": None, "seed": 0}
+    assert sampler.generate("a", **options, stop="<|endoftext|>").text == ["aab"]
+    assert sampler.generate("a", **options, stop=["<|endoftext|>", "b"]).text == ["aa"]
+    assert sampler.generate("a", **options).text == ["aabcc"]
+
+
+def test_chat_messages_are_read_by_the_template():
+    sampler, chat = character_sampler(), [{"role": "user", "content": "abc"}]
+    with pytest.raises(ValueError, match="chat messages need a tokenizer with a chat template"):
+        sampler.generate(chat, 2)
+    template = "{% for m in messages %}<|endoftext|>{{ m.content }}{% endfor %}{{ 'ok' if add_generation_prompt }}"
+    sampler.denoiser.tokenizer.chat_template = template
+    letters = sampler.denoiser.tokenizer("abcok")["input_ids"]
+    for prompts, number in ((chat, 1), ([chat, chat], 2)):
+        output = sampler.generate(prompts, 2, seed=0)
+        assert [row[:-2].tolist() for row in output.tokens] == [[0, *letters]] * number
+
+
 # Partial results
 
 
@@ -241,7 +284,7 @@ def test_a_denoiser_without_a_tokenizer_gives_tokens():
     [
         ([[1]], {"max_new_tokens": 0}, "max_new_tokens must be >= 1, got 0"),
         ([], {}, "at least one text or token list"),
-        (5, {}, "prompts must be a text, or a list of at least one text or token list, got 5"),
+        (5, {}, "prompts must be a text, chat messages, or a list of at least one text or token list, got 5"),
         ([[1]], {"max_new_tokens": 4.0}, "max_new_tokens must be an integer, got 4.0"),
         ([[1]], {"seed": "x"}, "seed must be an integer, a list of integers or None, got 'x'"),
         ([[1]], {"stop": 5}, "stop must be a text, a list of texts or None, got 5"),

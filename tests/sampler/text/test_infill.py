@@ -14,12 +14,12 @@ def infilled(sampler, texts, **options):
     return sampler.infill(texts, **{"seed": 0, **options})
 
 
-def test_text_that_is_all_given_comes_back(stories):
-    texts = ["Once upon a time, there was a dog.", ' Two  spaces, "quotes" and\nlines. ', "One."]
+def test_text_that_is_all_given_comes_back_beside_text_with_gaps(stories):
+    texts = ["Once upon a time, there was a dog.", ' Two  spaces, "quotes" and\nlines. ', "A <mask> dog."]
     output = infilled(stories, texts)
-    assert output.text == texts and output.fills == [(), (), ()] and output.steps == ()
-    mixed = infilled(stories, [texts[0], "A <mask> dog."])
-    assert mixed.text[0] == texts[0] and len(mixed.steps) == 2
+    assert output.text[:2] == texts[:2] and output.fills[:2] == [(), ()] and len(output.steps) == 2
+    with pytest.raises(ValueError, match="texts must hold <mask> where text is to be written, got \\['One.'\\]"):
+        infilled(stories, "One.")
 
 
 def pieces_of(sampler, text, **options) -> list[str]:
@@ -49,13 +49,13 @@ def test_gaps_in_a_batch_are_as_each_alone(stories):
     texts = ["Once <mask:4> a time there was <mask:2>.", "The <mask> dog", "<mask:9>", "No gap at all."]
     seeds = [3, 1, 4, 1]
     together = stories.infill(texts, seed=seeds, num_return_sequences=1)
-    for row, text in enumerate(texts):
+    for row, text in enumerate(texts[:3]):  # the last has no gap
         alone = stories.infill(text, seed=[seeds[row]])
         assert torch.equal(alone.tokens[0], together.tokens[row])
         assert alone.text[0] == together.text[row] and alone.fills[0] == together.fills[row]
     assert [len(fills) for fills in together.fills] == [2, 1, 1, 0]
     first = together.fills[0]
-    assert together.text[0] == f"Once{first[0]} a time there was{first[1]}."
+    assert together.text[3] == texts[3] and together.text[0] == f"Once{first[0]} a time there was{first[1]}."
 
 
 def wordpiece_denoiser() -> MaskedLMDenoiser:
@@ -96,6 +96,11 @@ def test_wordpiece_texts_stand_in_their_frame():
         (None, {}, "texts must be a text or a list of at least one text, got None"),
         ("a <mask:100000000000>", {}, "a row must be at most 16777216 tokens long, got 100000000001"),
         ("a <mask:0>", {}, "a gap must hold at least one token, got '<mask:0>'"),
+        ("a <MASK> b", {}, "a gap must be spelled <mask> or <mask:12>, got '<MASK>'"),
+        ("a <mask: 3> b", {}, "a gap must be spelled <mask> or <mask:12>, got '<mask: 3>'"),
+        ("a <mask:-1>", {}, "a gap must be spelled <mask> or <mask:12>, got '<mask:-1>'"),
+        ("a < mask >", {}, "a gap must be spelled <mask> or <mask:12>, got '< mask >'"),
+        ("a \udce9 <mask>", {}, r"text must be valid Unicode, got 'a \\udce9"),
         ("a <mask>", {"span_length": 0}, "span_length must be >= 1"),
         ("a <mask:200>", {}, "at most max_length = 128 tokens long to be written at once, got 201"),
     ],
@@ -108,6 +113,8 @@ def test_gap_mistakes(stories, texts, options, message):
 def test_another_marker(stories):
     assert len(stories.infill("Once [gap:3] a time", mask="[gap]", seed=0).fills[0]) == 1
     assert stories.infill("Once ___ a time", mask="___", seed=0).tokens[0].shape == (4,)
+    clock = stories.infill("We met at 10:30_ sharp", mask="_", seed=0)
+    assert clock.text[0].startswith("We met at 10:30") and len(clock.fills[0]) == 1
 
 
 def sentencepiece_denoiser() -> FunctionDenoiser:
