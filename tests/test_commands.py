@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
-from edlm import AutoregressiveEnergy, EnergySampler, ResidualHead, SequenceEnergy, load_denoiser, load_energy
+from edlm import AutoregressiveEnergy, EnergySampler, ResidualHead, SequenceEnergy, load_denoiser, load_energy, training
 from edlm.cli import main
 from edlm.corpus.blocks import load_blocks
 from edlm.corpus.prepared import PreparedCorpus
@@ -71,10 +72,9 @@ def runs(tmp_path_factory) -> Path:
         train("denoiser", path / corpus, path / f"{corpus}_denoiser", model=MODERNBERT)
         denoiser = {"denoiser": str(path / f"{corpus}_denoiser" / "final")}
         train("energy", path / corpus, path / f"{corpus}_head", **denoiser)
-        unnormalized = {"head__form": "unnormalized", "objective__loss": "ranking", "objective__group_sizes": [2]}
+        unnormalized = {"kind": "scalar", "objective__group_sizes": [2], "objective__num_candidates": 8}
         train("energy", path / corpus, path / f"{corpus}_unnormalized", **unnormalized, **denoiser)
-    sequence = {"kind": "sequence", "objective__loss": "binary", "objective__scope": "sequence"}
-    train("energy", path / "text", path / "sequence", denoiser=str(path / "text_denoiser/final"), **sequence)
+    train("energy", path / "text", path / "sequence", denoiser=str(path / "text_denoiser/final"), kind="nce")
     train("autoregressive", path / "text", path / "causal", model=LLAMA)
     return path
 
@@ -172,7 +172,7 @@ def test_train_energy_writes_every_kind_for_its_denoiser(runs, denoiser):
         energy.check_denoiser(denoiser)
         with pytest.raises(ValueError, match="revision"):
             energy.check_denoiser(load_denoiser(runs / "symbols_denoiser" / "final"))
-        assert energy.trained_orders == ("bisecting",)
+        assert energy.trained_orders == (("random",) if name == "sequence" else ("bisecting",))
         start = kind.from_denoiser(denoiser)
         moved = [not torch.equal(a, b) for a, b in zip(energy.parameters(), start.parameters(), strict=True)]
         assert sum(moved) > len(moved) / 2
@@ -183,6 +183,33 @@ def test_train_energy_writes_every_kind_for_its_denoiser(runs, denoiser):
     assert load_energy(runs / "text_head" / "final").recommended == {"num_candidates": None, "order": "bisecting"}
     scalar = load_energy(runs / "text_unnormalized" / "final")
     assert scalar.recommended == {"num_candidates": 8, "group_size": 2, "order": "bisecting"}
+
+
+def test_a_finished_run_describes_itself(runs):
+    config = yaml.safe_load((runs / "sequence/config.yaml").read_text())
+    assert config["kind"] == "nce" and config["corpus"] == str(runs / "text") and "torch" in config["versions"]
+    log = [json.loads(line) for line in (runs / "sequence/log.jsonl").read_text().splitlines()]
+    gain = log[-1]["metrics"]["gain_nats_per_decision"]
+    assert load_energy(runs / "sequence/final").trained_for.valid_gain_nats == gain
+    assert f"`{gain}`" in (runs / "sequence/final/README.md").read_text()
+
+
+def test_training_from_python_returns_what_it_saves(runs, tmp_path, capsys):
+    corpus = PreparedCorpus.load(runs / "text")
+    made = training.train_denoiser(corpus, output_dir=str(tmp_path / "d"), model="tiny", **{**TRAINER, "num_steps": 1})
+    assert "trained parameters, " in capsys.readouterr().out
+    assert made.network.config.hidden_size == 128 and made.identity == load_denoiser(tmp_path / "d/final").identity
+    options = {"output_dir": str(tmp_path / "e"), **TRAINER, "learning_rate": 1e-12}
+    energy = training.train_energy(made, corpus, kind="nce", **options)
+    energy.check_denoiser(made)
+    assert "nothing learned so far" in capsys.readouterr().err
+    longer = training.train_energy(made, corpus, kind="nce", **{**options, "num_steps": 8})
+    assert json.loads((tmp_path / "e/log.jsonl").read_text().splitlines()[-1])["step"] == 8
+    assert type(longer) is SequenceEnergy
+    with pytest.raises(ValueError, match="output_dir"):
+        training.train_energy(made, corpus)
+    with pytest.raises(ValueError, match="kind must be one of"):
+        training.train_energy(made, corpus, kind="ncee", **options)
 
 
 def test_train_autoregressive_writes_a_causal_lm_and_an_energy(runs, denoiser):

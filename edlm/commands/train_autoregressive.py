@@ -1,65 +1,10 @@
 """``edlm train autoregressive``: a causal LM on a prepared corpus, as energy and as judge."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from edlm.training.autoregressive import TrainAutoregressiveConfig, run_config
 
-import torch
-from accelerate import PartialState
-from torch import nn
-from transformers import AutoModelForCausalLM
-
-from edlm.corpus.prepared import PreparedCorpus
-from edlm.denoisers.architecture import new_config
-from edlm.energies.autoregressive import AutoregressiveEnergy
-from edlm.training.objectives import AutoregressiveObjective
-from edlm.training.trainer import TrainerConfig, train
-
-
-@dataclass(frozen=True)
-class TrainAutoregressiveConfig:
-    """Data, model and run of `edlm train autoregressive`.
-
-    Args:
-        corpus: Folder made by ``edlm prepare corpus``. The token before the first one is its tokenizer's bos, else eos,
-            cls, sep or mask token.
-        trainer: The run.
-        model_type: Architecture, by its transformers name.
-        model: Its settings, as in its transformers config.
-    """
-
-    corpus: str
-    trainer: TrainerConfig
-    model_type: str = "llama"
-    model: dict[str, Any] = field(default_factory=dict)
+__all__ = ["run"]
 
 
 def run(config: TrainAutoregressiveConfig) -> None:
-    """Build the network, train it, save it in ``output_dir/final``."""
-    corpus = PreparedCorpus.load(config.corpus)
-    tokenizer = corpus.tokenizer
-    starts = (getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "cls", "sep", "mask"))
-    bos = next(token for token in starts if token is not None)  # a corpus's tokenizer has a mask token
-    torch.manual_seed(config.trainer.seed)
-    special = {"bos_token_id": bos, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
-    settings = new_config(config.model_type, config.model, vocab_size=len(tokenizer), **special)
-    positions, length = getattr(settings, "max_position_embeddings", None), corpus.train.tokens.shape[1]
-    if positions is not None and positions < length:
-        raise ValueError(f"max_position_embeddings must be >= the corpus's block length {length}, got {positions}")
-    model = AutoModelForCausalLM.from_config(settings)
-
-    def save(trained: nn.Module, folder: Path) -> None:
-        trained.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        AutoregressiveEnergy(trained, bos_token_id=bos, tokenizer=tokenizer).save_pretrained(folder / "energy")
-
-    path = train(
-        model,
-        AutoregressiveObjective(bos),
-        corpus.train.tokens,
-        corpus.valid.tokens,
-        config.trainer,
-        save=save,
-        identity={"model_type": config.model_type, "model": config.model},
-    )
-    PartialState().print(f"causal LM of {sum(p.numel() for p in model.parameters()):,} parameters in {path}")
+    """Train it, and save it in ``output_dir/final``."""
+    run_config(config)

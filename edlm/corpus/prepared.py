@@ -39,6 +39,11 @@ class PreparedCorpus:
         save_blocks(self.valid, path / "valid.safetensors")
 
     @classmethod
+    def of(cls, corpus: str | Path | PreparedCorpus) -> PreparedCorpus:
+        """The corpus itself, or that of a folder; errors are those of `load`."""
+        return corpus if isinstance(corpus, PreparedCorpus) else cls.load(corpus)
+
+    @classmethod
     def load(cls, path: str | Path) -> PreparedCorpus:
         """Read a folder of `save`.
 

@@ -6,6 +6,16 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
+# 2, 15 and 105 million parameters of a ModernBERT with a vocabulary of 8,192.
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+PRESETS = {"tiny": (128, 6, 4, 256), "small": (384, 8, 6, 768), "base": (768, 12, 12, 2560)}
+
+
+def preset(name: str, model_type: str, length: int) -> dict[str, Any]:
+    """Settings of a size for blocks of ``length``; all layers of a ModernBERT see the whole block, as heads need it."""
+    settings = dict(zip(_SIZES, PRESETS[name], strict=True)) | {"max_position_embeddings": length + 2}
+    return settings | ({"global_attn_every_n_layers": 1} if model_type == "modernbert" else {})
+
 
 def new_config(model_type: str, settings: dict[str, Any], **defaults: Any) -> PretrainedConfig:
     """The configuration of a new network, as ``AutoConfig.for_model``, which keeps unknown settings unused.

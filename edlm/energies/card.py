@@ -55,12 +55,15 @@ class TrainedFor:
         num_steps: Step counts.
         group_sizes: Tokens decided together; None: the whole step (for a normalised head: one token at a time).
         num_candidates: Candidates of a decision, the data included; None: it was trained token by token.
+        valid_gain_nats: Mean gain on validation rows at the end, nats: of a head per token, of others per decision; None
+            if it is not known.
     """
 
     orders: tuple[str, ...]
     num_steps: tuple[int, ...]
     group_sizes: tuple[int | None, ...]
     num_candidates: int | None = None
+    valid_gain_nats: float | None = None
 
     def after(self, earlier: TrainedFor) -> TrainedFor:
         """The union of this record and that of the earlier run whose weights were trained further."""

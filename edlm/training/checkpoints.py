@@ -114,7 +114,7 @@ class Checkpoints:
         differing = [
             f"{name} (checkpoint: {then.get(name)!r}, now: {now.get(name)!r})"
             for name in {**then, **now}
-            if then.get(name) != now.get(name)
+            if then.get(name) != now.get(name) and not _longer(name, then.get(name), now.get(name))
         ]
         if differing:
             raise ValueError(
@@ -122,6 +122,11 @@ class Checkpoints:
                 f"differ in {', '.join(differing)}"
             )
         self.accelerator.load_state(str(folder))
+
+
+def _longer(name: str, then: Any, now: Any) -> bool:
+    """Whether a run is only made longer, which it may be when it resumes."""
+    return name == "num_steps" and then is not None and now is not None and now > then
 
 
 def fingerprint(blocks: Tensor) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,11 @@ class RunLog:
         self.bar.set_postfix(loss=f"{loss:.4f}", lr=f"{learning_rate:.2e}", refresh=False)
         self.bar.update()
 
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        if self.accelerator.is_main_process:
+            tqdm.write(line, file=sys.stderr)
+
     def write(self, split: str, values: dict[str, float], **extra: float) -> None:
         """Write one event.
 
@@ -75,6 +81,11 @@ class RunLog:
         if self.accelerator.is_main_process:
             with self.path.open("a") as file:
                 file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+        if split == "valid":
+            gain = next((value for name, value in metrics.items() if name.startswith("gain")), math.inf)
+            words = "" if gain > 0 else "; nothing learned so far: no better than the denoiser alone"
+            numbers = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+            self.say(f"step {self.state.step}: validation loss {values['loss']:.4f}, {numbers}{words}")
         named = {f"{split}/{name}": value for name, value in {**values, **extra}.items()}
         self.accelerator.log(named, step=self.state.step)
 

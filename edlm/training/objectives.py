@@ -1,6 +1,6 @@
 """Training objectives: each turns tokens and a generator into a scalar loss in nats per token."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -66,9 +66,20 @@ class AutoregressiveObjective:
         return nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch.flatten()), {}
 
 
+_STEPS = {"scope": "step", "num_steps": (2, 3, 4, 5, 6, 8), "orders": ("bisecting",)}
+_DEFAULTS = {
+    "head": {**_STEPS, "loss": "likelihood", "group_sizes": (None, 2, 4), "num_candidates": 8},
+    "scalar": {**_STEPS, "loss": "ranking", "group_sizes": (4, 2), "num_candidates": 16},
+    "nce": {"loss": "binary", "scope": "sequence", "num_steps": (4, 8, 16), "orders": ("random",)}
+    | {"group_sizes": (None,), "num_candidates": 2},
+}
+
+
 @dataclass(frozen=True)
 class EnergyObjectiveConfig:
     """The decisions that an energy is trained on; each batch draws one of each mixture.
+
+    What is None is filled in for a kind of energy by `of_kind`.
 
     Args:
         loss: "likelihood" (``-log q`` of the data; normalized heads), "ranking" (InfoNCE: the bound (*) itself) or
@@ -83,25 +94,33 @@ class EnergyObjectiveConfig:
             after it as if they came next. The pass costs most of an update ("step" scope only).
     """
 
-    loss: Literal["likelihood", "ranking", "binary"] = "likelihood"
-    scope: Literal["step", "sequence"] = "step"
-    num_steps: tuple[int, ...] = (2, 3, 4, 5, 6, 8)
-    orders: tuple[str, ...] = ("bisecting",)
-    group_sizes: tuple[int | None, ...] = (None, 2, 4)
-    num_candidates: int = 8
+    loss: Literal["likelihood", "ranking", "binary"] | None = None
+    scope: Literal["step", "sequence"] | None = None
+    num_steps: tuple[int, ...] | None = None
+    orders: tuple[str, ...] | None = None
+    group_sizes: tuple[int | None, ...] | None = None
+    num_candidates: int | None = None
     decisions_per_pass: int = 1
 
     def __post_init__(self) -> None:
-        if self.loss != "likelihood" and self.num_candidates < 2:
+        if self.loss != "likelihood" and self.num_candidates is not None and self.num_candidates < 2:
             raise ValueError(f"num_candidates must be >= 2: the data and a draw, got {self.num_candidates}")
         if self.decisions_per_pass < 1:
             raise ValueError(f"decisions_per_pass must be >= 1, got {self.decisions_per_pass}")
-        if any(size is not None and size < 1 for size in self.group_sizes):
+        if any(size is not None and size < 1 for size in self.group_sizes or ()):
             raise ValueError(f"group_sizes must each be >= 1 or null, got {list(self.group_sizes)}")
-        if not (self.num_steps and self.orders and self.group_sizes) or min(self.num_steps) < 1:
+        if () in map(_tuple, (self.num_steps, self.orders, self.group_sizes)) or min(self.num_steps or (1,)) < 1:
             raise ValueError("num_steps (each >= 1), orders and group_sizes must not be empty")
-        if "confidence" in self.orders:
+        if "confidence" in (self.orders or ()):
             raise ValueError("orders must not depend on the marginals in training, got 'confidence'")
+
+    def of_kind(self, kind: Literal["nce", "head", "scalar"]) -> "EnergyObjectiveConfig":
+        """The same, with the defaults of a kind of energy in place of None."""
+        return replace(self, **{name: x for name, x in _DEFAULTS[kind].items() if getattr(self, name) is None})
+
+
+def _tuple(values: Sequence | None) -> tuple | None:
+    return None if values is None else tuple(values)
 
 
 class EnergyObjective:
@@ -125,7 +144,7 @@ class EnergyObjective:
 
     def __init__(self, denoiser: Denoiser, config: EnergyObjectiveConfig, *, reads_hidden: bool):
         self.denoiser = denoiser.eval().requires_grad_(False)
-        self.config = config
+        self.config = config = config.of_kind("head")
         self.reads_hidden = reads_hidden
         self.metric = "gain_nats_per_token" if config.loss == "likelihood" else "gain_nats_per_decision"
 

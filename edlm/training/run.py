@@ -76,6 +76,8 @@ def prepare(model: nn.Module, train_blocks: Tensor, config: TrainerConfig, ident
     trained = nn.ParameterList(x for x in model.parameters() if x.requires_grad)
     ema = averaged(trained, config.ema_decay) if config.ema_decay else None
     accelerator.register_for_checkpointing(scheduler, state, *([] if ema is None else [ema]))
+    about = identity.get("about", {})
+    identity = {name: value for name, value in identity.items() if name != "about"}
     everything = config.identity() | {
         "num_processes": accelerator.num_processes,
         "train_blocks": fingerprint(train_blocks),
@@ -83,7 +85,7 @@ def prepare(model: nn.Module, train_blocks: Tensor, config: TrainerConfig, ident
     }
     checkpoints = _open_checkpoints(accelerator, everything, config)
     if accelerator.is_main_process:
-        plain = {**asdict(config), "betas": list(config.betas)}
+        plain = {**asdict(config), "betas": list(config.betas), **about}
         text = yaml.safe_dump(plain, sort_keys=False)
         Path(config.output_dir).mkdir(parents=True, exist_ok=True)
         (Path(config.output_dir) / "config.yaml").write_text(text)

@@ -1,6 +1,8 @@
 """A one-screen training loop on accelerate: any number of processes, exact resume, EMA weights."""
 
 import math
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +64,7 @@ def train(
         save: Called once, on the main process, with the unwrapped model holding its averaged
             weights and with ``output_dir/final``.
         identity: JSON values of everything else that changes the maths of the run (model, objective): it is resumed
-            only if they are the same.
+            only if they are the same, or ``num_steps`` has grown. Its ``about`` is only written to ``config.yaml``.
 
     Returns:
         ``output_dir/final``.
@@ -82,6 +84,8 @@ def train(
     started, num_steps = time.monotonic(), config.num_steps or math.inf
     run = prepare(model, train_blocks, config, identity or {})
     accelerator, state, earlier = run.accelerator, run.state, run.state.seconds
+    size, blocks = sum(x.numel() for x in run.trained), " blocks of ".join(f"{x:,}" for x in train_blocks.shape)
+    accelerator.print(f"{size:,} trained parameters, {blocks} tokens, on {accelerator.device}; {config.output_dir}")
     train_blocks = near_device(train_blocks, accelerator.device)
     limit = 60 * (config.max_minutes or math.inf) + (earlier if config.num_steps else 0)
     late = earlier >= limit
@@ -119,6 +123,8 @@ def train(
             if last or interrupted or state.step % config.checkpoint_every == 0:
                 run.checkpoints.save(state.step)
             if interrupted:
+                repeat = shlex.join(["edlm" if sys.argv[0].endswith(("edlm", ".py")) else sys.argv[0], *sys.argv[1:]])
+                log.say(f"interrupted: step {state.step} is saved; the same command resumes: {repeat}")
                 raise KeyboardInterrupt(f"stopped after step {state.step}, which is saved")
         final = Path(config.output_dir) / "final"
         with averaged_weights(run.trained, run.ema):

@@ -1,0 +1,145 @@
+"""Train an energy for a frozen denoiser."""
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import PartialState
+
+from edlm.corpus.prepared import PreparedCorpus
+from edlm.denoisers.base import Denoiser
+from edlm.denoisers.identity import weights_fingerprint
+from edlm.denoisers.loading import load_denoiser
+from edlm.energies.card import TrainedFor
+from edlm.energies.head_settings import HeadOptions
+from edlm.energies.loading import load_energy
+from edlm.energies.pretrained import PretrainedEnergy
+from edlm.energies.residual_head import ResidualHead
+from edlm.energies.scalar_head import ScalarHead
+from edlm.energies.sequence import SequenceEnergy
+from edlm.training.objectives import EnergyObjective, EnergyObjectiveConfig
+from edlm.training.options import describe, split_options
+from edlm.training.trainer import TrainerConfig, train
+
+KINDS: dict[str, type[PretrainedEnergy]] = {"nce": SequenceEnergy, "head": ResidualHead, "scalar": ScalarHead}
+
+
+@dataclass(frozen=True)
+class TrainEnergyConfig:
+    """Data, model and run of `edlm train energy`.
+
+    Args:
+        corpus: Folder made by ``edlm prepare corpus``.
+        denoiser: The frozen denoiser: a folder, a hub id or a shipped name.
+        trainer: The run.
+        kind: "head" (a small network that corrects a step token by token; its weights need no normalisation), "scalar"
+            (the same with one energy for a group of tokens), or "nce" (the paper's energy of whole sequences, a network
+            of a denoiser's size, by noise-contrastive estimation).
+        head: Shape of a "head" or "scalar".
+        objective: Loss and kinds of decisions; by default those of the kind.
+        start_from: Folder of an energy of this kind and shape to train further.
+    """
+
+    corpus: str
+    denoiser: str
+    trainer: TrainerConfig
+    kind: Literal["nce", "head", "scalar"] = "head"
+    head: HeadOptions = field(default_factory=HeadOptions)
+    objective: EnergyObjectiveConfig = field(default_factory=EnergyObjectiveConfig)
+    start_from: str | None = None
+
+
+def train_energy(
+    denoiser: str | Denoiser,
+    corpus: str | PreparedCorpus,
+    kind: Literal["nce", "head", "scalar"] = "head",
+    trainer: TrainerConfig | None = None,
+    **options: Any,
+) -> PretrainedEnergy:
+    """What `edlm train energy` does.
+
+    Args:
+        denoiser: The denoiser, which is frozen and stays as it is, or where it is.
+        corpus: A prepared corpus, or its folder.
+        kind: See `TrainEnergyConfig`.
+        trainer: The run; by default of the ``options`` that are `TrainerConfig`'s, such as ``output_dir``.
+        options: Other fields of `TrainEnergyConfig`.
+
+    Returns:
+        The energy with its averaged weights, as it is saved in ``output_dir/final``.
+
+    Raises:
+        ValueError: an unknown kind, or a value that breaks its rule.
+    """
+    trainer, options = split_options(trainer, options)
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {list(KINDS)}, got {kind!r}")
+    return run_config(TrainEnergyConfig(corpus, denoiser, trainer, kind, **options))
+
+
+def run_config(config: TrainEnergyConfig) -> PretrainedEnergy:
+    """Build the energy, train it, save it in ``output_dir/final``, and load that."""
+    mixture = config.objective.of_kind(config.kind)
+    _check(config.kind, mixture)
+    corpus = PreparedCorpus.of(config.corpus)
+    denoiser = config.denoiser if isinstance(config.denoiser, Denoiser) else load_denoiser(config.denoiser)
+    corpus.check_tokenizer(denoiser.tokenizer)
+    torch.manual_seed(config.trainer.seed)
+    shape = {} if config.kind == "nce" else asdict(config.head)
+    energy = KINDS[config.kind].from_denoiser(denoiser, **shape)
+    num_candidates = None if mixture.loss == "likelihood" else mixture.num_candidates
+    energy.trained_for = TrainedFor(mixture.orders, mixture.num_steps, mixture.group_sizes, num_candidates)
+    identity = {
+        "denoiser": asdict(denoiser.identity),
+        "kind": config.kind,
+        "head": asdict(config.head),
+        "objective": asdict(mixture),
+        "about": describe(config),
+    }
+    if config.start_from is not None:
+        _start_from(energy, denoiser, config.start_from)
+        identity["start_from"] = weights_fingerprint(energy)
+    path = train(
+        energy,
+        EnergyObjective(denoiser, mixture, reads_hidden=energy.reads_hidden),
+        corpus.train.tokens,
+        corpus.valid.tokens,
+        config.trainer,
+        save=_save,
+        identity=identity,
+    )
+    size, reference = (sum(p.numel() for p in module.parameters()) for module in (energy, denoiser))
+    PartialState().print(f"energy of {size:,} parameters, {size / reference:.0%} of the denoiser's, in {path}")
+    return PretrainedEnergy.from_pretrained(path)
+
+
+def _save(energy: PretrainedEnergy, folder: Path) -> None:
+    """Save an energy with its gain on validation rows, which the run's log ends with."""
+    log = [json.loads(line) for line in (folder.parent / "log.jsonl").read_text().splitlines()]
+    gains = [next(iter(line["metrics"].values())) for line in log if line["split"] == "valid"]
+    energy.trained_for = replace(energy.trained_for, valid_gain_nats=gains[-1] if gains else None)
+    energy.save_pretrained(folder)
+
+
+def _start_from(energy: PretrainedEnergy, denoiser: Denoiser, path: str) -> None:
+    """Load the weights saved at ``path`` into ``energy``, with the record of what they were trained for."""
+    start = load_energy(path)
+    start.check_denoiser(denoiser)
+    if (type(start), start.settings()) != (type(energy), energy.settings()):
+        raise ValueError(
+            f"start_from must hold a {type(energy).__name__} of settings {energy.settings()}, "
+            f"got a {type(start).__name__} of {start.settings()}"
+        )
+    energy.load_state_dict(start.state_dict())
+    if start.trained_for is not None:
+        energy.trained_for = energy.trained_for.after(start.trained_for)
+
+
+def _check(kind: str, objective: EnergyObjectiveConfig) -> None:
+    if (objective.loss == "likelihood") != (kind == "head"):
+        losses = "'likelihood'" if kind == "head" else "'ranking' or 'binary'"
+        raise ValueError(f"objective.loss must be {losses} for kind {kind!r}, got {objective.loss!r}")
+    if (objective.scope == "sequence") != (kind == "nce"):
+        raise ValueError(f"kind {kind!r} needs another objective.scope than {objective.scope!r}")
