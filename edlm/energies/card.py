@@ -55,8 +55,8 @@ class TrainedFor:
         num_steps: Step counts.
         group_sizes: Tokens decided together; None: the whole step (for a normalised head: one token at a time).
         num_candidates: Candidates of a decision, the data included; None: it was trained token by token.
-        valid_gain_nats: Mean gain on validation rows at the end, nats: of a head per token, of others per decision; None
-            if it is not known.
+        valid_gain_nats: Mean gain on validation rows at the end, nats: of a head per token, of others per decision;
+            None if unknown.
     """
 
     orders: tuple[str, ...]

@@ -5,7 +5,7 @@ from dataclasses import asdict, fields
 from importlib.metadata import version
 from typing import Any
 
-import edlm
+from edlm import __version__
 from edlm.energies.head_settings import HeadOptions
 from edlm.training.objectives import EnergyObjectiveConfig
 from edlm.training.trainer_config import TrainerConfig
@@ -29,12 +29,12 @@ def split_options(trainer: TrainerConfig | None, options: dict[str, Any]) -> tup
 
 
 def describe(config: Any) -> dict[str, Any]:
-    """Everything of a run but the trainer's options, in values that YAML has, for its ``config.yaml``; with versions."""
+    """Everything of a run but the trainer's options, and versions, in values of YAML, for its ``config.yaml``."""
     values = {field.name: getattr(config, field.name) for field in fields(config) if field.name != "trainer"}
     versions = {name: version(name) for name in ("torch", "transformers", "accelerate")}
     return {
         **{name: _plain(value) for name, value in values.items()},
-        "versions": {"edlm": edlm.__version__, "python": platform.python_version(), **versions},
+        "versions": {"edlm": __version__, "python": platform.python_version(), **versions},
     }
 
 
