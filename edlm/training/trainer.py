@@ -123,8 +123,9 @@ def train(
             if last or interrupted or state.step % config.checkpoint_every == 0:
                 run.checkpoints.save(state.step)
             if interrupted:
-                repeat = shlex.join(["edlm" if sys.argv[0].endswith(("edlm", ".py")) else sys.argv[0], *sys.argv[1:]])
-                log.say(f"interrupted: step {state.step} is saved; the same command resumes: {repeat}")
+                program = ["edlm"] if Path(sys.argv[0]).name in ("edlm", "__main__.py") else ["python", sys.argv[0]]
+                command = shlex.join([*program, *sys.argv[1:]])
+                log.say(f"interrupted: step {state.step} is saved; the same command resumes: {command}")
                 raise KeyboardInterrupt(f"stopped after step {state.step}, which is saved")
         final = Path(config.output_dir) / "final"
         with averaged_weights(run.trained, run.ema):

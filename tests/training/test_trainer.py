@@ -386,10 +386,24 @@ def test_newest_checkpoints_stay_and_partial_ones_are_not_seen(tmp_path):
     assert checkpoints(tmp_path) == ["step_00000006", "step_00000008", "step_00000010"]
 
 
+def test_a_run_may_grow_when_it_resumes(tmp_path):
+    tiny.run(tmp_path, num_steps=5)
+    log = tiny.run(tmp_path, num_steps=7)[2]
+    assert [line["step"] for line in log if line["split"] == "train"] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_an_interrupt_says_what_is_saved_and_how_to_resume(tmp_path, capsys):
+    stopped = failing(tiny.plain_objective, 3, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        tiny.run(tmp_path, stopped)
+    assert "interrupted: step 4 is saved; the same command resumes: " in capsys.readouterr().err
+    assert checkpoints(tmp_path)[-1] == "step_00000004"
+
+
 def test_resuming_with_other_maths_names_the_fields(tmp_path):
     tiny.run(tmp_path, num_steps=5)
-    with pytest.raises(ValueError, match=r"num_steps \(checkpoint: 5, now: 10\)$"):
-        tiny.run(tmp_path)
+    with pytest.raises(ValueError, match=r"num_steps \(checkpoint: 5, now: 4\)$"):
+        tiny.run(tmp_path, num_steps=4)
     with pytest.raises(ValueError, match=r"learning_rate .*0\.03.*0\.1.*betas .*seed "):
         tiny.run(tmp_path, num_steps=5, seed=4, learning_rate=0.1, betas=(0.9, 0.9))
     with pytest.raises(ValueError, match="train_blocks"):
