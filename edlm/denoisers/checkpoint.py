@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from edlm.denoisers.pickles import load_pickle
 
@@ -35,6 +36,9 @@ class Checkpoint:
     path: Path
     name: str
 
+    def __post_init__(self):
+        _ = self.weight_files  # a bad index is refused before anything, transformers included, follows it
+
     @classmethod
     def open(cls, path_or_hub_id: str | Path, revision: str | None = None, *, code: bool = False) -> Checkpoint:
         """Find a folder or file, or fetch a repository of the hub.
@@ -45,7 +49,8 @@ class Checkpoint:
             code: Fetch its Python files too; they run only with ``trust_remote_code``.
 
         Raises:
-            FileNotFoundError: there is no such path, and it cannot be a hub id.
+            FileNotFoundError: there is no such path, and it cannot be a hub id; or a shard is missing.
+            ValueError: the index of the shards is none, or names a file outside of the folder.
             OSError: the hub has no such repository, or cannot be reached.
         """
         path = Path(path_or_hub_id)
@@ -92,7 +97,9 @@ class Checkpoint:
 
     @cached_property
     def weight_files(self) -> tuple[Path, ...]:
-        """Files with weights: safetensors if there are any, else pickles."""
+        """Files with weights: safetensors if there are any, else pickles; of a sharded model those of its index."""
+        if SAFE_WEIGHTS_INDEX_NAME in self.files and SAFE_WEIGHTS_NAME not in self.files:  # as transformers does
+            return _shards(self.folder / SAFE_WEIGHTS_INDEX_NAME)
         files = [self.folder / name for name in self.files]
         safe = [file for file in files if file.suffix in SAFETENSORS]
         pickles = [file for file in files if file.suffix in PICKLES and file.name not in _NOT_MODELS]
@@ -144,6 +151,25 @@ class Checkpoint:
             names = sorted(self.weight_names)
             parts.append(f"weights {names[:4]}{'...' if len(names) > 4 else ''}")
         return ", ".join(parts)
+
+
+def remove_stale_weights(folder: Path) -> None:
+    """Remove what transformers, which removes old shards when it saves, leaves of a save in another form."""
+    is_sharded = any(folder.glob("model-*-of-*.safetensors"))
+    (folder / (SAFE_WEIGHTS_NAME if is_sharded else SAFE_WEIGHTS_INDEX_NAME)).unlink(missing_ok=True)
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{index} must hold a weight_map from tensors to files, got {error!r}") from error
+    for name in names:
+        if not isinstance(name, str) or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+            raise ValueError(f"{index} must name files of its folder, got {name!r}")
+        if not (index.parent / name).is_file():
+            raise FileNotFoundError(f"{index} names {name}, which is missing")
+    return tuple(index.parent / name for name in names)
 
 
 def load_strictly(module: torch.nn.Module, weights: dict[str, Tensor], source: object, *, assign: bool = False) -> None:

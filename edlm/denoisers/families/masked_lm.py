@@ -13,7 +13,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from edlm.denoisers.architecture import new_config
-from edlm.denoisers.checkpoint import SHARD_SIZE, Checkpoint
+from edlm.denoisers.checkpoint import SHARD_SIZE, Checkpoint, remove_stale_weights
 from edlm.denoisers.families.family import Family, LoadOptions
 from edlm.denoisers.logits import unpadded
 from edlm.denoisers.network import HiddenDenoiser
@@ -83,6 +83,7 @@ class MaskedLMDenoiser(HiddenDenoiser):
     def save_pretrained(self, path: str | Path, *, max_shard_size: str = SHARD_SIZE) -> None:
         """Write the network, in files of at most this size, and its tokenizer as transformers does."""
         self.network.save_pretrained(path, max_shard_size=max_shard_size)
+        remove_stale_weights(Path(path))
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(path)
 
