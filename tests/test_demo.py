@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 import torch
 
@@ -33,9 +34,20 @@ def test_line_claims_no_equal_number_of_passes_beyond_those_measured():
     assert line(2.9).endswith("better likelihood than 16 passes of the published base, in 0.17 of its time.")
 
 
+def test_line_does_not_call_a_worse_bound_the_same():
+    assert line(4.5).endswith("passes: worse likelihood than 4 passes of the published base, in 1.50 of its time.")
+    assert "same likelihood as 4 passes" in line(4.0)
+
+
+def test_line_of_one_row_has_no_interval():
+    published, reranked = curve("base", (4, 16), [4.0, 3.0], [1.0, 9.0]), curve("reranked", (4,), [3.5], [1.5])
+    one = [replace(c, nats=c.nats[:, 1:2]) for c in (reranked, published)]
+    assert worth(*one, torch.Generator().manual_seed(0)).endswith("in 0.50 of its time.")
+
+
 def test_unknown_words_are_marked_and_counted_but_the_cut_ones():
     text, unknown, total = marked("Zog can’t flyy, don't Flyy! Agai", {"can't", "don't"})
-    assert (text.plain, unknown, total) == ("Zog can’t [flyy], don't [Flyy]! Agai", 2, 6)
+    assert (text.plain, unknown, total) == ("Zog can’t [flyy], don't [Flyy]! Agai", 2, 4)
     assert [text.plain[span.start : span.end] for span in text.spans] == ["[flyy]", "[Flyy]"]
     assert marked("", {"a"})[1:] == (0, 0)
 

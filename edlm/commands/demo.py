@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from math import isnan
 
 import torch
 from rich.table import Table
@@ -88,14 +89,14 @@ def run(config: DemoConfig) -> None:
 
 
 def marked(text: str, words: Collection[str]) -> tuple[Text, int, int]:
-    """A text with each word that is not in ``words`` in red brackets; how many these are, and the number of words.
+    """A text with each word that is not in ``words`` in red brackets; how many these are, and of how many words.
 
-    First and last word count as known: they may be parts of words.
+    First and last word do not count, as in `unknown_word_rate`: they may be parts of words.
 
     Example:
         >>> text, unknown, total = marked("The dog was wery, wery happ", {"the", "dog", "was", "happy"})
         >>> text.plain, unknown, total
-        ('The dog was [wery], [wery] happ', 2, 6)
+        ('The dog was [wery], [wery] happ', 2, 4)
     """
     found, shown, end = [*words_in(text)], Text(), 0
     unknown = [(at, word) for at, word in found[1:-1] if word not in words]
@@ -104,7 +105,7 @@ def marked(text: str, words: Collection[str]) -> tuple[Text, int, int]:
         shown.append(f"[{text[at]}]", style="bold red")
         end = at.stop
     shown.append(text[end:])
-    return shown, len(unknown), len(found)
+    return shown, len(unknown), len(found[1:-1])
 
 
 def worth(reranked: Curve, published: Curve, generator: torch.Generator) -> str:
@@ -120,15 +121,16 @@ def worth(reranked: Curve, published: Curve, generator: torch.Generator) -> str:
     (num_steps,) = reranked.num_steps
     target, passes = reranked.bounds[0], torch.tensor(published.num_steps, dtype=torch.float64)
     equal = seconds_to_reach(published.bounds, passes, target).item()
-    if equal == torch.inf:
-        share = (reranked.times[0] / published.times[-1]).item()
+    if equal == torch.inf or published.bounds[0] < target:  # beyond the base's numbers of passes
+        than, at = ("better", -1) if equal == torch.inf else ("worse", 0)
+        share = (reranked.times[0] / published.times[at]).item()
         return (
-            f"Reranked at {num_steps} passes: better likelihood than {published.num_steps[-1]} passes of the published "
+            f"Reranked at {num_steps} passes: {than} likelihood than {published.num_steps[at]} passes of the published "
             f"base, in {share:.2f} of its time."
         )
     ratio = time_ratio(published, reranked, num_steps, generator=generator)
-    interval = f"[{1 / ratio.high:.2f}, {1 / ratio.low:.2f}]"
+    interval = "" if isnan(ratio.low) else f" [{1 / ratio.high:.2f}, {1 / ratio.low:.2f}]"
     return (
         f"Reranked at {num_steps} passes: same likelihood as {equal:.0f} passes of the published base, "
-        f"in {1 / ratio.value:.2f} {interval} of its time."
+        f"in {1 / ratio.value:.2f}{interval} of its time."
     )
