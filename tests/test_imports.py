@@ -11,7 +11,7 @@ import edlm
 
 ROOT = Path(__file__).resolve().parents[1]
 HOUSE = "rules numerics corpus diffusion denoisers energies sampler training evaluation pipeline commands cli".split()
-EVALUATION = "estimates likelihood samples languages experiment plots report".split()
+EVALUATION = "estimates likelihood samples languages experiment plots report evaluation".split()
 ENTRANCES = {"edlm", "edlm.__main__"}  # they may see everything
 PUBLIC = """
 EnergySampler SamplerOptions RerankLogits DreamLogitsHook Denoiser FunctionDenoiser load_denoiser wrap_denoiser

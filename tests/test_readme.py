@@ -1,4 +1,4 @@
-"""The README's Python blocks run as they stand, on tiny models for published ones; its commands have known keys."""
+"""Python blocks of README and docs run as they stand, on tiny models for published ones; commands have known keys."""
 
 import re
 import shlex
@@ -16,17 +16,19 @@ from edlm.energies import causal_lm as causal_lms
 from tests.denoisers import published, published_decoders
 from tests.denoisers.test_framing import bert_tokenizer, modernbert
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", ROOT / "docs" / "models.md", ROOT / "docs" / "guide.md")
+TEXT = "\n".join(page.read_text() for page in PAGES)
 WORDS = "the cat a dog sat on and ran".split()
 
 
 def python_blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    return re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
 def shell_commands() -> list[list[str]]:
     """Words after `edlm` of every command, in a block of its own or in a sentence."""
-    commands = re.findall(r"^    edlm (.*)$|`edlm ([a-z][^`]*)`", README.read_text(), re.MULTILINE)
+    commands = re.findall(r"^    edlm (.*)$|`edlm ([a-z][^`]*)`", TEXT, re.MULTILINE)
     return [shlex.split(block or sentence) for block, sentence in commands]
 
 
@@ -87,6 +89,14 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(causal_lms, "locate", lambda name, *rest: locate(places.get(str(name), name), *rest))
 
 
+def test_readme_is_short_and_its_links_lead_somewhere():
+    readme = PAGES[0].read_text()
+    assert len(readme.splitlines()) <= 130
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), (page.name, target)
+
+
 def test_there_is_a_block_for_every_family():
     named = " ".join(python_blocks()).lower()
     families = edlm.denoisers.loading.FAMILIES
@@ -106,5 +116,5 @@ def test_python_block_runs(block, hub):
 
 @pytest.mark.parametrize("words", shell_commands(), ids=" ".join)
 def test_shell_command_has_known_keys(words, monkeypatch):
-    monkeypatch.chdir(README.parent)
+    monkeypatch.chdir(ROOT)
     assert " ".join(words) in COMMANDS or parse(words)[1] is not None

@@ -12,9 +12,9 @@ from edlm.commands.sample import decode, num_new_tokens
 from edlm.commands.terminal import console
 from edlm.denoisers.loading import SHIPPED, load_denoiser
 from edlm.energies.loading import load_energy
+from edlm.evaluation.evaluation import run as evaluate
 from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.parts import MethodConfig, SamplesConfig
-from edlm.evaluation.experiment.run import run as evaluate
 from edlm.evaluation.likelihood.speedup import Curve, seconds_to_reach, time_ratio
 from edlm.evaluation.samples.text_measures import words_in
 from edlm.sampler.sampler import EnergySampler
@@ -82,7 +82,7 @@ def run(config: DemoConfig) -> None:
         table.add_row(*row)
     table.add_row(*counts)
     screen.print(table)
-    results = evaluate(measured)
+    results = evaluate(measured).results
     curves = {(curve.name, curve.order): curve for curve in results.curves()}
     line = worth(curves["reranked", best], curves["base", AS_PUBLISHED], torch.Generator().manual_seed(config.seed))
     screen.print(f"{line} (Likelihood bounds of {config.num_rows} held-out blocks.)", highlight=False)

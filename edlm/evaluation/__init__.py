@@ -1,9 +1,9 @@
 """Evaluation: bounds that hold for the sampler that was run, and the formulas of the literature, with warnings."""
 
 from edlm.evaluation.estimates.estimate import Likelihood
+from edlm.evaluation.evaluation import Evaluation, evaluate
 from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.results import Results
-from edlm.evaluation.experiment.run import run as evaluate
 from edlm.evaluation.likelihood.bounds import estimate_bound, estimate_bounds, likelihood_bound, paired_gain
 from edlm.evaluation.likelihood.continuous import continuous_nelbo
 from edlm.evaluation.likelihood.partition import (
@@ -17,6 +17,7 @@ from edlm.evaluation.likelihood.published import PublishedPerplexity, published_
 
 __all__ = [
     "EvaluateConfig",
+    "Evaluation",
     "Likelihood",
     "PartitionEstimate",
     "PublishedPerplexity",

@@ -9,11 +9,13 @@ from typing import Literal, get_args
 from edlm.evaluation.experiment.metrics import Stage
 from edlm.evaluation.experiment.parts import (
     DEFAULT_METHODS,
+    SHIPPED_DENOISER,
     ContinuousConfig,
     FrontierConfig,
     MethodConfig,
     RatioConfig,
     SamplesConfig,
+    methods_named,
 )
 from edlm.sampler.options import Order
 
@@ -28,16 +30,19 @@ class EvaluateConfig:
 
     Args:
         denoiser: Folder, hub id or shipped name.
-        data: Held-out blocks (a file made by ``edlm prepare corpus``), or text (.txt, .jsonl); the shipped blocks by
-            default.
+        data: Held-out blocks (a file made by ``edlm prepare corpus``), or text (.txt, .jsonl); for a shipped denoiser,
+            the blocks shipped with it by default.
         length: Tokens of a block that text is cut into; null for the longest that the denoiser takes.
         num_rows: Blocks to use, drawn over all documents by the seed. Errors are clustered by document.
         given: "middle_third": everything but the middle third of each block is given, and the bounds and draws are of
             that third; null: nothing is given.
-        methods: Samplers that are compared with the base.
+        energy: Energies that are compared with the base, each used as it recommends: folders, shipped names, or causal
+            LMs ("causal:PATH", "text:PATH"); one or several.
+        methods: More samplers that are compared, with options of their own; null for none, and for the shipped heads if
+            neither energies nor another denoiser are given.
         num_steps: Denoiser passes.
         orders: Reveal orders; null for those of the methods, or that their energies were trained for; for random and
-            bisecting with the default methods, or where that is not known.
+            bisecting with the shipped heads, or where that is not known.
         num_steps_of: Denoiser passes in some of these orders, in place of ``num_steps``.
         seed: Of orders, candidates and samples.
         device: Where all runs: "cpu", "cuda", "mps", or "auto" for the best of these.
@@ -63,12 +68,13 @@ class EvaluateConfig:
         wandb_project: The project's name there.
     """
 
-    denoiser: str = "tinystories"
+    denoiser: str = SHIPPED_DENOISER
     data: str | None = None
     length: int | None = None
     num_rows: int = 128
     given: Literal["middle_third"] | None = None
-    methods: tuple[MethodConfig, ...] = DEFAULT_METHODS
+    energy: str | tuple[str, ...] = ()
+    methods: tuple[MethodConfig, ...] | None = None
     num_steps: tuple[int, ...] = (2, 4, 8, 16)
     orders: tuple[Order, ...] | None = None
     num_steps_of: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -98,8 +104,12 @@ class EvaluateConfig:
             raise ValueError(f"max_minutes must be null or > 0, got {self.max_minutes}")
         if self.folder is not None and self.folder.is_file():
             raise ValueError(f"output must be a folder, or end in .json, got the file {self.output}")
-        if self.orders is None and self.methods == DEFAULT_METHODS:
-            object.__setattr__(self, "orders", DEFAULT_ORDERS)
+        if self.methods is None and not self.energy and self.denoiser == SHIPPED_DENOISER:
+            object.__setattr__(self, "methods", DEFAULT_METHODS)
+            object.__setattr__(self, "orders", self.orders or DEFAULT_ORDERS)
+        named = methods_named((self.energy,) if isinstance(self.energy, str) else self.energy)
+        object.__setattr__(self, "methods", (*(self.methods or ()), *named))
+        object.__setattr__(self, "energy", ())  # they are methods now
         if self.orders is not None and (unknown := set(self.num_steps_of) - set(self.orders)):
             raise ValueError(f"num_steps_of must name some of the orders {list(self.orders)}, got {sorted(unknown)}")
         object.__setattr__(self, "report", self.report and self.folder is not None)

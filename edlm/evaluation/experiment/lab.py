@@ -14,6 +14,7 @@ from edlm.corpus.blocks import TokenBlocks, load_blocks
 from edlm.corpus.text import pack_documents, read_documents
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.loading import SHIPPED, load_denoiser
+from edlm.energies.base import Energy
 from edlm.evaluation.estimates.estimate import TextUnits
 from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.plan import Setting, frontier_settings, judged_settings, settings_of
@@ -75,19 +76,30 @@ class Lab:
     documents: Tensor | None = None
 
     @classmethod
-    def load(cls, config: EvaluateConfig) -> Lab:
+    def load(cls, config: EvaluateConfig, models: Mapping[str, Denoiser | Energy] | None = None) -> Lab:
         """Load denoiser, data, energies, judge and earlier results; whatever can be refused is refused here.
+
+        Args:
+            config: What is requested.
+            models: Denoiser and energies that are loaded already, by their names in the config.
 
         Raises:
             ValueError: the data is corrupt, the output is of another denoiser, data or seed, or something does not
                 exist that is requested.
         """
-        denoiser = load_denoiser(config.denoiser, device=config.device)
-        blocks = load_held_out(config.data or SHIPPED / "tinystories" / "valid.safetensors", denoiser, config.length)
+        models = models or {}
+        denoiser = models.get(config.denoiser) or load_denoiser(config.denoiser, device=config.device)
+        shipped = SHIPPED / config.denoiser / "valid.safetensors"
+        if config.data is None and (config.denoiser in models or not shipped.is_file()):
+            raise ValueError(f"data must be given for a denoiser that is not shipped, got none for {config.denoiser}")
+        blocks = load_held_out(config.data or shipped, denoiser, config.length)
         rows = blocks.draw(config.num_rows, config.seed)
         x_0 = rows.tokens.to(device_of(denoiser))
-        settings = settings_of(config, denoiser)
-        identity = {"denoiser": asdict(denoiser.identity), "data": fingerprint(x_0), "seed": config.seed}
+        settings = settings_of(config, denoiser, models)
+        known = (
+            asdict(denoiser.identity) if denoiser.identity is not None else {"name": config.denoiser, "revision": "-"}
+        )
+        identity = {"denoiser": known, "data": fingerprint(x_0), "seed": config.seed}
         return cls(
             config,
             denoiser,

@@ -1,5 +1,6 @@
 """Parts of the options of ``edlm evaluate``: methods, samples, frontier, continuous time, ratios of time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -157,10 +158,26 @@ class RatioConfig:
     than_steps: int = 32
 
 
-_HEAD, _SPREAD = "tinystories/head", ("dilated", "bisecting")
+def methods_named(energies: Sequence[str]) -> tuple[MethodConfig, ...]:
+    """A method for each energy, as it recommends, named after its folder.
+
+    Example:
+        >>> [method.name for method in methods_named(["runs/a/final", "runs/b/final", "runs/b", "causal:gpt2"])]
+        ['a', 'b', 'b_2', 'gpt2']
+    """
+    names: list[str] = []
+    for energy in energies:
+        parts = [part for part in energy.split(":")[-1].split("/") if part not in ("", "final", "energy")]
+        name = parts[-1] if parts else energy
+        names.append(name if name not in names else f"{name}_{len(names)}")
+    return tuple(MethodConfig(name=name, energy=energy) for name, energy in zip(names, energies, strict=True))
+
+
+SHIPPED_DENOISER = "tinystories"
+_HEAD, _SPREAD = f"{SHIPPED_DENOISER}/head", ("dilated", "bisecting")
 DEFAULT_METHODS = (
     MethodConfig(name="head_exact", energy=_HEAD, orders=_SPREAD),
-    MethodConfig(name="head_exact", energy="tinystories/head_random", orders=("random",)),
+    MethodConfig(name="head_exact", energy=f"{SHIPPED_DENOISER}/head_random", orders=("random",)),
     MethodConfig(name="head_rounds_of_4", energy=_HEAD, group_size=4, orders=_SPREAD),
-    MethodConfig(name="head_blind_exact", energy="tinystories/head_blind", orders=_SPREAD),
+    MethodConfig(name="head_blind_exact", energy=f"{SHIPPED_DENOISER}/head_blind", orders=_SPREAD),
 )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -68,14 +69,18 @@ class Setting:
         return self.sampler.temperature
 
 
-def settings_of(config: EvaluateConfig, denoiser: Denoiser) -> list[Setting]:
+def settings_of(
+    config: EvaluateConfig, denoiser: Denoiser, models: Mapping[str, Any] = MappingProxyType({})
+) -> list[Setting]:
     """The base and every method in each cell of orders and steps; in each order the bases come first.
+
+    Energies that are in ``models``, by their names in the config, are not loaded.
 
     Raises:
         ValueError: two settings have one name, order and number of steps, an energy cannot be loaded or does not fit,
             or samples, frontier or time ratios name something that is not measured.
     """
-    methods = _with_energies(config, device_of(denoiser))
+    methods = _with_energies(config, device_of(denoiser), models)
     of_methods = [order for m, energy in methods for order in m.orders or _trained_orders(energy)]
     orders = config.orders or tuple(dict.fromkeys(of_methods)) or DEFAULT_ORDERS
     settings = []
@@ -97,13 +102,16 @@ def _trained_orders(energy: Energy | None) -> tuple[str, ...]:
     return (energy.trained_orders if energy is not None else None) or ()
 
 
-def _with_energies(config: EvaluateConfig, device: torch.device) -> list[tuple[MethodConfig, Energy | None]]:
+def _with_energies(
+    config: EvaluateConfig, device: torch.device, models: Mapping[str, Any]
+) -> list[tuple[MethodConfig, Energy | None]]:
     """Each method with its energy; methods that share one get the same object."""
     loaded: dict[tuple[str, bool], Energy] = {}
     for m in config.methods:
         key = (m.energy, m.carry_over)
         if m.energy is not None and key not in loaded:
-            loaded[key] = load_energy(m.energy, carry_over=m.carry_over or None).to(device)
+            energy = models.get(m.energy) or load_energy(m.energy, carry_over=m.carry_over or None)
+            loaded[key] = energy.to(device)
     return [(m, loaded.get((m.energy, m.carry_over))) for m in config.methods]
 
 

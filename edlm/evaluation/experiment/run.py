@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 
 from edlm.evaluation.estimates.estimate import Estimate
 from edlm.evaluation.experiment.bounds import bound_key, measure_bound, measure_infilling
-from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.lab import Job, Lab, energies_of_judge
 from edlm.evaluation.experiment.once import (
     MOST_ROWS,
@@ -36,18 +35,12 @@ from edlm.evaluation.samples.cost import draw_timed, measure_cost
 from edlm.evaluation.samples.frontier import FrontierPoint
 
 
-def run(config: EvaluateConfig) -> Results:
+def measure(lab: Lab) -> Results:
     """Measure what the output lacks, and collect everything that was requested.
 
     Raises:
-        ValueError: see `Lab.load`.
         KeyboardInterrupt: after the results so far were written.
     """
-    return measure(Lab.load(config))
-
-
-def measure(lab: Lab) -> Results:
-    """`run`, of what is loaded already."""
     deadline = time.monotonic() + 60 * (lab.config.max_minutes or math.inf)
     try:
         with tqdm(disable=None, leave=False) as bar:

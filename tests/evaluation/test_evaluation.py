@@ -1,0 +1,57 @@
+"""`edlm.evaluation.evaluate`: objects or names in, table, picture and page out."""
+
+import pytest
+import torch
+
+from edlm import EnergySampler
+from edlm.corpus.blocks import TokenBlocks, save_blocks
+from edlm.energies import Energy
+from edlm.evaluation import EvaluateConfig, evaluate
+from edlm.evaluation.experiment.parts import DEFAULT_METHODS, MethodConfig, SamplesConfig
+from tests.enumerable import SEQUENCES, random_denoiser
+
+SMALL = {"num_rows": 4, "num_steps": (2,), "orders": ("left_to_right",), "samples": SamplesConfig(1, 1.0, 2, judged=0)}
+
+
+class Repetition(Energy):
+    """Has a default: 8 candidates."""
+
+    reads = "sequence"
+
+    def forward(self, decision):
+        return (decision.candidates[..., 1:] == decision.candidates[..., :-1]).sum(-1).double()
+
+
+@pytest.fixture
+def blocks(tmp_path):
+    held_out = TokenBlocks(SEQUENCES[[0, 5, 26, 13, 7]], 3, 15, 0, 15, torch.tensor([0, 0, 1, 2, 2]))
+    save_blocks(held_out, tmp_path / "blocks.safetensors")
+    return held_out
+
+
+def test_objects_are_measured_and_give_table_picture_and_page(blocks, tmp_path):
+    denoiser, energies = random_denoiser(), [Repetition(), Repetition()]
+    found = evaluate(denoiser, energies, str(tmp_path / "blocks.safetensors"), measure=("bounds", "time"), **SMALL)
+    assert [row.name for row in found.rows] == ["base", "Repetition", "Repetition1"]
+    sampler = EnergySampler(denoiser, energies[0], num_steps=2, order="left_to_right")
+    bound = sampler.likelihood_bound(blocks.draw(4, seed=0).tokens, seeds=range(4)).mean() / 3
+    assert found.rows[1]["bound_nats_per_token"].value == pytest.approx(bound.item())
+    assert found.table().count("\n") == 2 + 3 and "Repetition1" in found.table()
+    found.report(tmp_path / "page.html")
+    assert found.conclusions["verdict"] in (tmp_path / "page.html").read_text().replace("&#39;", "'")
+    found.plot(tmp_path / "bounds.svg")
+    assert (tmp_path / "bounds.svg").read_text().startswith("<?xml")
+
+
+def test_energies_are_methods_named_after_their_folders():
+    config = EvaluateConfig(energy=("runs/a/final", "causal:org/lm"))
+    assert [method.name for method in config.methods] == ["a", "lm"]
+    both = EvaluateConfig(energy="tinystories", methods=(MethodConfig(name="mine"),))
+    assert [method.name for method in both.methods] == ["mine", "tinystories"]
+
+
+def test_shipped_heads_are_for_the_shipped_denoiser_alone(tmp_path):
+    assert EvaluateConfig().methods == DEFAULT_METHODS
+    assert EvaluateConfig(denoiser="org/model").methods == ()
+    with pytest.raises(ValueError, match="data must be given for a denoiser that is not shipped"):
+        evaluate(random_denoiser(), Repetition(), **SMALL)
