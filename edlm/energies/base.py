@@ -1,83 +1,22 @@
-"""The input of an energy (`Decision`), its interface (`Energy`), and sums of energies."""
+"""The interface of energies, and sums of energies."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from edlm.denoisers.base import Denoiser, DenoiserIdentity, Encoding
+from edlm.denoisers.base import Denoiser, DenoiserIdentity
 from edlm.diffusion.slots import Slots
+from edlm.energies.decision import Decision, Step
 from edlm.numerics import precise
+from edlm.rules import check
 
 Reads = Literal["slots", "prefix", "sequence"]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One denoising step, before any of its tokens is decided.
-
-    Attributes:
-        denoiser: Gives the marginals; an energy may read its states and use its output layer.
-        x_t: Tokens that the denoiser saw, shape ``[batch, length]``.
-        t: Time of ``x_t``, shape ``[batch]``.
-        encoding: The denoiser pass on ``x_t``; rows that decide nothing have none.
-        slots: Positions that the step decides, in decision order (at sequence scope: fills).
-        attention_mask: False at padding, shape ``[batch, length]``; None without padding.
-        revealed: Positions that are written: the first slots of each row. Set in steps of a sampler.
-        uses: Rows on which the energy is used, bool, shape ``[batch]``. Set in steps of a sampler.
-    """
-
-    denoiser: Denoiser
-    x_t: Tensor
-    t: Tensor
-    encoding: Encoding
-    slots: Slots
-    attention_mask: Tensor | None = None
-    revealed: Slots | None = None
-    uses: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Decision:
-    """``k`` ways to fill the same positions of each row; one of them will be chosen.
-
-    Attributes:
-        step: The step that the decision is part of.
-        slots: Positions that are filled: those of one group of the step, or all of them.
-        x_partial: ``x_t`` with the step's earlier groups written, shape ``[batch, length]``.
-        candidates: ``x_partial`` with the slots filled, masks elsewhere kept; ``[batch, k, length]``.
-        slot_log_proposal: The proposal's log-probability of each drawn token, nats; ``[num_slots, k]``.
-        slot_log_p: The denoiser's own, which the proposal may temper or truncate; ``[num_slots, k]``.
-        round_size: For a `TokenwiseEnergy`: tokens in a round of ``q``, which do not see each other.
-    """
-
-    step: Step
-    slots: Slots
-    x_partial: Tensor
-    candidates: Tensor
-    slot_log_proposal: Tensor
-    slot_log_p: Tensor
-    round_size: int = 1
-
-    @property
-    def num_candidates(self) -> int:
-        return self.candidates.shape[1]
-
-    @cached_property
-    def log_proposal(self) -> Tensor:
-        """``log q'``: sum over the slots of the proposal's log-probabilities, nats; float64, ``[batch, k]``."""
-        return self.slots.sum_rows(precise(self.slot_log_proposal))
-
-    @cached_property
-    def log_p(self) -> Tensor:
-        """``log p_theta``: the same of the denoiser's own log-probabilities."""
-        return self.slots.sum_rows(precise(self.slot_log_p))
 
 
 class Energy(nn.Module, ABC):
@@ -137,11 +76,28 @@ class Energy(nn.Module, ABC):
                 f"the one given differs: {'; '.join(differences)}"
             )
 
-    def __add__(self, other: Energy) -> WeightedSum:
-        return WeightedSum([(1.0, self), (1.0, other)])
+    def __add__(self, other: Energy) -> Energy:
+        return _combined((1.0, self), (1.0, other)) if isinstance(other, Energy) else NotImplemented
 
-    def __rmul__(self, weight: float) -> WeightedSum:
-        return WeightedSum([(float(weight), self)])
+    def __radd__(self, other: int) -> Energy:
+        return self if isinstance(other, int) and other == 0 else NotImplemented  # what `sum` begins with
+
+    def __sub__(self, other: Energy) -> Energy:
+        return self + -1.0 * other if isinstance(other, Energy) else NotImplemented
+
+    def __neg__(self) -> Energy:
+        return -1.0 * self
+
+    def __mul__(self, weight: float) -> Energy:
+        return NotImplemented if isinstance(weight, Energy) else _combined((check("weight", weight, float), self))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> WeightedSum:
+        divisor = check("divisor", divisor, float)
+        if divisor == 0:
+            raise ValueError(f"divisor must not be 0, got {divisor}")
+        return self * (1 / divisor)
 
 
 class TokenwiseEnergy(Energy):
@@ -203,7 +159,10 @@ class TokenwiseEnergy(Energy):
 
 
 class WeightedSum(Energy):
-    """``sum_i weight_i * energy_i``; written ``0.5 * a + 0.5 * b``. A weight of 0 leaves its term out.
+    """``sum_i weight_i * energy_i``; written ``0.5 * a + 0.5 * b``, ``a / 2 - b``, ``sum([a, b])``.
+
+    Weights of one energy add up; a weight of 0 leaves its term out. What is one energy of weight 1 after all is that
+    energy: ``1.0 * h`` and ``0.5 * h + 0.5 * h`` are ``h``, normalised if it is. No sum is normalised.
 
     Note:
         Each residual energy (of an LM, a head) contains ``log p_theta`` once, so the weights of these should add to 1:
@@ -219,12 +178,15 @@ class WeightedSum(Energy):
         flat = []
         for weight, energy in terms:
             inner = zip(energy.weights, energy.energies, strict=True) if isinstance(energy, WeightedSum) else None
-            flat += [(weight * w, e) for w, e in inner] if inner else [(weight, energy)]
+            flat += [(weight, energy)] if inner is None else [(weight * w, e) for w, e in inner]
         if not flat or not all(torch.isfinite(torch.tensor(weight)) for weight, _ in flat):
             raise ValueError(f"a sum needs at least one term and finite weights, got {[w for w, _ in flat]}")
-        flat = [(weight, energy) for weight, energy in flat if weight != 0]
-        self.weights = [weight for weight, _ in flat]
-        self.energies = nn.ModuleList(energy for _, energy in flat)
+        total: dict[Energy, float] = {}
+        for weight, energy in flat:
+            total[energy] = total.get(energy, 0.0) + weight
+        total = {energy: weight for energy, weight in total.items() if weight != 0}
+        self.weights = list(total.values())
+        self.energies = nn.ModuleList(total)
         self.reads = max((energy.reads for energy in self.energies), key=get_args(Reads).index, default="slots")
         self.needs_every_row = any(energy.needs_every_row for energy in self.energies)
         self.reads_hidden = any(energy.reads_hidden for energy in self.energies)
@@ -251,3 +213,10 @@ class WeightedSum(Energy):
     def forward(self, decision: Decision) -> Tensor:
         terms = zip(self.weights, self.energies, strict=True)
         return sum((w * e(decision) for w, e in terms), torch.zeros_like(decision.log_proposal))
+
+
+def _combined(*terms: tuple[float, Energy]) -> Energy:
+    """The sum of energies; one of weight 1 stays as it is."""
+    total = WeightedSum(terms)
+    is_one = len(total.weights) == 1 and math.isclose(total.weights[0], 1.0)
+    return total.energies[0] if is_one else total

@@ -24,6 +24,8 @@ class CallableEnergy(Energy):
             earlier groups written; ``log_proposal`` sums the proposal over the filled positions.
             It always gets all rows of the batch, in order, and exactly k candidates.
         complete: The function needs sequences without masks, so it needs sequence scope.
+        includes_log_proposal: The energy has the form ``log q' - log p``: it contains ``log_proposal`` once, so that
+            ``correct_proposal`` leaves it as it is (the sampler's table); else it is taken to contain none.
 
     Example:
         >>> prefer_sevens = CallableEnergy(lambda candidates, x, log_p: -1.0 * (candidates == 7).sum(-1))
@@ -33,10 +35,17 @@ class CallableEnergy(Energy):
 
     needs_every_row = True
 
-    def __init__(self, f: Callable[[Tensor, Tensor, Tensor], Tensor], complete: bool = False):
+    def __init__(
+        self,
+        f: Callable[[Tensor, Tensor, Tensor], Tensor],
+        complete: bool = False,
+        *,
+        includes_log_proposal: bool = False,
+    ):
         super().__init__()
         self.f = check("f", f, Callable)
         self.reads = "sequence" if complete else "slots"
+        self.proposal_share = 1.0 if includes_log_proposal else 0.0
 
     @staticmethod
     def on_text(f: Callable[[list[str]], Sequence[float]], tokenizer: Any = None, **options: Any) -> TextFunctionEnergy:

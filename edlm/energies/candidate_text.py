@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
+from edlm.denoisers.vocabulary import token_id
 from edlm.energies.base import Decision
 from edlm.numerics import precise
+from edlm.rules import check
 
 _NAMED = 3  # differing ids in an error message
 
@@ -127,18 +129,19 @@ class TextDecoder:
 
     Args:
         tokenizer: The denoiser's; by default the one that it holds itself.
-        eos_token_id: The denoiser's token that ends a text (`ends_of_text`); None: no token does.
+        eos_token_id: The denoiser's token that ends a text (`ends_of_text`); "auto": its own, else its tokenizer's;
+            None: no token does.
         decode: ``decode(ids) -> text`` in place of the tokenizer's own, special tokens skipped.
     """
 
     def __init__(
         self,
         tokenizer: Any = None,
-        eos_token_id: int | None = None,
+        eos_token_id: int | Literal["auto"] | None = None,
         decode: Callable[[Sequence[int]], str] | None = None,
     ):
         self.tokenizer = tokenizer
-        self.eos_token_id = eos_token_id
+        self.eos_token_id = check("eos_token_id", eos_token_id, int | Literal["auto"] | None)
         self.decode = decode
 
     def check_denoiser(self, denoiser: Denoiser) -> None:
@@ -158,13 +161,18 @@ class TextDecoder:
             )
         return tokenizer
 
+    def _eos_of(self, denoiser: Denoiser) -> int | None:
+        if self.eos_token_id != "auto":
+            return self.eos_token_id
+        return token_id(denoiser.tokenizer, "eos") if denoiser.eos_token_id is None else denoiser.eos_token_id
+
     def __call__(self, decision: Decision) -> CandidateTexts:
         """The texts.
 
         Raises:
             ValueError: a position before a slot is masked, or there is no tokenizer.
         """
-        seen, ends = readable(decision), ends_of_text(decision, self.eos_token_id)
+        seen, ends = readable(decision), ends_of_text(decision, self._eos_of(decision.step.denoiser))
         active = decision.slots.counts.nonzero()[:, 0]
         places = torch.arange(seen.shape[1], device=seen.device)
         keep = (seen[active, None] & (places < ends[active, :, None])).flatten(0, 1).tolist()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +27,9 @@ class TextEnergy(Energy):
         tokenizer: Its tokenizer.
         denoiser_tokenizer: Decodes candidates; by default the denoiser's own.
         eos_token_id: The *denoiser's* token that ends a text: everything after it in a candidate is left out of both
-            terms and keeps the proposal's law, and the LM scores its own eos after the text. None: text has no end.
+            terms and keeps the proposal's law, and the LM scores its own eos after the text. "auto": the denoiser's
+            own, else its tokenizer's, if the LM has an eos too. None: text has no end, and a token that ends texts
+            costs nothing, for it is not part of any.
         decode: ``decode(ids) -> text`` in place of the denoiser's tokenizer.
         scoring: Options of `CausalScorer`: ``bos_token_id`` (the LM's), ``batch_size``, ``max_positions``.
 
@@ -60,11 +62,13 @@ class TextEnergy(Energy):
         tokenizer: PreTrainedTokenizerBase,
         denoiser_tokenizer: Any = None,
         *,
-        eos_token_id: int | None = None,
+        eos_token_id: int | Literal["auto"] | None = "auto",
         decode: Callable[[Sequence[int]], str] | None = None,
         **scoring: Any,
     ):
         super().__init__()
+        if eos_token_id == "auto" and tokenizer.eos_token_id is None:
+            eos_token_id = None
         if eos_token_id is not None and tokenizer.eos_token_id is None:
             raise ValueError(f"eos_token_id needs an eos of the LM too, got a {type(tokenizer).__name__} with none")
         self.model = model

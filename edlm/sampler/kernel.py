@@ -166,7 +166,7 @@ class Kernel(SamplerOptions):
             *others, last = trained
             orders = f"orders {', '.join(others)} and {last}" if others else f"order {last}"
             message = f"this {type(energy).__name__} was trained on {orders}, not on {order}"
-            warnings.warn(f"{message}: it may gain less than it could", UserWarning, stacklevel=5)
+            warnings.warn(f"{message}: it may gain less than it could", UserWarning, stacklevel=6)
 
 
 def device_of(denoiser: Denoiser) -> torch.device:

@@ -1,5 +1,6 @@
 """The sampler of the residual energy model, and the likelihood bound of its samples."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,6 +55,15 @@ class EnergySampler(Kernel):
         >>> output.tokens.shape, sum(step.denoiser_calls for step in output.steps)
         (torch.Size([3, 6]), 2)
     """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        times = torch.arange(self.num_steps, 0, -1, dtype=torch.float64) / self.num_steps
+        if self.energy is not None and not self.uses_energy(times).any():
+            raise ValueError(f"window must hold the time of a step, {self.num_steps} in all, got {self.window}")
+        if self.energy is None and (self.num_candidates or 1) > 1:
+            message = f"num_candidates must be 1 without an energy to weigh them, got {self.num_candidates}: not used"
+            warnings.warn(message, UserWarning, stacklevel=4)
 
     @torch.no_grad()
     def sample(

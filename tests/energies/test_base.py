@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import ModernBertConfig, ModernBertForMaskedLM
 
-from edlm.denoisers import DenoiserIdentity, MaskedLMDenoiser
+from edlm.denoisers import DenoiserIdentity, FunctionDenoiser, MaskedLMDenoiser
 from edlm.energies import (
     AutoregressiveEnergy,
     CallableEnergy,
@@ -18,6 +18,7 @@ from edlm.energies import (
     load_energy,
 )
 from edlm.sampler import EnergySampler
+from tests.chance import assert_law
 from tests.enumerable import BOS, MASK, decide, fillings, random_causal_lm, random_denoiser
 
 INF = float("inf")
@@ -132,6 +133,43 @@ def test_weighted_sum_by_hand():
     expected = 0.25 * a(asked) + 0.75 * b(asked)
     torch.testing.assert_close((0.25 * a + 0.75 * b)(asked), expected)
     torch.testing.assert_close((a + b)(asked), a(asked) + b(asked))
+
+
+def test_arithmetic_of_energies():
+    asked, a, b = decision(), CallableEnergy(first_symbol), CallableEnergy(second_symbol)
+    for total, expected in (
+        (-a, -a(asked)),
+        (a - b, a(asked) - b(asked)),
+        (a / 2, a(asked) / 2),
+        (a * 0.5, a(asked) / 2),
+        (sum([a, b]), a(asked) + b(asked)),
+        (a - 0.5 * (b - a), 1.5 * a(asked) - 0.5 * b(asked)),
+    ):
+        torch.testing.assert_close(total(asked), expected)
+    for wrong in (lambda: a + 1, lambda: a * b, lambda: a - 1.0):
+        with pytest.raises(TypeError, match="unsupported operand"):
+            wrong()
+    for wrong in (lambda: a / 0, lambda: "2" * a, lambda: a * None):
+        with pytest.raises(ValueError, match="(weight|divisor) must"):
+            wrong()
+
+
+def test_a_normalised_energy_of_weight_one_is_itself():
+    h, other = Constant(1.0, is_normalized=True), Constant(2.0, is_normalized=True)
+    assert 1.0 * h is h and 0.5 * h + 0.5 * h is h and 3 * h / 3 is h and h + other - other is h and sum([h]) is h
+    assert not (0.5 * h).is_normalized and not (0.5 * h + 0.5 * other).is_normalized and not (h + h).is_normalized
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_includes_log_proposal_makes_correct_proposal_sample_p_ar(temperature):
+    p, ar = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64), torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+    denoiser = FunctionDenoiser(lambda x, t: p.log().expand(*x.shape, 3), mask_token_id=3, vocab_size=3)
+    energy = CallableEnergy(lambda c, x, log_q: log_q - ar.log()[c[..., 0]], includes_log_proposal=True)
+    how = {"num_steps": 1, "num_candidates": 256, "temperature": temperature}
+    for corrects in (False, True):
+        sampler = EnergySampler(denoiser, energy, **how, correct_proposal=corrects)
+        tokens = sampler.sample(4000, 1, seeds=range(4000)).tokens[:, 0]
+        assert_law(tokens.bincount(minlength=3), ar)
 
 
 def test_nested_sums_are_flat():

@@ -161,6 +161,18 @@ def test_a_text_that_ends_is_scored_with_the_lms_own_eos():
         TextEnergy(model, pairs(eos_token=None), eos_token_id=eos)
 
 
+def test_the_end_of_text_is_the_denoisers_own_by_default():
+    """Else an end token in the middle is part of no text, and costs the LM nothing."""
+    model, denoiser = causal_lm(), spelling_denoiser()
+    decision = decide(denoiser, torch.full((1, 3), MASK), SEQUENCES[None])
+    free = TextEnergy(model, pairs())(decision)
+    assert torch.equal(free, TextEnergy(model, pairs(), eos_token_id=None)(decision))  # there is none
+    denoiser.tokenizer = characters(eos_token="c")
+    ended = TextEnergy(model, pairs(), eos_token_id=2)(decision)
+    assert torch.equal(TextEnergy(model, pairs())(decision), ended) and not torch.equal(ended, free)
+    assert TextEnergy(model, pairs(eos_token=None), bos_token_id=0)(decision).isfinite().all()
+
+
 def test_step_scope_reads_the_prefix_up_to_the_first_mask():
     model, seen, denoiser = causal_lm(), [], spelling_denoiser()
     energy = TextEnergy(model, pairs())

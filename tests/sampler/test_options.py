@@ -296,7 +296,19 @@ def test_times_are_open_below_and_closed_above():
     assert steps_with_energy((0.25, 0.75), 4) == [1, 2]
     assert steps_with_energy((0.0, 0.25), 4) == [3]
     assert steps_with_energy((0.8, 1.0), 10) == [0, 1]  # the paper's w = 0.2
-    assert steps_with_energy((1.0, 1.0), 4) == steps_with_energy((0.3, 0.3), 4) == []
+
+
+@pytest.mark.parametrize("window", [(1.0, 1.0), (0.3, 0.3), (0.0, 0.2)])
+def test_a_window_without_a_step_is_refused_if_there_is_an_energy(window):
+    with pytest.raises(ValueError, match="window must hold the time of a step, 4 in all, got"):
+        make(ZERO, num_candidates=2, num_steps=4, window=window)
+    make(num_steps=4, window=window)
+
+
+def test_candidates_without_an_energy_to_weigh_them_warn():
+    with pytest.warns(UserWarning, match="num_candidates must be 1 without an energy to weigh them, got 8"):
+        sampler = make(num_candidates=8)
+    assert torch.equal(sampler.sample(4, 3, seeds=range(4)).tokens, make().sample(4, 3, seeds=range(4)).tokens)
 
 
 @pytest.mark.parametrize(

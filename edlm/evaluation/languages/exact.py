@@ -56,7 +56,7 @@ def truth_energy(language: Language) -> CallableEnergy:
         residual = torch.where(log_joint.isneginf(), IMPOSSIBLE_ENERGY, residual)
         return torch.where(log_given.isneginf(), 0.0, residual)
 
-    return CallableEnergy(energy)
+    return CallableEnergy(energy, includes_log_proposal=True)
 
 
 def _log_prob(language: Language, x: Tensor) -> Tensor:

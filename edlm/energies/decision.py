@@ -1,0 +1,74 @@
+"""What an energy judges: a step, and the candidates of a decision in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from edlm.denoisers.base import Denoiser, Encoding
+from edlm.diffusion.slots import Slots
+from edlm.numerics import precise
+
+
+@dataclass(frozen=True)
+class Step:
+    """One denoising step, before any of its tokens is decided.
+
+    Attributes:
+        denoiser: Gives the marginals; an energy may read its states and use its output layer.
+        x_t: Tokens that the denoiser saw, shape ``[batch, length]``.
+        t: Time of ``x_t``, shape ``[batch]``.
+        encoding: The denoiser pass on ``x_t``; rows that decide nothing have none.
+        slots: Positions that the step decides, in decision order (at sequence scope: fills).
+        attention_mask: False at padding, shape ``[batch, length]``; None without padding.
+        revealed: Positions that are written: the first slots of each row. Set in steps of a sampler.
+        uses: Rows on which the energy is used, bool, shape ``[batch]``. Set in steps of a sampler.
+    """
+
+    denoiser: Denoiser
+    x_t: Tensor
+    t: Tensor
+    encoding: Encoding
+    slots: Slots
+    attention_mask: Tensor | None = None
+    revealed: Slots | None = None
+    uses: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """``k`` ways to fill the same positions of each row; one of them will be chosen.
+
+    Attributes:
+        step: The step that the decision is part of.
+        slots: Positions that are filled: those of one group of the step, or all of them.
+        x_partial: ``x_t`` with the step's earlier groups written, shape ``[batch, length]``.
+        candidates: ``x_partial`` with the slots filled, masks elsewhere kept; ``[batch, k, length]``.
+        slot_log_proposal: The proposal's log-probability of each drawn token, nats; ``[num_slots, k]``.
+        slot_log_p: The denoiser's own, which the proposal may temper or truncate; ``[num_slots, k]``.
+        round_size: For a `TokenwiseEnergy`: tokens in a round of ``q``, which do not see each other.
+    """
+
+    step: Step
+    slots: Slots
+    x_partial: Tensor
+    candidates: Tensor
+    slot_log_proposal: Tensor
+    slot_log_p: Tensor
+    round_size: int = 1
+
+    @property
+    def num_candidates(self) -> int:
+        return self.candidates.shape[1]
+
+    @cached_property
+    def log_proposal(self) -> Tensor:
+        """``log q'``: sum over the slots of the proposal's log-probabilities, nats; float64, ``[batch, k]``."""
+        return self.slots.sum_rows(precise(self.slot_log_proposal))
+
+    @cached_property
+    def log_p(self) -> Tensor:
+        """``log p_theta``: the same of the denoiser's own log-probabilities."""
+        return self.slots.sum_rows(precise(self.slot_log_p))
