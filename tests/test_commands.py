@@ -187,7 +187,12 @@ def test_train_energy_writes_every_kind_for_its_denoiser(runs, denoiser):
 
 def test_a_finished_run_describes_itself(runs):
     config = yaml.safe_load((runs / "sequence/config.yaml").read_text())
-    assert config["kind"] == "nce" and config["corpus"] == str(runs / "text") and "torch" in config["versions"]
+    assert (
+        config["kind"] == "nce"
+        and config["objective"]["loss"] == "binary"
+        and config["corpus"] == str(runs / "text")
+        and "torch" in config["versions"]
+    )
     log = [json.loads(line) for line in (runs / "sequence/log.jsonl").read_text().splitlines()]
     gain = log[-1]["metrics"]["gain_nats_per_decision"]
     assert load_energy(runs / "sequence/final").trained_for.valid_gain_nats == gain

@@ -21,8 +21,8 @@ class HeadOptions:
         num_blocks: Transformer blocks; block ``b`` of ``B`` reads the states that enter the denoiser's
             block ``b - B`` from its end.
         start: "warm" (copies of the denoiser's last blocks, ModernBERT with global attention; their output takes the
-            place of its features) or "cold" (new blocks of any size, for any denoiser that keeps hidden states; their
-            output is added to its features).
+            place of its features), "cold" (new blocks of any size, for any denoiser that keeps hidden states; their
+            output is added to its features), or "auto": warm where that is possible and no size is given, else cold.
         blind: Make the control: the step's tokens do not see each other.
         width: Cold start only: size of a token's state (the denoiser's by default).
         num_heads: Cold start only: attention heads (one for each 32 of width by default).
@@ -30,7 +30,7 @@ class HeadOptions:
     """
 
     num_blocks: int = 1
-    start: Literal["warm", "cold"] = "warm"
+    start: Literal["auto", "warm", "cold"] = "auto"
     blind: bool = False
     width: int | None = None
     num_heads: int | None = None
@@ -60,11 +60,11 @@ class HeadSettings(HeadOptions):
         """
         config = getattr(getattr(denoiser, "network", None), "config", None)
         width, num_heads, intermediate_size = options.width, options.num_heads, options.intermediate_size
-        warm = options.start == "warm"
+        problem = _problem(config, denoiser, options)
+        if options.start == "warm" and problem:
+            raise ValueError(problem)
+        warm = options.start != "cold" and not problem
         if warm:
-            if (width, num_heads, intermediate_size) != (None, None, None):
-                raise ValueError("a warm start takes the sizes of the denoiser's blocks: give none, or start='cold'")
-            _check_warm(config, denoiser, options.num_blocks)
             width, num_heads = config.hidden_size, config.num_attention_heads
             intermediate_size = config.intermediate_size
         most = denoiser.num_blocks - warm  # the first block differs from the others
@@ -76,7 +76,7 @@ class HeadSettings(HeadOptions):
             raise ValueError(f"width must be a multiple of 2 * num_heads = {2 * num_heads}, got {width}")
         sizes = {"width": width, "num_heads": num_heads, "intermediate_size": intermediate_size or 2 * width}
         return cls(
-            **{**vars(options), **sizes},
+            **{**vars(options), **sizes, "start": "warm" if warm else "cold"},
             hidden_size=denoiser.hidden_size,
             rope_theta=config.rope_parameters["full_attention"]["rope_theta"] if warm else 10000.0,
             norm_eps=getattr(config, "norm_eps", 1e-5),
@@ -102,12 +102,16 @@ def copy_blocks(denoiser: Denoiser, blocks: Sequence[Block], final_norm: nn.Laye
     final_norm.weight.data.copy_(encoder.final_norm.weight)
 
 
-def _check_warm(config: Any, denoiser: Denoiser, num_blocks: int) -> None:
+def _problem(config: Any, denoiser: Denoiser, options: HeadOptions) -> str:
+    """Why a warm start is not possible; "" where it is."""
+    if (options.width, options.num_heads, options.intermediate_size) != (None, None, None):
+        return "a warm start takes the sizes of the denoiser's blocks: give none, or start='cold'"
     model_type = getattr(config, "model_type", None) or type(denoiser).__name__
-    kinds = list(getattr(config, "layer_types", None) or [])[-num_blocks:]
+    kinds = list(getattr(config, "layer_types", None) or [])[-options.num_blocks :]
     plain = model_type == "modernbert" and not (config.attention_bias or config.mlp_bias or config.norm_bias)
-    if not plain or config.hidden_activation != "gelu" or set(kinds) != {"full_attention"}:
-        raise ValueError(
-            "a warm start copies ModernBERT blocks with global attention, gelu and no biases "
-            f"(global_attn_every_n_layers=1); got {model_type} with {kinds}: use start='cold'"
-        )
+    if plain and config.hidden_activation == "gelu" and set(kinds) == {"full_attention"}:
+        return ""
+    return (
+        "a warm start copies ModernBERT blocks with global attention, gelu and no biases "
+        f"(global_attn_every_n_layers=1); got {model_type} with {kinds}: use start='cold'"
+    )

@@ -81,7 +81,7 @@ def train_energy(
 
 def run_config(config: TrainEnergyConfig) -> PretrainedEnergy:
     """Build the energy, train it, save it in ``output_dir/final``, and load that."""
-    mixture = config.objective.of_kind(config.kind)
+    config = replace(config, objective=(mixture := config.objective.of_kind(config.kind)))
     _check(config.kind, mixture)
     corpus = PreparedCorpus.of(config.corpus)
     denoiser = config.denoiser if isinstance(config.denoiser, Denoiser) else load_denoiser(config.denoiser)

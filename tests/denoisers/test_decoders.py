@@ -159,7 +159,7 @@ def test_gradients_reach_the_whole_network(family, tmp_path):
 def test_a_cold_head_reads_the_states(family, tmp_path):
     denoiser = load(family, published.write(family, tmp_path)).requires_grad_(False)
     with pytest.raises(ValueError, match="a warm start copies ModernBERT blocks .* got .*: use start='cold'"):
-        ResidualHead.from_denoiser(denoiser)
+        ResidualHead.from_denoiser(denoiser, start="warm")
     with pytest.raises(ValueError, match="num_blocks must lie in 1..3, got 4"):
         ResidualHead.from_denoiser(denoiser, start="cold", num_blocks=4)
     head = ResidualHead.from_denoiser(denoiser, start="cold", num_blocks=2, width=32)

@@ -311,7 +311,12 @@ def test_scalar_head_does_not_see_stale_states_of_its_group(denoiser):
 def test_a_warm_start_that_would_not_be_the_denoiser_is_refused(make, settings, said):
     """``global_attn_every_n_layers=3`` makes layers 0 and 3 global: of the last two blocks, one is local."""
     with pytest.raises(ValueError, match=said):
-        new_head(make(), **{"num_blocks": 2, **settings})
+        new_head(make(), **{"num_blocks": 2, "start": "warm", **settings})
+
+
+def test_a_head_starts_cold_by_default_where_it_cannot_start_warm(denoiser):
+    assert new_head(bert()).shape.start == new_head(denoiser, width=8).shape.start == "cold"
+    assert new_head(denoiser).shape.start == "warm"
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_blocks": 2, **COLD}, {"form": "unnormalized"}, {"blind": True}])
