@@ -8,13 +8,14 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from edlm.denoisers.base import Denoiser
 from edlm.diffusion.orders import RANDOM_ORDERS, RankedOrder, RevealPlan, name_of_order, plan_reveal
 from edlm.diffusion.schedule import Schedule, get_schedule
 from edlm.diffusion.streams import RowGenerators
 from edlm.energies.base import Energy, TokenwiseEnergy
-from edlm.rules import check_options
+from edlm.rules import check_options, shown
 from edlm.sampler.options import Order, SamplerOptions, ScheduleName
 from edlm.sampler.proposal import Proposal
 
@@ -22,7 +23,7 @@ _warned_orders: WeakKeyDictionary[Energy, set[str]] = WeakKeyDictionary()
 
 
 @check_options
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Kernel(SamplerOptions):
     """`SamplerOptions` with a denoiser and an energy; all functions of the sampler take one.
 
@@ -92,6 +93,26 @@ class Kernel(SamplerOptions):
     def options(self) -> dict[str, Any]:
         """All options by name, with values in place of "auto"."""
         return {option.name: getattr(self, option.name) for option in fields(SamplerOptions)}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser runs."""
+        return device_of(self.denoiser)
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the denoiser and the energy, in place, as modules do; returns the sampler itself."""
+        for module in (self.denoiser, self.energy):
+            if module is not None:
+                module.to(device)
+        return self
+
+    def __repr__(self) -> str:
+        """Denoiser, energy and the options that are not their defaults."""
+        defaults = {option.name: option.default for option in fields(SamplerOptions)}
+        parts = [shown(self.denoiser).split()[-1]]
+        parts += [] if self.energy is None else [shown(self.energy).split()[-1]]
+        parts += [f"{name}={value!r}" for name, value in self.options.items() if value != defaults[name]]
+        return f"{type(self).__name__}({', '.join(parts)})"
 
     @property
     def tokenwise(self) -> bool:

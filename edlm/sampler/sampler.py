@@ -18,6 +18,8 @@ from edlm.sampler.text import generation
 from edlm.sampler.text.generation import GenerateOptions, GenerationOutput, InfillOptions, Partial, Writing
 from edlm.sampler.text.prompts import Prompts
 
+MAX_NEW_TOKENS = 64  # of `generate`
+
 
 class EnergySampler(Kernel):
     """Denoise step by step; at each step draw candidates, score them jointly, keep one by importance weight.
@@ -139,6 +141,9 @@ class EnergySampler(Kernel):
     ) -> Tensor:
         """One draw of an upper bound of ``-log P(x_0)`` under this very sampler, in nats of the row, low = good.
 
+        It is for the sampler's own ``temperature``, ``top_p`` and ``top_k``, which its repr shows where they are not 1,
+        1 and None; those given to a call of `generate` alone are not in it.
+
         ``-log P <= E [ sum over decisions of -log q'(x_R | x_t) - log k - log softmax_j(-E_j)[data] ]``,
         where ``q'`` is the proposal: ``p_theta``, tempered and cut as the options say.
 
@@ -172,7 +177,7 @@ class EnergySampler(Kernel):
     def generate(
         self,
         prompts: Prompts,
-        max_new_tokens: int,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         *,
         callback: Callable[[Partial], object] | None = None,
         **options: Any,
@@ -182,7 +187,7 @@ class EnergySampler(Kernel):
         Args:
             prompts: Text or texts, which the denoiser's tokenizer reads and its prefix precedes; or lists of token
                 ids; None for a text that need not begin at a beginning ("" does).
-            max_new_tokens: Tokens to write.
+            max_new_tokens: Tokens to write, 64 by default.
             callback: Called with a `Partial` after each step.
             options: Fields of `GenerateOptions`, such as ``stop``, ``block_length``, ``seed``.
 
@@ -200,7 +205,9 @@ class EnergySampler(Kernel):
         """
         return generation.run(self.stream(prompts, max_new_tokens, **options), callback)
 
-    def stream(self, prompts: Prompts, max_new_tokens: int, **options: Any) -> Writing:
+    __call__ = generate
+
+    def stream(self, prompts: Prompts, max_new_tokens: int = MAX_NEW_TOKENS, **options: Any) -> Writing:
         """As `generate`, step by step: yields a `Partial` after each, and returns the output at its end.
 
         Options are checked at once; the text of the last partial is that of the output.

@@ -332,3 +332,27 @@ def test_outside_the_window_only_what_is_written_is_decoded():
     options = {"num_steps": 5, "scope": "sequence", "order": "random", "num_candidates": 2}
     EnergySampler(denoiser, energy, window=(0.8, 1.0), **options).sample(1, 10, seeds=[0])
     assert decoded == [10, 2, 2, 2, 2]
+
+
+# The sampler as an object
+
+
+def test_a_sampler_is_called_moved_and_shown_in_one_line():
+    sampler = make(WORLD.head(), num_candidates=2, temperature=0.5)
+    called, generated = sampler([[0]], 2, seed=1), sampler.generate([[0]], 2, seeds=[1])
+    assert torch.equal(called.tokens[0], generated.tokens[0]) and called.seeds == (1,)
+    assert sampler.to("cpu") is sampler and sampler.device == torch.device("cpu")
+    text = repr(sampler)
+    assert text.startswith("EnergySampler(FunctionDenoiser, ") and "temperature=0.5" in text and "\n" not in text
+    assert "top_p" not in text and len(text) < 200
+
+
+def test_a_call_may_have_its_own_number_of_steps_and_a_bar(capsys):
+    sampler = make()
+    short = sampler.generate([[0]], 2, seed=0, num_steps=1, progress=True)
+    assert len(short.steps) == 1 and sampler.num_steps == 2 and "steps" in capsys.readouterr().err
+    assert torch.equal(short.tokens[0], make(num_steps=1).generate([[0]], 2, seed=0).tokens[0])
+    with pytest.raises(ValueError, match=r"seed and seeds are one option, got 0 and \[0\]"):
+        sampler.generate([[0]], 2, seed=0, seeds=[0])
+    with pytest.raises(ValueError, match="num_steps must be >= 1, got 0"):
+        sampler.generate([[0]], 2, num_steps=0)

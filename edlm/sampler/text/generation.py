@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from edlm.diffusion.streams import RowStreams, row_seeds
 from edlm.rules import check_least, check_options
@@ -27,6 +28,9 @@ class TextOptions:
     num_return_sequences: int = 1
     """Rows of each prompt or text, one after the other."""
 
+    num_steps: int | None = None
+    """Denoiser passes of a block, for this call; None keeps the sampler's."""
+
     temperature: float | None = None
     """Of the proposal, for this call; None keeps the sampler's."""
 
@@ -42,13 +46,21 @@ class TextOptions:
     seed: int | Sequence[int] | None = None
     """Row r gets ``seed + r``; or one seed a row; None draws them from torch's global generator."""
 
+    seeds: Sequence[int] | None = None
+    """One seed a row: another name of ``seed``, as the methods on tokens have it."""
+
+    progress: bool = False
+    """Show a progress bar of the steps."""
+
     def __post_init__(self) -> None:
         check_least(1, num_return_sequences=self.num_return_sequences)
+        if self.seed is not None and self.seeds is not None:
+            raise ValueError(f"seed and seeds are one option, got {self.seed} and {self.seeds}")
         check_least(0, num_likeliest=self.num_likeliest)
 
     def kernel(self, kernel: Kernel) -> Kernel:
         """The kernel with the proposal of this call."""
-        given = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+        given = {name: getattr(self, name) for name in ("num_steps", "temperature", "top_p", "top_k")}
         return replace(kernel, **{name: value for name, value in given.items() if value is not None})
 
 
@@ -182,10 +194,23 @@ def _write(
     """Fill the gaps of all rows; mistakes are errors at once, not at the first step."""
     kernel = options.kernel(kernel)
     rows = [row for row in rows for _ in range(options.num_return_sequences)]
-    seeds = row_seeds(len(rows), options.seed)
+    seeds = row_seeds(len(rows), options.seed if options.seeds is None else options.seeds)
     RowStreams(seeds)  # checks them
     views = [views_of(row, kernel.denoiser, block_length) for row in rows]
-    return _write_blocks(kernel, rows, views, seeds, transcript, options.num_likeliest)
+    writing = _write_blocks(kernel, rows, views, seeds, transcript, options.num_likeliest)
+    return _show_progress(writing, kernel.num_steps * max(map(len, views))) if options.progress else writing
+
+
+def _show_progress(writing: Writing, num_steps: int) -> Writing:
+    """The same, with a bar of its steps."""
+    with tqdm(total=num_steps, desc="steps", leave=False) as bar:
+        while True:
+            try:
+                partial = next(writing)
+            except StopIteration as end:
+                return end.value
+            bar.update()
+            yield partial
 
 
 def _write_blocks(
