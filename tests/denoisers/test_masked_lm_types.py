@@ -6,7 +6,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForMaskedLM, BertC
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from edlm import load_denoiser
-from edlm.denoisers.architecture import new_config
+from edlm.denoisers.architecture import new_config, preset
 from edlm.denoisers.families.masked_lm import _REFUSED, MaskedLMDenoiser
 from tests.denoisers.test_masked_lm import V, tokenizer
 
@@ -121,3 +121,12 @@ def test_half_precision_keeps_the_identity(dtype, tmp_path):
     assert next(half.parameters()).dtype == dtype and half.identity == whole.identity
     x_t = torch.tensor([[7, 4, 9]])
     torch.testing.assert_close(half.log_probs(x_t)[0, 1, 5:], whole.log_probs(x_t)[0, 1, 5:], rtol=0.1, atol=0.2)
+
+
+@pytest.mark.parametrize(("name", "millions"), [("tiny", 2), ("small", 15), ("base", 110)])
+def test_presets_have_about_their_number_of_parameters(name, millions):
+    config = new_config("modernbert", preset(name, "modernbert", 128), vocab_size=8192, pad_token_id=None)
+    with torch.device("meta"):
+        network = AutoModelForMaskedLM.from_config(config)
+    assert sum(weight.numel() for weight in network.parameters()) == pytest.approx(millions * 1e6, rel=0.1)
+    assert set(config.layer_types) == {"full_attention"}, "a head can start warm"
