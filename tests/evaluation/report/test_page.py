@@ -11,7 +11,11 @@ from edlm.evaluation.report.page import write_report
 from edlm.evaluation.report.wandb import check_wandb, summary_of
 
 HERE, DOCS = Path(__file__).parent, Path(__file__).resolve().parents[3] / "docs"
-COMMITTED = [DOCS / "example_report", DOCS / "results" / "tinystories_paper.json", DOCS / "results" / "tinystories.json"]
+COMMITTED = [
+    DOCS / "example_report",
+    DOCS / "results" / "tinystories_paper.json",
+    DOCS / "results" / "tinystories.json",
+]
 SMALL = (HERE / "golden.json").read_text()  # of a base and a method
 EVIL = "</script><script>alert(1)</script>"
 
