@@ -43,7 +43,7 @@ def test_a_model_that_knows_nothing_confirms_nothing(tokens):
     ignorant = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 8192), mask_token_id=1, vocab_size=8192)
     found = probe_shift(ignorant, tokens)
     assert found.verdict.startswith("not clear")
-    assert found.nats[0].value == pytest.approx(torch.log(torch.tensor(2047.0)).item(), abs=1e-4)
+    assert found.nats[0].value == pytest.approx(torch.log(torch.tensor(8191.0)).item(), abs=1e-4)
 
 
 def test_a_text_of_a_few_tokens_is_refused(shipped, tokens):

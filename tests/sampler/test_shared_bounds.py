@@ -38,7 +38,7 @@ def different(denoiser, **common) -> list[EnergySampler]:
         (energy, {"num_candidates": 5, "group_size": 1}),
         (energy, {"num_candidates": 2, "scope": "sequence"}),
         (own_rows(), {"num_candidates": 3, "scope": "sequence"}),
-        (energy, {"num_candidates": 3, "window": (0.4, 0.8)}),
+        (energy, {"num_candidates": 5, "window": (0.4, 1.0)}),
         (energy, {"num_candidates": 2, "weight_temperature": 0.5}),
         (own_rows(), {"num_candidates": 3}),
         (head, {"num_candidates": None}),

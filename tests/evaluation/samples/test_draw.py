@@ -99,7 +99,6 @@ def test_passes_of_the_base_are_its_steps_and_none_of_an_energy(num_steps, num_b
         ({"num_candidates": 5, "num_steps": 1, "group_size": 2}, 10),
         ({"num_candidates": 5, "scope": "sequence"}, 10),
         ({"num_candidates": 5, "window": (0.0, 0.5)}, 5),
-        ({"num_candidates": 5, "window": (0.0, 0.0)}, 0),
     ],
     ids=str,
 )
