@@ -555,7 +555,11 @@ MISTAKES = {
     "no steps": ("sample", {"energy": "null", "sampler__num_steps": 0}, "num_steps must be >= 1, got 0"),
     "no mask": ("sample", {"energy": "null", "fill": "the cat"}, "texts must hold <mask>"),
     "no device": ("sample", {"energy": "null", "device": "mps"}, "device"),
-    "no likelihood": ("train energy", {"corpus": "text", "denoiser": "tinystories", "kind": "nce", "objective__loss": "likelihood"}, "loss"),
+    "no likelihood": (
+        "train energy",
+        {"corpus": "text", "denoiser": "tinystories", "kind": "nce", "objective__loss": "likelihood"},
+        "loss",
+    ),
     "no rows": ("evaluate", {"num_rows": 0}, "num_rows must be >= 1, got 0"),
     "two of a name": ("evaluate", {"methods": [{"name": "base", "energy": None}], "num_rows": 1}, "twice"),
 }
