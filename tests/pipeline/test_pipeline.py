@@ -156,6 +156,7 @@ def test_training_without_a_share_makes_its_own_updates(tmp_path, monkeypatch):
     assert clock.granted == pytest.approx({"corpus": None, "denoiser": None, "lm": 4.0, "head": 2.0, "evaluate": 2.0})
 
 
+@pytest.mark.slow
 def test_a_signal_saves_the_stage_under_way_and_a_second_call_resumes(tmp_path):
     config = tmp_path / "config.yaml"
     stages = {"corpus": vars(CORPUS), "denoiser": vars(DENOISER)}

@@ -156,6 +156,7 @@ def test_mauve_interval_resamples_each_set_at_its_own_size(featurizer, package):
     assert 0 < score.low < score.value < score.high < 1
 
 
+@pytest.mark.slow
 def test_mauve_falls_from_equal_to_disjoint(featurizer, package):
     reference = stories(100, 1)
     values = []
