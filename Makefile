@@ -21,8 +21,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## run the demo (ARGS="--key value")
 	$(VENV)/bin/edlm demo $(ARGS)
 
-test: $(READY)  ## run the tests and doctests (ARGS="-k name")
-	$(VENV)/bin/python -m pytest $(ARGS)
+test: $(READY)  ## run the tests and doctests on all cores (ARGS="-k name")
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-slow: $(READY)  ## run the slow tests (that of the report needs chromium and chromium-driver)
 	$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev,browser]"
