@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from edlm.files import open_safetensors, reading
 
 FORMAT = "edlm-token-blocks-1"
 METADATA = ("num_documents", "num_tokens", "num_dropped", "num_characters", "format")
@@ -94,12 +95,10 @@ def save_blocks(blocks: TokenBlocks, path: str | Path) -> None:
 
 def load_blocks(path: str | Path) -> TokenBlocks:
     """Read a file of `save_blocks`, tokens as int64; FileNotFoundError or ValueError for anything else."""
-    try:
-        with safe_open(str(path), "numpy") as file:
-            metadata = file.metadata() or {}
-            if (got := metadata.pop("format", None)) != FORMAT:
-                raise ValueError(f"format must be {FORMAT!r}, got {got!r} in {path}")
+    with open_safetensors(path, "numpy") as file:
+        metadata = file.metadata() or {}
+        if (got := metadata.pop("format", None)) != FORMAT:
+            raise ValueError(f"format must be {FORMAT!r}, got {got!r} in {path}")
+        with reading(path, "hold token blocks"):
             arrays = {name: torch.from_numpy(file.get_tensor(name).astype(np.int64)) for name in file.keys()}
-        return TokenBlocks(**arrays, **{name: int(count) for name, count in metadata.items()})
-    except SafetensorError as error:
-        raise ValueError(f"path must be a safetensors file of token blocks, got {path}: {error}") from error
+            return TokenBlocks(**arrays, **{name: int(count) for name, count in metadata.items()})

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from edlm.corpus.blocks import TokenBlocks, load_blocks, save_blocks
+from edlm.files import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class PreparedCorpus:
         if not (path / "train.safetensors").is_file():
             raise FileNotFoundError(f"corpus must be a folder made by `edlm prepare corpus`, got {path}")
         return cls(
-            AutoTokenizer.from_pretrained(path / "tokenizer"),
+            load_tokenizer(path / "tokenizer"),
             load_blocks(path / "train.safetensors"),
             load_blocks(path / "valid.safetensors"),
         )

@@ -10,10 +10,11 @@ from transformers import PreTrainedTokenizerFast
 from edlm.corpus.blocks import TokenBlocks
 from edlm.corpus.languages import Dyck, HiddenMarkov, MarkovChain
 from edlm.corpus.prepared import PreparedCorpus
+from edlm.rules import Config
 
 
 @dataclass(frozen=True)
-class LanguageConfig:
+class LanguageConfig(Config):
     """Which language; the same settings give the same language.
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -11,13 +10,12 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoTokenizer
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from edlm.denoisers.pickles import load_pickle
+from edlm.files import check_weights, load_safetensors, load_tokenizer, open_safetensors, read_json, reading
+from edlm.rules import check_given
 
 SHARD_SIZE = "5GB"  # largest weight file that is written, unless told otherwise
 SAFETENSORS, PICKLES = (".safetensors",), (".ckpt", ".pth", ".th", ".bin", ".pt")
@@ -37,7 +35,8 @@ class Checkpoint:
     name: str
 
     def __post_init__(self):
-        _ = self.weight_files  # a bad index is refused before anything, transformers included, follows it
+        for file in self.weight_files:  # whose index is checked, before anything, transformers included, reads them
+            check_weights(file)
 
     @classmethod
     def open(cls, path_or_hub_id: str | Path, revision: str | None = None, *, code: bool = False) -> Checkpoint:
@@ -50,9 +49,10 @@ class Checkpoint:
 
         Raises:
             FileNotFoundError: there is no such path, and it cannot be a hub id; or a shard is missing.
-            ValueError: the index of the shards is none, or names a file outside of the folder.
+            ValueError: the index of the shards is none, or names a file outside of the folder; or weights are damaged.
             OSError: the hub has no such repository, or cannot be reached.
         """
+        check_given(denoiser=path_or_hub_id)
         path = Path(path_or_hub_id)
         if path.exists():
             return cls(path, path.name)
@@ -83,13 +83,7 @@ class Checkpoint:
         """Content of ``config.json``; empty without one, ValueError if that holds no JSON object."""
         if not self.path.is_dir() or "config.json" not in self.files:
             return {}
-        try:
-            config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{self.path / 'config.json'} must hold JSON: {error}") from error
-        if not isinstance(config, dict):
-            raise ValueError(f"{self.path / 'config.json'} must hold a JSON object, got {type(config).__name__}")
-        return config
+        return read_json(self.path / "config.json")
 
     @property
     def model_type(self) -> str | None:
@@ -120,7 +114,7 @@ class Checkpoint:
         names = {str(key) for content in self.pickles for key in content}
         for file in self.weight_files:
             if file.suffix in SAFETENSORS:
-                with safe_open(file, framework="pt") as opened:
+                with open_safetensors(file) as opened:
                     names |= set(opened.keys())
         return frozenset(names)
 
@@ -130,7 +124,7 @@ class Checkpoint:
             wanted = ", ".join(SAFETENSORS + PICKLES)
             raise ValueError(f"{self.path} must hold weights ({wanted}), got {list(self.files)}")
         weights: dict[str, Tensor] = {}
-        for content in self.pickles or map(load_file, self.weight_files):
+        for content in self.pickles or map(load_safetensors, self.weight_files):
             weights |= {name: value for name, value in content.items() if isinstance(value, Tensor)}
         return weights
 
@@ -140,7 +134,7 @@ class Checkpoint:
             return given
         if given is None and not {"tokenizer.json", "tokenizer_config.json", "vocab.txt"} & set(self.files):
             return None
-        return AutoTokenizer.from_pretrained(given or self.path, trust_remote_code=trust_remote_code)
+        return load_tokenizer(given or self.path, trust_remote_code=trust_remote_code)
 
     def describe(self) -> str:
         """Files, configuration and weights, for an error message."""
@@ -160,10 +154,9 @@ def remove_stale_weights(folder: Path) -> None:
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{index} must hold a weight_map from tensors to files, got {error!r}") from error
+    content = read_json(index)
+    with reading(index, "hold a weight_map from tensors to files"):
+        names = sorted(set(content["weight_map"].values()))
     for name in names:
         if not isinstance(name, str) or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
             raise ValueError(f"{index} must name files of its folder, got {name!r}")

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch.serialization import safe_globals
 
+from edlm.files import what_is_wrong
+
 # Objects of these packages are read as data; nothing of the packages is imported or called.
 _STAND_INS = frozenset(
     "antlr4 argparse datetime enum hydra lightning lightning_fabric lightning_utilities numpy omegaconf pathlib"
@@ -82,18 +84,19 @@ def load_pickle(path: str | Path) -> dict[str, Any]:
             refused = _REFUSED_GLOBAL.search(str(error))
             name = refused[1] if refused else ""
             if name in allowed or name.partition(".")[0] not in _STAND_INS:
-                raise ValueError(f"{path} must hold tensors and plain containers only: {_reason(error)}") from error
+                reason = what_is_wrong(path, _first(error))
+                raise ValueError(f"{path} must hold tensors and plain containers only: {reason}") from error
             allowed[name] = StandIn.named(name)
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a dictionary, got {type(content).__name__}")
     return content
 
 
-def _reason(error: BaseException) -> str:
-    """First sentence of what was raised first; torch wraps it in the advice to allow what was refused."""
+def _first(error: BaseException) -> BaseException:
+    """What was raised first; torch wraps it in the advice to allow what was refused."""
     while error.__context__ is not None:
         error = error.__context__
-    return str(error).partition(" Please")[0].partition("\n")[0] or type(error).__name__
+    return error
 
 
 def plain(config: Any) -> Any:

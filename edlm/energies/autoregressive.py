@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from typing_extensions import Self
 
@@ -16,6 +16,7 @@ from edlm.energies.candidate_text import at_slots, check_same_tokens, ends_of_te
 from edlm.energies.causal_lm import load_causal_lm, split_options
 from edlm.energies.causal_scoring import TokenScorer, distinct_rows
 from edlm.energies.pretrained import PretrainedEnergy
+from edlm.files import load_tokenizer
 from edlm.rules import check
 
 
@@ -202,4 +203,4 @@ class AutoregressiveEnergy(PretrainedEnergy):
 
     def _load_files(self, path: Path) -> None:
         if get_tokenizer_config(path):
-            self.tokenizer = AutoTokenizer.from_pretrained(path)
+            self.tokenizer = load_tokenizer(path)

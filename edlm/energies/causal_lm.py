@@ -10,8 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+from edlm.denoisers.checkpoint import Checkpoint
+from edlm.files import load_tokenizer, reading
+from edlm.rules import check_given
 
 PACKAGE = "package:"
 NOT_SCORED = -100
@@ -51,16 +55,17 @@ def load_causal_lm(
 
     Raises:
         ModuleNotFoundError: the package is not installed.
-        ValueError: ``gguf_file`` is given without a folder, or the package does not hold one ``.gguf`` file.
+        ValueError: ``gguf_file`` is given without a folder, the package does not hold one ``.gguf`` file, or a file is
+            damaged.
         OSError: there is no such model here.
     """
     folder, gguf_file = locate(path, gguf_file)
     options = {"gguf_file": gguf_file} if gguf_file else {}
-    model = AutoModelForCausalLM.from_pretrained(folder, **{"dtype": torch.float32, **options, **model_options})
     hub = {name: v for name, v in model_options.items() if name in ("revision", "token", "trust_remote_code")}
-    tokenizer = None
-    if needs_tokenizer or gguf_file or get_tokenizer_config(folder, **hub):  # AutoTokenizer would make one up
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options, **hub)
+    with reading(path, "hold a causal LM"):
+        model = AutoModelForCausalLM.from_pretrained(folder, **{"dtype": torch.float32, **options, **model_options})
+        has_tokenizer = needs_tokenizer or gguf_file or get_tokenizer_config(folder, **hub)  # else one is made up
+    tokenizer = load_tokenizer(folder, **options, **hub) if has_tokenizer else None
     model = model.to(device) if device is not None else model
     return CausalLM(model.eval(), tokenizer, gguf_file or Path(folder).name)
 
@@ -70,10 +75,14 @@ def locate(path: str | Path, gguf_file: str | None = None) -> tuple[str, str | N
 
     Raises:
         ModuleNotFoundError: the package is not installed.
-        ValueError: ``gguf_file`` is given without a folder, or the package does not hold one ``.gguf`` file.
+        ValueError: ``gguf_file`` is given without a folder, the package does not hold one ``.gguf`` file, or a file is
+            damaged.
     """
     is_package = str(path).startswith(PACKAGE)
     if not is_package and Path(path).suffix != ".gguf":
+        check_given(model=path)
+        if gguf_file is None and Path(path).is_dir():
+            Checkpoint.open(path)  # refuses damaged weights
         return str(path), gguf_file
     if gguf_file is not None:
         raise ValueError(f"gguf_file names a file in a folder, got {gguf_file} with {path}")
@@ -83,6 +92,7 @@ def locate(path: str | Path, gguf_file: str | None = None) -> tuple[str, str | N
 
 def _file_of_package(name: str) -> Path:
     """The one ``.gguf`` file of an installed package, whose code is not run."""
+    check_given(package=name)
     spec = importlib.util.find_spec(name)
     if spec is None:
         # Such packages depend on runtimes that are not needed here.

@@ -20,6 +20,8 @@ from edlm.denoisers.base import DenoiserIdentity
 from edlm.denoisers.checkpoint import SHARD_SIZE, Checkpoint
 from edlm.energies.base import Energy
 from edlm.energies.card import EnergyCard, TrainedFor, generated_card
+from edlm.files import read_json, reading
+from edlm.rules import check_given
 
 SETTINGS = "energy.json"
 _FETCHED = ["*.json", "*.safetensors", "*.md"]
@@ -175,24 +177,27 @@ class PretrainedEnergy(Energy):
             ValueError: it is of another class, or its weights do not fit its settings.
         """
         path = find_energy(path_or_hub_id, revision)
-        described = json.loads((path / SETTINGS).read_text())
-        name, settings = described["energy"], described["settings"]
-        if settings.pop("form", "normalized") == "unnormalized":  # saved before its class had a name of its own
-            name = "ScalarHead"
+        described = read_json(path / SETTINGS)
+        with reading(path / SETTINGS, "describe an energy"):
+            name, settings, identity = (described[key] for key in ("energy", "settings", "denoiser"))
+            identity = None if identity is None else DenoiserIdentity(**identity)
+            trained_for = TrainedFor.from_json(described["trained_for"]) if "trained_for" in described else None
+            if settings.pop("form", "normalized") == "unnormalized":  # saved before its class had a name of its own
+                name = "ScalarHead"
         kind = PretrainedEnergy._kinds.get(name)
         if kind is None or not issubclass(kind, cls):
             raise ValueError(f"{path} must hold an energy of class {cls.__name__}, got {name}")
-        energy = kind.from_settings(settings)
-        missing, unexpected = energy.load_state_dict(Checkpoint.open(path).weights(), strict=False)
+        with reading(path / SETTINGS, f"hold the settings of a {name}"):
+            energy = kind.from_settings(settings)
+        weights = Checkpoint.open(path).weights()
+        with reading(path, "hold weights that fit its settings"):
+            missing, unexpected = energy.load_state_dict(weights, strict=False)
         tied = {name for name, _ in energy.named_parameters(remove_duplicate=False)} - {
             name for name, _ in energy.named_parameters()
         }
         if unexpected or set(missing) - tied:
             raise ValueError(f"{path}: weights missing {sorted(set(missing) - tied)}, unexpected {unexpected}")
-        if described["denoiser"] is not None:
-            energy.denoiser_identity = DenoiserIdentity(**described["denoiser"])
-        if "trained_for" in described:
-            energy.trained_for = TrainedFor.from_json(described["trained_for"])
+        energy.denoiser_identity, energy.trained_for = identity, trained_for
         energy._load_files(path)
         return energy.float().eval()
 
@@ -204,6 +209,7 @@ def find_energy(path_or_hub_id: str | Path, revision: str | None = None) -> Path
         FileNotFoundError: no energy is saved there; says how to load it if it is a causal LM.
         OSError: the hub has no such repository, or cannot be reached.
     """
+    check_given(energy=path_or_hub_id)
     path, named = Path(path_or_hub_id), str(path_or_hub_id)
     if (path / SETTINGS).is_file():
         return path

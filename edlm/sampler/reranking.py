@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from edlm.denoisers.loading import usable_device
 from edlm.diffusion.streams import RowStreams, row_seeds
 from edlm.energies.base import Energy
 from edlm.energies.finished import load_finished_energy
-from edlm.rules import check, check_options
+from edlm.rules import check, check_options, check_unicode
 from edlm.sampler.proposal import draw_categorical
 from edlm.sampler.reweighting import effective_sample_size, log_weights
 
@@ -96,6 +97,9 @@ def rerank(
     """
     how = RerankOptions(**options)
     prompts, texts = check("prompts", prompts, Sequence[str]), check("texts", texts, Sequence[Sequence[str]])
+    for name, values in (("prompts", [prompts]), ("texts", texts)):
+        for text in chain.from_iterable(values):
+            check_unicode(name, text)
     log_probs = [None] * len(texts) if log_probs is None else log_probs
     if not len(prompts) == len(texts) == len(log_probs):
         got = f"{len(prompts)} prompts, {len(texts)} rows of texts and {len(log_probs)} of log_probs"

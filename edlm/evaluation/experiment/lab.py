@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -25,6 +26,7 @@ from edlm.evaluation.likelihood.text import middle_third
 from edlm.evaluation.samples.judge import Judge, load_judge
 from edlm.evaluation.samples.text import texts_of, tokens_per_word
 from edlm.evaluation.samples.text_measures import TextMeasures
+from edlm.files import read_json
 from edlm.sampler.kernel import device_of
 from edlm.training.checkpoints import fingerprint
 
@@ -144,13 +146,16 @@ class Lab:
 
 
 def _store(config: EvaluateConfig, identity: Mapping[str, Any]) -> Store:
-    """Earlier results; refuses those of another denoiser, data or seed, and those of older versions."""
+    """Earlier results; refuses those of another denoiser, data or seed, of older versions, and files of others."""
     path = config.json_path
     if path is None:
         return Store(None, identity)
     store = Store(path.with_suffix(STORE), identity, origin())
-    if path.exists() and not store.path.exists():
-        raise ValueError(f"output must be new or hold {store.path.name}, got results of an older version: {path}")
+    if path.exists() and (not store.path.exists() or read_json(path).get("identity") != json.loads(store.identity)):
+        raise ValueError(
+            f"output must be new or hold {path.name} and {store.path.name} of the same evaluation, got a {path} of an "
+            "older version or from elsewhere: remove it, or write elsewhere"
+        )
     return store
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from edlm.evaluation.estimates.estimate import document_values
@@ -19,6 +18,7 @@ from edlm.evaluation.experiment.rows import Row, flat, row_of_flat
 from edlm.evaluation.experiment.store import write_atomically
 from edlm.evaluation.likelihood.speedup import Curve
 from edlm.evaluation.samples.frontier import FrontierPoint
+from edlm.files import load_safetensors, read_json, reading
 
 DOCUMENTS = "documents"  # of the rows, in their file
 ROWS, STORE = ".rows.safetensors", ".store.safetensors"  # next to the JSON file
@@ -100,12 +100,15 @@ class Results:
         """
         path = Path(path)
         path = path / "results.json" if path.is_dir() else path
-        if not path.is_file() or not path.with_suffix(ROWS).is_file():
-            files = f"{path} with {path.with_suffix(ROWS).name}"
-            raise FileNotFoundError(f"a result must be a folder or .json file of edlm evaluate, got no {files}")
-        record = json.loads(path.read_text(encoding="utf-8"))
+        if not path.is_file():
+            raise FileNotFoundError(f"a result must be a folder or .json file of edlm evaluate, got no {path}")
+        record = read_json(path)
         if "identity" not in record or "settings" not in record:
             raise ValueError(f"a result must hold identity and settings, got {sorted(record)} in {path}")
-        rows = [row_of_flat(setting) for setting in record.pop("settings")]
-        nats = load_file(path.with_suffix(ROWS))
+        of_rows = path.with_suffix(ROWS)
+        if not of_rows.is_file():
+            raise FileNotFoundError(f"a result must have its rows next to it, got no {of_rows}")
+        with reading(path, "be a result of edlm evaluate"):
+            rows = [row_of_flat(setting) for setting in record.pop("settings")]
+        nats = load_safetensors(of_rows)
         return cls(record, rows, documents=nats.pop(DOCUMENTS, None), nats=nats, path=path)

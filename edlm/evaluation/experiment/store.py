@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from edlm.evaluation.estimates.estimate import Estimate
+from edlm.files import open_safetensors, reading
 
 
 @dataclass(frozen=True)
@@ -88,18 +88,17 @@ class Store:
         write_atomically(self.path, save(tensors, metadata))
 
     def _load(self, path: Path) -> None:
-        with safe_open(path, "pt") as file:
+        with open_safetensors(path) as file:
             metadata = file.metadata() or {}
             if self.identity != (identity := metadata.get("identity")):
                 raise ValueError(
                     f"{path} must hold results of the same denoiser, data and seed ({self.identity}), got {identity}: "
                     "remove it, or write elsewhere"
                 )
-            for key, (made, value, names, origin) in json.loads(metadata["entries"]).items():
-                self._entries[key] = (
-                    made,
-                    Entry(value, {name: file.get_tensor(f"{key}/{name}") for name in names}, origin),
-                )
+            with reading(path, "hold what edlm evaluate measured"):
+                for key, (made, value, names, origin) in json.loads(metadata["entries"]).items():
+                    tensors = {name: file.get_tensor(f"{key}/{name}") for name in names}
+                    self._entries[key] = made, Entry(value, tensors, origin)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

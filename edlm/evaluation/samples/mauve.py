@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self
 
 from edlm.energies.causal_lm import PACKAGE, locate
 from edlm.evaluation.estimates.estimate import Estimate
+from edlm.files import load_tokenizer, reading
 from edlm.numerics import precise
 
 FEW = 1000  # texts on the smaller side; the authors use 5000
@@ -72,10 +73,11 @@ class Featurizer:
             OSError: there is no such model here.
         """
         folder = _folder_in_package(str(path)) if str(path).startswith(PACKAGE) else None
-        place, gguf_file = (str(folder), None) if folder is not None else locate(path)
+        place, gguf_file = locate(path if folder is None else folder)
         options = {"gguf_file": gguf_file} if gguf_file else {}
-        model = AutoModel.from_pretrained(place, dtype=torch.float32, **options)
-        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+        with reading(path, "hold a model"):
+            model = AutoModel.from_pretrained(place, dtype=torch.float32, **options)
+        tokenizer = load_tokenizer(place, **options)
         return cls(model, tokenizer, name=str(path).removeprefix(PACKAGE))
 
     @torch.no_grad()

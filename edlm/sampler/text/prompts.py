@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
-from edlm.rules import check, check_least, shown
+from edlm.rules import check, check_least, check_unicode, shown
 from edlm.sampler.inputs import check_length
 
 Message = dict[str, str]
@@ -164,8 +164,7 @@ class Reader:
     def _ids(self, text: str) -> list[int]:
         if not text:
             return []
-        if re.search("[\ud800-\udfff]", text):
-            raise ValueError(f"text must be valid Unicode, got {shown(text)}")
+        check_unicode("text", text)
         for as_text in (not self.keeps_special, True):
             ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=as_text)["input_ids"]
             if self.denoiser.mask_token_id not in ids:

@@ -82,7 +82,7 @@ def test_held_out_bad_byte_is_named(denoiser, tmp_path, name):
 def test_held_out_truncated_or_missing_file_is_named(denoiser, tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes((SHIPPED / "tinystories" / "valid.safetensors").read_bytes()[:5000])
-    with pytest.raises(ValueError, match=f"must be a safetensors file of token blocks, got {path}"):
+    with pytest.raises(ValueError, match=f"{path} must be a whole safetensors file"):
         load_held_out(path, denoiser)
     with pytest.raises(FileNotFoundError, match="data must be an existing file, got .*no.jsonl"):
         load_held_out(tmp_path / "no.jsonl", denoiser)

@@ -1,0 +1,105 @@
+"""Files are read so that every error names the file, whatever is wrong with it."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+_POINTER, _LONGEST = b"version https://git-lfs", 200
+
+
+@contextmanager
+def reading(path: str | Path, rule: str) -> Iterator[None]:
+    """Whatever goes wrong inside becomes one error that names a file and the rule that it breaks.
+
+    An `OSError` (there is no such file) and an `ImportError` (a package is missing) stay what they are.
+
+    Args:
+        path: The file, or a folder.
+        rule: What it must do, as "be a safetensors file".
+
+    Raises:
+        ValueError: anything else was raised inside; readers of formats raise errors of many kinds.
+
+    Example:
+        >>> with reading("energy.json", "hold an energy"):
+        ...     {}["settings"]
+        Traceback (most recent call last):
+        ValueError: energy.json must hold an energy, got no 'settings'
+    """
+    try:
+        yield
+    except (OSError, ImportError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} must {rule}, got {what_is_wrong(path, error)}") from error
+
+
+def what_is_wrong(path: str | Path, error: BaseException) -> str:
+    """What an error in reading a file says, in one line; of a Git LFS pointer, that it is one."""
+    if is_pointer(path):
+        return "a Git LFS pointer in its place, which `git lfs pull` replaces"
+    if isinstance(error, KeyError):
+        return f"no {error}"
+    text = " ".join(str(error).partition(" Please")[0].split())  # torch asks to allow what was refused
+    return (text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...") or type(error).__name__
+
+
+def is_pointer(path: str | Path) -> bool:
+    """Whether a file is the few lines that Git LFS leaves where the content was not fetched."""
+    if not Path(path).is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
+
+
+@contextmanager
+def open_safetensors(path: str | Path, framework: str = "pt") -> Iterator[Any]:
+    """A safetensors file, checked to be whole; its tensors are read when they are asked for.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no safetensors file, or a damaged one.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"a safetensors file must exist, got no file {path}")
+    with reading(path, "be a whole safetensors file"):
+        opened = safe_open(str(path), framework)
+    with opened as file:
+        yield file
+
+
+def check_weights(path: str | Path) -> None:
+    """Refuse a file of weights that is a Git LFS pointer, or a damaged safetensors file; nothing else is read."""
+    with reading(path, "hold weights"):
+        if is_pointer(path):
+            raise TypeError
+    if Path(path).suffix == ".safetensors":
+        with open_safetensors(path):
+            pass
+
+
+def load_safetensors(path: str | Path) -> dict[str, Any]:
+    """All tensors of a safetensors file by name, on the CPU; errors are those of `open_safetensors`."""
+    with open_safetensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """A JSON object; ValueError if the file holds anything else."""
+    with reading(path, "hold a JSON object"):
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError(f"a {type(content).__name__}")
+    return content
+
+
+def load_tokenizer(path: str | Path, **options: Any) -> Any:
+    """A tokenizer of transformers, from a folder or the hub; ValueError if its files are damaged."""
+    from transformers import AutoTokenizer
+
+    with reading(path, "hold a tokenizer"):
+        return AutoTokenizer.from_pretrained(path, **options)
