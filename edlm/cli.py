@@ -1,11 +1,13 @@
 """The `edlm` command; only the module of the requested command is imported, so `edlm --help` does not load torch."""
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 
+from edlm.commands.options import parse_config
 from edlm.commands.parsing import COMMANDS, parse
+
+__all__ = ["main", "parse", "parse_config"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,11 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         COMMANDS[name].load()[0](config)
         return 0
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:  # ImportError: a package is missing
         if os.environ.get("EDLM_DEBUG") == "1":
             raise
-        message = re.sub(r"<class '([\w.]+)'>", r"\1", " ".join(str(error).split()))
-        print(f"edlm: error: {message}", file=sys.stderr)
+        print(f"edlm: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -1,9 +1,10 @@
 """Rules of options: values are what their type hints say, names are known; errors say the rule and what was given."""
 
 import difflib
+import re
 from collections import abc
-from collections.abc import Callable, Iterable
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields, is_dataclass
 from functools import wraps
 from operator import index
 from types import NoneType, UnionType
@@ -37,7 +38,8 @@ def check(name: str, value: Any, hint: Any, rule: str | None = None) -> Any:
     try:
         return _converted(value, hint)
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"{name} must be {rule or _described(hint)}, got {shown(value)}") from None
+        got = f"{shown(value)}{suggestion(value, hint)}"
+        raise ValueError(f"{name} must be {rule or described(hint)}, got {got}") from None
 
 
 def check_least(least: int, **values: Any) -> None:
@@ -45,6 +47,45 @@ def check_least(least: int, **values: Any) -> None:
     for name, value in values.items():
         if value is not None and not isinstance(value, str) and not value >= least:
             raise ValueError(f"{name} must be >= {least}, got {shown(value)}")
+
+
+def check_given(**names: Any) -> None:
+    """Refuse names of models and files that are empty: as a path that is the current folder."""
+    for name, value in names.items():
+        if value is not None and not str(value).strip():
+            raise ValueError(f"{name} must be a name or a path, got {shown(value)}")
+
+
+def check_unicode(name: str, text: str) -> str:
+    """The text, if it is valid Unicode: a byte that is no UTF-8 arrives as half of a pair of surrogates."""
+    if re.search("[\ud800-\udfff]", text):
+        raise ValueError(f"{name} must be valid Unicode, got {shown(text)}")
+    return text
+
+
+class Config:
+    """Base of dataclasses of options: refuses integers below 1, and texts and lists that are empty.
+
+    ``least`` of a field's metadata replaces the 1; for a ``seed`` it is 0. A default is always right.
+
+    Example:
+        >>> from edlm.commands.demo import DemoConfig
+        >>> DemoConfig(num_rows=0)
+        Traceback (most recent call last):
+        ValueError: num_rows must be >= 1, got 0
+    """
+
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            value, least = getattr(self, option.name), option.metadata.get("least", option.name != "seed")
+            if value == option.default:
+                continue
+            several = isinstance(value, str | list | tuple)
+            if several and len(value) < least:
+                raise ValueError(f"{option.name} must not be empty, got {shown(value)}")
+            for number in value if several else [value]:
+                if isinstance(number, int) and not isinstance(number, bool):
+                    check_least(1 if several else int(least), **{option.name: number})
 
 
 def check_options(cls: _Class) -> _Class:
@@ -123,25 +164,42 @@ def _first(value: Any, hints: Iterable[Any]) -> Any:
     raise TypeError
 
 
-def _described(hint: Any, plural: bool = False) -> str:
+def suggestion(value: Any, hint: Any) -> str:
+    """``"; did you mean 'x'?"`` where a value is, or a list holds, a misspelt choice of a type hint; else nothing."""
+    choices = {arg for part in _parts(hint) if get_origin(part) is Literal for arg in get_args(part)}
+    words = [word for word in re.findall(r"\w+", shown(value)) if word not in choices]
+    near = [match for word in words for match in difflib.get_close_matches(word, choices, 1)]
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _parts(hint: Any) -> Iterator[Any]:
+    yield hint
+    for part in get_args(hint):
+        yield from _parts(part)
+
+
+def described(hint: Any, plural: bool = False) -> str:
+    """A type hint in words, such as "an integer or None"."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         *first, last = [part for arg in args for part in _choices(arg, plural)]
         return f"{', '.join(first)} or {last}"
     if origin is Literal:
         return " or ".join([", ".join(map(repr, args[:-1])), repr(args[-1])]) if args[1:] else repr(args[0])
-    if origin is abc.Sequence:
-        return f"{'lists' if plural else 'a list'} of {_described(args[0], plural=True)}"
+    if origin is abc.Sequence or args[1:] == (...,):
+        return f"{'lists' if plural else 'a list'} of {described(args[0], plural=True)}"
     if origin is tuple:
-        return f"{len(args)} {_described(args[0], plural=True)}"
+        return f"{len(args)} {described(args[0], plural=True)}"
     if hint is bool and not plural:
         return "True or False"
+    if is_dataclass(hint) or dict in (hint, origin):
+        return "mappings" if plural else "a mapping"
     name = "function" if Callable in (hint, origin) or origin is abc.Callable else _NAMES.get(hint, hint.__name__)
     return f"{name}s" if plural else name if hint is NoneType else _with_article(name)
 
 
 def _choices(hint: Any, plural: bool) -> list[str]:
-    return [repr(arg) for arg in get_args(hint)] if get_origin(hint) is Literal else [_described(hint, plural)]
+    return [repr(arg) for arg in get_args(hint)] if get_origin(hint) is Literal else [described(hint, plural)]
 
 
 def _with_article(name: str) -> str:

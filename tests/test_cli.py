@@ -8,11 +8,11 @@ import sys
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from edlm import cli
+from edlm import __version__, cli
 from edlm.commands.parsing import COMMANDS, Command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,6 +62,12 @@ class Config:
     trainer: Trainer = field(default_factory=lambda: Trainer(num_steps=7))
     second: Trainer | None = None
     parts: list[Trainer] = field(default_factory=list)
+    text: str | None = None
+    texts: str | tuple[str, ...] | None = None
+    name: str | None = "shipped"
+    count: int | None = None
+    mode: Literal["sample", "best"] | Literal["auto"] = "auto"
+    modes: tuple[Literal["sample", "best"], ...] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     quick: bool = False
 
@@ -128,19 +134,72 @@ def test_cli_help_shows_docstrings_of_fields_also_inherited_ones(ran, capsys):
     assert "Peak rate. (type: float" in printed and "Number of updates. (type: int" in printed
 
 
+TEXTS = ["# Chapter one", "#tag", "#include <stdio.h>", "null", "~", "[1]", "{a: 1}", "- b", "3"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_is_typed_for_a_text_is_that_text(ran, text):
+    for given in (["--text", text, "--name", text], [f"--text={text}", f"--name={text}"]):
+        assert cli.main(["train", "fake", "--output", text, *given]) == 0
+        assert (ran[-1].output, ran[-1].text) == (text, text)
+        assert ran[-1].name == (None if text == "null" else text)  # which replaces a default
+    assert cli.main(["train", "fake", "--output", "a", "--texts", text, "--count", "null"]) == 0
+    assert ran[-1].texts == text and ran[-1].count is None
+    assert cli.parse_config(["--text", text, "--output", "a"], Config).text == text
+
+
+def test_a_text_of_a_file_may_be_null_and_words_override_it(ran, write):
+    file = write("output: a\ntext: null\nname: ~\ntexts: '#'\n")
+    assert cli.main(["train", "fake", "--config", file]) == 0
+    assert (ran[0].text, ran[0].name, ran[0].texts) == (None, None, "#")
+    assert cli.main(["train", "fake", "--text", "~", "--texts", "[a, b]", "--config", file]) == 0
+    assert (ran[1].text, ran[1].texts) == ("~", ("a", "b"))
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_printed_text_is_read_back(ran, write, capsys, text):
+    assert cli.main(["train", "fake", "--output", text, "--text", text, "--print_config"]) == 0 and ran == []
+    assert cli.main(["train", "fake", "--config", write(capsys.readouterr().out)]) == 0
+    assert ran == [Config(text, text=text)]
+
+
+def test_dashes_in_keys_are_underscores(ran):
+    words = ["--trainer.num-steps=3", "--second.learning-rate", "1", "--extra.a-b", "1", "--extra.c_d", "2"]
+    assert cli.main(["train", "fake", "--output", "a-b", *words]) == 0
+    expected = {"trainer": Trainer(num_steps=3), "second": Trainer(1.0), "extra": {"a-b": 1, "c_d": 2}}
+    assert ran == [Config("a-b", **expected)]
+
+
+def test_edlm_says_its_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"edlm {__version__}\n"
+
+
 MISTAKES = {  # what is wrong in a file, or behind `fake`, or in the command's name
     "outputs: a": "unknown key 'outputs'; did you mean 'output'?",
     "trainer: {learning_rat: 1}": "unknown key 'trainer.learning_rat'; did you mean 'trainer.learning_rate'?",
-    "output: a\nsecond: {num_step: 1}": "unknown key 'num_step'; did you mean 'num_steps'?",
-    "output: a\nparts: [{num_step: 1}]": "unknown key 'num_step'; did you mean 'num_steps'?",
-    "output: a\ntrainer: {num_steps: 3.5}": 'key "trainer.num_steps": Expected a int. Got value: 3.5',
+    "output: a\nsecond: {num_step: 1}": "unknown key 'second.num_step'; did you mean 'second.num_steps'?",
+    "output: a\nparts: [{num_step: 1}]": "unknown key 'parts.num_step'; did you mean 'parts.num_steps'?",
+    "output: a\ntrainer: {num_steps: 3.5}": "trainer.num_steps must be an integer, got 3.5",
     "output: a\ntrainer: {num_steps: 0}": "num_steps must be >= 1, got 0",
     "output: a\ntrainer: 3": "mapping",
-    "output: [a": "flow sequence",
+    "output: [a": "config.yaml must hold YAML, got while parsing a flow sequence",
+    "output: a\nmodes: [sample, bets]": "modes must be a list of 'sample' or 'best' or None, got bets; did you",
+    "output: a\nparts: [{num_steps: x}]": "parts.num_steps must be an integer, got x",
+    "output: a\nsecond: {num_steps: x}": "second.num_steps must be an integer, got x",
+    "output: a\nparts: 3": "parts must be a list, got 3",
+    "fake a --trainer 3": "trainer must be a mapping, got 3",
+    "fake a --quick maybe": "quick must be True or False, got maybe",
+    "fake a --count x": "count must be an integer or None, got x",
+    "fake a --mode bets": "mode must be 'sample', 'best' or 'auto', got bets; did you mean 'best'?",
+    "fake a --modes [bets]": "modes must be a list of 'sample' or 'best' or None, got [bets]; did you mean 'best'?",
+    "fake a --num-steps 3": "unknown key 'num-steps'; did you mean 'trainer.num_steps'?",
+    "num_steps: 3": "unknown key 'num_steps'; did you mean 'trainer.num_steps'?",
+    "output: a\nlearning_rat: 3": "unknown key 'learning_rat'; did you mean 'trainer.learning_rate'?",
     "trainer: {num_steps: 3}": "required: output",
     "fake a --outputs 1": "unknown key 'outputs'; did you mean 'output'?",
     "fake a --trainer.learning_rat=1": "unknown key 'trainer.learning_rat'; did you mean 'trainer.learning_rate'?",
-    "fake a --second.num_step 1": "unknown key 'num_step'; did you mean 'num_steps'?",
+    "fake a --second.num_step 1": "unknown key 'second.num_step'; did you mean 'second.num_steps'?",
     "fake a --config nowhere.yaml": "nowhere.yaml",
     "fake wrong": "the rule, got this",
     "sampel": "unknown command 'sampel'; did you mean 'sample'?",

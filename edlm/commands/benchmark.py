@@ -8,11 +8,12 @@ from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy
 from edlm.evaluation.experiment.provenance import write_result
 from edlm.evaluation.samples.cost import measure_speed
+from edlm.rules import Config
 from edlm.sampler.kernel import device_of
 
 
 @dataclass(frozen=True)
-class BenchmarkConfig:
+class BenchmarkConfig(Config):
     """Models and settings that are timed.
 
     Args:

@@ -16,12 +16,13 @@ from edlm.evaluation.experiment.provenance import write_json
 from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.experiment.rows import DEFAULTS
 from edlm.evaluation.samples.text import counted
+from edlm.rules import Config
 
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class CompareConfig:
+class CompareConfig(Config):
     """The two results that are compared.
 
     Args:

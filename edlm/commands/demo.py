@@ -17,6 +17,7 @@ from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.parts import MethodConfig, SamplesConfig
 from edlm.evaluation.likelihood.speedup import Curve, seconds_to_reach, time_ratio
 from edlm.evaluation.samples.text_measures import words_in
+from edlm.rules import Config
 from edlm.sampler.sampler import EnergySampler
 
 AS_PUBLISHED = "random"
@@ -24,7 +25,7 @@ NUM_STEPS, REFERENCE_STEPS = 4, (4, 8, 16)
 
 
 @dataclass(frozen=True)
-class DemoConfig:
+class DemoConfig(Config):
     """Options of ``edlm demo``.
 
     Args:

@@ -11,12 +11,13 @@ from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy
 from edlm.evaluation.samples.text import texts_of
 from edlm.evaluation.samples.text_measures import words_of
+from edlm.rules import Config
 
 SHARD_SIZE = "15MB"  # repositories and mail take such files
 
 
 @dataclass(frozen=True)
-class ExportConfig:
+class ExportConfig(Config):
     """Models and data to export.
 
     Args:

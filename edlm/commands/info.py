@@ -14,6 +14,7 @@ from edlm.denoisers.loading import SHIPPED, load_denoiser
 from edlm.denoisers.probe import probe_shift
 from edlm.energies.loading import load_energy
 from edlm.energies.pretrained import SETTINGS, PretrainedEnergy
+from edlm.rules import Config
 
 TEXT = (
     "Once upon a time, there was a little girl who lived in a small house near the forest. Every day she walked "
@@ -24,7 +25,7 @@ _SCOPE = {"slots": "any", "prefix": "sequence, or step from left to right", "seq
 
 
 @dataclass(frozen=True)
-class InfoConfig:
+class InfoConfig(Config):
     """The checkpoint to describe.
 
     Args:

@@ -18,12 +18,13 @@ from edlm.evaluation.languages.errors import ErrorRule, sequence_error_table
 from edlm.evaluation.languages.exact import exact_denoiser, truth_energy
 from edlm.evaluation.languages.law import exact_distance
 from edlm.evaluation.plots.evaluation import plot_sequence_errors
+from edlm.rules import Config
 from edlm.sampler.options import Order
 from edlm.sampler.sampler import EnergySampler
 
 
 @dataclass(frozen=True)
-class ExperimentConfig:
+class ExperimentConfig(Config):
     """A language, its lengths, and the samplers that are measured on it.
 
     Args:
@@ -46,7 +47,7 @@ class ExperimentConfig:
 
 
 @dataclass(frozen=True)
-class DistanceConfig:
+class DistanceConfig(Config):
     """A language so small that the samplers' laws are summed over all of its sequences.
 
     Args:
@@ -65,7 +66,7 @@ class DistanceConfig:
 
 
 @dataclass(frozen=True)
-class ErrorsConfig:
+class ErrorsConfig(Config):
     """Sequence error rates, over lengths and denoiser passes, and exact divergences.
 
     Args:
@@ -84,7 +85,7 @@ class ErrorsConfig:
     distances: tuple[DistanceConfig, ...] = ()
     num_samples: int = 500
     num_reference: int = 20000
-    num_bound_rows: int = 200
+    num_bound_rows: int = field(default=200, metadata={"least": 0})
     seed: int = 0
     batch_size: int = 500
     output: str | None = None

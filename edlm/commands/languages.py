@@ -12,10 +12,11 @@ from edlm.energies.loading import load_energy
 from edlm.evaluation.experiment.provenance import write_result
 from edlm.evaluation.languages.exact import check_mask_token
 from edlm.evaluation.languages.oracle import cells, measure_cells, measure_data, shares_of_oracle
+from edlm.rules import Config
 
 
 @dataclass(frozen=True)
-class RerankerConfig:
+class RerankerConfig(Config):
     """An energy and how it decides.
 
     Args:
@@ -41,7 +42,7 @@ class RerankerConfig:
 
 
 @dataclass(frozen=True)
-class OracleConfig:
+class OracleConfig(Config):
     """The tables of the method page, on the reference language: what a perfect energy gains.
 
     Args:
@@ -56,7 +57,7 @@ class OracleConfig:
 
 
 @dataclass(frozen=True)
-class TruthConfig:
+class TruthConfig(Config):
     """Which share of a perfect energy's gain trained energies reach, by bounds on held-out rows.
 
     Args:

@@ -1,17 +1,16 @@
-"""The commands, and their options from words and YAML files; only the module of the requested command is imported."""
+"""The commands: their names, and which modules and configs they have; only that of the requested one is imported."""
 
 import argparse
-import difflib
 import importlib
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Callable, Sequence
 from itertools import takewhile
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
+from edlm import __version__
+from edlm.commands.options import bare_parser, nearest, parse_config
 
 
 class Command(NamedTuple):
@@ -60,88 +59,39 @@ GROUPS = {
 
 
 def parse(argv: Sequence[str]) -> tuple[str, Any]:
-    """Name and config of a command: its defaults, then every `--config FILE.yaml`, then every `--key value`.
-
-    The config is None where no command is given, as in `edlm train`.
+    """Name of a command and its config, see `parse_config`; None where no command is given, as in `edlm train`.
 
     Raises:
-        ValueError: an unknown command or key, a wrong type, or a required key without a value.
+        ValueError: an unknown command, or an error of `parse_config`.
     """
     words = list(takewhile(lambda word: not word.startswith("-"), argv))
     name = next((name for name in COMMANDS if words[: len(name.split())] == name.split()), None)
-    options = _files_first(argv[len(name.split()) :]) if name else list(argv)
-    parser = _command_parser(name, options) if name else _overview()
-    try:
-        values = vars(parser.instantiate(parser.parse_args(options)))
-    except (argparse.ArgumentError, TypeError) as error:  # TypeError: a value in place of a mapping
-        raise ValueError(_with_hint(str(error), name, words)) from error
     if name is None:
+        try:
+            _overview().parse_args(list(argv))
+        except argparse.ArgumentError as error:
+            unknown = re.search(r"COMMAND: invalid choice: '(\S+)'", str(error))
+            if not unknown:
+                raise ValueError(str(error)) from error
+            given = " ".join(words[: words.index(unknown[1]) + 1])
+            raise ValueError(f"unknown command '{given}'; did you mean '{nearest(given, COMMANDS)}'?") from error
         return " ".join(words), None
-    return name, COMMANDS[name].load()[1](**{key: value for key, value in values.items() if key != "config"})
+    command = COMMANDS[name]
+    about = {"prog": f"edlm {name}", "description": command.help, "positional": command.positional}
+    return name, parse_config(argv[len(name.split()) :], command.load()[1], **about)
 
 
 def _overview() -> ArgumentParser:
     """Parser of the commands' names, without their keys, which would need their imports."""
-    parser = _bare_parser("edlm", "Energy-based reranking for discrete diffusion language models.")
+    parser = bare_parser("edlm", "Energy-based reranking for discrete diffusion language models.")
+    parser.add_argument("--version", action="version", version=f"edlm {__version__}")
     parser.epilog = "EDLM_DEBUG=1 shows the traceback of an error."
     commands = {"": parser.add_subcommands(required=False, metavar="COMMAND")}
     for name, command in COMMANDS.items():
         group, _, last = name.rpartition(" ")
         if group not in commands:
-            outer = commands[""].add_subcommand(group, _bare_parser(group, GROUPS[group]), help=GROUPS[group])
+            outer = commands[""].add_subcommand(group, bare_parser(group, GROUPS[group]), help=GROUPS[group])
             outer.prog = f"edlm {group}"
             commands[group] = outer.add_subcommands(required=False, metavar="COMMAND")
-        commands[group].add_subcommand(last, _bare_parser(name, command.help), help=command.help)
+        commands[group].add_subcommand(last, bare_parser(name, command.help), help=command.help)
     return parser
-
-
-def _command_parser(name: str, options: Sequence[str]) -> ArgumentParser:
-    parser = _bare_parser(f"edlm {name}", COMMANDS[name].help)
-    parser.add_argument("--config", action="config", help="YAML file with any of the keys; later files win.")
-    config = COMMANDS[name].load()[1]
-    required = {f"--{key.name}" for key in fields(config) if key.default is key.default_factory is MISSING}
-    positional = COMMANDS[name].positional and not required & {word.partition("=")[0] for word in options}
-    parser.add_class_arguments(config, as_group=False, as_positional=positional)
-    for action in parser._actions:
-        if getattr(action, "_typehint", None) is bool:  # `--key` alone means `--key true`
-            action.nargs, action.const = "?", True
-    return parser
-
-
-def _bare_parser(prog: str, description: str) -> ArgumentParser:
-    return ArgumentParser(prog, exit_on_error=False, allow_abbrev=False, description=description)
-
-
-def _files_first(options: Sequence[str]) -> list[str]:
-    """Options with every `--config FILE` before the keys, which override files wherever they are written."""
-    files = {
-        i
-        for i, word in enumerate(options)
-        if word.startswith("--config=") or "--config" in options[max(i - 1, 0) : i + 1]
-    }
-    return [options[i] for i in sorted(range(len(options)), key=lambda i: i not in files)]
-
-
-def _with_hint(message: str, name: str | None, words: Sequence[str]) -> str:
-    """An error of jsonargparse; where a command or a key is unknown, with the nearest known one."""
-    command = re.search(r"COMMAND: invalid choice: '(\S+)'", message)
-    key = re.search(
-        r"(?:Option '|arguments: --)([\w.+-]+)", re.sub(r"Group '(\S+)' .* option '", r"Option '\1.", message)
-    )
-    if command:
-        kind, unknown, known = "command", " ".join(words[: words.index(command[1]) + 1]), list(COMMANDS)
-    elif key and name:
-        kind, unknown, known = "key", key[1], [*_keys(COMMANDS[name].load()[1])]
-    else:
-        return message
-    return f"unknown {kind} '{unknown}'; did you mean '{difflib.get_close_matches(unknown, known, 1, 0.0)[0]}'?"
-
-
-def _keys(hint: Any, prefix: str = "") -> Iterator[str]:
-    """Every dotted key below a type; those of optional and listed dataclasses also as such errors name them, bare."""
-    if not is_dataclass(hint):
-        for part in get_args(hint):
-            yield from (*_keys(part, prefix), *_keys(part))
-        return
-    for name, inner in ((field.name, get_type_hints(hint)[field.name]) for field in fields(hint) if field.init):
-        yield from (prefix + name, *_keys(inner, f"{prefix}{name}."))

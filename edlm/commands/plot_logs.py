@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edlm.evaluation.plots.drawing import Line, plot
+from edlm.rules import Config
 
 
 @dataclass(frozen=True)
-class PlotLogsConfig:
+class PlotLogsConfig(Config):
     """Which training runs are plotted.
 
     Args:

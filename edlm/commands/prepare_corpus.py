@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from transformers import AutoTokenizer
-
 from edlm.corpus.prepared import PreparedCorpus
 from edlm.corpus.synthetic import LanguageConfig, sample_corpus
 from edlm.corpus.text import pack_documents, read_documents, split_documents, train_tokenizer
+from edlm.files import load_tokenizer
+from edlm.rules import Config
 
 
 @dataclass(frozen=True)
-class PrepareCorpusConfig:
+class PrepareCorpusConfig(Config):
     """Text or a synthetic language, and how it is cut into blocks.
 
     Args:
@@ -77,7 +77,7 @@ def _text_corpus(config: PrepareCorpusConfig) -> PreparedCorpus:
     if config.tokenizer is None:
         tokenizer = train_tokenizer(documents, kind=config.tokenizer_kind, vocab_size=config.vocab_size)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
+        tokenizer = load_tokenizer(config.tokenizer)
     if tokenizer.mask_token_id is None:
         raise ValueError(f"the tokenizer must have a mask token, got one without: {config.tokenizer}")
     return PreparedCorpus(

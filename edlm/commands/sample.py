@@ -11,6 +11,7 @@ from torch import Tensor
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy
+from edlm.rules import Config
 from edlm.sampler.kernel import device_of
 from edlm.sampler.options import SamplerOptions
 from edlm.sampler.sampler import EnergySampler
@@ -19,7 +20,7 @@ from edlm.sampler.text.prompts import rows_of_prompts
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class SampleConfig(Config):
     """Models, sampler and texts of ``edlm sample``.
 
     Args:
@@ -45,7 +46,7 @@ class SampleConfig:
     denoiser: str = "tinystories"
     energy: str | None = "tinystories"
     sampler: SamplerOptions = field(default_factory=lambda: SamplerOptions(num_steps=8))
-    prompt: str | None = None
+    prompt: str | None = field(default=None, metadata={"least": 0})
     fill: str | None = None
     num_samples: int = 4
     length: int = 128

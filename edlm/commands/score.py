@@ -14,6 +14,7 @@ from edlm.energies.loading import load_energy
 from edlm.evaluation.estimates.estimate import ratio_of
 from edlm.evaluation.experiment.metrics import format_estimate
 from edlm.evaluation.likelihood.text import TextBounds, row_to_score
+from edlm.rules import Config
 from edlm.sampler.kernel import device_of
 from edlm.sampler.options import SamplerOptions
 from edlm.sampler.sampler import EnergySampler
@@ -21,7 +22,7 @@ from edlm.sampler.text.prompts import Reader
 
 
 @dataclass(frozen=True)
-class ScoreConfig:
+class ScoreConfig(Config):
     """Texts and the sampler under which they are scored.
 
     Args:

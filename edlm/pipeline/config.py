@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from edlm.rules import Config
+
 _REFERENCE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -37,7 +39,7 @@ class StageConfig:
 
 
 @dataclass(frozen=True)
-class PipelineConfig:
+class PipelineConfig(Config):
     """Stages that share a number of minutes.
 
     Args:
@@ -58,6 +60,7 @@ class PipelineConfig:
     side_by_side: bool | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.max_minutes > 0:
             raise ValueError(f"max_minutes must be > 0, got {self.max_minutes}")
         for name, stage in self.stages.items():

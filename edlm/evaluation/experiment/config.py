@@ -17,6 +17,7 @@ from edlm.evaluation.experiment.parts import (
     SamplesConfig,
     methods_named,
 )
+from edlm.rules import Config
 from edlm.sampler.options import Order
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -25,7 +26,7 @@ DEFAULT_ORDERS: tuple[Order, ...] = ("random", "bisecting")
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(Config):
     """What is measured on what: every method and the base, at every number of steps, in every order.
 
     Args:
@@ -74,7 +75,7 @@ class EvaluateConfig:
     num_rows: int = 128
     given: Literal["middle_third"] | None = None
     energy: str | tuple[str, ...] = ()
-    methods: tuple[MethodConfig, ...] | None = None
+    methods: tuple[MethodConfig, ...] | None = field(default=None, metadata={"least": 0})
     num_steps: tuple[int, ...] = (2, 4, 8, 16)
     orders: tuple[Order, ...] | None = None
     num_steps_of: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -89,7 +90,7 @@ class EvaluateConfig:
     output: str | None = None
     report: bool = True
     measure: tuple[Stage, ...] | None = None
-    time_ratios: tuple[RatioConfig, ...] | None = None
+    time_ratios: tuple[RatioConfig, ...] | None = field(default=None, metadata={"least": 0})
     markdown: str | None = None
     plot: str | None = None
     plotted: tuple[str, ...] | None = None
@@ -98,8 +99,7 @@ class EvaluateConfig:
     wandb_project: str = "edlm"
 
     def __post_init__(self) -> None:
-        if self.num_rows < 1:
-            raise ValueError(f"num_rows must be >= 1, got {self.num_rows}")
+        super().__post_init__()
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise ValueError(f"max_minutes must be null or > 0, got {self.max_minutes}")
         if self.folder is not None and self.folder.is_file():

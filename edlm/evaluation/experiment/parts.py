@@ -1,9 +1,10 @@
 """Parts of the options of ``edlm evaluate``: methods, samples, frontier, continuous time, ratios of time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from edlm.rules import Config
 from edlm.sampler.options import Order, SamplerOptions
 
 
@@ -34,10 +35,7 @@ class MethodConfig(SamplerOptions):
     inner_draws: int = 1
 
     def __post_init__(self) -> None:
-        if self.sampled_steps is not None and self.sampled_steps < 1:
-            raise ValueError(f"sampled_steps must be >= 1, got {self.sampled_steps}")
-        if self.inner_draws < 1:
-            raise ValueError(f"inner_draws must be >= 1, got {self.inner_draws}")
+        Config.__post_init__(self)
         if self.order is not None:
             if self.orders not in (None, (self.order,)):
                 raise ValueError(f"a method must have order or orders, got {self.order!r} and {list(self.orders)}")
@@ -50,7 +48,7 @@ class MethodConfig(SamplerOptions):
 
 
 @dataclass(frozen=True)
-class SamplesConfig:
+class SamplesConfig(Config):
     """Samples that are timed and judged.
 
     Args:
@@ -70,10 +68,10 @@ class SamplesConfig:
             "package:NAME" of an installed package that holds one; null for no MAUVE. Needs "edlm[mauve]".
     """
 
-    timed_batches: int = 3
+    timed_batches: int = field(default=3, metadata={"least": 0})
     max_seconds: float = 60.0
     batch_size: int = 16
-    judged: int = 64
+    judged: int = field(default=64, metadata={"least": 0})
     judged_steps: tuple[int, ...] | None = None
     judged_orders: tuple[Order, ...] | None = None
     judged_methods: tuple[str, ...] | None = None
@@ -82,13 +80,9 @@ class SamplesConfig:
     known_words: str | None = "auto"
     features: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.judged < 0:
-            raise ValueError(f"batch_size must be >= 1 and judged >= 0, got {self.batch_size} and {self.judged}")
-
 
 @dataclass(frozen=True)
-class FrontierConfig:
+class FrontierConfig(Config):
     """Curves of judge loss against entropy, over the temperature of the proposal.
 
     Args:
@@ -101,7 +95,7 @@ class FrontierConfig:
             value of Student's t where samples are few.
     """
 
-    temperatures: tuple[float, ...] = (0.7, 0.8, 0.9, 1.0, 1.1)
+    temperatures: tuple[float, ...] = field(default=(0.7, 0.8, 0.9, 1.0, 1.1), metadata={"least": 0})
     num_steps: tuple[int, ...] | None = None
     orders: tuple[Order, ...] | None = None
     methods: tuple[str, ...] | None = None
@@ -109,6 +103,7 @@ class FrontierConfig:
     sigmas: float = 3.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if any(not temperature > 0 for temperature in self.temperatures):
             raise ValueError(f"temperatures must be > 0, got {list(self.temperatures)}")
         if not self.sigmas > 0:
@@ -116,7 +111,7 @@ class FrontierConfig:
 
 
 @dataclass(frozen=True)
-class ContinuousConfig:
+class ContinuousConfig(Config):
     """Likelihoods in continuous time, which the literature reports; they do not depend on the sampler.
 
     Args:
@@ -128,19 +123,14 @@ class ContinuousConfig:
         num_candidates: Draws behind each log Z.
     """
 
-    num_rows: int = 64
+    num_rows: int = field(default=64, metadata={"least": 0})
     num_draws: int = 8
     published: Literal["normalized", "all", "none"] = "normalized"
-    num_candidates: int = 16
-
-    def __post_init__(self) -> None:
-        if self.num_rows < 0 or self.num_draws < 1 or self.num_candidates < 2:
-            got = f"{self.num_rows}, {self.num_draws} and {self.num_candidates}"
-            raise ValueError(f"num_rows must be >= 0, num_draws >= 1 and num_candidates >= 2, got {got}")
+    num_candidates: int = field(default=16, metadata={"least": 2})
 
 
 @dataclass(frozen=True)
-class RatioConfig:
+class RatioConfig(Config):
     """Time that a method needs to reach the bound of another, as a share of the other's time.
 
     Args:

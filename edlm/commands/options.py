@@ -1,0 +1,143 @@
+"""A config dataclass from words and YAML files: its fields are the keys, and every mistake is one line."""
+
+import argparse
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from difflib import SequenceMatcher
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from edlm.files import reading
+from edlm.rules import described, suggestion
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def parse_config(
+    words: Sequence[str], config: type, *, prog: str = "edlm", description: str = "", positional: bool = False
+) -> Any:
+    """A config: its defaults, then every ``--config FILE.yaml``, then every ``--key value``.
+
+    Dashes in a key are underscores. What is given for a text is that text, also ``#``, ``~`` and ``null``; but ``null``
+    is no text where it can only be meant to replace a default.
+
+    Args:
+        words: The options.
+        config: A dataclass.
+        prog: Name of the command, for its help.
+        description: What it does, likewise.
+        positional: Whether required keys may be given by position, all of them, without ``--key``.
+
+    Raises:
+        ValueError: an unknown key, a wrong type, a required key without a value, or a value that breaks its rule.
+    """
+    hints = dict(_hints(config))
+    words = _files_first([_spelled(word, hints) for word in words])
+    given = [*_pairs(words)]
+    for key, file in given:
+        if key == "config" and Path(file).is_file():
+            with reading(file, "hold YAML"):
+                yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    parser = _parser(config, prog, description, positional and {key for key, _ in given})
+    try:
+        values = vars(parser.instantiate(parser.parse_args(words)))
+    except (argparse.ArgumentError, TypeError) as error:  # TypeError: a value in place of a mapping
+        raise ValueError(_in_one_line(str(error), hints, dict(given))) from error
+    return config(**{key: value for key, value in values.items() if key != "config"})
+
+
+def bare_parser(prog: str, description: str) -> ArgumentParser:
+    """A parser that raises its errors."""
+    return ArgumentParser(prog, exit_on_error=False, allow_abbrev=False, description=description)
+
+
+def nearest(unknown: str, known: Iterable[str]) -> str:
+    """What an unknown key was meant to be: the known one with the nearest last part, or the nearest as a whole."""
+
+    def closeness(key: str) -> float:
+        parts = (dotted.rpartition(".")[2] for dotted in (unknown, key))
+        return max(SequenceMatcher(None, unknown, key).ratio(), SequenceMatcher(None, *parts).ratio())
+
+    return max(known, key=closeness)
+
+
+def _parser(config: type, prog: str, description: str, given: set[str] | bool) -> ArgumentParser:
+    """Its required keys are positional unless ``given`` is False or holds one of them."""
+    parser = bare_parser(prog, description)
+    parser.add_argument("--config", action="config", help="YAML file with any of the keys; later files win.")
+    required = {key.name for key in fields(config) if key.default is key.default_factory is MISSING}
+    by_position = given is not False and not required & given
+    parser.add_class_arguments(config, as_group=False, as_positional=by_position)
+    for action in parser._actions:
+        hint = getattr(action, "_typehint", None)
+        if hint is bool:  # `--key` alone means `--key true`
+            action.nargs, action.const = "?", True
+        elif {str, NoneType} <= set(get_args(hint)):
+            action._check_type_ = partial(_check_text, action._check_type_, action.default)
+    return parser
+
+
+def _check_text(check: Callable[..., Any], default: Any, value: Any, **context: Any) -> Any:
+    """A text as it is, whatever YAML would make of it; what is not one, or may be a list or a mapping, is checked."""
+    is_text = isinstance(value, str) and not value.startswith(("[", "{")) and (value != "null" or default is None)
+    return value if is_text else check(value, **context)
+
+
+def _files_first(words: Sequence[str]) -> list[str]:
+    """Words with every `--config FILE` before the keys, which override files wherever they are written."""
+    files = {
+        i for i, word in enumerate(words) if word.startswith("--config=") or "--config" in words[max(i - 1, 0) : i + 1]
+    }
+    return [words[i] for i in sorted(range(len(words)), key=lambda i: i not in files)]
+
+
+def _spelled(word: str, hints: Mapping[str, Any]) -> str:
+    """A word; if it is a known key with dashes, with underscores in their place."""
+    key, equals, value = word.partition("=")
+    whole, head = key[2:].replace("-", "_"), key[2:].rpartition(".")[0].replace("-", "_")
+    if not word.startswith("--") or not {whole, head} & {*hints, "print_config"}:
+        return word
+    spelled = whole if whole in {*hints, "print_config"} else f"{head}.{key.rpartition('.')[2]}"
+    return f"--{spelled}{equals}{value}"
+
+
+def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Keys with the texts that were given for them."""
+    for word, after in zip_longest(words, words[1:], fillvalue=""):
+        if word.startswith("--"):
+            key, equals, value = word[2:].partition("=")
+            yield key, value if equals else after
+
+
+def _in_one_line(message: str, hints: Mapping[str, Any], given: Mapping[str, str]) -> str:
+    """An error of jsonargparse: an unknown key with the nearest known one, a wrong type with what it must be."""
+    scope = [*dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', message))]
+    unknown = re.search(
+        r"Group '(\S+)' does not accept option '([^']+)'|Option '([^']+)' is|arguments: --([\w.+-]+)", message
+    )
+    if unknown:
+        key = ".".join([*scope, *filter(None, unknown.groups())])
+        return f"unknown key '{key}'; did you mean '{nearest(key, hints)}'?"
+    key, value = ".".join(scope), re.search(r"(?:Got|Given) value: (.*)", message)
+    if key not in hints:
+        return message
+    got = given.get(key, value[1] if value else "another")
+    return f"{key} must be {described(hints[key])}, got {got}{suggestion(got, hints[key])}"
+
+
+def _hints(hint: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key below a type with its own type, also those of optional and listed dataclasses."""
+    if not is_dataclass(hint):
+        for part in get_args(hint):
+            yield from _hints(part, prefix)
+        return
+    of_fields = get_type_hints(hint)
+    for name in (field.name for field in fields(hint) if field.init):
+        yield from ((prefix + name, of_fields[name]), *_hints(of_fields[name], f"{prefix}{name}."))
