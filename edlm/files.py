@@ -95,11 +95,3 @@ def read_json(path: str | Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise TypeError(f"a {type(content).__name__}")
     return content
-
-
-def load_tokenizer(path: str | Path, **options: Any) -> Any:
-    """A tokenizer of transformers, from a folder or the hub; ValueError if its files are damaged."""
-    from transformers import AutoTokenizer
-
-    with reading(path, "hold a tokenizer"):
-        return AutoTokenizer.from_pretrained(path, **options)

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import time
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2LMHeadModel, ModernBertConfig, ModernBertForMaskedLM
 
@@ -165,6 +167,9 @@ def test_text_of_half_a_character_is_refused():
         (["evaluate", "--denoiser", "denoiser", "--measure", "[]"], "measure must not be empty"),
         (["evaluate", "--denoiser", "denoiser", "--num_steps", "[]"], "num_steps must not be empty"),
         (["evaluate", "--denoiser", "denoiser", "--output", ""], "output must not be empty"),
+        (["prepare", "corpus", "--source", "x.txt", "--output_dir", ""], "output_dir must not be empty"),
+        (["sample", "--denoiser", "tinystoris"], "there is no denoiser 'tinystoris'; did you mean 'tinystories'?"),
+        (["sample", "--energy", "tinystories/heads"], "did you mean 'tinystories/head'? (shipped: tinystories, "),
     ],
     ids=str,
 )
@@ -182,3 +187,16 @@ def test_a_foreign_results_json_is_not_overwritten(models, tmp_path, capsys):
     assert main(["evaluate", *data, "--output", str(tmp_path), "--measure", "[bounds]", "--num_steps", "[1]"]) == 2
     assert "results.json of an older version or from elsewhere" in capsys.readouterr().err
     assert (tmp_path / "results.json").read_text() == '{"mine": 1}'
+
+
+def test_a_name_that_is_not_found_lists_the_shipped_ones_at_once(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://localhost:9")  # nobody answers
+    started = time.monotonic()
+    for load, name in ((load_denoiser, "no-such-model"), (load_energy, "me/no-such-energy")):
+        with pytest.raises(FileNotFoundError, match=rf"{name}.* \(shipped: tinystories"):
+            load(name)
+    for name in ("causal:no-such-model", "text:me/no-such-model"):
+        with pytest.raises(FileNotFoundError, match="no-such-model"):
+            load_energy(name)
+    assert time.monotonic() - started < 5 and not constants.HF_HUB_OFFLINE  # retries take half a minute

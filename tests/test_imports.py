@@ -10,9 +10,9 @@ import pytest
 import edlm
 
 ROOT = Path(__file__).resolve().parents[1]
-HOUSE = (
-    "rules files numerics corpus diffusion denoisers energies sampler training evaluation pipeline commands cli".split()
-)
+HOUSE = """
+rules files hub numerics corpus diffusion denoisers energies sampler training evaluation pipeline commands cli
+""".split()
 EVALUATION = "estimates likelihood samples languages experiment plots report evaluation".split()
 ENTRANCES = {"edlm", "edlm.__main__"}  # they may see everything
 PUBLIC = """

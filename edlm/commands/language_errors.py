@@ -41,7 +41,9 @@ class ExperimentConfig(Config):
     language: LanguageConfig = field(default_factory=LanguageConfig)
     lengths: tuple[int, ...] = (16, 32, 64)
     num_steps: tuple[int, ...] = (2, 4, 8, 16, 32)
-    rerankers: tuple[RerankerConfig, ...] = (RerankerConfig("truth, k = 16", "truth", 16),)
+    rerankers: tuple[RerankerConfig, ...] = field(
+        default=(RerankerConfig("truth, k = 16", "truth", 16),), metadata={"least": 0}
+    )
     denoiser: str | None = None
     order: Order = "random"
 

@@ -6,7 +6,7 @@ from typing import Literal
 from edlm.corpus.prepared import PreparedCorpus
 from edlm.corpus.synthetic import LanguageConfig, sample_corpus
 from edlm.corpus.text import pack_documents, read_documents, split_documents, train_tokenizer
-from edlm.files import load_tokenizer
+from edlm.hub import load_tokenizer
 from edlm.rules import Config
 
 

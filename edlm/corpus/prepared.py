@@ -8,7 +8,8 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from edlm.corpus.blocks import TokenBlocks, load_blocks, save_blocks
-from edlm.files import load_tokenizer
+from edlm.hub import load_tokenizer
+from edlm.rules import check_given
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class PreparedCorpus:
         Raises:
             FileNotFoundError: ``path`` is no prepared corpus.
         """
+        check_given(corpus=path)
         path = Path(path)
         if not (path / "train.safetensors").is_file():
             raise FileNotFoundError(f"corpus must be a folder made by `edlm prepare corpus`, got {path}")

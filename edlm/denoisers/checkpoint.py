@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from edlm.denoisers.pickles import load_pickle
-from edlm.files import check_weights, load_safetensors, load_tokenizer, open_safetensors, read_json, reading
-from edlm.rules import check_given
+from edlm.files import check_weights, load_safetensors, open_safetensors, read_json, reading
+from edlm.hub import load_tokenizer
 
 SHARD_SIZE = "5GB"  # largest weight file that is written, unless told otherwise
 SAFETENSORS, PICKLES = (".safetensors",), (".ckpt", ".pth", ".th", ".bin", ".pt")
@@ -52,7 +52,6 @@ class Checkpoint:
             ValueError: the index of the shards is none, or names a file outside of the folder; or weights are damaged.
             OSError: the hub has no such repository, or cannot be reached.
         """
-        check_given(denoiser=path_or_hub_id)
         path = Path(path_or_hub_id)
         if path.exists():
             return cls(path, path.name)

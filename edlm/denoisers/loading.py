@@ -11,6 +11,7 @@ from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.families import FAMILIES
 from edlm.denoisers.families.family import Family, LoadOptions
+from edlm.hub import finding
 
 SHIPPED = Path(__file__).parent.parent / "models"
 
@@ -45,7 +46,10 @@ def load_denoiser(
     device = usable_device(device)
     shipped = SHIPPED / str(path_or_hub_id) / "denoiser"
     path, loading = shipped if shipped.is_dir() else path_or_hub_id, LoadOptions(**options)
-    checkpoint = Checkpoint.open(path, revision, code=loading.trust_remote_code)
+    with finding(
+        "denoiser", path, sorted(folder.name for folder in SHIPPED.iterdir() if (folder / "denoiser").is_dir())
+    ):
+        checkpoint = Checkpoint.open(path, revision, code=loading.trust_remote_code)
     loader = _family_of(checkpoint) if family is None else _family_named(family)
     if loader.has_own_code and loading.trust_remote_code and "AutoModel" in checkpoint.config.get("auto_map", {}):
         module = AutoModel.from_pretrained(checkpoint.path, dtype=loading.dtype, trust_remote_code=True)

@@ -16,7 +16,7 @@ from edlm.energies.candidate_text import at_slots, check_same_tokens, ends_of_te
 from edlm.energies.causal_lm import load_causal_lm, split_options
 from edlm.energies.causal_scoring import TokenScorer, distinct_rows
 from edlm.energies.pretrained import PretrainedEnergy
-from edlm.files import load_tokenizer
+from edlm.hub import load_tokenizer
 from edlm.rules import check
 
 

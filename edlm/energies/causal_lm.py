@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from edlm.denoisers.checkpoint import Checkpoint
-from edlm.files import load_tokenizer, reading
+from edlm.files import reading
+from edlm.hub import finding, load_tokenizer
 from edlm.rules import check_given
 
 PACKAGE = "package:"
@@ -62,10 +63,10 @@ def load_causal_lm(
     folder, gguf_file = locate(path, gguf_file)
     options = {"gguf_file": gguf_file} if gguf_file else {}
     hub = {name: v for name, v in model_options.items() if name in ("revision", "token", "trust_remote_code")}
-    with reading(path, "hold a causal LM"):
+    with finding("causal LM", folder), reading(path, "hold a causal LM"):
         model = AutoModelForCausalLM.from_pretrained(folder, **{"dtype": torch.float32, **options, **model_options})
         has_tokenizer = needs_tokenizer or gguf_file or get_tokenizer_config(folder, **hub)  # else one is made up
-    tokenizer = load_tokenizer(folder, **options, **hub) if has_tokenizer else None
+        tokenizer = load_tokenizer(folder, **options, **hub) if has_tokenizer else None
     model = model.to(device) if device is not None else model
     return CausalLM(model.eval(), tokenizer, gguf_file or Path(folder).name)
 

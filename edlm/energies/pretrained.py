@@ -18,10 +18,11 @@ from typing_extensions import Self
 
 from edlm.denoisers.base import DenoiserIdentity
 from edlm.denoisers.checkpoint import SHARD_SIZE, Checkpoint
+from edlm.denoisers.loading import SHIPPED
 from edlm.energies.base import Energy
 from edlm.energies.card import EnergyCard, TrainedFor, generated_card
 from edlm.files import read_json, reading
-from edlm.rules import check_given
+from edlm.hub import finding
 
 SETTINGS = "energy.json"
 _FETCHED = ["*.json", "*.safetensors", "*.md"]
@@ -176,7 +177,8 @@ class PretrainedEnergy(Energy):
             OSError: the hub has no such repository, or cannot be reached.
             ValueError: it is of another class, or its weights do not fit its settings.
         """
-        path = find_energy(path_or_hub_id, revision)
+        with finding("energy", path_or_hub_id, shipped_energies()):
+            path = find_energy(path_or_hub_id, revision)
         described = read_json(path / SETTINGS)
         with reading(path / SETTINGS, "describe an energy"):
             name, settings, identity = (described[key] for key in ("energy", "settings", "denoiser"))
@@ -202,6 +204,12 @@ class PretrainedEnergy(Energy):
         return energy.float().eval()
 
 
+def shipped_energies() -> list[str]:
+    """Names of the energies that are shipped."""
+    names = [file.parent.relative_to(SHIPPED).as_posix() for file in SHIPPED.glob(f"*/*/{SETTINGS}")]
+    return sorted([name.removesuffix("/head") for name in names] + [name for name in names if name.endswith("/head")])
+
+
 def find_energy(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
     """The folder of a saved energy; from the hub, only JSON, safetensors and Markdown files are fetched.
 
@@ -209,7 +217,6 @@ def find_energy(path_or_hub_id: str | Path, revision: str | None = None) -> Path
         FileNotFoundError: no energy is saved there; says how to load it if it is a causal LM.
         OSError: the hub has no such repository, or cannot be reached.
     """
-    check_given(energy=path_or_hub_id)
     path, named = Path(path_or_hub_id), str(path_or_hub_id)
     if (path / SETTINGS).is_file():
         return path

@@ -12,6 +12,7 @@ _FREE_TO_CHANGE = (
 
 _COUNTS = "batch_size gradient_accumulation log_every valid_every valid_batches checkpoint_every keep_checkpoints"
 _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("output_dir", "the name of a folder", bool),
     (_COUNTS, ">= 1", lambda value: value >= 1),
     ("num_steps", "None or >= 1", lambda value: value is None or value >= 1),
     ("warmup_steps weight_decay seed", ">= 0", lambda value: value >= 0),

@@ -152,5 +152,5 @@ def test_without_network_the_message_names_the_energy(monkeypatch):
         raise LocalEntryNotFoundError("no connection")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    with pytest.raises(FileNotFoundError, match="or a hub id, got tinystorys: no such folder, and no connection"):
-        load_energy("tinystorys")
+    with pytest.raises(FileNotFoundError, match="or a hub id, got other_stories: no such folder, and no connection"):
+        load_energy("other_stories")

@@ -14,7 +14,8 @@ from typing_extensions import Self
 
 from edlm.energies.causal_lm import PACKAGE, locate
 from edlm.evaluation.estimates.estimate import Estimate
-from edlm.files import load_tokenizer, reading
+from edlm.files import reading
+from edlm.hub import finding, load_tokenizer
 from edlm.numerics import precise
 
 FEW = 1000  # texts on the smaller side; the authors use 5000
@@ -75,9 +76,9 @@ class Featurizer:
         folder = _folder_in_package(str(path)) if str(path).startswith(PACKAGE) else None
         place, gguf_file = locate(path if folder is None else folder)
         options = {"gguf_file": gguf_file} if gguf_file else {}
-        with reading(path, "hold a model"):
+        with finding("model", place), reading(path, "hold a model"):
             model = AutoModel.from_pretrained(place, dtype=torch.float32, **options)
-        tokenizer = load_tokenizer(place, **options)
+            tokenizer = load_tokenizer(place, **options)
         return cls(model, tokenizer, name=str(path).removeprefix(PACKAGE))
 
     @torch.no_grad()

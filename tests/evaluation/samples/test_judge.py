@@ -9,7 +9,14 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from edlm.denoisers import FunctionDenoiser
 from edlm.denoisers.loading import load_denoiser
@@ -297,7 +304,7 @@ def asked(monkeypatch):
         return lambda path, **options: calls.append((path, options)) or result
 
     monkeypatch.setattr(module.AutoModelForCausalLM, "from_pretrained", loader(random_model()))
-    monkeypatch.setattr(module.AutoTokenizer, "from_pretrained", loader(tokenizer()))
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", loader(tokenizer()))
     return calls
 
 
