@@ -1,8 +1,11 @@
 """The command line: commands are found, configs composed, mistakes named."""
 
+import io
 import json
 import os
+import re
 import runpy
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, field, is_dataclass
@@ -11,9 +14,12 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
+from rich.console import Console
+from rich.table import Table
 
 from edlm import __version__, cli
-from edlm.commands.parsing import COMMANDS, Command
+from edlm.commands.parsing import COMMANDS, Command, parse
+from edlm.commands.terminal import show
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {
@@ -72,6 +78,9 @@ class Config:
     quick: bool = False
 
 
+FAKE = ("--output a", '--output a --trainer.num_steps 3 --text "# b"', "--output a --quick")
+
+
 @pytest.fixture
 def ran(monkeypatch) -> list[Config]:
     """Configs that the fake commands ran with."""
@@ -85,8 +94,8 @@ def ran(monkeypatch) -> list[Config]:
         configs.append(config)
 
     monkeypatch.setitem(sys.modules, "edlm.commands.fake", SimpleNamespace(run=run))
-    monkeypatch.setitem(COMMANDS, "train fake", Command("fake:run", "does nothing"))
-    monkeypatch.setitem(COMMANDS, "fake", Command("fake:run", "does nothing", positional=True))
+    monkeypatch.setitem(COMMANDS, "train fake", Command("fake:run", "does nothing", FAKE))
+    monkeypatch.setitem(COMMANDS, "fake", Command("fake:run", "does nothing", ("a", "", ""), positional=True))
     monkeypatch.delenv("EDLM_DEBUG", raising=False)
     return configs
 
@@ -128,10 +137,50 @@ def test_cli_prints_a_config_that_can_be_read_back(ran, write, capsys):
 
 
 def test_cli_help_shows_docstrings_of_fields_also_inherited_ones(ran, capsys):
+    assert cli.main(["train", "fake", "--help-all"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("usage: edlm train fake --output OUTPUT [--key value ...]\n")
+    assert "--trainer.learning_rate" in printed and "--print_config" in printed
+    assert "Peak rate. (type: float" in printed and "Number of updates. (type: int" in printed
+
+
+def test_cli_help_shows_examples_and_the_keys_in_them(ran, capsys):
     assert cli.main(["train", "fake", "--help"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("usage: edlm train fake ") and "--trainer.learning_rate" in printed
-    assert "Peak rate. (type: float" in printed and "Number of updates. (type: int" in printed
+    examples = "".join(f"  edlm train fake {example}\n" for example in FAKE)
+    assert f"does nothing\n\nexamples:\n{examples}\n" in printed and "--help-all shows all keys" in printed
+    keys = re.findall(r"^ +(--[\w.]+)", printed, re.MULTILINE)
+    assert keys == ["--output", "--text", "--quick", "--trainer.num_steps"]
+    assert cli.main(["fake", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: edlm fake OUTPUT [--key value ...]\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_example_of_a_command_can_be_parsed(monkeypatch, name):
+    monkeypatch.chdir(ROOT)
+    for example in COMMANDS[name].examples:
+        assert parse([*name.split(), *shlex.split(example)])[0] == name
+
+
+@pytest.mark.parametrize("width", [40, 80])
+@pytest.mark.parametrize("argv", [[], ["train"], ["demo"], ["compare"]], ids=" ".join)
+def test_help_fits_a_terminal_but_for_examples(monkeypatch, capsys, argv, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert cli.main([*argv, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("  edlm ") for line in lines) == 3
+    assert [line for line in lines if len(line) > width and not line.startswith(("usage: ", "  edlm "))] == []
+
+
+@pytest.mark.parametrize("width", [20, 60])
+def test_a_table_that_is_wider_than_the_screen_is_printed_as_lines(width):
+    screen = Console(width=width, file=io.StringIO())
+    table = Table("method", "seconds per sequence", title="times")
+    table.add_row("base", "0.1")
+    show(screen, table)
+    printed = screen.file.getvalue()
+    assert ("method: base seconds per sequence: 0.1" in " ".join(printed.split())) == (width == 20)
+    assert ("│ base " in printed) == (width == 60)
 
 
 TEXTS = ["# Chapter one", "#tag", "#include <stdio.h>", "null", "~", "[1]", "{a: 1}", "- b", "3"]

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edlm.commands.sample import decode, num_new_tokens
-from edlm.commands.terminal import console
+from edlm.commands.terminal import console, show
 from edlm.denoisers.loading import SHIPPED, load_denoiser
 from edlm.energies.loading import load_energy
 from edlm.evaluation.evaluation import run as evaluate
@@ -82,7 +82,7 @@ def run(config: DemoConfig) -> None:
     for row in zip(*columns, strict=True):
         table.add_row(*row)
     table.add_row(*counts)
-    screen.print(table)
+    show(screen, table)
     results = evaluate(measured).results
     curves = {(curve.name, curve.order): curve for curve in results.curves()}
     line = worth(curves["reranked", best], curves["base", AS_PUBLISHED], torch.Generator().manual_seed(config.seed))

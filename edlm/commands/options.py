@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import SequenceMatcher
@@ -12,7 +13,7 @@ from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from edlm.files import reading
 from edlm.rules import described, suggestion
@@ -21,7 +22,13 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 def parse_config(
-    words: Sequence[str], config: type, *, prog: str = "edlm", description: str = "", positional: bool = False
+    words: Sequence[str],
+    config: type,
+    *,
+    prog: str = "edlm",
+    description: str = "",
+    examples: Sequence[str] = (),
+    positional: bool = False,
 ) -> Any:
     """A config: its defaults, then every ``--config FILE.yaml``, then every ``--key value``.
 
@@ -33,6 +40,7 @@ def parse_config(
         config: A dataclass.
         prog: Name of the command, for its help.
         description: What it does, likewise.
+        examples: Options that ``--help`` shows, and the keys in them; all others are under ``--help-all``.
         positional: Whether required keys may be given by position, all of them, without ``--key``.
 
     Raises:
@@ -45,7 +53,11 @@ def parse_config(
         if key == "config" and Path(file).is_file():
             with reading(file, "hold YAML"):
                 yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    parser = _parser(config, prog, description, positional and {key for key, _ in given})
+    parser = _parser(config, prog, positional and {key for key, _ in given})
+    parser.description = with_examples(description, [f"{prog} {example}" for example in examples])
+    if examples and {"--help", "-h"} & {*words}:
+        _hide(parser, {key for example in examples for key, _ in _pairs(shlex.split(example))} | {*_required(config)})
+    words = ["--help" if word == "--help_all" else word for word in words]
     try:
         values = vars(parser.instantiate(parser.parse_args(words)))
     except (argparse.ArgumentError, TypeError) as error:  # TypeError: a value in place of a mapping
@@ -53,9 +65,25 @@ def parse_config(
     return config(**{key: value for key, value in values.items() if key != "config"})
 
 
+class _Help(DefaultHelpFormatter):
+    """Fills paragraphs, and leaves lines that are indented, such as examples, as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        filled = (
+            line if line[:1] == " " else super(_Help, self)._fill_text(line, width, indent) for line in text.split("\n")
+        )
+        return "\n".join(filled)
+
+
 def bare_parser(prog: str, description: str) -> ArgumentParser:
     """A parser that raises its errors."""
-    return ArgumentParser(prog, exit_on_error=False, allow_abbrev=False, description=description)
+    options = {"exit_on_error": False, "allow_abbrev": False, "formatter_class": _Help}
+    return ArgumentParser(prog, description=description, **options)
+
+
+def with_examples(description: str, examples: Sequence[str]) -> str:
+    """A description for the help, with commands below it."""
+    return "\n".join([description, "", "examples:", *(f"  {example}" for example in examples)])
 
 
 def nearest(unknown: str, known: Iterable[str]) -> str:
@@ -68,12 +96,14 @@ def nearest(unknown: str, known: Iterable[str]) -> str:
     return max(known, key=closeness)
 
 
-def _parser(config: type, prog: str, description: str, given: set[str] | bool) -> ArgumentParser:
+def _parser(config: type, prog: str, given: set[str] | bool) -> ArgumentParser:
     """Its required keys are positional unless ``given`` is False or holds one of them."""
-    parser = bare_parser(prog, description)
+    parser = bare_parser(prog, "")
     parser.add_argument("--config", action="config", help="YAML file with any of the keys; later files win.")
-    required = {key.name for key in fields(config) if key.default is key.default_factory is MISSING}
-    by_position = given is not False and not required & given
+    required = [*_required(config)]
+    by_position = given is not False and not given & {*required}
+    needed = (name.upper() if by_position else f"--{name} {name.rpartition('.')[2].upper()}" for name in required)
+    parser.usage = " ".join([prog, *needed, "[--key value ...]"])
     parser.add_class_arguments(config, as_group=False, as_positional=by_position)
     for action in parser._actions:
         hint = getattr(action, "_typehint", None)
@@ -82,6 +112,26 @@ def _parser(config: type, prog: str, description: str, given: set[str] | bool) -
         elif {str, NoneType} <= set(get_args(hint)):
             action._check_type_ = partial(_check_text, action._check_type_, action.default)
     return parser
+
+
+def _hide(parser: ArgumentParser, shown: set[str]) -> None:
+    """Leave keys out of the help that are not among those shown, and say so."""
+    for action in parser._actions:
+        if action.dest not in {"help", *shown}:
+            action.help = argparse.SUPPRESS
+    for group in parser._action_groups:
+        if all(action.help == argparse.SUPPRESS for action in group._group_actions):
+            group.title = group.description = None
+    parser.epilog = "--help-all shows all keys; --config FILE.yaml reads them from a file."
+
+
+def _required(config: type, prefix: str = "") -> Iterator[str]:
+    """Dotted keys without a default."""
+    hints = get_type_hints(config)
+    for key in fields(config):
+        if key.default is key.default_factory is MISSING:
+            inner, name = hints[key.name], prefix + key.name
+            yield from _required(inner, f"{name}.") if is_dataclass(inner) else [name]
 
 
 def _check_text(check: Callable[..., Any], default: Any, value: Any, **context: Any) -> Any:
@@ -102,9 +152,9 @@ def _spelled(word: str, hints: Mapping[str, Any]) -> str:
     """A word; if it is a known key with dashes, with underscores in their place."""
     key, equals, value = word.partition("=")
     whole, head = key[2:].replace("-", "_"), key[2:].rpartition(".")[0].replace("-", "_")
-    if not word.startswith("--") or not {whole, head} & {*hints, "print_config"}:
+    if not word.startswith("--") or not {whole, head} & {*hints, "print_config", "help_all"}:
         return word
-    spelled = whole if whole in {*hints, "print_config"} else f"{head}.{key.rpartition('.')[2]}"
+    spelled = whole if whole in {*hints, "print_config", "help_all"} else f"{head}.{key.rpartition('.')[2]}"
     return f"--{spelled}{equals}{value}"
 
 

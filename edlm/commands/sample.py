@@ -33,6 +33,7 @@ class SampleConfig(Config):
             mask token.
         num_samples: Number of samples.
         length: Tokens of each, prompt included.
+        max_new_tokens: Tokens after the prompt; null for what it leaves of ``length``.
         block_length: Tokens written together, block after block, each in all steps; null for all at once.
         batch_size: Sequences at a time.
         seed: Sample i has the seed ``seed + i``.
@@ -50,6 +51,7 @@ class SampleConfig(Config):
     fill: str | None = None
     num_samples: int = 4
     length: int = 128
+    max_new_tokens: int | None = None
     block_length: int | None = None
     batch_size: int = 16
     seed: int = 0
@@ -89,7 +91,7 @@ def _draw(sampler: EnergySampler, config: SampleConfig, seeds: Sequence[int]) ->
     options = {"num_return_sequences": len(seeds), "seed": seeds, "callback": show if config.stream else None}
     options["num_likeliest"] = 5 if config.trace and seeds[0] == config.seed else 0
     if config.fill is None:
-        new = num_new_tokens(sampler.denoiser, config.prompt, config.length)
+        new = config.max_new_tokens or num_new_tokens(sampler.denoiser, config.prompt, config.length)
         return sampler.generate(config.prompt, new, eos_token_id=None, block_length=config.block_length, **options)
     return sampler.infill(config.fill, **options)
 

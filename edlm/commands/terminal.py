@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+_WIDEST = 10_000
+
 
 def console(stderr: bool = False) -> Console:
     """As wide as the terminal; wide enough for every table where there is none."""
@@ -23,4 +25,17 @@ def print_table(
     table = Table(*columns, title=title)
     for row in rows:
         table.add_row(*(cell(row) for cell in columns.values()))
-    console(stderr).print(table)
+    show(console(stderr), table)
+
+
+def show(screen: Console, table: Table) -> None:
+    """Print a table; where the screen is too narrow for its columns, a line for each cell instead."""
+    if screen.measure(table, options=screen.options.update(width=_WIDEST)).minimum <= screen.width:
+        screen.print(table)
+        return
+    if table.title:
+        screen.print(table.title, style="italic")
+    for cells in zip(*(column.cells for column in table.columns), strict=True):
+        screen.print()
+        for column, cell in zip(table.columns, cells, strict=True):
+            screen.print(f"{column.header}:", cell)
