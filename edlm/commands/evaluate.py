@@ -8,7 +8,8 @@ from edlm.evaluation.evaluation import Evaluation
 from edlm.evaluation.evaluation import run as evaluate
 from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.rows import TERMINAL
-from edlm.evaluation.report.wandb import check_wandb, log_to_wandb
+from edlm.evaluation.report.wandb import log_to_wandb
+from edlm.packages import check_wandb
 
 
 def run(config: EvaluateConfig) -> None:

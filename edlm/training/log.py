@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from edlm.packages import check_wandb
 from edlm.training.checkpoints import RunState
 from edlm.training.trainer_config import TrainerConfig
 
@@ -35,8 +35,7 @@ class RunLog:
     def __init__(self, accelerator: Accelerator, config: TrainerConfig, state: RunState) -> None:
         self.accelerator, self.config, self.state = accelerator, config, state
         self.path = Path(config.output_dir) / "log.jsonl"
-        if config.wandb != "off" and importlib.util.find_spec("wandb") is None:
-            raise ImportError(f"wandb must be installed, or 'off'; got {config.wandb!r} without it")
+        check_wandb(config.wandb)
         if accelerator.is_main_process and self.path.exists():
             lines = self.path.read_text().splitlines()
             partial = self.path.with_suffix(".partial")

@@ -65,7 +65,7 @@ class SamplesConfig(Config):
         known_words: Training text (a file or folder), or a list of its words: the share of samples with another word
             is a proxy for the error rate. "auto" is the list shipped with a shipped denoiser, and none for others.
         features: MAUVE of the samples against held-out text, by states of this model: folder, hub id, a .gguf file, or
-            "package:NAME" of an installed package that holds one; null for no MAUVE. Needs "edlm[mauve]".
+            "package:NAME" of an installed package that holds one; null for no MAUVE. Needs the extra "mauve".
     """
 
     timed_batches: int = field(default=3, metadata={"least": 0})

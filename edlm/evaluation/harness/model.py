@@ -23,6 +23,7 @@ from edlm.evaluation.harness.requests import (
     usable_device,
 )
 from edlm.evaluation.likelihood.text import TextBounds, row_to_score
+from edlm.packages import install_line
 from edlm.sampler.text.prompts import Reader
 
 try:
@@ -31,7 +32,7 @@ try:
     from lm_eval.api.registry import register_model
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        f'the harness model needs lm-eval: pip install "edlm[harness]"; got {error}', name=error.name
+        f"the harness model needs lm-eval: {install_line('harness')}; got {error}", name=error.name
     ) from error
 
 _LOG = logging.getLogger(__name__)

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from edlm.packages import install_line
+
 INK = "#1b1b19"  # text, axes and the base; within a page, the text colour of the page
 # Okabe and Ito 2008, for colour-blind readers; without yellow, which is too pale for a line.
 COLOURS = (INK, "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -65,7 +67,7 @@ def drawing(
         import matplotlib.style
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('plots need matplotlib: pip install "edlm[plots]"', name=error.name) from error
+        raise ModuleNotFoundError(f"plots need matplotlib: {install_line('plots')}", name=error.name) from error
 
     ink = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     fixed = {**ink, "svg.hashsalt": "edlm", "svg.fonttype": "none"}

@@ -1,6 +1,5 @@
 """The same numbers in wandb, if requested."""
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,16 +8,6 @@ from edlm.evaluation.experiment.metrics import METRICS
 
 COLUMNS = ("name", "order", "num_steps", "num_candidates", "group_size", "scope")
 _NUMBERS = [m.names[part] for m in METRICS.values() for part in ("value", "stderr") if part in m.names]
-
-
-def check_wandb(mode: str) -> None:
-    """Fail before the long run.
-
-    Raises:
-        ImportError: ``mode`` is not "off" and wandb is not installed.
-    """
-    if mode != "off" and importlib.util.find_spec("wandb") is None:
-        raise ImportError(f"wandb must be installed, or 'off'; got {mode!r} without it")
 
 
 def log_to_wandb(result: Mapping[str, Any], *, mode: str, project: str, folder: str | Path) -> None:

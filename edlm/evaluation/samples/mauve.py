@@ -17,6 +17,7 @@ from edlm.evaluation.estimates.estimate import Estimate
 from edlm.files import reading
 from edlm.hub import finding, load_tokenizer
 from edlm.numerics import precise
+from edlm.packages import install_line
 
 FEW = 1000  # texts on the smaller side; the authors use 5000
 _POINTS, _EDGE = 25, 1e-6  # of the divergence curve, as in mauve-text
@@ -249,6 +250,6 @@ def _package() -> Callable[..., Any]:
         from mauve import compute_mauve
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f'MAUVE needs the package mauve-text: pip install "edlm[mauve]"; got {error}', name=error.name
+            f"MAUVE needs the package mauve-text: {install_line('mauve')}; got {error}", name=error.name
         ) from error
     return compute_mauve

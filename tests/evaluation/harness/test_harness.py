@@ -307,7 +307,7 @@ def test_options_are_checked(denoiser, head):
 def test_without_lm_eval_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval.api.instance", None)
     spec = importlib.util.spec_from_file_location("model_alone", model.__file__)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "edlm\[harness\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "edlm-rerank\[harness\] @ git\+'):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 

@@ -57,7 +57,7 @@ def test_plot_does_not_depend_on_matplotlibs_state(tmp_path):
 
 def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ModuleNotFoundError, match=r"edlm\[plots\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"edlm-rerank\[plots\]"):
         drawn(tmp_path / "a.svg")
 
 

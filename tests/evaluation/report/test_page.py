@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from edlm.evaluation.report.page import write_report
-from edlm.evaluation.report.wandb import check_wandb, summary_of
+from edlm.evaluation.report.wandb import summary_of
+from edlm.packages import check_wandb
 
 HERE, DOCS = Path(__file__).parent, Path(__file__).resolve().parents[3] / "docs"
 COMMITTED = [

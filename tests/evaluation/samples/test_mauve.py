@@ -200,5 +200,5 @@ def test_mauve_checks_its_options(package, options, message):
 
 def test_mauve_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "mauve", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "edlm\[mauve\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "edlm-rerank\[mauve\] @ git\+'):
         mauve_score(["a"], ["b"], None)
