@@ -1,5 +1,6 @@
 """``edlm prepare corpus``: text, or a synthetic language -> a tokenizer and blocks of tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,11 +17,13 @@ class PrepareCorpusConfig(Config):
 
     Args:
         output_dir: Folder to write.
-        source: A text file, a folder, or the name of a ``datasets`` data set, or several of these; None to sample
-            ``language``.
+        source: A file (.txt, .md, .jsonl, .ndjson, .json, .csv, .tsv, .parquet, or .gz, .xz, .zst of these), a folder,
+            or the name of a ``datasets`` data set, or several of these; None to sample ``language``.
+        split: Split of the data set, such as "train".
         valid_source: Held-out text of the same kinds; by default part of ``source`` is held out.
-        valid_fraction: Share of the documents held out when there is no ``valid_source``.
-        text_field: Field that holds the text in JSONL, Parquet or a data set.
+        valid_split: Split of the held-out data set; without ``valid_source``, of ``source``.
+        valid_fraction: Share of the documents held out when there is neither ``valid_source`` nor ``valid_split``.
+        text_field: Field or column that holds the text, outside .txt and .md files.
         tokenizer: Folder or hub id of a tokenizer with a mask token; by default one is trained.
         tokenizer_kind: Kind of the trained tokenizer: "bpe" or "character".
         vocab_size: Size of the trained tokenizer.
@@ -35,7 +38,9 @@ class PrepareCorpusConfig(Config):
 
     output_dir: str
     source: str | tuple[str, ...] | None = None
+    split: str | None = None
     valid_source: str | None = None
+    valid_split: str | None = None
     valid_fraction: float = 0.05
     text_field: str = "text"
     tokenizer: str | None = None
@@ -69,11 +74,13 @@ def run(config: PrepareCorpusConfig) -> None:
 
 def _text_corpus(config: PrepareCorpusConfig) -> PreparedCorpus:
     sources = (config.source,) if isinstance(config.source, str) else config.source
-    documents = [text for source in sources for text in read_documents(source, text_field=config.text_field)]
-    if config.valid_source is None:
+    documents = _read(sources, config.split, config.text_field)
+    if config.valid_source is None and config.valid_split is None:
         documents, held_out = split_documents(documents, config.valid_fraction)
     else:
-        held_out = read_documents(config.valid_source, text_field=config.text_field)
+        held_out = _read(
+            sources if config.valid_source is None else [config.valid_source], config.valid_split, config.text_field
+        )
     if config.tokenizer is None:
         tokenizer = train_tokenizer(documents, kind=config.tokenizer_kind, vocab_size=config.vocab_size)
     else:
@@ -85,3 +92,7 @@ def _text_corpus(config: PrepareCorpusConfig) -> PreparedCorpus:
         pack_documents(documents, tokenizer, config.length).cut_again(config.num_cuts),
         pack_documents(held_out, tokenizer, config.length),
     )
+
+
+def _read(sources: Sequence[str], split: str | None, text_field: str) -> list[str]:
+    return [text for source in sources for text in read_documents(source, split=split, text_field=text_field)]

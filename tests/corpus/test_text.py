@@ -1,7 +1,12 @@
 """Reading, tokenizing, splitting, packing and saving text; every error message; real text where it is at hand."""
 
+import csv
+import gzip
+import importlib.util
+import io
 import json
 import logging
+import lzma
 import math
 import random
 from pathlib import Path
@@ -11,6 +16,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from huggingface_hub import HfApi, constants
 from safetensors.torch import save_file
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
@@ -70,16 +76,89 @@ def test_separator_inside_a_line_stays_text_and_is_reported(tmp_path, caplog):
     assert "1 separators that share a line with text" in caplog.text
 
 
-def test_folder_is_read_in_sorted_order_below_and_without_hidden_files(tmp_path):
-    for name, text in {"b.txt": "2", "a/z.txt": "1", ".hidden/c.txt": "x", ".d.txt": "x", "notes.md": "x"}.items():
+def test_folder_is_read_in_sorted_order_and_says_what_it_skips(tmp_path, caplog):
+    texts = {
+        "b.txt": "3",
+        "a/z.TXT": "1",
+        "a.md": "2",
+        "empty.txt": " \n",
+        "c.pdf": "x",
+        ".d.txt": "x",
+        ".e/f.txt": "x",
+    }
+    for name, text in texts.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    (tmp_path / "c.jsonl").write_text('{"text": "3"}\n\n{"text": "4", "more": 1}\n')
-    (tmp_path / "d.json").write_text('[\n {"text": "5"},\n {"text": "6"}\n]')
-    (tmp_path / "e.json").write_text('{"text": "7"}\n{"text": " "}')
-    pyarrow.parquet.write_table(pyarrow.table({"text": ["8", None, "9"], "n": [1, 2, 3]}), tmp_path / "f.parquet")
+    (tmp_path / "c.jsonl").write_text('{"text": "4"}\n\n{"text": "5", "more": 1}\n')
+    (tmp_path / "d.json").write_text('[\n {"text": "6"},\n {"text": "7"}\n]')
+    (tmp_path / "e.json").write_text('{"text": "8"}\n{"text": " "}')
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["9", None], "n": [1, 2]}), tmp_path / "f.parquet")
     (tmp_path / "g.txt").mkdir()
-    assert read_documents(tmp_path) == list("123456789")
+    assert sorted(read_documents(tmp_path)) == list("123456789")
+    (said,) = caplog.messages
+    assert said.startswith(f"{tmp_path}: 9 documents, read from ") and "a/z.TXT" in said.partition(";")[0]
+    for skipped in ("hidden: .d.txt, .e/f.txt", "unknown kind: c.pdf", "no text: empty.txt"):
+        assert skipped in said.partition("; skipped ")[2]
+
+
+def test_many_names_of_a_folder_are_said_in_short(tmp_path, caplog):
+    for i in range(12):
+        (tmp_path / f"{i:02}.txt").write_text("a")
+    read_documents(tmp_path)
+    assert caplog.messages[0].endswith("05.txt, 06.txt, 07.txt and 4 more")
+
+
+ROWS = {"text": ['one,\n"two"', "three"], "n": ["1", "2"]}
+
+
+def content_of(kind):
+    """`ROWS` as a file of this kind."""
+    if kind in (".jsonl", ".ndjson", ".json"):
+        return "".join(
+            json.dumps(dict(zip(ROWS, row, strict=True))) + "\n" for row in zip(*ROWS.values(), strict=True)
+        ).encode()
+    if kind in (".csv", ".tsv"):
+        rows, target = [ROWS.keys(), *zip(*ROWS.values(), strict=True)], io.StringIO(newline="")
+        csv.writer(target, delimiter="," if kind == ".csv" else "\t").writerows(rows)
+        return target.getvalue().encode()
+    if kind == ".parquet":
+        target = io.BytesIO()
+        pyarrow.parquet.write_table(pyarrow.table(ROWS), target)
+        return target.getvalue()
+    return "\n<|endoftext|>\n".join(ROWS["text"]).encode()
+
+
+PACKED = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}
+
+
+@pytest.mark.parametrize("packed", PACKED)
+@pytest.mark.parametrize("kind", [".txt", ".md", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"])
+def test_every_kind_holds_the_same_documents_packed_or_not(kind, packed, tmp_path):
+    for name in (f"a{kind}{packed}", f"B{kind.upper()}{packed.upper()}"):
+        (tmp_path / name).write_bytes(PACKED[packed](content_of(kind)))
+        assert read_documents(tmp_path / name) == ROWS["text"]
+
+
+def test_zst_is_read_or_its_package_is_named(tmp_path, monkeypatch):
+    file = tmp_path / "a.jsonl.zst"
+    file.write_bytes(b"(\xb5/\xfd")
+    if importlib.util.find_spec("zstandard"):
+        import zstandard
+
+        packed = [zstandard.ZstdCompressor().compress(line) for line in content_of(".jsonl").splitlines(keepends=True)]
+        file.write_bytes(b"".join(packed))
+        assert read_documents(file) == ROWS["text"]
+        file.write_bytes(b"".join(packed)[:-3])
+        with pytest.raises(ValueError, match="a compressed file must be whole and of its suffix, got .*a.jsonl.zst"):
+            read_documents(file)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="zst file needs the package zstandard: pip install zstandard"):
+        read_documents(file)
+
+
+def test_a_long_field_of_a_table_and_a_number_are_text(tmp_path):
+    (tmp_path / "a.csv").write_text(f"n,text\n1,{'x' * 200_000}\n2,\n3,007\n")
+    assert read_documents(tmp_path / "a.csv") == ["x" * 200_000, "007"]
 
 
 def test_text_field_names_the_field_and_the_column(tmp_path):
@@ -113,6 +192,7 @@ def test_saved_datasets_are_read_with_and_without_splits(tmp_path):
 
 def test_dataset_name_goes_to_load_dataset_with_config_and_split(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n{"text": "c"}\n')
     real, calls = datasets.load_dataset, []
 
@@ -127,19 +207,49 @@ def test_dataset_name_goes_to_load_dataset_with_config_and_split(tmp_path, monke
     assert calls == [("house/stories", None), ("stories", "small", "train"), ("stories", "train[1:]")]
 
 
-@pytest.mark.parametrize(
-    "source", ["./missing", "/no/such/folder", "../missing", "~/missing", "missing.txt", "a/b.jsonl", Path("missing")]
-)
-def test_missing_path_is_an_error_and_not_a_hub_call(source, monkeypatch):
-    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: pytest.fail("asked the hub"))
+MISSING = ["./missing", "/no/such/folder", "../missing", "~/missing", "missing.txt", "missing.TXT.gz", "a/b.jsonl"]
+MISSING += [Path("missing"), "missing/", "missing.pdf", "my/texts/missing", "here/missing", "texts\\missing"]
+
+
+@pytest.mark.parametrize("source", MISSING)
+def test_missing_path_is_an_error_and_not_a_hub_call(source, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("here").mkdir()
+    for asks in ((datasets, "load_dataset"), (HfApi, "dataset_info")):
+        monkeypatch.setattr(*asks, lambda *a, **k: pytest.fail("asked the hub"))
     with pytest.raises(FileNotFoundError, match="source must be .*, got .*(missing|folder|b.jsonl)"):
         read_documents(source)
+
+
+def test_the_hub_is_asked_once_for_a_name_that_may_be_a_path(monkeypatch):
+    asked = []
+
+    def refuse(self, name, timeout):
+        asked.append(name)
+        raise RuntimeError("404 Client Error.\nMore of it")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(HfApi, "dataset_info", refuse)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: pytest.fail("tried again"))
+    with pytest.raises(FileNotFoundError, match="data set's name, got my_text:a: 404 Client Error.$"):
+        read_documents("my_text:a")
+    assert asked == ["my_text"]
 
 
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("a.txt", b"good\nbad \xff", r"a text file must be UTF-8, got .*a\.txt with a bad byte at offset 9"),
+        ("a.txt", b"good\nbad \xff", r"a text file must be UTF-8, got a bad byte \(0xff\) in .*a\.txt:2$"),
+        ("a.pdf", b"text", r"must end in \.txt, \.md, .*\.parquet, or one of these and \.gz, .*, got .*a\.pdf"),
+        ("a.gz", b"text", r"must end in .*, got .*a\.gz"),
+        ("a.txt.gz", gzip.compress(b"a" * 99)[:-9], r"a compressed file must be whole .*, got .*a\.txt\.gz: "),
+        ("a.txt.gz", b"just text", r"a compressed file must be .* of its suffix, got .*a\.txt\.gz: "),
+        ("a.csv.xz", lzma.compress(b"a" * 99)[:-9], r"a compressed file must be whole .*, got .*a\.csv\.xz: "),
+        ("a.txt", b"version https://git-lfs.github.com/spec/v1\noid", r"got a pointer of Git LFS, .*a\.txt"),
+        ("a.parquet", b"PAR1", r"a \.parquet file must be whole, got .*a\.parquet"),
+        ("a.csv", b"story,n\nx,1\n", r"text_field must be a column of .*a\.csv \(story, n\), got 'text'"),
+        ("a.csv", b"n,text\n1,a\n2\n", r"each row must have a column 'text', got a shorter one in .*a\.csv:3"),
+        ("a.csv", b'text\n"open\n', r"a table must be valid, got .* in .*a\.csv, after line 1"),
         ("a.txt", b" \n<|endoftext|>\n", r"source must hold text .*got none in .*a\.txt"),
         ("a.jsonl", b'{"text": "a"}\n\n{"text": "b"\n', r"JSON must be valid, got .* in .*a\.jsonl:3$"),
         ("a.json", b'[{"text": "a"},\n{"text": }]', r"JSON must be valid, got .* in .*a\.json:2$"),

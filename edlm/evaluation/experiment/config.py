@@ -31,8 +31,8 @@ class EvaluateConfig(Config):
 
     Args:
         denoiser: Folder, hub id or shipped name.
-        data: Held-out blocks (a file made by ``edlm prepare corpus``), or text (.txt, .jsonl); for a shipped denoiser,
-            the blocks shipped with it by default.
+        data: Held-out blocks (made by ``edlm prepare corpus``), or text of any kind that it reads; for a shipped
+            denoiser, the blocks shipped with it by default.
         length: Tokens of a block that text is cut into; null for the longest that the denoiser takes.
         num_rows: Blocks to use, drawn over all documents by the seed. Errors are clustered by document.
         given: "middle_third": everything but the middle third of each block is given, and the bounds and draws are of

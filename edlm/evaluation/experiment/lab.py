@@ -30,8 +30,6 @@ from edlm.files import read_json
 from edlm.sampler.kernel import device_of
 from edlm.training.checkpoints import fingerprint
 
-TEXT = (".txt", ".jsonl", ".json")
-
 
 class Job(NamedTuple):
     """One value that is measured.
@@ -197,22 +195,22 @@ def _text_measures(config: EvaluateConfig, denoiser: Denoiser, x_0: Tensor) -> T
 
 
 def load_held_out(path: str | Path, denoiser: Denoiser, length: int | None = None) -> TokenBlocks:
-    """Blocks of a ``.safetensors`` file, or those that a text file is cut into by the denoiser's tokenizer.
+    """Blocks of a ``.safetensors`` file, or those that text is cut into by the denoiser's tokenizer.
 
     Args:
-        path: What ``edlm prepare corpus`` wrote; a ``.jsonl`` file with ``{"text": ...}`` in each line; or a ``.txt``
-            file, in which a line with nothing but the tokenizer's separator ends a document.
+        path: A folder that ``edlm prepare corpus`` wrote, or a file of blocks in it; or text, as `read_documents` reads
+            it: one text holds the same documents in a corpus and here.
         denoiser: Its tokenizer reads the text.
         length: Tokens of a block of text; by default the longest that the denoiser takes, with its framing tokens.
             Blocks that are cut already have theirs, and any other is an error.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file is corrupt (names file and line), too short, or its length is not known; or its blocks
-            are not of ``length``.
+        FileNotFoundError: there is no such file or folder.
+        ValueError: it is corrupt (names file and line), too short, or its length is not known; or its blocks are not of
+            ``length``.
     """
-    path = Path(path)
-    if path.suffix not in TEXT:
+    path = Path(path) / "valid.safetensors" if (Path(path) / "valid.safetensors").is_file() else path
+    if Path(path).suffix == ".safetensors":
         blocks = load_blocks(path)
         if length not in (None, blocks.tokens.shape[1]):
             raise ValueError(
@@ -220,8 +218,7 @@ def load_held_out(path: str | Path, denoiser: Denoiser, length: int | None = Non
                 f"got {length} with {path}"
             )
         return blocks
-    if not path.is_file():
-        raise FileNotFoundError(f"data must be an existing file, got {path}")
+    documents = read_documents(path)
     if denoiser.tokenizer is None:
         raise ValueError(f"text needs a denoiser with a tokenizer, got {path} and {type(denoiser).__name__} without")
     if length is None:
@@ -229,21 +226,7 @@ def load_held_out(path: str | Path, denoiser: Denoiser, length: int | None = Non
             raise ValueError(f"length must be given for text where the denoiser has no longest one, got {path}")
         framing = len(denoiser.prefix_ids) + len(denoiser.suffix_ids) if denoiser.is_framed else 0
         length = denoiser.max_length - framing
-    _check_utf8(path)
-    separator = denoiser.tokenizer.eos_token or denoiser.tokenizer.sep_token
-    documents = read_documents(path, **({"separator": separator} if separator else {}))
     try:
         return pack_documents(documents, denoiser.tokenizer, length)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def _check_utf8(path: Path) -> None:
-    """Name the line, which `read_documents` does not."""
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        try:
-            line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"a text file must be UTF-8, got a bad byte (0x{line[error.start]:02x}) in {path}:{number}"
-            ) from error

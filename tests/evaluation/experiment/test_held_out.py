@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from edlm import load_denoiser
 from edlm.corpus.blocks import load_blocks
-from edlm.corpus.text import pack_documents
+from edlm.corpus.text import pack_documents, read_documents
 from edlm.denoisers import FunctionDenoiser
 from edlm.denoisers.loading import SHIPPED
 from edlm.evaluation.experiment.lab import load_held_out
@@ -42,13 +43,20 @@ def test_held_out_blocks_leave_room_for_framing_tokens(denoiser, tmp_path, is_fr
     assert load_held_out(path, framed).tokens.shape[1] == length
 
 
-def test_held_out_documents_end_at_eos_or_else_at_sep(denoiser, tmp_path):
+@pytest.mark.parametrize("eos", ["<|endoftext|>", "</s>"])
+def test_held_out_text_holds_the_documents_of_a_corpus(eos, denoiser, tmp_path):
     path, tokenizer = tmp_path / "a.txt", copy.deepcopy(denoiser.tokenizer)
-    tokenizer.sep_token = "<sep>"
-    framed = SimpleNamespace(tokenizer=tokenizer, max_length=20, prefix_ids=(), suffix_ids=(), is_framed=False)
-    for separator in ("<|endoftext|>", "<sep>"):
+    tokenizer.eos_token = eos
+    of_another = SimpleNamespace(tokenizer=tokenizer, max_length=20, prefix_ids=(), suffix_ids=(), is_framed=False)
+    for separator in ("<|endoftext|>", "</s>"):
         path.write_text(f"\n{separator}\n".join(STORIES))
-        assert (load_held_out(path, framed).num_documents > 1) == (separator == "<|endoftext|>")
+        num_documents = load_held_out(path, of_another).num_documents
+        assert num_documents == len(read_documents(path)) == (8 if separator == "<|endoftext|>" else 1)
+
+
+def test_held_out_blocks_of_a_prepared_folder(denoiser, tmp_path):
+    shutil.copy(SHIPPED / "tinystories" / "valid.safetensors", tmp_path)
+    assert torch.equal(load_held_out(tmp_path, denoiser).tokens, load_blocks(tmp_path / "valid.safetensors").tokens)
 
 
 def test_held_out_blocks_are_read_as_they_are(denoiser):
@@ -84,7 +92,7 @@ def test_held_out_truncated_or_missing_file_is_named(denoiser, tmp_path):
     path.write_bytes((SHIPPED / "tinystories" / "valid.safetensors").read_bytes()[:5000])
     with pytest.raises(ValueError, match=f"{path} must be a whole safetensors file"):
         load_held_out(path, denoiser)
-    with pytest.raises(FileNotFoundError, match="data must be an existing file, got .*no.jsonl"):
+    with pytest.raises(FileNotFoundError, match="source must be an existing file .*, got .*no.jsonl"):
         load_held_out(tmp_path / "no.jsonl", denoiser)
     (tmp_path / "short.txt").write_text("Too short.")
     with pytest.raises(ValueError, match="short.txt: documents must fill one block of 128 tokens"):

@@ -1,0 +1,151 @@
+"""Files of text, by kind: plain text, JSON, tables, and these compressed."""
+
+import csv
+import gzip
+import importlib.util
+import io
+import json
+import logging
+import lzma
+import re
+import zlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+_LFS = b"version https://git-lfs"
+
+
+def kind_of(path: Path) -> str | None:
+    """Suffix of a kind that `read_file` knows, in lower case, without that of a compression; None of others."""
+    suffix = path.suffix.lower()
+    suffix = Path(path.stem).suffix.lower() if suffix in _COMPRESSED else suffix
+    return suffix if suffix in _KINDS else None
+
+
+def read_file(path: Path, text_field: str, separator: str) -> list[str]:
+    """Documents of one file, blank ones included; arguments are those of `read_documents`.
+
+    Raises:
+        ValueError: an unknown kind, content that is not what its suffix says (names the line where there is one), or a
+            compression whose package is not installed.
+    """
+    if (kind := kind_of(path)) is None:
+        raise ValueError(f"a text file must end in {known_kinds()}, got {path}")
+    content = path.read_bytes()
+    if content.startswith(_LFS):
+        raise ValueError(
+            f"a text file must hold its text, got a pointer of Git LFS, which `git lfs pull` fills: {path}"
+        )
+    try:
+        content = _COMPRESSED.get(path.suffix.lower(), bytes)(content)
+    except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+        raise ValueError(f"a compressed file must be whole and of its suffix, got {path}: {error}") from error
+    return _KINDS[kind](content, path, text_field, separator)
+
+
+def known_kinds() -> str:
+    """The suffixes of `read_file`, in words."""
+    return f"{', '.join(_KINDS)}, or one of these and {', '.join(_COMPRESSED)}"
+
+
+def text_column(dataset: Any, name: str | Path, text_field: str) -> list[str | None]:
+    """A column of a `datasets.Dataset`; ValueError, with the names of all, unless there is such a column of text."""
+    if getattr(dataset.features.get(text_field), "dtype", None) not in ("string", "large_string"):
+        columns = ", ".join(dataset.features)
+        raise ValueError(f"text_field must be a text column of {name} ({columns}), got {text_field!r}")
+    return list(dataset[text_field])
+
+
+def _decode(content: bytes, path: Path) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line, byte = content.count(b"\n", 0, error.start) + 1, error.object[error.start]
+        raise ValueError(f"a text file must be UTF-8, got a bad byte (0x{byte:02x}) in {path}:{line}") from error
+
+
+def _read_text(content: bytes, path: Path, text_field: str, separator: str) -> list[str]:
+    parts = re.split(rf"^{re.escape(separator)}[ \t\r]*$", _decode(content, path), flags=re.MULTILINE)
+    if inline := sum(part.count(separator) for part in parts):
+        logger.warning("%s: %d separators that share a line with text are read as text", path, inline)
+    return parts if len(parts) == 1 else [part.strip("\r\n") for part in parts]
+
+
+def _read_json(content: bytes, path: Path, text_field: str, separator: str) -> list[str]:
+    text = _decode(content, path)
+    is_array = kind_of(path) == ".json" and text.lstrip().startswith("[")
+    documents = []
+    for number, line in enumerate([text] if is_array else text.split("\n"), start=1):
+        try:
+            records = json.loads(line) if line.strip() else []
+        except json.JSONDecodeError as error:
+            raise ValueError(f"JSON must be valid, got {error.msg} in {path}:{number + error.lineno - 1}") from error
+        for record in records if isinstance(records, list) else [records]:
+            found = record.get(text_field) if isinstance(record, dict) else None
+            if not isinstance(found, str) or re.search("[\ud800-\udfff]", found):
+                got = f"{str(record)[:60]!r} in {path}:{number} (record {len(documents) + 1})"
+                raise ValueError(f"each record must have valid Unicode text in {text_field!r}, got {got}")
+            documents.append(found)
+    return documents
+
+
+def _read_table(content: bytes, path: Path, text_field: str, separator: str, *, dialect: str) -> list[str]:
+    csv.field_size_limit(2**31 - 1)  # a document may be longer than the limit of 128 KiB that Python starts with
+    reader = csv.DictReader(io.StringIO(_decode(content, path), newline=""), dialect=dialect, strict=True)
+    try:
+        columns = reader.fieldnames or []
+        if text_field not in columns:
+            raise ValueError(f"text_field must be a column of {path} ({', '.join(columns)}), got {text_field!r}")
+        documents = []
+        for row in reader:
+            if row[text_field] is None:
+                raise ValueError(
+                    f"each row must have a column {text_field!r}, got a shorter one in {path}:{reader.line_num}"
+                )
+            documents.append(row[text_field])
+        return documents
+    except csv.Error as error:
+        raise ValueError(f"a table must be valid, got {error} in {path}, after line {reader.line_num}") from error
+
+
+def _read_parquet(content: bytes, path: Path, text_field: str, separator: str) -> list[str | None]:
+    import datasets
+    from pyarrow import ArrowException, parquet
+
+    try:
+        table = parquet.read_table(io.BytesIO(content))
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"a .parquet file must be whole, got {path}: {error}") from error
+    return text_column(datasets.Dataset(table), path, text_field)
+
+
+def _unpack_zst(content: bytes) -> bytes:
+    if importlib.util.find_spec("zstandard") is None:
+        raise ValueError("a .zst file needs the package zstandard: pip install zstandard")
+    import zstandard
+
+    parts = []
+    while content:  # a file may hold several frames
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        try:
+            parts.append(frame.decompress(content))
+        except zstandard.ZstdError as error:
+            raise OSError(str(error)) from error
+        if not frame.eof:
+            raise EOFError("it ends before its end marker")
+        content = frame.unused_data
+    return b"".join(parts)
+
+
+_Reader = Callable[[bytes, Path, str, str], list[str | None]]
+_KINDS: dict[str, _Reader] = {
+    **dict.fromkeys((".txt", ".md"), _read_text),
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), _read_json),
+    ".csv": partial(_read_table, dialect="excel"),
+    ".tsv": partial(_read_table, dialect="excel-tab"),
+    ".parquet": _read_parquet,
+}
+_COMPRESSED: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".xz": lzma.decompress, ".zst": _unpack_zst}
