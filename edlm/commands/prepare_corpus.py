@@ -1,14 +1,25 @@
 """``edlm prepare corpus``: text, or a synthetic language -> a tokenizer and blocks of tokens."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from edlm.corpus.prepared import PreparedCorpus
 from edlm.corpus.synthetic import LanguageConfig, sample_corpus
-from edlm.corpus.text import pack_documents, read_documents, split_documents, train_tokenizer
+from edlm.corpus.text import (
+    SEPARATOR,
+    TooFewDocumentsError,
+    pack_documents,
+    read_documents,
+    split_documents,
+    train_tokenizer,
+)
 from edlm.hub import load_tokenizer
 from edlm.rules import Config
+
+logger = logging.getLogger(__name__)
+ONE_DOCUMENT = f"; errors of an evaluation need more: separate documents by a line {SEPARATOR}, or give valid_source"
 
 
 @dataclass(frozen=True)
@@ -22,7 +33,8 @@ class PrepareCorpusConfig(Config):
         split: Split of the data set, such as "train".
         valid_source: Held-out text of the same kinds; by default part of ``source`` is held out.
         valid_split: Split of the held-out data set; without ``valid_source``, of ``source``.
-        valid_fraction: Share of the documents held out when there is neither ``valid_source`` nor ``valid_split``.
+        valid_fraction: Share of the documents held out when there is neither ``valid_source`` nor ``valid_split``; of
+            too few documents, such as a single book, the last part of the text, at least one block.
         text_field: Field or column that holds the text, outside .txt and .md files.
         tokenizer: Folder or hub id of a tokenizer with a mask token; by default one is trained.
         tokenizer_kind: Kind of the trained tokenizer: "bpe" or "character".
@@ -75,23 +87,33 @@ def run(config: PrepareCorpusConfig) -> None:
 def _text_corpus(config: PrepareCorpusConfig) -> PreparedCorpus:
     sources = (config.source,) if isinstance(config.source, str) else config.source
     documents = _read(sources, config.split, config.text_field)
-    if config.valid_source is None and config.valid_split is None:
-        documents, held_out = split_documents(documents, config.valid_fraction)
-    else:
-        held_out = _read(
-            sources if config.valid_source is None else [config.valid_source], config.valid_split, config.text_field
-        )
+    if config.valid_source is not None or config.valid_split is not None:
+        others = sources if config.valid_source is None else [config.valid_source]
+        return _pack(config, documents, _read(others, config.valid_split, config.text_field))
+    try:
+        return _pack(config, *split_documents(documents, config.valid_fraction))
+    except TooFewDocumentsError as error:
+        corpus = _pack(config, documents, None)
+        blocks, number = len(corpus.valid.tokens), corpus.valid.num_documents
+        kept = f"the last {blocks} blocks, of {number} documents, are held out" + ("" if number > 1 else ONE_DOCUMENT)
+        logger.warning("too few documents to hold some out (%s): %s", error, kept)
+        return corpus
+
+
+def _pack(config: PrepareCorpusConfig, documents: list[str], held_out: list[str] | None) -> PreparedCorpus:
+    """Blocks of both splits; without held-out documents, the last blocks are held out."""
     if config.tokenizer is None:
         tokenizer = train_tokenizer(documents, kind=config.tokenizer_kind, vocab_size=config.vocab_size)
     else:
         tokenizer = load_tokenizer(config.tokenizer)
     if tokenizer.mask_token_id is None:
         raise ValueError(f"the tokenizer must have a mask token, got one without: {config.tokenizer}")
-    return PreparedCorpus(
-        tokenizer,
-        pack_documents(documents, tokenizer, config.length).cut_again(config.num_cuts),
-        pack_documents(held_out, tokenizer, config.length),
-    )
+    train = pack_documents(documents, tokenizer, config.length)
+    if held_out is None:
+        train, valid = train.hold_out(config.valid_fraction)
+    else:
+        valid = pack_documents(held_out, tokenizer, config.length)
+    return PreparedCorpus(tokenizer, train.cut_again(config.num_cuts), valid)
 
 
 def _read(sources: Sequence[str], split: str | None, text_field: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Blocks of tokens of equal length, and their files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +57,37 @@ class TokenBlocks:
         tokens, documents = self.tokens[drawn], None if self.documents is None else self.documents[drawn]
         characters = round(self.characters_per_token * tokens.numel())
         return TokenBlocks(tokens, self.num_documents, tokens.numel(), 0, characters, documents)
+
+    def hold_out(self, fraction: float) -> tuple["TokenBlocks", "TokenBlocks"]:
+        """The first blocks and, for validation, the last: this share of them, at least one on each side.
+
+        Characters are counted at the mean rate of all blocks; a document on both sides counts on both.
+
+        Raises:
+            ValueError: ``fraction`` outside (0, 1), or there are fewer than two blocks.
+        """
+        size, length = self.tokens.shape
+        if not 0 < fraction < 1 or size < 2:
+            got = f"{fraction} and {size} blocks of {length} tokens"
+            raise ValueError(f"fraction must be in (0, 1) and text fill two blocks to hold one out, got {got}")
+        cut = size - min(max(1, round(fraction * size)), size - 1)
+        return self._part(slice(cut)), self._part(slice(cut, None))
+
+    def _part(self, rows: slice) -> "TokenBlocks":
+        tokens, documents, number = self.tokens[rows], None, self.num_documents
+        if self.documents is not None:
+            documents = self.documents[rows]
+            number = int(documents[-1] - documents[0]) + 1
+        characters = round(self.characters_per_token * tokens.numel())
+        return replace(
+            self,
+            tokens=tokens,
+            num_documents=number,
+            num_tokens=tokens.numel(),
+            num_dropped=0,
+            num_characters=characters,
+            documents=documents,
+        )
 
     def cut_again(self, num_cuts: int) -> "TokenBlocks":
         """The kept tokens cut ``num_cuts`` times, evenly shifted, so that each is seen at so many places of a block.

@@ -157,6 +157,10 @@ def train_tokenizer(documents: list[str], *, kind: str = "bpe", vocab_size: int 
     return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
 
 
+class TooFewDocumentsError(ValueError):
+    """A side of a split has no document, or documents fill no block."""
+
+
 def split_documents(documents: list[str], valid_fraction: float) -> tuple[list[str], list[str]]:
     """(train, valid) by a hash of each text, whatever the order; texts with the same words stay together.
 
@@ -167,7 +171,8 @@ def split_documents(documents: list[str], valid_fraction: float) -> tuple[list[s
         valid_fraction: Expected share of valid documents, in (0, 1).
 
     Raises:
-        ValueError: ``valid_fraction`` outside (0, 1), or a side would be empty.
+        TooFewDocumentsError: a side would be empty.
+        ValueError: ``valid_fraction`` outside (0, 1).
 
     Example:
         >>> split_documents(["a", "b", "c", "d"], 0.5)
@@ -182,7 +187,7 @@ def split_documents(documents: list[str], valid_fraction: float) -> tuple[list[s
         number = int(hashlib.sha256(key.encode()).hexdigest()[:8], 16)
         (valid if number % ratio.denominator < ratio.numerator else train).append(text)
     if not train or not valid:
-        raise ValueError(f"both sides must hold a document, got {len(train)} train and {len(valid)} valid")
+        raise TooFewDocumentsError(f"both sides must hold a document, got {len(train)} train and {len(valid)} valid")
     return train, valid
 
 
@@ -195,7 +200,8 @@ def pack_documents(documents: list[str], tokenizer: PreTrainedTokenizerBase, len
         length: Tokens per block.
 
     Raises:
-        ValueError: ``length`` < 1, less than one block, or a tokenizer that is not fast or lacks eos and sep.
+        TooFewDocumentsError: less than one block.
+        ValueError: ``length`` < 1, or a tokenizer that is not fast or lacks eos and sep.
 
     Example:
         >>> tokenizer = train_tokenizer(["ab"], kind="character")
@@ -213,7 +219,7 @@ def pack_documents(documents: list[str], tokenizer: PreTrainedTokenizerBase, len
     stream, ends = np.concatenate(pieces), np.cumsum([len(piece) for piece in pieces])  # document i starts at ends[i]
     kept = len(stream) // length * length
     if kept == 0:
-        raise ValueError(f"documents must fill one block of {length} tokens, got {len(stream)} tokens")
+        raise TooFewDocumentsError(f"documents must fill one block of {length} tokens, got {len(stream)} tokens")
     whole = int((ends[1:] - 1 <= kept).sum())  # documents with every token kept
     num_characters = sum(map(len, documents[:whole]))
     if whole < len(documents) and kept > ends[whole]:  # a character cut between two byte tokens counts

@@ -552,6 +552,21 @@ def test_drawn_blocks_are_distinct_and_of_all_documents():
     assert sorted(blocks.draw(99, seed=1).tokens[:, 0].tolist()) == list(range(0, 40, 2))
 
 
+def test_the_last_blocks_are_held_out_with_their_documents():
+    blocks = TokenBlocks(torch.arange(40).view(20, 2), 10, 41, 1, 80, torch.arange(20) // 2)
+    train, valid = blocks.hold_out(0.25)
+    assert torch.equal(torch.cat([train.tokens, valid.tokens]), blocks.tokens) and len(valid.tokens) == 5
+    assert (train.num_documents, valid.num_documents) == (8, 3)  # document 7 is on both sides
+    assert (valid.num_tokens, valid.num_dropped, valid.num_characters) == (10, 0, 20)
+    for fraction, size in ((1e-9, 1), (0.999, 19)):
+        assert len(blocks.hold_out(fraction)[1].tokens) == size
+    for wrong in (0, 1, math.nan):
+        with pytest.raises(ValueError, match=rf"fraction must be in \(0, 1\) .*, got {wrong} and 20 blocks of 2"):
+            blocks.hold_out(wrong)
+    with pytest.raises(ValueError, match="text fill two blocks to hold one out, got 0.5 and 1 blocks of 2 tokens"):
+        blocks.hold_out(1e-9)[1].hold_out(0.5)
+
+
 # Real text
 
 

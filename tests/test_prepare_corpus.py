@@ -1,0 +1,66 @@
+"""`edlm prepare corpus` of whatever text a user has: a book, few documents, a data set, a folder, names of nothing."""
+
+import datasets
+import pytest
+import torch
+
+from edlm.cli import main
+from edlm.corpus.prepared import PreparedCorpus
+
+BOOK = "".join(f"Chapter {i}. It rained for {i * i} days.\n\n" for i in range(1, 200))
+STORIES = [f"story {i} of a cat" for i in range(100)]
+
+
+def prepare(tmp_path, code=0, **options):
+    """The corpus of the command, with small blocks."""
+    options = {"output_dir": tmp_path / "corpus", "length": 16, "vocab_size": 280, **options}
+    assert main(["prepare", "corpus", *(word for k, v in options.items() for word in (f"--{k}", str(v)))]) == code
+    return PreparedCorpus.load(tmp_path / "corpus") if code == 0 else None
+
+
+def text_of(corpus, *splits):
+    return corpus.tokenizer.decode(torch.cat([getattr(corpus, split).tokens.flatten() for split in splits]))
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_last_part_of_few_documents_is_held_out(tmp_path, caplog, parts):
+    size = len(BOOK) // parts
+    documents = [BOOK[i * size : (i + 1) * size] for i in range(parts)]
+    (tmp_path / "book.txt").write_text("\n<|endoftext|>\n".join(documents))
+    corpus = prepare(tmp_path, source=tmp_path / "book.txt", valid_fraction=0.1)
+    sizes = [len(blocks.tokens) for blocks in (corpus.train, corpus.valid)]
+    assert sizes[1] == round(0.1 * sum(sizes)) and corpus.valid.num_documents == 1
+    whole = "<|endoftext|>" + "<|endoftext|>".join(text.strip("\n") for text in documents)
+    assert (whole + "<|endoftext|>").startswith(text_of(corpus, "train", "valid"))
+    assert corpus.train.num_documents == parts and set(corpus.valid.documents.tolist()) == {parts - 1}
+    (said,) = caplog.messages
+    assert f"the last {sizes[1]} blocks, of 1 documents, are held out; errors of an evaluation need more" in said
+
+
+def test_one_block_of_a_short_text_is_held_out_and_a_shorter_one_refused(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("".join(chr(97 + i % 26) for i in range(40)))
+    corpus = prepare(tmp_path, source=tmp_path / "a.txt", tokenizer_kind="character")
+    assert (len(corpus.train.tokens), len(corpus.valid.tokens)) == (1, 1)
+    (tmp_path / "a.txt").write_text("abc")
+    prepare(tmp_path, 2, source=tmp_path / "a.txt", tokenizer_kind="character")
+    assert "documents must fill one block of 16 tokens" in capsys.readouterr().err
+
+
+def test_held_out_text_of_another_split_or_source(tmp_path, capsys):
+    table = {name: datasets.Dataset.from_dict({"story": [f"{name} {text}" for text in STORIES]}) for name in ("a", "b")}
+    datasets.DatasetDict(table).save_to_disk(tmp_path / "set")
+    source = {"source": tmp_path / "set", "text_field": "story", "split": "a"}
+    one = prepare(tmp_path, **source, valid_split="b")
+    other = prepare(tmp_path, **source, valid_split="b", valid_source=tmp_path / "set")
+    for corpus in (one, other):
+        assert corpus.train.num_documents == corpus.valid.num_documents == 100
+        assert "b story" not in text_of(corpus, "train") and "a story" not in text_of(corpus, "valid")
+    apart = prepare(tmp_path, **source)
+    assert apart.train.num_documents + apart.valid.num_documents == 100
+    prepare(tmp_path, 2, source=tmp_path / "set", text_field="story")
+    assert "split must be one of a, b" in capsys.readouterr().err
+
+
+def test_a_mistyped_path_is_refused_at_once(tmp_path, capsys):
+    prepare(tmp_path, 2, source=tmp_path / "storys.txt")
+    assert "source must be an existing file or folder or a data set's name, got" in capsys.readouterr().err
