@@ -1,11 +1,22 @@
 """`edlm prepare corpus` of whatever text a user has: a book, few documents, a data set, a folder, names of nothing."""
 
+import json
+import math
+import random
+from dataclasses import replace
+
 import datasets
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
+from edlm import EnergySampler
 from edlm.cli import main
 from edlm.corpus.prepared import PreparedCorpus
+from edlm.evaluation import estimate_bound
+from edlm.evaluation.experiment.lab import load_held_out
+from edlm.training import train_denoiser, train_energy
 
 BOOK = "".join(f"Chapter {i}. It rained for {i * i} days.\n\n" for i in range(1, 200))
 STORIES = [f"story {i} of a cat" for i in range(100)]
@@ -64,3 +75,39 @@ def test_held_out_text_of_another_split_or_source(tmp_path, capsys):
 def test_a_mistyped_path_is_refused_at_once(tmp_path, capsys):
     prepare(tmp_path, 2, source=tmp_path / "storys.txt")
     assert "source must be an existing file or folder or a data set's name, got" in capsys.readouterr().err
+
+
+def test_a_bert_trains_and_is_evaluated_on_text_with_unknown_words(tmp_path, capsys):
+    words = "cat dog ran home to eat red fish and sleep".split()
+    raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    trainer = trainers.WordPieceTrainer(vocab_size=60, special_tokens=[*names.values()], show_progress=False)
+    raw.train_from_iterator([" ".join(words)], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, **names)
+    tokenizer.save_pretrained(tmp_path / "bert")
+    torch.manual_seed(0)
+    shape = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 16}
+    bert = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=20, **shape))
+    bert.save_pretrained(tmp_path / "bert")
+    text = [" ".join(random.Random(i).choices([*words, "Ünknown"], k=20)) for i in range(60)]
+    (tmp_path / "t.txt").write_text("\n<|endoftext|>\n".join(text))
+    corpus = prepare(tmp_path, source=tmp_path / "t.txt", tokenizer=tmp_path / "bert", valid_fraction=0.3)
+    special = torch.tensor(tokenizer.all_special_ids)
+    assert not any(torch.isin(blocks.tokens, special).any() for blocks in (corpus.train, corpus.valid))
+    trainer = {"batch_size": 4, "num_steps": 20, "warmup_steps": 1}
+    further = train_denoiser(corpus, start_from=tmp_path / "bert", output_dir=tmp_path / "a", **trainer)
+    train_energy(further, corpus, output_dir=tmp_path / "b", **trainer)
+    for name in ("a", "b"):
+        losses = [json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        assert losses and all(map(math.isfinite, losses))
+    held_out = load_held_out(tmp_path / "t.txt", further)
+    assert held_out.num_documents == 60 and held_out.tokens.shape[1] == 18 and len(held_out.documents.unique()) > 20
+    bound = estimate_bound(EnergySampler(further, num_steps=2), held_out.tokens[:8])
+    assert math.isfinite(bound.value)
+    spoiled = replace(corpus.train, tokens=corpus.train.tokens.index_fill(1, torch.tensor([2]), tokenizer.sep_token_id))
+    for start in ({"start_from": tmp_path / "bert"}, {"model": shape}):
+        with pytest.raises(ValueError, match=r"rules out, got .* of '\[SEP\]' \(id 3\): prepare the corpus anew"):
+            train_denoiser(
+                PreparedCorpus(tokenizer, spoiled, corpus.valid), output_dir=tmp_path / "c", **start, **trainer
+            )

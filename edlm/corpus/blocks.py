@@ -1,6 +1,6 @@
 """Blocks of tokens of equal length, and their files."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from edlm.files import open_safetensors, reading
 
 FORMAT = "edlm-token-blocks-1"
-METADATA = ("num_documents", "num_tokens", "num_dropped", "num_characters", "format")
+COUNTS = ("num_documents", "num_tokens", "num_dropped", "num_characters")
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +25,7 @@ class TokenBlocks:
         num_characters: Characters (code points) of the documents' text in ``tokens``; a separator counts none.
         documents: Index of the document that most tokens of each block are of, ``[num_blocks]``; None where that is not
             known, or each block is one.
+        vocabulary: Fingerprint of the tokenizer that made them; "" where that is not known.
     """
 
     tokens: torch.LongTensor
@@ -33,6 +34,7 @@ class TokenBlocks:
     num_dropped: int
     num_characters: int
     documents: torch.LongTensor | None = None
+    vocabulary: str = ""
 
     def __post_init__(self):
         if self.tokens.ndim != 2 or self.num_tokens != self.tokens.numel() + self.num_dropped:
@@ -54,9 +56,8 @@ class TokenBlocks:
         the mean rate of all blocks.
         """
         drawn = torch.randperm(len(self.tokens), generator=torch.Generator().manual_seed(seed))[:num_blocks]
-        tokens, documents = self.tokens[drawn], None if self.documents is None else self.documents[drawn]
-        characters = round(self.characters_per_token * tokens.numel())
-        return TokenBlocks(tokens, self.num_documents, tokens.numel(), 0, characters, documents)
+        documents = None if self.documents is None else self.documents[drawn]
+        return self._with(self.tokens[drawn], self.num_documents, documents)
 
     def hold_out(self, fraction: float) -> tuple["TokenBlocks", "TokenBlocks"]:
         """The first blocks and, for validation, the last: this share of them, at least one on each side.
@@ -74,20 +75,16 @@ class TokenBlocks:
         return self._part(slice(cut)), self._part(slice(cut, None))
 
     def _part(self, rows: slice) -> "TokenBlocks":
-        tokens, documents, number = self.tokens[rows], None, self.num_documents
-        if self.documents is not None:
-            documents = self.documents[rows]
-            number = int(documents[-1] - documents[0]) + 1
-        characters = round(self.characters_per_token * tokens.numel())
-        return replace(
-            self,
-            tokens=tokens,
-            num_documents=number,
-            num_tokens=tokens.numel(),
-            num_dropped=0,
-            num_characters=characters,
-            documents=documents,
-        )
+        if self.documents is None:
+            return self._with(self.tokens[rows], self.num_documents, None)
+        documents = self.documents[rows]
+        return self._with(self.tokens[rows], int(documents[-1] - documents[0]) + 1, documents)
+
+    def _with(self, tokens: torch.Tensor, num_documents: int, documents: torch.Tensor | None) -> "TokenBlocks":
+        """Other blocks of the same text; characters are counted at the mean rate of all blocks."""
+        size = tokens.numel()
+        characters = round(self.characters_per_token * size)
+        return TokenBlocks(tokens, num_documents, size, 0, characters, documents, self.vocabulary)
 
     def cut_again(self, num_cuts: int) -> "TokenBlocks":
         """The kept tokens cut ``num_cuts`` times, evenly shifted, so that each is seen at so many places of a block.
@@ -108,20 +105,19 @@ class TokenBlocks:
         stream = self.tokens.flatten()
         cuts = [stream[length * i // num_cuts :] for i in range(num_cuts)]
         tokens = torch.cat([cut[: len(cut) // length * length].view(-1, length) for cut in cuts])
-        characters = round(self.characters_per_token * tokens.numel())
-        return TokenBlocks(tokens, self.num_documents, tokens.numel(), 0, characters)
+        return self._with(tokens, self.num_documents, None)
 
 
 def save_blocks(blocks: TokenBlocks, path: str | Path) -> None:
-    """Write a safetensors file: ``tokens`` as uint16 where all ids fit, else int32, documents, counts as metadata."""
+    """Write a safetensors file: ``tokens`` as uint16 where all ids fit, else int32, documents; the rest as metadata."""
     tokens = blocks.tokens.numpy()
     kind = np.uint16 if np.array_equal(tokens, tokens.astype(np.uint16)) else np.int32
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     arrays = {"tokens": np.ascontiguousarray(tokens, kind)}
     if blocks.documents is not None:
         arrays["documents"] = blocks.documents.numpy().astype(np.int32)
-    metadata = {name: str(value) for name, value in {**vars(blocks), "format": FORMAT}.items() if name in METADATA}
-    save_file(arrays, str(path), metadata=metadata)
+    counts = {name: str(getattr(blocks, name)) for name in COUNTS}
+    save_file(arrays, str(path), metadata={**counts, "vocabulary": blocks.vocabulary, "format": FORMAT})
 
 
 def load_blocks(path: str | Path) -> TokenBlocks:
@@ -132,4 +128,6 @@ def load_blocks(path: str | Path) -> TokenBlocks:
             raise ValueError(f"format must be {FORMAT!r}, got {got!r} in {path}")
         with reading(path, "hold token blocks"):
             arrays = {name: torch.from_numpy(file.get_tensor(name).astype(np.int64)) for name in file.keys()}
-            return TokenBlocks(**arrays, **{name: int(count) for name, count in metadata.items()})
+            vocabulary = metadata.pop("vocabulary", "")  # files of earlier versions have none
+            counts = {name: int(count) for name, count in metadata.items()}
+            return TokenBlocks(**arrays, **counts, vocabulary=vocabulary)

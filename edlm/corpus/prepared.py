@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from edlm.corpus.blocks import TokenBlocks, load_blocks, save_blocks
+from edlm.corpus.tokens import vocabulary_fingerprint
 from edlm.hub import load_tokenizer
 from edlm.rules import check_given
 
@@ -18,20 +19,25 @@ class PreparedCorpus:
 
     Attributes:
         tokenizer: Has a mask token.
-        train: Blocks to train on.
-        valid: Held-out blocks.
+        train: Blocks to train on; they get the tokenizer's fingerprint, if they have none.
+        valid: Held-out blocks, the same.
+
+    Raises:
+        ValueError: blocks of another tokenizer.
     """
 
     tokenizer: PreTrainedTokenizerBase
     train: TokenBlocks
     valid: TokenBlocks
 
-    def check_tokenizer(self, other: PreTrainedTokenizerBase | None) -> None:
-        """Raise ValueError unless ``other`` has the same tokens under the same ids."""
-        if other is not None and other.get_vocab() != self.tokenizer.get_vocab():
-            raise ValueError(
-                f"the corpus's tokenizer ({len(self.tokenizer)} tokens) must be the denoiser's ({len(other)} tokens)"
-            )
+    def __post_init__(self) -> None:
+        made_by = vocabulary_fingerprint(self.tokenizer)
+        for name in ("train", "valid"):
+            blocks = getattr(self, name)
+            if blocks.vocabulary not in ("", made_by):
+                got = f"{name} blocks of vocabulary {blocks.vocabulary}, and {made_by}"
+                raise ValueError(f"blocks must be made with the corpus's tokenizer, got {got}")
+            object.__setattr__(self, name, replace(blocks, vocabulary=made_by))
 
     def save(self, path: str | Path) -> None:
         """Write ``tokenizer/``, ``train.safetensors`` and ``valid.safetensors`` below ``path``."""
@@ -51,6 +57,7 @@ class PreparedCorpus:
 
         Raises:
             FileNotFoundError: ``path`` is no prepared corpus.
+            ValueError: its blocks are of another tokenizer than its own.
         """
         check_given(corpus=path)
         path = Path(path)

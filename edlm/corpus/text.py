@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import re
+from collections.abc import Collection
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from edlm.corpus.blocks import TokenBlocks
 from edlm.corpus.files import kind_of, known_kinds, read_file, text_column
+from edlm.corpus.tokens import PLAIN, never_in_text, separator_of, vocabulary_fingerprint
 
 logger = logging.getLogger(__name__)
 SEPARATOR, MASK, UNKNOWN = "<|endoftext|>", "<|mask|>", "<|unk|>"
@@ -191,17 +193,21 @@ def split_documents(documents: list[str], valid_fraction: float) -> tuple[list[s
     return train, valid
 
 
-def pack_documents(documents: list[str], tokenizer: PreTrainedTokenizerBase, length: int) -> TokenBlocks:
+def pack_documents(
+    documents: list[str], tokenizer: PreTrainedTokenizerBase, length: int, never: Collection[int] | None = None
+) -> TokenBlocks:
     """Cut ``sep doc sep doc ... sep`` into blocks of ``length`` tokens; the last, incomplete one is dropped (logged).
 
     Args:
         documents: Texts. Special tokens spelled out in them are encoded as ordinary text.
-        tokenizer: Any fast one with an eos or else a sep token, which becomes the separator.
+        tokenizer: Any fast one; `separator_of` says what separates documents.
         length: Tokens per block.
+        never: Tokens that the model rules out, which are left out, with their characters (logged); by default what
+            `never_in_text` says of the tokenizer.
 
     Raises:
         TooFewDocumentsError: less than one block.
-        ValueError: ``length`` < 1, or a tokenizer that is not fast or lacks eos and sep.
+        ValueError: ``length`` < 1, or a tokenizer that is not fast or has nothing to separate documents by.
 
     Example:
         >>> tokenizer = train_tokenizer(["ab"], kind="character")
@@ -210,25 +216,44 @@ def pack_documents(documents: list[str], tokenizer: PreTrainedTokenizerBase, len
     """
     if length < 1:
         raise ValueError(f"length must be >= 1, got {length}")
-    separator = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
-    if separator is None or not tokenizer.is_fast:
-        raise ValueError(f"tokenizer must be fast and have an eos or sep token, got {type(tokenizer).__name__}")
-    options = dict(add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False)
-    batches = (tokenizer(documents[i : i + 1000], **options)["input_ids"] for i in range(0, len(documents), 1000))
-    pieces = [np.array([*ids, separator]) for ids in [[], *(ids for batch in batches for ids in batch)]]
+    if not tokenizer.is_fast:
+        raise ValueError(f"tokenizer must be fast, got {type(tokenizer).__name__}")
+    never = sorted(never_in_text(tokenizer) if never is None else never)
+    separator = separator_of(tokenizer, never)
+    batches = (tokenizer(documents[i : i + 1000], **PLAIN)["input_ids"] for i in range(0, len(documents), 1000))
+    pieces = [np.array([*ids, *separator], int) for ids in [[], *(ids for batch in batches for ids in batch)]]
     stream, ends = np.concatenate(pieces), np.cumsum([len(piece) for piece in pieces])  # document i starts at ends[i]
+    left_out = np.flatnonzero(np.isin(stream, never))
+    if len(left_out):
+        logger.warning("left out %d of %d tokens, which the model never writes", len(left_out), len(stream))
+    lacking = set(np.searchsorted(ends[1:], left_out, "right").tolist())
+    stream, ends = np.delete(stream, left_out), ends - np.searchsorted(left_out, ends)
     kept = len(stream) // length * length
     if kept == 0:
         raise TooFewDocumentsError(f"documents must fill one block of {length} tokens, got {len(stream)} tokens")
-    whole = int((ends[1:] - 1 <= kept).sum())  # documents with every token kept
-    num_characters = sum(map(len, documents[:whole]))
+    whole = int((ends[1:] - len(separator) <= kept).sum())  # documents with every token kept
+    num_characters = sum(len(text) for i, text in enumerate(documents[:whole]) if i not in lacking)
+    num_characters += sum(_num_characters(documents[i], tokenizer, never) for i in lacking if i < whole)
     if whole < len(documents) and kept > ends[whole]:  # a character cut between two byte tokens counts
-        mapping = tokenizer(documents[whole], **options, return_offsets_mapping=True)["offset_mapping"]
-        num_characters += mapping[kept - ends[whole] - 1][1]
-    if tokenizer.unk_token_id not in (None, separator) and (unknown := int((stream == tokenizer.unk_token_id).sum())):
-        logger.warning("%d of %d tokens are unknown: bits per character will be too low", unknown, len(stream))
+        num_characters += _num_characters(documents[whole], tokenizer, never, kept - ends[whole])
+    unknown = tokenizer.unk_token_id
+    if unknown not in (None, *separator) and (count := int((stream == unknown).sum())):
+        logger.warning("%d of %d tokens are unknown: bits per character will be too low", count, len(stream))
     logger.info("packed %d blocks; dropped the last %d of %d tokens", kept // length, len(stream) - kept, len(stream))
     tokens = torch.from_numpy(stream[:kept]).view(-1, length)
     owners = torch.from_numpy(np.searchsorted(ends[1:], np.arange(kept), "right")).view(-1, length)
     owner = owners.mode(1).values  # of a tie, the earlier document
-    return TokenBlocks(tokens, len(documents), len(stream), len(stream) - kept, num_characters, owner)
+    made_by = vocabulary_fingerprint(tokenizer)
+    return TokenBlocks(tokens, len(documents), len(stream), len(stream) - kept, num_characters, owner, made_by)
+
+
+def _num_characters(
+    text: str, tokenizer: PreTrainedTokenizerBase, never: Collection[int], num_tokens: int | None = None
+) -> int:
+    """Characters of a text, or of its first tokens, without those of tokens that are left out."""
+    encoded = tokenizer(text, **PLAIN, return_offsets_mapping=True)
+    tokens = list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
+    end = len(text)
+    if num_tokens is not None:
+        end = [stop for token, (_, stop) in tokens if token not in never][num_tokens - 1]
+    return end - sum(stop - start for token, (start, stop) in tokens if token in never and stop <= end)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
+
+from edlm.corpus.tokens import digest
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,3 @@ def weights_fingerprint(model: nn.Module, samples: int = 256) -> str:
         flat = weight.detach().flatten()
         picked.append(flat[:: max(1, len(flat) // samples)].to(torch.float16).cpu())
     return digest(torch.cat(picked).numpy().tobytes())
-
-
-def digest(content: bytes) -> str:
-    """First 16 hexadecimal digits of SHA-256."""
-    return hashlib.sha256(content).hexdigest()[:16]

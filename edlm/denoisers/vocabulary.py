@@ -1,12 +1,15 @@
-"""Tokens of a denoiser; the one place that asks a tokenizer about them."""
+"""Tokens of a denoiser."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
-from edlm.denoisers.identity import digest
+import torch
+
+from edlm.corpus.blocks import TokenBlocks
+from edlm.corpus.tokens import never_in_text, token_id, vocabulary_fingerprint
 
 
 @dataclass(frozen=True)
@@ -65,23 +68,37 @@ class Vocabulary:
             mask_token_id = token_id(tokenizer, "mask")
         if mask_token_id is None:
             raise ValueError("a denoiser needs a mask token: give mask_token_id, or a tokenizer that has one")
-        cls_id, sep, bos, eos = (token_id(tokenizer, kind) for kind in ("cls", "sep", "bos", "eos"))
+        cls_id, sep, eos = (token_id(tokenizer, kind) for kind in ("cls", "sep", "eos"))
         framing = {"prefix_ids": () if eos is None else (eos,)}
         if cls_id is not None:
             end = eos if sep is None else sep
             framing = {"prefix_ids": (cls_id,), "suffix_ids": () if end is None else (end,), "is_framed": True}
-            framing["impossible"] = {cls_id, end, bos, token_id(tokenizer, "pad"), token_id(tokenizer, "unk")} - {None}
+            framing["impossible"] = never_in_text(tokenizer)
         return cls.of(tokenizer, size, mask_token_id, eos_token_id=eos, **framing)
 
     @cached_property
     def fingerprint(self) -> str:
         """Digest of the tokenizer's tokens and their ids; "" without a tokenizer."""
-        return "" if self.tokenizer is None else digest(repr(sorted(self.tokenizer.get_vocab().items())).encode())
+        return vocabulary_fingerprint(self.tokenizer)
 
+    def check_blocks(self, *several: TokenBlocks) -> None:
+        """Refuse blocks that are no text of this denoiser, before anything is computed from them.
 
-def token_id(tokenizer: Any, kind: Literal["mask", "bos", "eos", "cls", "sep", "pad", "unk"]) -> int | None:
-    """Id of a special token; None without a tokenizer, or if it has none."""
-    return getattr(tokenizer, f"{kind}_token_id", None)
+        Raises:
+            ValueError: they were made with another tokenizer, where both are known; or hold a token that gets no mass.
+        """
+        for blocks in several:
+            if blocks.vocabulary and self.fingerprint and blocks.vocabulary != self.fingerprint:
+                got = f"{blocks.vocabulary} and {self.fingerprint}"
+                raise ValueError(f"blocks must be made with the tokenizer of the denoiser, got vocabularies {got}")
+            counts = torch.bincount(blocks.tokens.flatten(), minlength=self.size).tolist()
+            wrong = [i for i in (*self.impossible, *range(self.size, len(counts))) if counts[i]]
+            if wrong:
+                name = "" if self.tokenizer is None else f" {self.tokenizer.convert_ids_to_tokens(wrong[0])!r}"
+                got = f"{counts[wrong[0]]} of{name} (id {wrong[0]})"
+                raise ValueError(
+                    f"blocks must hold no token that the denoiser rules out, got {got}: prepare the corpus anew"
+                )
 
 
 def first_given(*values: int | None, of: str) -> int:

@@ -86,13 +86,13 @@ def run_config(config: TrainDenoiserConfig) -> Denoiser:
         if config.replace_vocabulary:
             denoiser = replace_vocabulary(denoiser, corpus.tokenizer)
             identity["replace_vocabulary"] = True
-        corpus.check_tokenizer(denoiser.tokenizer)
     else:
         model = config.model
         if isinstance(model, str):
             model = preset(model, config.model_type, corpus.train.tokens.shape[1])
         denoiser = MaskedLMDenoiser.from_config(corpus.tokenizer, config.model_type, **model)
         identity |= {"model_type": config.model_type, "model": model}
+    denoiser.vocabulary.check_blocks(corpus.train, corpus.valid)
     objective = DenoiserObjective(get_schedule(config.schedule), denoiser.mask_token_id, TIMES[config.times])
     path = train(
         denoiser,

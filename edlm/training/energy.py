@@ -85,7 +85,7 @@ def run_config(config: TrainEnergyConfig) -> PretrainedEnergy:
     _check(config.kind, mixture)
     corpus = PreparedCorpus.of(config.corpus)
     denoiser = config.denoiser if isinstance(config.denoiser, Denoiser) else load_denoiser(config.denoiser)
-    corpus.check_tokenizer(denoiser.tokenizer)
+    denoiser.vocabulary.check_blocks(corpus.train, corpus.valid)
     torch.manual_seed(config.trainer.seed)
     shape = {} if config.kind == "nce" else asdict(config.head)
     energy = KINDS[config.kind].from_denoiser(denoiser, **shape)

@@ -9,6 +9,7 @@ import logging
 import lzma
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -18,8 +19,9 @@ import pytest
 import torch
 from huggingface_hub import HfApi, constants
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from edlm.corpus import (
     TokenBlocks,
@@ -30,6 +32,8 @@ from edlm.corpus import (
     split_documents,
     train_tokenizer,
 )
+from edlm.corpus.prepared import PreparedCorpus
+from edlm.corpus.tokens import vocabulary_fingerprint
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "tinystories"
 AWKWARD = [
@@ -473,8 +477,45 @@ def test_tokens_that_a_tokenizer_adds_of_its_own_stay_out():
 
 def test_separator_falls_back_to_sep_where_there_is_no_eos():
     tokenizer = abc_tokenizer()
-    tokenizer.eos_token, tokenizer.sep_token = None, "c"  # BERT has [SEP] and no eos
+    tokenizer.eos_token, tokenizer.sep_token = None, "c"
     assert pack_documents(["ab"], tokenizer, 4).tokens.tolist() == [[5, 3, 4, 5]]
+
+
+FRAMED = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat", "dog", "\n\n"]  # ids 0 to 7
+NAMES = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+
+
+def framed_tokenizer(splits):
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(FRAMED)}, "[UNK]"))
+    backend.pre_tokenizer = splits
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **NAMES)
+
+
+def test_text_of_a_tokenizer_with_cls_holds_no_token_that_frames_one(caplog):
+    tokenizer = framed_tokenizer(pre_tokenizers.WhitespaceSplit())
+    blocks = pack_documents(["cat bird dog", "dog", "bees [SEP] cat"], tokenizer, 2)
+    assert blocks.tokens.tolist() == [[5, 6], [6, 5]]  # a blank line is no token here
+    assert blocks.documents.tolist() == [0, 1] and (blocks.num_tokens, blocks.num_documents) == (4, 3)
+    assert blocks.num_characters == len("cat  dog" + "dog" + "  cat")
+    assert caplog.messages == ["left out 3 of 7 tokens, which the model never writes"]
+    cut = pack_documents(["bird cat dog", "cat bird dog dog"], tokenizer, 4)
+    assert cut.tokens.tolist() == [[5, 6, 5, 6]] and cut.num_characters == len(" cat dog" + "cat  dog")
+
+
+def test_documents_of_a_tokenizer_with_cls_are_separated_by_a_blank_line():
+    lines = pre_tokenizers.Sequence([pre_tokenizers.Split("\n\n", "isolated"), pre_tokenizers.Split(" ", "removed")])
+    blocks = pack_documents(["cat dog", "dog"], framed_tokenizer(lines), 3)
+    assert blocks.tokens.tolist() == [[7, 5, 6], [7, 6, 7]] and blocks.num_characters == len("cat dogdog")
+    tokenizer = framed_tokenizer(lines)
+    tokenizer.eos_token = "dog"  # an eos that frames nothing separates, as elsewhere
+    assert pack_documents(["cat", "cat"], tokenizer, 5).tokens.tolist() == [[6, 5, 6, 5, 6]]
+    assert pack_documents(["cat", "cat"], tokenizer, 5, never=[6]).tokens.shape == (1, 5)
+
+
+def test_a_model_that_rules_nothing_out_keeps_the_separator_of_its_tokenizer():
+    tokenizer = framed_tokenizer(pre_tokenizers.WhitespaceSplit())  # the same text, by another family's rule
+    blocks = pack_documents(["cat bird", "dog"], tokenizer, 3, never=[4])
+    assert blocks.tokens.tolist() == [[3, 5, 1], [3, 6, 3]]
 
 
 def test_cutting_again_shows_each_token_at_several_places_of_a_block():
@@ -500,7 +541,7 @@ def test_packing_errors():
     with pytest.raises(ValueError, match="documents must fill one block of 2 tokens, got 1 tokens"):
         pack_documents([], tokenizer, 2)
     tokenizer.eos_token = tokenizer.sep_token = None
-    with pytest.raises(ValueError, match="tokenizer must be fast and have an eos or sep token, got "):
+    with pytest.raises(ValueError, match="tokenizer must have an eos or sep token, got .* with neither"):
         pack_documents(["abc"], tokenizer, 2)
 
 
@@ -511,13 +552,26 @@ def test_packing_errors():
 def test_saved_blocks_come_back_in_the_smallest_type_that_fits(tmp_path, largest, stored):
     from safetensors.torch import load_file
 
-    blocks = TokenBlocks(torch.tensor([[0, 7, largest], [3, 2, 1]]), 2, 8, 2, 11, torch.tensor([0, 4]))
+    blocks = TokenBlocks(torch.tensor([[0, 7, largest], [3, 2, 1]]), 2, 8, 2, 11, torch.tensor([0, 4]), "abc0")
     save_blocks(blocks, tmp_path / "new" / "er" / "blocks.safetensors")
     assert load_file(tmp_path / "new" / "er" / "blocks.safetensors")["tokens"].dtype == stored
     loaded = load_blocks(str(tmp_path / "new" / "er" / "blocks.safetensors"))
     assert loaded.tokens.dtype == torch.int64 and loaded.tokens.tolist() == blocks.tokens.tolist()
     counts = (loaded.num_documents, loaded.num_tokens, loaded.num_dropped, loaded.num_characters)
-    assert counts == (2, 8, 2, 11) and loaded.documents.tolist() == [0, 4]
+    assert counts == (2, 8, 2, 11) and loaded.documents.tolist() == [0, 4] and loaded.vocabulary == "abc0"
+
+
+def test_blocks_keep_the_fingerprint_of_their_tokenizer_and_a_corpus_checks_it(tmp_path):
+    tokenizer, other = abc_tokenizer(), train_tokenizer(["abcd"], kind="character")
+    blocks = pack_documents(["abcabc", "bca"], tokenizer, 4)
+    assert blocks.vocabulary == vocabulary_fingerprint(tokenizer) != vocabulary_fingerprint(other)
+    for made in (blocks.draw(2, 0), blocks.cut_again(2), *blocks.hold_out(0.5)):
+        assert made.vocabulary == blocks.vocabulary
+    PreparedCorpus(tokenizer, replace(blocks, vocabulary=""), blocks).save(tmp_path)
+    assert PreparedCorpus.load(tmp_path).train.vocabulary == blocks.vocabulary
+    other.save_pretrained(tmp_path / "tokenizer")
+    with pytest.raises(ValueError, match="blocks must be made with the corpus's tokenizer, got train blocks of vocab"):
+        PreparedCorpus.load(tmp_path)
 
 
 def test_loading_errors(tmp_path):

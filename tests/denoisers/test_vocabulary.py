@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from edlm.corpus import TokenBlocks
 from edlm.denoisers import LogitsDenoiser, Vocabulary
 
 
@@ -41,6 +42,16 @@ def test_vocabulary_of_masked_lm_reads_the_framing_of_the_tokenizer():
     framed = Vocabulary.of_masked_lm(words, 9)
     assert (framed.prefix_ids, framed.suffix_ids, framed.is_framed) == ((5,), (6,), True)
     assert framed.impossible == (0, 1, 5, 6) and framed.eos_token_id == 2
+
+
+@pytest.mark.parametrize(("size", "wrong"), [(5, 1), (5, 3), (5, 5), (9, 7)])
+def test_blocks_with_a_token_without_mass_are_refused(size, wrong):
+    vocabulary = Vocabulary(size, 1, impossible=(3, 7)) if size == 9 else Vocabulary(size, 1, impossible=(3,))
+    good = TokenBlocks(torch.tensor([[0, 2], [4, 4]]), 1, 4, 0, 4)
+    vocabulary.check_blocks(good)
+    bad = TokenBlocks(torch.tensor([[0, wrong], [wrong, 4]]), 1, 4, 0, 4)
+    with pytest.raises(ValueError, match=rf"no token that the denoiser rules out, got 2 of \(id {wrong}\)"):
+        vocabulary.check_blocks(good, bad)
 
 
 def test_denoiser_takes_another_framing_but_no_other_mask():

@@ -207,7 +207,7 @@ def load_held_out(path: str | Path, denoiser: Denoiser, length: int | None = Non
     Raises:
         FileNotFoundError: there is no such file or folder.
         ValueError: it is corrupt (names file and line), too short, or its length is not known; or its blocks are not of
-            ``length``.
+            ``length``, of another tokenizer, or hold a token that the denoiser rules out.
     """
     path = Path(path) / "valid.safetensors" if (Path(path) / "valid.safetensors").is_file() else path
     if Path(path).suffix == ".safetensors":
@@ -217,6 +217,7 @@ def load_held_out(path: str | Path, denoiser: Denoiser, length: int | None = Non
                 f"length must be that of the blocks, {blocks.tokens.shape[1]}, where data are cut already, "
                 f"got {length} with {path}"
             )
+        denoiser.vocabulary.check_blocks(blocks)
         return blocks
     documents = read_documents(path)
     if denoiser.tokenizer is None:
@@ -227,6 +228,8 @@ def load_held_out(path: str | Path, denoiser: Denoiser, length: int | None = Non
         framing = len(denoiser.prefix_ids) + len(denoiser.suffix_ids) if denoiser.is_framed else 0
         length = denoiser.max_length - framing
     try:
-        return pack_documents(documents, denoiser.tokenizer, length)
+        blocks = pack_documents(documents, denoiser.tokenizer, length, denoiser.vocabulary.impossible)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    denoiser.vocabulary.check_blocks(blocks)
+    return blocks

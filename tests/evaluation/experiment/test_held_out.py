@@ -3,13 +3,14 @@
 import copy
 import json
 import shutil
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 import torch
 
 from edlm import load_denoiser
-from edlm.corpus.blocks import load_blocks
+from edlm.cli import main
+from edlm.corpus.blocks import load_blocks, save_blocks
 from edlm.corpus.text import pack_documents, read_documents
 from edlm.denoisers import FunctionDenoiser
 from edlm.denoisers.loading import SHIPPED
@@ -38,20 +39,36 @@ def test_held_out_text_is_cut_into_blocks(denoiser, tmp_path):
 def test_held_out_blocks_leave_room_for_framing_tokens(denoiser, tmp_path, is_framed, length):
     path = tmp_path / "a.txt"
     path.write_text(STORIES[0])
-    framed = SimpleNamespace(tokenizer=denoiser.tokenizer, max_length=20, prefix_ids=(0, 1), suffix_ids=(1,))
-    framed.is_framed = is_framed
+    framed = copy.copy(denoiser)
+    framed.max_length = 20
+    framed.prefix_ids, framed.suffix_ids, framed.is_framed = (0, 1), (1,), is_framed
     assert load_held_out(path, framed).tokens.shape[1] == length
 
 
-@pytest.mark.parametrize("eos", ["<|endoftext|>", "</s>"])
+@pytest.mark.parametrize("eos", ["<|endoftext|>", " the"])
 def test_held_out_text_holds_the_documents_of_a_corpus(eos, denoiser, tmp_path):
-    path, tokenizer = tmp_path / "a.txt", copy.deepcopy(denoiser.tokenizer)
-    tokenizer.eos_token = eos
-    of_another = SimpleNamespace(tokenizer=tokenizer, max_length=20, prefix_ids=(), suffix_ids=(), is_framed=False)
-    for separator in ("<|endoftext|>", "</s>"):
+    path, of_another = tmp_path / "a.txt", copy.copy(denoiser)
+    of_another.tokenizer = copy.deepcopy(denoiser.tokenizer)
+    of_another.tokenizer.eos_token = eos
+    for separator in ("<|endoftext|>", "the"):
         path.write_text(f"\n{separator}\n".join(STORIES))
-        num_documents = load_held_out(path, of_another).num_documents
+        num_documents = load_held_out(path, of_another, 20).num_documents
         assert num_documents == len(read_documents(path)) == (8 if separator == "<|endoftext|>" else 1)
+
+
+def test_held_out_blocks_of_another_tokenizer_are_refused(denoiser, tmp_path):
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": story}) + "\n" for story in STORIES * 8))
+    options = ["--source", tmp_path / "t.jsonl", "--output_dir", tmp_path, "--vocab_size", 300, "--length", 32]
+    assert main(["prepare", "corpus", *map(str, options)]) == 0
+    with pytest.raises(ValueError, match="blocks must be made with the tokenizer of the denoiser, got vocabularies"):
+        load_held_out(tmp_path, denoiser)
+    blocks = replace(load_blocks(tmp_path / "valid.safetensors"), vocabulary="")  # as of an earlier version
+    save_blocks(blocks, tmp_path / "valid.safetensors")
+    wrong = replace(blocks, tokens=blocks.tokens.index_fill(1, torch.tensor([3]), denoiser.mask_token_id))
+    assert torch.equal(load_held_out(tmp_path, denoiser).tokens, blocks.tokens)
+    save_blocks(wrong, tmp_path / "valid.safetensors")
+    with pytest.raises(ValueError, match=rf"rules out, got {len(blocks.tokens)} of '<\|mask\|>' \(id 1\): prepare"):
+        load_held_out(tmp_path, denoiser)
 
 
 def test_held_out_blocks_of_a_prepared_folder(denoiser, tmp_path):
