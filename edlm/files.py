@@ -72,11 +72,16 @@ def open_safetensors(path: str | Path, framework: str = "pt") -> Iterator[Any]:
         yield file
 
 
-def check_weights(path: str | Path) -> None:
-    """Refuse a file of weights that is a Git LFS pointer, or a damaged safetensors file; nothing else is read."""
-    with reading(path, "hold weights"):
+def check_content(path: str | Path, rule: str) -> None:
+    """Refuse a Git LFS pointer in place of a file, by a ValueError with its rule."""
+    with reading(path, rule):
         if is_pointer(path):
             raise TypeError
+
+
+def check_weights(path: str | Path) -> None:
+    """Refuse a file of weights that is a Git LFS pointer, or a damaged safetensors file; nothing else is read."""
+    check_content(path, "hold weights")
     if Path(path).suffix == ".safetensors":
         with open_safetensors(path):
             pass

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from functools import wraps
 from operator import index
+from os import PathLike, fspath
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -142,6 +143,8 @@ def _converted(value: Any, hint: Any) -> Any:
         return index(plain)
     if hint is float and not is_bool and not isinstance(plain, str | bytes):
         return float(plain)
+    if hint is str and isinstance(value, PathLike):
+        return fspath(value)
     if hint is bool and is_bool:
         return plain
     if origin in (tuple, abc.Sequence) and isinstance(plain, Iterable) and not isinstance(plain, str | bytes | dict):

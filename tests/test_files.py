@@ -41,7 +41,9 @@ def models(tmp_path_factory):
     AutoregressiveEnergy(lm, bos_token_id=0, tokenizer=tokenizer).save_pretrained(folder / "energy")
     lm.save_pretrained(folder / "lm")
     tokenizer.save_pretrained(folder / "lm")
-    save_blocks(TokenBlocks(torch.arange(8).view(2, 4), 1, 8, 0, 8), folder / "corpus" / "train.safetensors")
+    save_blocks(
+        TokenBlocks(torch.tensor([[0, 2, 3, 4], [5, 2, 3, 0]]), 1, 8, 0, 8), folder / "corpus" / "train.safetensors"
+    )
     shutil.copy(folder / "corpus" / "train.safetensors", folder / "corpus" / "valid.safetensors")
     tokenizer.save_pretrained(folder / "corpus" / "tokenizer")
     return folder

@@ -5,21 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from edlm.corpus.documents import read_documents
 from edlm.corpus.prepared import PreparedCorpus
 from edlm.corpus.synthetic import LanguageConfig, sample_corpus
-from edlm.corpus.text import (
-    SEPARATOR,
-    TooFewDocumentsError,
-    pack_documents,
-    read_documents,
-    split_documents,
-    train_tokenizer,
-)
+from edlm.corpus.text import TooFewDocumentsError, pack_documents, split_documents, train_tokenizer
+from edlm.corpus.tokens import SEPARATOR
 from edlm.hub import load_tokenizer
 from edlm.rules import Config
 
 logger = logging.getLogger(__name__)
-ONE_DOCUMENT = f"; errors of an evaluation need more: separate documents by a line {SEPARATOR}, or give valid_source"
 
 
 @dataclass(frozen=True)
@@ -94,9 +88,10 @@ def _text_corpus(config: PrepareCorpusConfig) -> PreparedCorpus:
         return _pack(config, *split_documents(documents, config.valid_fraction))
     except TooFewDocumentsError as error:
         corpus = _pack(config, documents, None)
-        blocks, number = len(corpus.valid.tokens), corpus.valid.num_documents
-        kept = f"the last {blocks} blocks, of {number} documents, are held out" + ("" if number > 1 else ONE_DOCUMENT)
-        logger.warning("too few documents to hold some out (%s): %s", error, kept)
+        logger.warning(
+            "too few documents to hold some out (%s): the last %d blocks are held out (a line %s separates documents)",
+            *(error, len(corpus.valid.tokens), SEPARATOR),
+        )
         return corpus
 
 

@@ -1,6 +1,6 @@
 """Blocks of tokens of equal length, and their files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 from edlm.files import open_safetensors, reading
 
 FORMAT = "edlm-token-blocks-1"
+FEW_DOCUMENTS, NUM_STRETCHES = 10, 32
 COUNTS = ("num_documents", "num_tokens", "num_dropped", "num_characters")
 
 
@@ -48,6 +49,17 @@ class TokenBlocks:
     def characters_per_token(self) -> float:
         """Characters per kept token; bits_per_char = nats per token / ln 2 / this (nats of separators included)."""
         return self.num_characters / self.tokens.numel()
+
+    def with_stretches(self) -> "TokenBlocks":
+        """The same blocks; where fewer than ten documents are known, each ``documents`` is a stretch of blocks.
+
+        Errors that are clustered by one or two documents say nothing. There are 32 stretches of equal length (one for
+        each block, if there are fewer), as in a block bootstrap, which takes distant parts of a book as independent.
+        """
+        if self.documents is None or len(self.documents.unique()) >= FEW_DOCUMENTS:
+            return self
+        size = len(self.tokens)
+        return replace(self, documents=torch.arange(size) * min(size, NUM_STRETCHES) // size)
 
     def draw(self, num_blocks: int, seed: int) -> "TokenBlocks":
         """So many blocks, or all where there are fewer, drawn without replacement over all documents.

@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from edlm.files import check_content
+
 logger = logging.getLogger(__name__)
-_LFS = b"version https://git-lfs"
 
 
 def kind_of(path: Path) -> str | None:
@@ -34,11 +35,8 @@ def read_file(path: Path, text_field: str, separator: str) -> list[str]:
     """
     if (kind := kind_of(path)) is None:
         raise ValueError(f"a text file must end in {known_kinds()}, got {path}")
+    check_content(path, "hold text")
     content = path.read_bytes()
-    if content.startswith(_LFS):
-        raise ValueError(
-            f"a text file must hold its text, got a pointer of Git LFS, which `git lfs pull` fills: {path}"
-        )
     try:
         content = _COMPRESSED.get(path.suffix.lower(), bytes)(content)
     except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Collection
 from typing import Any, Literal
 
+SEPARATOR = "<|endoftext|>"  # of documents, in text and in tokenizers that are trained here
 PLAIN = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False, "verbose": False}
 
 

@@ -15,7 +15,7 @@ from edlm.evaluation.experiment.lab import Lab
 from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.experiment.rows import Row, as_csv, as_markdown
 from edlm.evaluation.experiment.run import measure
-from edlm.evaluation.plots.evaluation import bounds_svg, energies_svg, frontier_svg, plot_bounds, save
+from edlm.evaluation.plots.evaluation import bounds_svg, energies_svg, frontier_svg, save
 from edlm.evaluation.report.conclusions import conclusions
 from edlm.evaluation.report.page import write_report
 
@@ -69,8 +69,8 @@ class Evaluation:
         config, data = self.config, self.results.record["data"]
         rows = [row for row in self.rows if row.name in (config.plotted or [row.name])]
         rows = [row for row in rows if row.order in (config.plotted_orders or [row.order])]
-        title = "{rows} held-out blocks of {length} tokens from {documents} documents".format(**data)
-        plot_bounds(rows, str(path), title=title)
+        title = "{rows} held-out blocks of {length} tokens from {documents} {clusters}"
+        plot_bounds(rows, str(path), title=title.format(**{"clusters": "documents", **data}))
 
     def report(self, path: str | Path) -> None:
         """Write the page, with its pictures in it."""

@@ -246,10 +246,10 @@ def test_the_hub_is_asked_once_for_a_name_that_may_be_a_path(monkeypatch):
         ("a.txt", b"good\nbad \xff", r"a text file must be UTF-8, got a bad byte \(0xff\) in .*a\.txt:2$"),
         ("a.pdf", b"text", r"must end in \.txt, \.md, .*\.parquet, or one of these and \.gz, .*, got .*a\.pdf"),
         ("a.gz", b"text", r"must end in .*, got .*a\.gz"),
-        ("a.txt.gz", gzip.compress(b"a" * 99)[:-9], r"a compressed file must be whole .*, got .*a\.txt\.gz: "),
+        ("a.txt.gz", gzip.compress(b"a" * 99, mtime=0)[:-9], r"a compressed file must be whole .*, got .*a\.txt\.gz: "),
         ("a.txt.gz", b"just text", r"a compressed file must be .* of its suffix, got .*a\.txt\.gz: "),
         ("a.csv.xz", lzma.compress(b"a" * 99)[:-9], r"a compressed file must be whole .*, got .*a\.csv\.xz: "),
-        ("a.txt", b"version https://git-lfs.github.com/spec/v1\noid", r"got a pointer of Git LFS, .*a\.txt"),
+        ("a.txt", b"version https://git-lfs.github.com/spec/v1\noid", r"a\.txt must hold text, got a Git LFS pointer"),
         ("a.parquet", b"PAR1", r"a \.parquet file must be whole, got .*a\.parquet"),
         ("a.csv", b"story,n\nx,1\n", r"text_field must be a column of .*a\.csv \(story, n\), got 'text'"),
         ("a.csv", b"n,text\n1,a\n2\n", r"each row must have a column 'text', got a shorter one in .*a\.csv:3"),
@@ -392,9 +392,9 @@ def test_split_fraction_must_be_inside_0_and_1(fraction):
 
 
 def test_split_with_an_empty_side_is_an_error():
-    with pytest.raises(ValueError, match="both sides must hold a document, got 0 train and 0 valid"):
+    with pytest.raises(ValueError, match="0.5 of the documents must be one, got 0 documents"):
         split_documents([], 0.5)
-    with pytest.raises(ValueError, match="both sides must hold a document, got 2 train and 0 valid"):
+    with pytest.raises(ValueError, match="1e-09 of the documents must be one, got 2 documents"):
         split_documents(["one", "two"], 1e-9)
 
 
@@ -512,7 +512,7 @@ def test_documents_of_a_tokenizer_with_cls_are_separated_by_a_blank_line():
     assert pack_documents(["cat", "cat"], tokenizer, 5, never=[6]).tokens.shape == (1, 5)
 
 
-def test_a_model_that_rules_nothing_out_keeps_the_separator_of_its_tokenizer():
+def test_a_model_that_rules_nothing_out_keeps_the_separator():
     tokenizer = framed_tokenizer(pre_tokenizers.WhitespaceSplit())  # the same text, by another family's rule
     blocks = pack_documents(["cat bird", "dog"], tokenizer, 3, never=[4])
     assert blocks.tokens.tolist() == [[3, 5, 1], [3, 6, 3]]
@@ -561,7 +561,7 @@ def test_saved_blocks_come_back_in_the_smallest_type_that_fits(tmp_path, largest
     assert counts == (2, 8, 2, 11) and loaded.documents.tolist() == [0, 4] and loaded.vocabulary == "abc0"
 
 
-def test_blocks_keep_the_fingerprint_of_their_tokenizer_and_a_corpus_checks_it(tmp_path):
+def test_blocks_keep_the_fingerprint_of_their_tokenizer(tmp_path):
     tokenizer, other = abc_tokenizer(), train_tokenizer(["abcd"], kind="character")
     blocks = pack_documents(["abcabc", "bca"], tokenizer, 4)
     assert blocks.vocabulary == vocabulary_fingerprint(tokenizer) != vocabulary_fingerprint(other)
@@ -631,3 +631,15 @@ def test_split_of_one_twentieth_gives_back_the_files_of_tinystories():
     mixed = random.Random(2).sample(train + valid, len(train) + len(valid))
     again = split_documents(mixed, 0.05)
     assert sorted(again[0]) == sorted(train) and sorted(again[1]) == sorted(valid)
+
+
+def test_rows_of_few_documents_are_clustered_by_stretches():
+    tokens = torch.arange(200).view(100, 2)
+    few = TokenBlocks(tokens, 3, 200, 0, 200, torch.arange(100) * 3 // 100)
+    many = TokenBlocks(tokens, 50, 200, 0, 200, torch.arange(100) // 2)
+    assert many.with_stretches() is many and few.tokens is few.with_stretches().tokens
+    stretches = few.with_stretches().documents
+    assert len(stretches.unique()) == 32 and stretches.diff().min() == 0 and stretches.diff().max() == 1
+    counts = torch.bincount(stretches)
+    assert counts.min() == 3 and counts.max() == 4
+    assert few._part(slice(5)).with_stretches().documents.tolist() == [0, 1, 2, 3, 4]

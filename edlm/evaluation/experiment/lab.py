@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
 from edlm.corpus.blocks import TokenBlocks, load_blocks
-from edlm.corpus.text import pack_documents, read_documents
+from edlm.corpus.documents import read_documents
+from edlm.corpus.text import pack_documents
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.loading import SHIPPED, load_denoiser
 from edlm.energies.base import Energy
@@ -29,6 +31,8 @@ from edlm.evaluation.samples.text_measures import TextMeasures
 from edlm.files import read_json
 from edlm.sampler.kernel import device_of
 from edlm.training.checkpoints import fingerprint
+
+logger = logging.getLogger(__name__)
 
 
 class Job(NamedTuple):
@@ -62,6 +66,7 @@ class Lab:
         texts: Measures of samples' texts, or None.
         store: Where all is kept.
         documents: Index of each row's document, ``[n]``; None: each row is one.
+        clusters: What ``documents`` counts: "documents", or "stretches" of too few.
     """
 
     config: EvaluateConfig
@@ -74,6 +79,7 @@ class Lab:
     texts: TextMeasures | None
     store: Store
     documents: Tensor | None = None
+    clusters: Literal["documents", "stretches"] = "documents"
 
     @classmethod
     def load(cls, config: EvaluateConfig, models: Mapping[str, Denoiser | Energy] | None = None) -> Lab:
@@ -93,7 +99,10 @@ class Lab:
         if config.data is None and (config.denoiser in models or not shipped.is_file()):
             raise ValueError(f"data must be given for a denoiser that is not shipped, got none for {config.denoiser}")
         blocks = load_held_out(config.data or shipped, denoiser, config.length)
-        rows = blocks.draw(config.num_rows, config.seed)
+        clustered = blocks.with_stretches()
+        if clustered is not blocks:
+            logger.warning("%s: fewer than ten documents, so errors are clustered by stretches of them", config.data)
+        rows = clustered.draw(config.num_rows, config.seed)
         x_0 = rows.tokens.to(device_of(denoiser))
         settings = settings_of(config, denoiser, models)
         known = (
@@ -111,6 +120,7 @@ class Lab:
             _text_measures(config, denoiser, x_0),
             _store(config, identity),
             rows.documents,
+            "documents" if clustered is blocks else "stretches",
         )
 
     @property

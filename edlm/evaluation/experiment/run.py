@@ -153,7 +153,10 @@ def _about(lab: Lab, origins: set[str]) -> dict[str, Any]:
     return {
         "identity": json.loads(lab.store.identity),
         "earlier": [json.loads(origin) for origin in sorted(origins - {lab.store.origin})],
-        "data": {"rows": len(lab.x_0), "documents": lab.num_documents, "length": lab.length, **asdict(lab.units)},
+        "data": {
+            **{"rows": len(lab.x_0), "documents": lab.num_documents, "clusters": lab.clusters, "length": lab.length},
+            **asdict(lab.units),
+        },
         "energies": {
             key: {**asdict(s.card), "settings": getattr(s.energy, "settings", dict)()} for key, s in energies.items()
         },
