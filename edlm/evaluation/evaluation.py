@@ -15,7 +15,7 @@ from edlm.evaluation.experiment.lab import Lab
 from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.experiment.rows import Row, as_csv, as_markdown
 from edlm.evaluation.experiment.run import measure
-from edlm.evaluation.plots.evaluation import bounds_svg, energies_svg, frontier_svg, save
+from edlm.evaluation.plots.evaluation import bounds_svg, energies_svg, frontier_svg, plot_bounds, save
 from edlm.evaluation.report.conclusions import conclusions
 from edlm.evaluation.report.page import write_report
 
