@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edlm.corpus.documents import read_documents
+from edlm.corpus.packing import pack_documents
 from edlm.corpus.prepared import PreparedCorpus
 from edlm.corpus.synthetic import LanguageConfig, sample_corpus
-from edlm.corpus.text import TooFewDocumentsError, pack_documents, split_documents, train_tokenizer
+from edlm.corpus.text import TooFewDocumentsError, read_documents, split_documents, train_tokenizer
 from edlm.corpus.tokens import SEPARATOR
 from edlm.hub import load_tokenizer
 from edlm.rules import Config

@@ -8,7 +8,7 @@ import torch
 
 from edlm.commands.json_lines import check_writable, write_lines
 from edlm.commands.terminal import print_table
-from edlm.corpus.documents import read_documents
+from edlm.corpus.text import read_documents
 from edlm.corpus.tokens import SEPARATOR
 from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy

@@ -2,8 +2,8 @@
 
 from edlm.corpus import languages
 from edlm.corpus.blocks import TokenBlocks, load_blocks, save_blocks
-from edlm.corpus.documents import read_documents
-from edlm.corpus.text import pack_documents, split_documents, train_tokenizer
+from edlm.corpus.packing import pack_documents
+from edlm.corpus.text import read_documents, split_documents, train_tokenizer
 
 __all__ = [
     "TokenBlocks",

@@ -1,21 +1,125 @@
-"""Documents in, fixed-length token blocks out: train a tokenizer, split, pack."""
+"""Text in: read documents, train a tokenizer, split."""
 
 import hashlib
 import logging
 import re
-from collections.abc import Collection
 from fractions import Fraction
+from pathlib import Path
 
-import numpy as np
-import torch
+from huggingface_hub import HfApi, constants
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from edlm.corpus.blocks import TokenBlocks
-from edlm.corpus.tokens import PLAIN, SEPARATOR, never_in_text, separator_of, vocabulary_fingerprint
+from edlm.corpus.files import kind_of, known_kinds, read_file, text_column
+from edlm.corpus.tokens import SEPARATOR
 
 logger = logging.getLogger(__name__)
 MASK, UNKNOWN = "<|mask|>", "<|unk|>"
+
+
+def read_documents(
+    source: str | Path, *, split: str | None = None, text_field="text", separator=SEPARATOR
+) -> list[str]:
+    """Documents of a file, a folder or a `datasets` data set, in a fixed order; blank ones are left out.
+
+    Args:
+        source: A file: .txt or .md, .jsonl, .ndjson or .json, .csv or .tsv, .parquet, or .gz, .xz or .zst of these; a
+            folder (every such file below it in sorted order, hidden ones left out, or a saved data set); else, if there
+            is no such path, a data set's ``"name"`` or ``"name:config"``.
+        split: Split of a data set; must be None for files and folders.
+        text_field: Field or column that holds the text, outside .txt and .md files.
+        separator: In .txt and .md, a line with nothing else ends a document; a file without one is one document,
+            verbatim.
+
+    Raises:
+        FileNotFoundError: ``source`` looks like a path and does not exist, or the hub has no such data set.
+        ValueError: an unknown kind of file, content that is not what its suffix says (names file and line), a missing
+            field or split, or no document at all.
+
+    Note:
+        Of a folder, one line on the log says what was read, what was skipped, and why.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        if isinstance(source, Path) or _looks_like_a_path(source):
+            raise FileNotFoundError(f"source must be an existing file or folder or a data set's name, got {source}")
+        documents = _read_dataset(source, split, text_field)
+    elif (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+        documents = _read_dataset(str(path), split, text_field)
+    elif split is not None:
+        raise ValueError(f"split must be None for files and folders, got {split!r} with {source}")
+    elif path.is_dir():
+        documents = _read_folder(path, text_field, separator)
+    else:
+        documents = read_file(path, text_field, separator)
+    documents = [text for text in documents if text and text.strip()]
+    if not documents:
+        raise ValueError(f"source must hold text (a folder: in files of {known_kinds()}), got none in {source}")
+    return documents
+
+
+def _looks_like_a_path(source: str) -> bool:
+    """Whether a text cannot be the name of a data set, or is more likely a mistyped path."""
+    name = Path(source.partition(":")[0])
+    return (
+        source.startswith((".", "/", "~"))
+        or source.endswith("/")
+        or "\\" in source
+        or len(name.parts) > 2
+        or (len(name.parts) == 2 and name.parent.exists())
+        or (len(name.parts) == 1 and name.suffix != "")
+        or kind_of(name) is not None
+    )
+
+
+def _read_folder(folder: Path, text_field: str, separator: str) -> list[str]:
+    documents, read, skipped = [], [], {}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name, texts = file.relative_to(folder).as_posix(), []
+        if "/." in f"/{name}":
+            reason = "hidden"
+        elif kind_of(file) is None:
+            reason = "unknown kind"
+        else:
+            texts, reason = (
+                [text for text in read_file(file, text_field, separator) if text and text.strip()],
+                "no text",
+            )
+        documents += texts
+        (read if texts else skipped.setdefault(reason, [])).append(name)
+    said = [f"{reason}: {_some(names)}" for reason, names in skipped.items()]
+    end = f"; skipped {'; '.join(said)}" if said else ""
+    logger.warning("%s: %d documents, read from %s%s", folder, len(documents), _some(read) or "no file", end)
+    return documents
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _read_dataset(name: str, split: str | None, text_field: str) -> list[str | None]:
+    import datasets
+
+    if Path(name).exists():
+        dataset = datasets.load_from_disk(name)
+    else:
+        _check_hub(name)
+        dataset = datasets.load_dataset(*name.split(":", 1), split=split)
+    splits = dataset if isinstance(dataset, dict) else {str(dataset.split): dataset}
+    if split not in splits and (split is not None or len(splits) > 1):
+        raise ValueError(f"split must be one of {', '.join(splits)} for {name}, got {split!r}")
+    return text_column(splits[split or next(iter(splits))], name, text_field)
+
+
+def _check_hub(name: str) -> None:
+    """Ask the hub once whether it has a data set: `datasets` would try for half a minute where it has none."""
+    if constants.HF_HUB_OFFLINE:  # then it does not try
+        return
+    try:
+        HfApi().dataset_info(name.partition(":")[0], timeout=20)
+    except Exception as error:  # of the network's library, which differs between versions of the hub's
+        message = f"source must be an existing file or folder or a data set's name, got {name}"
+        raise FileNotFoundError(f"{message}: {str(error).strip().splitlines()[0]}") from error
 
 
 def train_tokenizer(documents: list[str], *, kind: str = "bpe", vocab_size: int = 2048) -> PreTrainedTokenizerFast:
@@ -85,69 +189,3 @@ def split_documents(documents: list[str], valid_fraction: float) -> tuple[list[s
     if not train or not valid:
         raise TooFewDocumentsError(f"both sides must hold a document, got {len(train)} train and {len(valid)} valid")
     return train, valid
-
-
-def pack_documents(
-    documents: list[str], tokenizer: PreTrainedTokenizerBase, length: int, never: Collection[int] | None = None
-) -> TokenBlocks:
-    """Cut ``sep doc sep doc ... sep`` into blocks of ``length`` tokens; the last, incomplete one is dropped (logged).
-
-    Args:
-        documents: Texts. Special tokens spelled out in them are encoded as ordinary text.
-        tokenizer: Any fast one; `separator_of` says what separates documents.
-        length: Tokens per block.
-        never: Tokens that the model rules out, which are left out, with their characters (logged); by default what
-            `never_in_text` says of the tokenizer.
-
-    Raises:
-        TooFewDocumentsError: less than one block.
-        ValueError: ``length`` < 1, or a tokenizer that is not fast or has nothing to separate documents by.
-
-    Example:
-        >>> tokenizer = train_tokenizer(["ab"], kind="character")
-        >>> pack_documents(["ab", "a"], tokenizer, 3).tokens.tolist()  # sep a b, sep a sep
-        [[0, 3, 4], [0, 3, 0]]
-    """
-    if length < 1:
-        raise ValueError(f"length must be >= 1, got {length}")
-    if not tokenizer.is_fast:
-        raise ValueError(f"tokenizer must be fast, got {type(tokenizer).__name__}")
-    never = sorted(never_in_text(tokenizer) if never is None else never)
-    separator = separator_of(tokenizer, never)
-    batches = (tokenizer(documents[i : i + 1000], **PLAIN)["input_ids"] for i in range(0, len(documents), 1000))
-    pieces = [np.array([*ids, *separator], int) for ids in [[], *(ids for batch in batches for ids in batch)]]
-    stream, ends = np.concatenate(pieces), np.cumsum([len(piece) for piece in pieces])  # document i starts at ends[i]
-    left_out = np.flatnonzero(np.isin(stream, never))
-    if len(left_out):
-        logger.warning("left out %d of %d tokens, which the model never writes", len(left_out), len(stream))
-    lacking = set(np.searchsorted(ends[1:], left_out, "right").tolist())
-    stream, ends = np.delete(stream, left_out), ends - np.searchsorted(left_out, ends)
-    kept = len(stream) // length * length
-    if kept == 0:
-        raise TooFewDocumentsError(f"documents must fill one block of {length} tokens, got {len(stream)} tokens")
-    whole = int((ends[1:] - len(separator) <= kept).sum())  # documents with every token kept
-    num_characters = sum(len(text) for i, text in enumerate(documents[:whole]) if i not in lacking)
-    num_characters += sum(_num_characters(documents[i], tokenizer, never) for i in lacking if i < whole)
-    if whole < len(documents) and kept > ends[whole]:  # a character cut between two byte tokens counts
-        num_characters += _num_characters(documents[whole], tokenizer, never, kept - ends[whole])
-    unknown = tokenizer.unk_token_id
-    if unknown not in (None, *separator) and (count := int((stream == unknown).sum())):
-        logger.warning("%d of %d tokens are unknown: bits per character will be too low", count, len(stream))
-    logger.info("packed %d blocks; dropped the last %d of %d tokens", kept // length, len(stream) - kept, len(stream))
-    tokens = torch.from_numpy(stream[:kept]).view(-1, length)
-    owners = torch.from_numpy(np.searchsorted(ends[1:], np.arange(kept), "right")).view(-1, length)
-    owner = owners.mode(1).values  # of a tie, the earlier document
-    made_by = vocabulary_fingerprint(tokenizer)
-    return TokenBlocks(tokens, len(documents), len(stream), len(stream) - kept, num_characters, owner, made_by)
-
-
-def _num_characters(
-    text: str, tokenizer: PreTrainedTokenizerBase, never: Collection[int], num_tokens: int | None = None
-) -> int:
-    """Characters of a text, or of its first tokens, without those of tokens that are left out."""
-    encoded = tokenizer(text, **PLAIN, return_offsets_mapping=True)
-    tokens = list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
-    end = len(text)
-    if num_tokens is not None:
-        end = [stop for token, (_, stop) in tokens if token not in never][num_tokens - 1]
-    return end - sum(stop - start for token, (start, stop) in tokens if token in never and stop <= end)

@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from edlm.corpus.blocks import TokenBlocks, load_blocks
-from edlm.corpus.documents import read_documents
-from edlm.corpus.text import pack_documents
+from edlm.corpus.packing import pack_documents
+from edlm.corpus.text import read_documents
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.loading import SHIPPED, load_denoiser
 from edlm.energies.base import Energy

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from edlm.corpus.documents import read_documents
+from edlm.corpus.text import read_documents
 from edlm.evaluation.estimates.estimate import Estimate, mean_of, ratio_of
 from edlm.evaluation.samples.mauve import Featurizer, mauve_score
 

@@ -11,8 +11,8 @@ import torch
 from edlm import load_denoiser
 from edlm.cli import main
 from edlm.corpus.blocks import load_blocks, save_blocks
-from edlm.corpus.documents import read_documents
-from edlm.corpus.text import pack_documents
+from edlm.corpus.packing import pack_documents
+from edlm.corpus.text import read_documents
 from edlm.denoisers import FunctionDenoiser
 from edlm.denoisers.loading import SHIPPED
 from edlm.evaluation.experiment.lab import load_held_out
