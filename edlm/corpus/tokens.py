@@ -23,17 +23,30 @@ def vocabulary_fingerprint(tokenizer: Any) -> str:
     return "" if tokenizer is None else digest(repr(sorted(tokenizer.get_vocab().items())).encode())
 
 
+def is_of_chat(tokenizer: Any) -> bool:
+    """Whether a tokenizer with a ``[CLS]`` token is that of a chat model, such as dllm's of ModernBERT.
+
+    It has a chat template, or the ``[/Answer]`` token of dllm's. Such a model is trained on chats without a frame, and
+    to write ``[PAD]`` after its answer.
+    """
+    if token_id(tokenizer, "cls") is None:
+        return False
+    return getattr(tokenizer, "chat_template", None) is not None or "[/Answer]" in tokenizer.get_vocab()
+
+
 def never_in_text(tokenizer: Any) -> frozenset[int]:
     """Tokens that running text never holds.
 
     That is the mask; and where there is a ``[CLS]`` token, as in BERT's tokenizer, whatever frames a text, pads it, or
-    stands for a word that is unknown: such a masked LM is trained to write none of them. Of other tokenizers, an
-    end-of-sequence token separates documents, and text may hold unknown words.
+    stands for a word that is unknown: such a masked LM is trained to write none of them, but for ``[PAD]`` in chats.
+    Of other tokenizers, an end-of-sequence token separates documents, and text may hold unknown words.
     """
     never = {token_id(tokenizer, "mask")}
     if token_id(tokenizer, "cls") is not None:
         end = "eos" if token_id(tokenizer, "sep") is None else "sep"
-        never |= {token_id(tokenizer, kind) for kind in ("cls", end, "bos", "pad", "unk")}
+        never |= {token_id(tokenizer, kind) for kind in ("cls", end, "bos", "unk")}
+        if not is_of_chat(tokenizer):
+            never.add(token_id(tokenizer, "pad"))
     return frozenset(never - {None})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from edlm.corpus.blocks import TokenBlocks
-from edlm.corpus.tokens import never_in_text, token_id, vocabulary_fingerprint
+from edlm.corpus.tokens import is_of_chat, never_in_text, token_id, vocabulary_fingerprint
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Vocabulary:
     def of_masked_lm(cls, tokenizer: Any, size: int, mask_token_id: int | None = None) -> Vocabulary:
         """The vocabulary of a masked LM; its mask is by default the tokenizer's.
 
-        Tokenizers like BERT's are recognised by their ``[CLS]`` token: ``[CLS] text [SEP]``. Of others only the mask
+        Tokenizers like BERT's are recognised by their ``[CLS]`` token: ``[CLS] text [SEP]``; those of chat models frame
+        nothing, and ``[PAD]`` ends a text. Of others only the mask
         is never text: their end-of-sequence token may separate documents, as in what ``edlm prepare corpus`` writes;
         it comes before a prompt.
 
@@ -70,7 +71,10 @@ class Vocabulary:
             raise ValueError("a denoiser needs a mask token: give mask_token_id, or a tokenizer that has one")
         cls_id, sep, eos = (token_id(tokenizer, kind) for kind in ("cls", "sep", "eos"))
         framing = {"prefix_ids": () if eos is None else (eos,)}
-        if cls_id is not None:
+        if is_of_chat(tokenizer):
+            eos = token_id(tokenizer, "pad")
+            framing = {"impossible": never_in_text(tokenizer)}
+        elif cls_id is not None:
             end = eos if sep is None else sep
             framing = {"prefix_ids": (cls_id,), "suffix_ids": () if end is None else (end,), "is_framed": True}
             framing["impossible"] = never_in_text(tokenizer)

@@ -44,6 +44,19 @@ def test_vocabulary_of_masked_lm_reads_the_framing_of_the_tokenizer():
     assert framed.impossible == (0, 1, 5, 6) and framed.eos_token_id == 2
 
 
+@pytest.mark.parametrize("sign", ["template", "token"])
+def test_a_chat_model_has_no_frame_and_ends_by_its_padding(sign):
+    words = Words(9)
+    words.cls_token_id, words.sep_token_id, words.pad_token_id, words.eos_token_id = 5, 6, 0, None
+    if sign == "template":
+        words.chat_template = "{{ messages }}"
+    else:
+        words.get_vocab = lambda: {"[Answer]": 7, "[/Answer]": 8}
+    chat = Vocabulary.of_masked_lm(words, 9)
+    assert (chat.prefix_ids, chat.suffix_ids, chat.is_framed) == ((), (), False)
+    assert chat.impossible == (1, 5, 6) and chat.eos_token_id == 0
+
+
 @pytest.mark.parametrize(("size", "wrong"), [(5, 1), (5, 3), (5, 5), (9, 7)])
 def test_blocks_with_a_token_without_mass_are_refused(size, wrong):
     vocabulary = Vocabulary(size, 1, impossible=(3, 7)) if size == 9 else Vocabulary(size, 1, impossible=(3,))
