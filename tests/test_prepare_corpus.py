@@ -14,11 +14,14 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 from edlm import EnergySampler
 from edlm.cli import main
 from edlm.corpus.prepared import PreparedCorpus
+from edlm.denoisers.loading import load_denoiser
 from edlm.evaluation import estimate_bound
 from edlm.evaluation.experiment.lab import load_held_out
 from edlm.training import train_denoiser, train_energy
+from edlm.training.text import corpus_of
 
 BOOK = "".join(f"Chapter {i}. It rained for {i * i} days.\n\n" for i in range(1, 200))
+SHAPE = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 16}
 STORIES = [f"story {i} of a cat" for i in range(100)]
 
 
@@ -88,8 +91,7 @@ def test_a_bert_trains_and_is_evaluated_on_text_with_unknown_words(tmp_path, cap
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, **names)
     tokenizer.save_pretrained(tmp_path / "bert")
     torch.manual_seed(0)
-    shape = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 16}
-    bert = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=20, **shape))
+    bert = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=20, **SHAPE))
     bert.save_pretrained(tmp_path / "bert")
     text = [" ".join(random.Random(i).choices([*words, "Ünknown"], k=20)) for i in range(60)]
     (tmp_path / "t.txt").write_text("\n<|endoftext|>\n".join(text))
@@ -107,8 +109,33 @@ def test_a_bert_trains_and_is_evaluated_on_text_with_unknown_words(tmp_path, cap
     bound = estimate_bound(EnergySampler(further, num_steps=2), held_out.tokens[:8])
     assert math.isfinite(bound.value)
     spoiled = replace(corpus.train, tokens=corpus.train.tokens.index_fill(1, torch.tensor([2]), tokenizer.sep_token_id))
-    for start in ({"start_from": tmp_path / "bert"}, {"model": shape}):
+    for start in ({"start_from": tmp_path / "bert"}, {"model": SHAPE}):
         with pytest.raises(ValueError, match=r"rules out, got .* of '\[SEP\]' \(id 3\): prepare the corpus anew"):
             train_denoiser(
                 PreparedCorpus(tokenizer, spoiled, corpus.valid), output_dir=tmp_path / "c", **start, **trainer
             )
+
+
+def test_text_for_a_denoiser_is_cut_by_its_tokenizer(tmp_path, capsys):
+    (tmp_path / "t.txt").write_text("\n<|endoftext|>\n".join(STORIES))
+    corpus = prepare(tmp_path, source=tmp_path / "t.txt", denoiser="tinystories", valid_fraction=0.2)
+    denoiser = load_denoiser("tinystories")
+    denoiser.vocabulary.check_blocks(corpus.train, corpus.valid)
+    assert corpus.train.vocabulary == denoiser.vocabulary.fingerprint
+    assert {*text_of(corpus, "train", "valid").split("<|endoftext|>")} >= {*STORIES[:10]}
+    prepare(tmp_path, 2, source=tmp_path / "t.txt", denoiser="tinystories", tokenizer="gpt2")
+    assert "tokenizer must not be given with denoiser, which has one, got gpt2" in capsys.readouterr().err
+
+
+def test_training_reads_plain_text_by_the_tokenizer_of_its_denoiser(tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "t.md").write_text("\n<|endoftext|>\n".join(STORIES))
+    trainer = {"batch_size": 2, "num_steps": 2, "warmup_steps": 1}
+    denoiser = train_denoiser(tmp_path / "text", model=SHAPE, output_dir=tmp_path / "a", **trainer)
+    corpus = corpus_of(tmp_path / "text", denoiser)
+    assert corpus.train.tokens.shape[1] == 128 and corpus.train.vocabulary == denoiser.vocabulary.fingerprint
+    assert text_of(corpus, "train", "valid").startswith("<|endoftext|>story ")
+    energy = train_energy(denoiser, tmp_path / "text", "nce", output_dir=tmp_path / "b", **trainer)
+    assert energy.denoiser_identity == denoiser.identity
+    with pytest.raises(FileNotFoundError, match="source must be an existing file or folder"):
+        train_energy(denoiser, tmp_path / "texts", output_dir=tmp_path / "c", **trainer)

@@ -148,7 +148,7 @@ COMMANDS: dict[str, Command] = {
         "turn text, or a synthetic language, into blocks of tokens",
         (
             "--source my_text/ --output_dir runs/corpus",
-            "--source stories.jsonl --text_field story --tokenizer gpt2 --length 256 --output_dir runs/corpus",
+            "--source stories.jsonl --text_field story --denoiser tinystories --output_dir runs/corpus",
             "--language.kind markov --num_train 10000 --length 32 --output_dir runs/symbols",
         ),
     ),

@@ -18,7 +18,7 @@ class PreparedCorpus:
     """Token blocks of two splits and the tokenizer that made them.
 
     Attributes:
-        tokenizer: Has a mask token.
+        tokenizer: What made the blocks; a denoiser's own may lack a mask token.
         train: Blocks to train on; they get the tokenizer's fingerprint, if they have none.
         valid: Held-out blocks, the same.
 
@@ -45,11 +45,6 @@ class PreparedCorpus:
         self.tokenizer.save_pretrained(path / "tokenizer")
         save_blocks(self.train, path / "train.safetensors")
         save_blocks(self.valid, path / "valid.safetensors")
-
-    @classmethod
-    def of(cls, corpus: str | Path | PreparedCorpus) -> PreparedCorpus:
-        """The corpus itself, or that of a folder; errors are those of `load`."""
-        return corpus if isinstance(corpus, PreparedCorpus) else cls.load(corpus)
 
     @classmethod
     def load(cls, path: str | Path) -> PreparedCorpus:

@@ -105,6 +105,11 @@ class Denoiser(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no token embeddings")
 
     @property
+    def longest_text(self) -> int | None:
+        """Most tokens of a text, without those that frame it; None if not known."""
+        return None if self.max_length is None else self.max_length - self.vocabulary.frame_length
+
+    @property
     def hidden_size(self) -> int:
         """Size of the states that enter the blocks."""
         raise NotImplementedError(f"{type(self).__name__} keeps no hidden states")

@@ -80,6 +80,11 @@ class Vocabulary:
             framing["impossible"] = never_in_text(tokenizer)
         return cls.of(tokenizer, size, mask_token_id, eos_token_id=eos, **framing)
 
+    @property
+    def frame_length(self) -> int:
+        """Tokens that surround every text; 0 where a prefix only marks a start."""
+        return len(self.prefix_ids) + len(self.suffix_ids) if self.is_framed else 0
+
     @cached_property
     def fingerprint(self) -> str:
         """Digest of the tokenizer's tokens and their ids; "" without a tokenizer."""

@@ -14,6 +14,7 @@ from edlm.denoisers.architecture import new_config
 from edlm.energies.autoregressive import AutoregressiveEnergy
 from edlm.training.objectives import AutoregressiveObjective
 from edlm.training.options import describe, split_options
+from edlm.training.text import corpus_of
 from edlm.training.trainer import TrainerConfig, train
 
 
@@ -22,8 +23,8 @@ class TrainAutoregressiveConfig:
     """Data, model and run of `edlm train autoregressive`.
 
     Args:
-        corpus: Folder made by ``edlm prepare corpus``. The token before the first one is its tokenizer's bos, else eos,
-            cls, sep or mask token.
+        corpus: Folder made by ``edlm prepare corpus``; or text, such as its ``source``. The token before the first one
+            is its tokenizer's bos, else eos, cls, sep or mask token.
         trainer: The run.
         model_type: Architecture, by its transformers name.
         model: Its settings, as in its transformers config.
@@ -49,10 +50,10 @@ def train_autoregressive(
 
 def run_config(config: TrainAutoregressiveConfig) -> AutoregressiveEnergy:
     """Build the network, train it, save it in ``output_dir/final``, and load that."""
-    corpus = PreparedCorpus.of(config.corpus)
+    corpus = corpus_of(config.corpus)
     tokenizer = corpus.tokenizer
     starts = (getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "cls", "sep", "mask"))
-    bos = next(token for token in starts if token is not None)  # a corpus's tokenizer has a mask token
+    bos = next(token for token in starts if token is not None)  # a corpus has a separator, cls or mask
     torch.manual_seed(config.trainer.seed)
     special = {"bos_token_id": bos, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
     settings = new_config(config.model_type, config.model, vocab_size=len(tokenizer), **special)

@@ -15,6 +15,7 @@ from edlm.denoisers.loading import load_denoiser
 from edlm.diffusion.schedule import TIMES, get_schedule
 from edlm.training.objectives import DenoiserObjective
 from edlm.training.options import describe, split_options
+from edlm.training.text import corpus_of
 from edlm.training.trainer import TrainerConfig, train
 
 
@@ -23,7 +24,8 @@ class TrainDenoiserConfig:
     """Data, model and run of `edlm train denoiser`.
 
     Args:
-        corpus: Folder made by ``edlm prepare corpus``.
+        corpus: Folder made by ``edlm prepare corpus``; or text, such as its ``source``, for which a tokenizer is
+            trained, unless ``start_from`` has one.
         trainer: The run.
         model_type: Architecture, by its transformers name.
         model: Its settings (``hidden_size`` and so on), as in its transformers config; or a size: "tiny", "small" or
@@ -59,7 +61,7 @@ def train_denoiser(corpus: str | PreparedCorpus, trainer: TrainerConfig | None =
     """What `edlm train denoiser` does.
 
     Args:
-        corpus: A prepared corpus, or its folder.
+        corpus: A prepared corpus, its folder, or text, see `corpus_of`.
         trainer: The run; by default of the ``options`` that are `TrainerConfig`'s, such as ``output_dir``.
         options: Fields of `TrainDenoiserConfig`.
 
@@ -75,19 +77,19 @@ def train_denoiser(corpus: str | PreparedCorpus, trainer: TrainerConfig | None =
 
 def run_config(config: TrainDenoiserConfig) -> Denoiser:
     """Build or load the network, train it, save it in ``output_dir/final``, and load that."""
-    corpus = PreparedCorpus.of(config.corpus)
     identity = {"schedule": config.schedule}
     if config.times != "uniform":
         identity["times"] = config.times
     torch.manual_seed(config.trainer.seed)  # weights that a checkpoint lacks are drawn, too
     if config.start_from is not None:
         denoiser = load_denoiser(config.start_from)
+        corpus = corpus_of(config.corpus, None if config.replace_vocabulary else denoiser)
         identity["start_from"] = denoiser.identity.revision
         if config.replace_vocabulary:
             denoiser = replace_vocabulary(denoiser, corpus.tokenizer)
             identity["replace_vocabulary"] = True
     else:
-        model = config.model
+        corpus, model = corpus_of(config.corpus), config.model
         if isinstance(model, str):
             model = preset(model, config.model_type, corpus.train.tokens.shape[1])
         denoiser = MaskedLMDenoiser.from_config(corpus.tokenizer, config.model_type, **model)

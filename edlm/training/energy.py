@@ -21,6 +21,7 @@ from edlm.energies.scalar_head import ScalarHead
 from edlm.energies.sequence import SequenceEnergy
 from edlm.training.objectives import EnergyObjective, EnergyObjectiveConfig
 from edlm.training.options import describe, split_options
+from edlm.training.text import corpus_of
 from edlm.training.trainer import TrainerConfig, train
 
 KINDS: dict[str, type[PretrainedEnergy]] = {"nce": SequenceEnergy, "head": ResidualHead, "scalar": ScalarHead}
@@ -31,7 +32,7 @@ class TrainEnergyConfig:
     """Data, model and run of `edlm train energy`.
 
     Args:
-        corpus: Folder made by ``edlm prepare corpus``.
+        corpus: Folder made by ``edlm prepare corpus``; or text, such as its ``source``.
         denoiser: The frozen denoiser: a folder, a hub id or a shipped name.
         trainer: The run.
         kind: "head" (a small network that corrects a step token by token; its weights need no normalisation), "scalar"
@@ -62,7 +63,7 @@ def train_energy(
 
     Args:
         denoiser: The denoiser, which is frozen and stays as it is, or where it is.
-        corpus: A prepared corpus, or its folder.
+        corpus: A prepared corpus, its folder, or text, see `corpus_of`.
         kind: See `TrainEnergyConfig`.
         trainer: The run; by default of the ``options`` that are `TrainerConfig`'s, such as ``output_dir``.
         options: Other fields of `TrainEnergyConfig`.
@@ -83,9 +84,8 @@ def run_config(config: TrainEnergyConfig) -> PretrainedEnergy:
     """Build the energy, train it, save it in ``output_dir/final``, and load that."""
     config = replace(config, objective=(mixture := config.objective.of_kind(config.kind)))
     _check(config.kind, mixture)
-    corpus = PreparedCorpus.of(config.corpus)
     denoiser = config.denoiser if isinstance(config.denoiser, Denoiser) else load_denoiser(config.denoiser)
-    denoiser.vocabulary.check_blocks(corpus.train, corpus.valid)
+    corpus = corpus_of(config.corpus, denoiser)
     torch.manual_seed(config.trainer.seed)
     shape = {} if config.kind == "nce" else asdict(config.head)
     energy = KINDS[config.kind].from_denoiser(denoiser, **shape)

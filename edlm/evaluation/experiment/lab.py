@@ -233,10 +233,9 @@ def load_held_out(path: str | Path, denoiser: Denoiser, length: int | None = Non
     if denoiser.tokenizer is None:
         raise ValueError(f"text needs a denoiser with a tokenizer, got {path} and {type(denoiser).__name__} without")
     if length is None:
-        if denoiser.max_length is None:
+        length = denoiser.longest_text
+        if length is None:
             raise ValueError(f"length must be given for text where the denoiser has no longest one, got {path}")
-        framing = len(denoiser.prefix_ids) + len(denoiser.suffix_ids) if denoiser.is_framed else 0
-        length = denoiser.max_length - framing
     try:
         blocks = pack_documents(documents, denoiser.tokenizer, length, denoiser.vocabulary.impossible)
     except ValueError as error:

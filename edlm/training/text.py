@@ -1,0 +1,40 @@
+"""The corpus of a training run, which may be plain text."""
+
+from pathlib import Path
+
+from edlm.corpus.preparation import TextConfig, prepare_text
+from edlm.corpus.prepared import PreparedCorpus
+from edlm.denoisers.base import Denoiser
+
+
+def corpus_of(corpus: str | Path | PreparedCorpus, denoiser: Denoiser | None = None) -> PreparedCorpus:
+    """A prepared corpus, that of a folder, or of text, by the tokenizer of the denoiser that it is for.
+
+    Args:
+        corpus: A prepared corpus, its folder, or text as `read_documents` reads it, of which a part is held out.
+        denoiser: What is trained, or what an energy is trained for; None trains a tokenizer on text.
+
+    Raises:
+        FileNotFoundError: there is no such folder or text.
+        ValueError: the content is damaged; or it is no text of this denoiser, see `Vocabulary.check_blocks`.
+    """
+    if not isinstance(corpus, PreparedCorpus):
+        if (Path(corpus) / "train.safetensors").is_file():
+            corpus = PreparedCorpus.load(corpus)
+        else:
+            text = TextConfig(source=str(corpus))
+            corpus = prepare_text(text) if denoiser is None else text_for(denoiser, text)
+    if denoiser is not None:
+        denoiser.vocabulary.check_blocks(corpus.train, corpus.valid)
+    return corpus
+
+
+def text_for(denoiser: Denoiser, text: TextConfig) -> PreparedCorpus:
+    """Text as a denoiser reads it.
+
+    Raises:
+        ValueError: it has no tokenizer; and what `prepare_text` raises.
+    """
+    if denoiser.tokenizer is None:
+        raise ValueError(f"text needs a denoiser with a tokenizer, got a {type(denoiser).__name__} without")
+    return prepare_text(text, denoiser.tokenizer, denoiser.vocabulary.impossible, denoiser.longest_text)
