@@ -549,7 +549,7 @@ def test_export_refuses_another_denoisers_energy_before_writing(runs, tmp_path, 
 
 MISTAKES = {
     "no source": ("prepare corpus", {"output_dir": "never"}, "exactly one of source and language"),
-    "no corpus": ("train energy", {"corpus": "stories.txt", "denoiser": "tinystories"}, "edlm prepare corpus"),
+    "no corpus": ("train energy", {"corpus": "storys.txt", "denoiser": "tinystories"}, "existing file or folder"),
     "no energy": ("sample", {"energy": "text"}, "energy.json"),
     "other denoiser": ("sample", {"energy": "text_head/final", "denoiser": "tinystories"}, "differs"),
     "no steps": ("sample", {"energy": "null", "sampler__num_steps": 0}, "num_steps must be >= 1, got 0"),
