@@ -31,6 +31,7 @@ def pack_documents(
         ValueError: ``length`` < 1, or a tokenizer that is not fast or has nothing to separate documents by.
 
     Example:
+        >>> from edlm.corpus.text import train_tokenizer
         >>> tokenizer = train_tokenizer(["ab"], kind="character")
         >>> pack_documents(["ab", "a"], tokenizer, 3).tokens.tolist()  # sep a b, sep a sep
         [[0, 3, 4], [0, 3, 0]]

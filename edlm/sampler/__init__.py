@@ -6,7 +6,8 @@ from edlm.sampler.output import SampleOutput, StepInfo
 from edlm.sampler.proposal import Proposal
 from edlm.sampler.reranking import RerankOptions, RerankOutput, rerank
 from edlm.sampler.sampler import EnergySampler
-from edlm.sampler.text.generation import GenerateOptions, GenerationOutput, InfillOptions, Partial
+from edlm.sampler.text.generation import GenerationOutput, Partial
+from edlm.sampler.text.options import GenerateOptions, InfillOptions
 
 __all__ = [
     "DreamLogitsHook",

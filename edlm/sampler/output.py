@@ -112,15 +112,35 @@ def concatenate(outputs: Sequence[SampleOutput]) -> SampleOutput:
     """Outputs of consecutive batches as one."""
     if len(outputs) == 1:
         return outputs[0]
+    tokens = torch.cat([output.tokens for output in outputs])
+    steps = join_steps([output.steps for output in outputs])
+    return SampleOutput(tokens, steps, tuple(seed for output in outputs for seed in output.seeds))
+
+
+def join_steps(batches: Sequence[Sequence[StepInfo]]) -> tuple[StepInfo, ...]:
+    """Steps of consecutive batches as those of one; a batch that has fewer steps decides nothing in the others."""
+    longest = max(batches, key=len)
     steps = []
-    for infos in zip(*(output.steps for output in outputs), strict=True):
-        num_candidates = infos[0].energies.shape[-1]
-        padding = {"num_revealed": 0, "energies": 0, "ess": num_candidates, "redraws": 0, "kept": 0, "judged": 0}
+    for i, first in enumerate(longest):
+        infos = [steps[i] if i < len(steps) else _idle(first, len(steps[0].ess)) for steps in batches if steps]
+        padding = {"num_revealed": 0, "energies": 0, "ess": first.energies.shape[-1]}
+        padding |= dict.fromkeys(("redraws", "kept", "judged"), 0)
         rows = {name: _join([getattr(info, name) for info in infos], value) for name, value in padding.items()}
         calls = sum(info.denoiser_calls for info in infos)
-        steps.append(StepInfo(step=infos[0].step, t=infos[0].t, denoiser_calls=calls, **rows))
-    tokens = torch.cat([output.tokens for output in outputs])
-    return SampleOutput(tokens, tuple(steps), tuple(seed for output in outputs for seed in output.seeds))
+        steps.append(StepInfo(step=first.step, t=first.t, denoiser_calls=calls, **rows))
+    return tuple(steps)
+
+
+def _idle(info: StepInfo, num_rows: int) -> StepInfo:
+    """A step of so many rows in which nothing is decided."""
+    uses = torch.zeros(num_rows, dtype=torch.bool, device=info.ess.device)
+    nothing = DecisionInfo.without_energy(uses, info.energies.shape[-1])
+    rows = {name: getattr(nothing, name) for name in ("redraws", "kept", "judged")}
+    if info.energies.ndim == 3:
+        rows |= {"energies": nothing.energies[:, None], "ess": nothing.ess[:, None]}
+    else:
+        rows |= {"energies": nothing.energies, "ess": nothing.ess}
+    return StepInfo(step=info.step, t=info.t, num_revealed=rows["redraws"], denoiser_calls=0, **rows)
 
 
 def _join(tables: Sequence[Tensor], value: float) -> Tensor:

@@ -15,7 +15,8 @@ from edlm.sampler.kernel import Kernel, device_of
 from edlm.sampler.output import SampleOutput, concatenate
 from edlm.sampler.step import denoise
 from edlm.sampler.text import generation
-from edlm.sampler.text.generation import GenerateOptions, GenerationOutput, InfillOptions, Partial, Writing
+from edlm.sampler.text.generation import GenerationOutput, Partial, Writing
+from edlm.sampler.text.options import GenerateOptions, InfillOptions
 from edlm.sampler.text.prompts import Prompts
 
 MAX_NEW_TOKENS = 64  # of `generate`

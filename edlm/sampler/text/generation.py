@@ -1,99 +1,24 @@
-"""Text from prompts and text with gaps, written block by block and step by step; each option is described once."""
+"""Text from prompts and text with gaps, written block by block and step by step."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from edlm.diffusion.streams import RowStreams, row_seeds
-from edlm.rules import check_least, check_options
 from edlm.sampler.kernel import Kernel, device_of
-from edlm.sampler.output import StepInfo
+from edlm.sampler.output import StepInfo, join_steps
 from edlm.sampler.step import denoise
 from edlm.sampler.text.blocks import View, check_block_length, gather_views, scatter_views, views_of
+from edlm.sampler.text.options import GenerateOptions, InfillOptions, TextOptions
 from edlm.sampler.text.prompts import Prompts, Row, rows_of_prompts, rows_of_texts
 from edlm.sampler.text.trace import Trace, trace_of
 from edlm.sampler.text.transcript import Transcript
-
-
-@check_options
-@dataclass(frozen=True, kw_only=True)
-class TextOptions:
-    """Options that `EnergySampler.generate` and `EnergySampler.infill` share."""
-
-    num_return_sequences: int = 1
-    """Rows of each prompt or text, one after the other."""
-
-    num_steps: int | None = None
-    """Denoiser passes of a block, for this call; None keeps the sampler's."""
-
-    temperature: float | None = None
-    """Of the proposal, for this call; None keeps the sampler's."""
-
-    top_p: float | None = None
-    """Of the proposal, for this call; None keeps the sampler's."""
-
-    top_k: int | None = None
-    """Of the proposal, for this call; None keeps the sampler's."""
-
-    num_likeliest: int = 0
-    """Likeliest tokens to record where a token is decided without candidates, for `GenerationOutput.trace`."""
-
-    seed: int | Sequence[int] | None = None
-    """Row r gets ``seed + r``; or one seed a row; None draws them from torch's global generator."""
-
-    seeds: Sequence[int] | None = None
-    """One seed a row: another name of ``seed``, as the methods on tokens have it."""
-
-    progress: bool = False
-    """Show a progress bar of the steps."""
-
-    def __post_init__(self) -> None:
-        check_least(1, num_return_sequences=self.num_return_sequences)
-        if self.seed is not None and self.seeds is not None:
-            raise ValueError(f"seed and seeds are one option, got {self.seed} and {self.seeds}")
-        check_least(0, num_likeliest=self.num_likeliest)
-
-    def kernel(self, kernel: Kernel) -> Kernel:
-        """The kernel with the proposal of this call."""
-        given = {name: getattr(self, name) for name in ("num_steps", "temperature", "top_p", "top_k")}
-        return replace(kernel, **{name: value for name, value in given.items() if value is not None})
-
-
-@check_options
-@dataclass(frozen=True, kw_only=True)
-class GenerateOptions(TextOptions):
-    """Options of `EnergySampler.generate`."""
-
-    eos_token_id: int | Sequence[int] | Literal["auto"] | None = "auto"
-    """Tokens that end a text, which is cut there; "auto" takes those of the denoiser or its tokenizer."""
-
-    stop: str | Sequence[str] | None = None
-    """Strings that end a text; special tokens, such as "</s>", among them."""
-
-    block_length: int | None = None
-    """Tokens that are written together, in ``num_steps`` passes; blocks follow left to right, also beyond the
-    denoiser's ``max_length``, and rows that have come to an end cost no more passes. None: the denoiser's
-    ``block_size``, or all at once."""
-
-    suffix: str | Sequence[str] | None = None
-    """Text after the written text, for all prompts or one for each."""
-
-
-@check_options
-@dataclass(frozen=True, kw_only=True)
-class InfillOptions(TextOptions):
-    """Options of `EnergySampler.infill`."""
-
-    mask: str = "<mask>"
-    """Marks a gap; if it ends in a bracket, it may hold a number of tokens: ``<mask:12>``."""
-
-    span_length: int = 1
-    """Tokens of a gap that has no number of its own."""
 
 
 @dataclass(frozen=True)
@@ -117,15 +42,18 @@ class GenerationOutput:
     _rows: Sequence[Row] = field(repr=False)
     _views: Sequence[Sequence[View | None]] = field(repr=False)
     _transcript: Transcript = field(repr=False)
+    _traced: GenerationOutput | None = field(default=None, repr=False)  # the first of several batches
 
     def trace(self, max_rows: int = 4, max_candidates: int = 5) -> Trace:
         """How the texts came about, step by step, as a page: ``output.trace().save("trace.html")``.
 
         Args:
-            max_rows: Rows that are shown, from the first on.
+            max_rows: Rows that are shown, from the first on, of the first batch.
             max_candidates: Candidates of a decision that are shown, of the largest weights, and the chosen one. Where
                 tokens are decided without candidates, the likeliest ones are shown if ``num_likeliest`` were recorded.
         """
+        if self._traced is not None:
+            return self._traced.trace(max_rows, max_candidates)
         rows = list(zip(self._rows, self.seeds, strict=True))[:max_rows]
         return trace_of(rows, self._views, self.steps, self._transcript.tokenizer, max_candidates)
 
@@ -197,8 +125,33 @@ def _write(
     seeds = row_seeds(len(rows), options.seed if options.seeds is None else options.seeds)
     RowStreams(seeds)  # checks them
     views = [views_of(row, kernel.denoiser, block_length) for row in rows]
-    writing = _write_blocks(kernel, rows, views, seeds, transcript, options.num_likeliest)
-    return _show_progress(writing, kernel.num_steps * max(map(len, views))) if options.progress else writing
+    size = options.batch_size or max(1, len(rows))
+    parts = [[table[i : i + size] for table in (rows, views, seeds)] for i in range(0, len(rows), size)]
+    batches = [_write_blocks(kernel, *part, transcript, options.num_likeliest) for part in parts]
+    writing = batches[0] if len(batches) == 1 else _write_in_turn(batches, rows, transcript)
+    num_steps = sum(kernel.num_steps * max(map(len, of_part)) for _, of_part, _ in parts)
+    return _show_progress(writing, num_steps) if options.progress else writing
+
+
+def _write_in_turn(batches: Sequence[Writing], rows: Sequence[Row], transcript: Transcript) -> Writing:
+    """Batches of the rows, one after the other; a partial text holds all rows."""
+    outputs, tokens, num_steps = [], [row.tokens for row in rows], 0
+    for writing in batches:
+        first = sum(len(output.text) for output in outputs)
+        while True:
+            try:
+                partial = next(writing)
+            except StopIteration as end:
+                outputs.append(end.value)
+                tokens[first : first + len(end.value.tokens)] = end.value.tokens
+                break
+            tokens[first : first + len(partial.tokens)] = partial.tokens
+            yield replace(partial, step=num_steps, tokens=[*tokens], _rows=rows)
+            num_steps += 1
+    whole = {name: [x for output in outputs for x in getattr(output, name)] for name in ("text", "fills", "seeds")}
+    steps = join_steps([output.steps for output in outputs])
+    whole["seeds"] = tuple(whole["seeds"])
+    return replace(outputs[0], **whole, tokens=tokens, steps=steps, _traced=outputs[0])
 
 
 def _show_progress(writing: Writing, num_steps: int) -> Writing:

@@ -313,3 +313,24 @@ def test_mistakes(prompts, options, message):
     sampler = EnergySampler(watched([], max_length=8, block_size=options.pop("block_size", None)), num_steps=1)
     with pytest.raises(ValueError, match=message):
         sampler.stream(prompts, **options)  # at once, not at the first step
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 9])
+def test_batches_in_turn_are_as_all_rows_at_once(batch_size):
+    denoiser = modernbert()
+    sampler = EnergySampler(denoiser, disturbed_head(denoiser), num_steps=2, num_candidates=4, group_size=2)
+    options = {"num_return_sequences": 2, "seed": 3, "block_length": 4, "eos_token_id": 2}
+    prompts, partials = [[0, 1, 3], [3], [1, 0, 0, 1, 3]], []
+    whole = sampler.generate(prompts, 9, **options)
+    parts = sampler.generate(prompts, 9, **options, batch_size=batch_size, callback=partials.append)
+    assert (parts.text, parts.fills, parts.seeds) == (whole.text, whole.fills, whole.seeds)
+    assert all(map(torch.equal, parts.tokens, whole.tokens))
+    assert len(parts.steps) == len(whole.steps)
+    for mine, theirs in zip(parts.steps, whole.steps, strict=True):
+        assert torch.equal(mine.num_revealed, theirs.num_revealed) and torch.equal(mine.judged, theirs.judged)
+        assert mine.step == theirs.step and mine.denoiser_calls >= theirs.denoiser_calls
+        assert torch.allclose(mine.ess.sum(), theirs.ess.sum())
+    assert [partial.step for partial in partials] == [*range(len(partials))]
+    assert all(len(partial.text) == 6 for partial in partials)
+    assert all(map(torch.equal, partials[-1].tokens, whole.tokens)) or batch_size == 9
+    assert len(parts.trace(max_rows=6).rows) == 6
