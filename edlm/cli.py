@@ -23,8 +23,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         COMMANDS[name].load()[0](config)
         return 0
-    except (ValueError, OSError, ImportError) as error:  # ImportError: a package is missing
-        if os.environ.get("EDLM_DEBUG") == "1":
+    except Exception as error:
+        if "TORCHELASTIC_ERROR_FILE" in os.environ:  # one of several processes
+            from edlm.processes import record_failure
+
+            record_failure(error)
+        plain = isinstance(error, (ValueError, OSError, ImportError))  # ImportError: a package is missing
+        if not plain or os.environ.get("EDLM_DEBUG") == "1":
             raise
         print(f"edlm: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -106,55 +106,48 @@ def get_schedule(schedule: str | Schedule) -> Schedule:
     return _SCHEDULES[schedule]()
 
 
-def antithetic_times(num_times: int, generator: torch.Generator, *, smallest: float = 1e-3) -> Tensor:
+def antithetic_times(places: Tensor, *, smallest: float = 1e-3) -> Tensor:
     """Evenly spread times with one common random shift: each uniform, together of low variance.
 
     Args:
-        num_times: How many.
-        generator: Source of the shift.
+        places: Places of the times in [0, 1), as `BatchStreams.places` draws them, shape ``[num_times]``.
         smallest: Times lie in ``[smallest, 1)``: the weight of the loss is infinite at 0.
 
     Returns:
-        Shape ``[num_times]``, float32, on the generator's device.
+        Shape ``[num_times]``, float32.
 
     References:
         Kingma et al. 2021 (VDM), arXiv:2107.00630, App. I.1; Sahoo et al. 2024, arXiv:2406.07524.
     """
-    shift = torch.rand(1, generator=generator, device=generator.device)
-    grid = torch.arange(num_times, device=generator.device) / num_times
-    return smallest + (1 - smallest) * ((grid + shift) % 1)
+    return (smallest + (1 - smallest) * places).float()
 
 
-def bell_times(
-    num_times: int, generator: torch.Generator, *, mean: float = 0.5, stddev: float = 0.2, smallest: float = 1e-3
-) -> Tensor:
+def bell_times(places: Tensor, *, mean: float = 0.5, stddev: float = 0.2, smallest: float = 1e-3) -> Tensor:
     """Times of a normal density cut to ``[smallest, 1]``, evenly spread over its quantiles as in `antithetic_times`.
 
     Middle times are drawn most: near 0 almost nothing is masked, near 1 almost nothing is known.
 
     Args:
-        num_times: How many.
-        generator: Source of the shift.
+        places: As in `antithetic_times`.
         mean: Of the normal density before the cut.
         stddev: Its standard deviation, > 0.
         smallest: Least time.
 
     Returns:
-        Shape ``[num_times]``, float32, on the generator's device.
+        Shape ``[num_times]``, float32.
 
     References:
         Hong et al. 2026, arXiv:2605.13026, for the idea; mean and standard deviation are choices of this project.
     """
     low, high = (0.5 * (1 + math.erf((end - mean) / stddev / math.sqrt(2))) for end in (smallest, 1.0))
-    shares = antithetic_times(num_times, generator, smallest=0.0)
-    quantiles = torch.special.ndtri(low + (high - low) * shares.double())
+    quantiles = torch.special.ndtri(low + (high - low) * places.double())
     return (mean + stddev * quantiles).clamp(smallest, 1.0).float()
 
 
 TIMES = {"uniform": antithetic_times, "bell": bell_times}
 
 
-def mask_tokens(x_0: Tensor, t: Tensor, schedule: Schedule, mask_token_id: int, generator: torch.Generator) -> Tensor:
+def mask_tokens(x_0: Tensor, t: Tensor, schedule: Schedule, mask_token_id: int, uniforms: Tensor) -> Tensor:
     """Draw ``x_t ~ q(x_t | x_0)``: each token is masked, alone, with probability ``1 - alpha(t)``.
 
     Args:
@@ -162,11 +155,10 @@ def mask_tokens(x_0: Tensor, t: Tensor, schedule: Schedule, mask_token_id: int, 
         t: Times in [0, 1], shape ``[batch]``.
         schedule: Gives ``alpha``.
         mask_token_id: Token that represents "unknown".
-        generator: Source of randomness, on any device.
+        uniforms: In [0, 1), on any device, shape ``[batch, length]``.
 
     Returns:
         ``x_t``, shape ``[batch, length]``.
     """
-    uniforms = torch.rand(x_0.shape, generator=generator, device=generator.device).to(x_0.device)
-    clean = uniforms < schedule.alpha(t.to(x_0.device))[:, None]
-    return torch.where(clean, x_0, mask_token_id)
+    clean = uniforms < schedule.alpha(t.to(uniforms.device))[:, None]
+    return torch.where(clean.to(x_0.device), x_0, mask_token_id)

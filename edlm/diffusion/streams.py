@@ -1,7 +1,8 @@
-"""Per-row randomness: what a row draws depends on its own seed and on nothing else in the batch."""
+"""Per-row randomness: what a row draws depends on its own seed, or index, and not on the rows drawn with it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from edlm.rules import check
 
-_ORDER, _VALUES, _STEPS = 0, 1, 2
+_ORDER, _VALUES, _STEPS, _COMMON, _PLACES, _GROUPS = range(6)
+_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class RowStreams:
@@ -79,6 +81,75 @@ class RowGenerators:
             if count
         ]
         return torch.cat(drawn) if drawn else torch.empty(0, repeats, dtype=torch.float64)
+
+
+class BatchStreams:
+    """Randomness of some rows of a batch of known size; a row draws the same numbers whichever others are drawn.
+
+    Philox counts: a row's numbers are found by its index, without a generator of its own. All are uniforms in [0, 1),
+    float64, on the CPU, and the same at each call.
+
+    Args:
+        key: Names the batch, as a seed and a step; each part >= 0.
+        size: Rows of the whole batch, >= 1.
+        length: Tokens of a row.
+        rows: Indices of the rows that are drawn, without gaps; all of them if None.
+    """
+
+    def __init__(self, key: Sequence[int], size: int, length: int, rows: range | None = None):
+        self._key, self.size, self.length = tuple(key), size, length
+        self.rows = range(size) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def common(self, count: int) -> Tensor:
+        """Numbers that all rows of the batch share, shape ``[count]``."""
+        return torch.from_numpy(self._generator(_COMMON).random(count))
+
+    def places(self) -> Tensor:
+        """Places spread evenly over [0, 1), with one random shift for the whole batch: each uniform; shape ``[rows]``.
+
+        ``(i / size + shift) % 1`` for ``i < size``, in a sequence that has neighbouring rows far apart, so that every
+        part of a batch has places of all kinds.
+        """
+        stride = round(_GOLDEN * self.size)
+        while math.gcd(stride, self.size) > 1:
+            stride += 1
+        index = (torch.tensor(self.rows, dtype=torch.long) * stride % self.size).double()
+        return (index / self.size + self._generator(_PLACES).random()) % 1
+
+    def order(self) -> BatchOrder:
+        """What the reveal order is drawn from."""
+        return BatchOrder(self._uniform(_ORDER, self.length))
+
+    def values(self, *shape: int) -> Tensor:
+        """Numbers that tokens are drawn from, shape ``[rows, *shape, length]``."""
+        return self._uniform(_VALUES, *shape, self.length)
+
+    def groups(self, count: int) -> Tensor:
+        """Numbers that choose a group of tokens for each of ``count`` decisions of a row, shape ``[rows, count]``."""
+        return self._uniform(_GROUPS, count)
+
+    def _uniform(self, use: int, *shape: int) -> Tensor:
+        blocks = -(-math.prod(shape) // 4)  # Philox makes four numbers at a time
+        generator = self._generator(use, self.rows.start * blocks)
+        drawn = torch.from_numpy(generator.random((len(self.rows), 4 * blocks)))
+        return drawn[:, : math.prod(shape)].unflatten(1, shape)
+
+    def _generator(self, use: int, blocks: int = 0) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence((*self._key, use))).advance(blocks))
+
+
+class BatchOrder:
+    """Numbers of the rows of a batch, shape ``[rows, length]``, as `RowGenerators` gives them."""
+
+    def __init__(self, uniforms: Tensor):
+        self._uniforms = uniforms
+
+    def uniform(self, counts: Tensor) -> Tensor:
+        """The first ``counts[row]`` numbers of each row, row by row, shape ``[sum(counts), 1]``."""
+        return self._uniforms[torch.arange(self._uniforms.shape[1]) < counts[:, None]][:, None]
 
 
 def row_seeds(

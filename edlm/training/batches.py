@@ -1,15 +1,17 @@
-"""Rows and noise of each micro-step, as functions of its number, so that resuming needs no state."""
+"""Rows and noise of each update, the same however they are divided over processes and forward passes."""
 
 import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from edlm.diffusion.streams import generator_of, seed_of
+from edlm.diffusion.streams import BatchStreams, generator_of, seed_of
 from edlm.training.trainer_config import TrainerConfig
 
-_TRAIN_ORDER, _TRAIN_NOISE, _VALID_ORDER, _VALID_NOISE = range(4)
+_TRAIN_ORDER, _TRAIN_NOISE, _VALID_ORDER, _VALID_NOISE, _DROPOUT = range(5)
 
 
 @functools.lru_cache(maxsize=4)
@@ -48,39 +50,57 @@ def near_device(blocks: Tensor, device: torch.device) -> Tensor:
     return blocks.int().to(device) if device.type == "cuda" and blocks.numel() <= 2**28 else blocks
 
 
-def train_batch(
-    blocks: Tensor, step: int, micro_step: int, config: TrainerConfig, accelerator: Accelerator
-) -> tuple[Tensor, torch.Generator]:
-    """This process's share of a micro-step.
+@dataclass(frozen=True)
+class GlobalBatches:
+    """The batches of updates and of validation, of ``size`` rows, each divided over processes and forward passes.
+
+    Rows and noise of a batch depend on the seed and on the number of the update alone, so any division gives the same
+    batch, and resuming needs no state.
 
     Args:
-        blocks: Tokens, an integer dtype, shape ``[N, length]``.
-        step: Finished updates.
-        micro_step: Finished forward passes of this update.
         config: Its ``batch_size``, ``gradient_accumulation`` and ``seed``.
         accelerator: Its processes and device.
-
-    Returns:
-        Tokens, int64, shape ``[batch_size, length]``, and the generator of their noise.
-
-    Note:
-        Seeds torch's global generators as well, for dropout.
     """
-    micro_steps = step * config.gradient_accumulation + micro_step
-    turn = micro_steps * accelerator.num_processes + accelerator.process_index
-    start = turn * config.batch_size
-    rows = rows_at(start, config.batch_size, len(blocks), config.seed, _TRAIN_ORDER)
-    key = (config.seed, _TRAIN_NOISE, step, micro_step, accelerator.process_index)
-    torch.manual_seed(seed_of(*key))
-    return blocks[rows.to(blocks.device)].to(accelerator.device, torch.long), generator_of(*key)
 
+    config: TrainerConfig
+    accelerator: Accelerator
 
-def valid_batch(
-    blocks: Tensor, index: int, config: TrainerConfig, accelerator: Accelerator
-) -> tuple[Tensor, torch.Generator]:
-    """This process's share of validation batch `index`, as `train_batch`; the same at each pass."""
-    process = accelerator.process_index
-    start = (index * accelerator.num_processes + process) * config.batch_size
-    rows = rows_at(start, config.batch_size, len(blocks), config.seed, _VALID_ORDER)
-    generator = generator_of(config.seed, _VALID_NOISE, index, process)
-    return blocks[rows.to(blocks.device)].to(accelerator.device, torch.long), generator
+    @property
+    def size(self) -> int:
+        """Rows of a batch: processes x ``batch_size`` x ``gradient_accumulation``."""
+        return self.accelerator.num_processes * self.config.batch_size * self.config.gradient_accumulation
+
+    def train(self, blocks: Tensor, step: int) -> Iterator[tuple[Tensor, BatchStreams]]:
+        """This process's parts of the batch of an update, one for each forward pass.
+
+        Args:
+            blocks: Tokens, an integer dtype, shape ``[N, length]``.
+            step: Finished updates.
+
+        Yields:
+            Tokens, int64, shape ``[batch_size, length]``, and the streams of their noise.
+
+        Note:
+            Seeds torch's global generators before each part, for dropout, which no other division repeats.
+        """
+        for micro_step, part in enumerate(self._parts(blocks, step, _TRAIN_ORDER, _TRAIN_NOISE)):
+            seed = seed_of(self.config.seed, _DROPOUT, step, micro_step, self.accelerator.process_index)
+            torch.manual_seed(seed)
+            yield part
+
+    def valid(self, blocks: Tensor) -> Iterator[tuple[Tensor, BatchStreams]]:
+        """This process's parts of all validation batches, as `train`; the same at each pass.
+
+        There are ``valid_batches``, or as many as are full; rows are repeated only if none is.
+        """
+        for index in range(max(1, min(self.config.valid_batches, len(blocks) // self.size))):
+            yield from self._parts(blocks, index, _VALID_ORDER, _VALID_NOISE)
+
+    def _parts(self, blocks: Tensor, number: int, order: int, noise: int) -> Iterator[tuple[Tensor, BatchStreams]]:
+        """Parts of batch `number`; the numbers of the order and the noise are parts of their seeds."""
+        count, seed = self.config.batch_size, self.config.seed
+        for micro_step in range(self.config.gradient_accumulation):
+            first = (micro_step * self.accelerator.num_processes + self.accelerator.process_index) * count
+            rows = rows_at(number * self.size + first, count, len(blocks), seed, order).to(blocks.device)
+            streams = BatchStreams((seed, noise, number), self.size, blocks.shape[1], range(first, first + count))
+            yield blocks[rows].to(self.accelerator.device, torch.long), streams

@@ -107,9 +107,15 @@ class Checkpoints:
         """Restore everything that was saved in `folder`.
 
         Raises:
-            ValueError: `folder` is of a run with another identity; the message names the fields.
+            ValueError: `folder` is of a run with another identity; the message names the fields. Or it is of a version
+                of edlm that drew other noise.
         """
         then = json.loads((folder / "identity.json").read_text())
+        if "global_batch_size" not in then:
+            raise ValueError(
+                f"a run must be resumed by a version of edlm that draws the same noise, got {folder} of an older one: "
+                "choose another output_dir, or finish the run with that version"
+            )
         now = json.loads(json.dumps(self.identity))
         differing = [
             f"{name} (checkpoint: {then.get(name)!r}, now: {now.get(name)!r})"
@@ -122,6 +128,7 @@ class Checkpoints:
                 f"differ in {', '.join(differing)}"
             )
         self.accelerator.load_state(str(folder))
+        self.accelerator.step = 0  # forward passes of the update; those saved are of another gradient_accumulation
 
 
 def _longer(name: str, then: Any, now: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Training objectives: each turns tokens and a generator into a scalar loss in nats per token."""
+"""Training objectives: each turns tokens and their noise into a mean loss, in nats per token."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +11,11 @@ from edlm.denoisers.base import Denoiser
 from edlm.diffusion.orders import plan_reveal
 from edlm.diffusion.schedule import LogLinear, Schedule, antithetic_times, mask_tokens
 from edlm.diffusion.slots import Slots
-from edlm.diffusion.streams import RowStreams, row_seeds
+from edlm.diffusion.streams import BatchStreams
 from edlm.energies.base import Decision, Step
 from edlm.sampler.proposal import draw_categorical, make_decision
 from edlm.sampler.reweighting import log_share_of_data
+from edlm.training.means import Mean
 
 
 class DenoiserObjective:
@@ -25,9 +26,9 @@ class DenoiserObjective:
     Args:
         schedule: Gives ``alpha``; the bound's value does not depend on it, its variance does.
         mask_token_id: The mask token.
-        times: Draws times in training, as `antithetic_times` does, which is always used in evaluation mode. The weight
-            is not divided by the density of other times: the loss is then the bound with its integrand times that
-            density. Its minimum over all networks is the same, and no weight grows where times are rare.
+        times: Makes times of places in training, as `antithetic_times`, which is always used in evaluation mode. The
+            weight is not divided by the density of other times: the loss is then the bound with its integrand times
+            that density. Its minimum over all networks is the same, and no weight grows where times are rare.
 
     References:
         Sahoo et al. 2024, arXiv:2406.07524, Eq. 10; antithetic times.
@@ -38,15 +39,16 @@ class DenoiserObjective:
         self.mask_token_id = mask_token_id
         self.times = times
 
-    def __call__(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: nn.Module, batch: Tensor, streams: BatchStreams) -> tuple[Mean, dict[str, Mean]]:
         """Loss of tokens ``batch[batch, length]``; the model is called as ``model(x_t, slots, t)``."""
         draw = self.times if model.training else antithetic_times
-        t = draw(len(batch), generator).to(batch.device)
-        x_t = mask_tokens(batch, t, self.schedule, self.mask_token_id, generator)
+        t = draw(streams.places())
+        x_t = mask_tokens(batch, t, self.schedule, self.mask_token_id, streams.values())
         slots = Slots.where(x_t == self.mask_token_id)
+        t = t.to(batch.device)
         nll = -model(x_t, slots, t).gather(1, slots.gather(batch)[:, None])[:, 0]
-        loss = (self.schedule.nelbo_weight(t)[slots.rows] * nll).sum() / batch.numel()
-        return loss, {"masked_nll_nats": nll.detach().mean()}
+        weighted = self.schedule.nelbo_weight(t)[slots.rows] * nll
+        return Mean(weighted.sum(), batch.numel()), {"masked_nll_nats": Mean(nll.sum(), len(slots))}
 
 
 class AutoregressiveObjective:
@@ -59,11 +61,12 @@ class AutoregressiveObjective:
     def __init__(self, bos_token_id: int):
         self.bos_token_id = bos_token_id
 
-    def __call__(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: nn.Module, batch: Tensor, streams: BatchStreams) -> tuple[Mean, dict[str, Mean]]:
         """Loss of tokens ``batch[batch, length]``."""
         inputs = torch.cat([torch.full_like(batch[:, :1], self.bos_token_id), batch[:, :-1]], 1)
         logits = model(input_ids=inputs).logits
-        return nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch.flatten()), {}
+        nats = nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch.flatten(), reduction="sum")
+        return Mean(nats, batch.numel()), {}
 
 
 _STEPS = {"scope": "step", "num_steps": (2, 3, 4, 5, 6, 8), "orders": ("bisecting",)}
@@ -77,7 +80,7 @@ _DEFAULTS = {
 
 @dataclass(frozen=True)
 class EnergyObjectiveConfig:
-    """The decisions that an energy is trained on; each batch draws one of each mixture.
+    """The decisions that an energy is trained on; each update draws one of each mixture.
 
     What is None is filled in for a kind of energy by `of_kind`.
 
@@ -148,60 +151,58 @@ class EnergyObjective:
         self.reads_hidden = reads_hidden
         self.metric = "gain_nats_per_token" if config.loss == "likelihood" else "gain_nats_per_decision"
 
-    def __call__(self, model: nn.Module, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: nn.Module, batch: Tensor, streams: BatchStreams) -> tuple[Mean, dict[str, Mean]]:
         """Loss of tokens ``batch[batch, length]``; the model is called as ``model(decision)``."""
         self.denoiser.to(batch.device)
         k = 1 if self.config.loss == "likelihood" else self.config.num_candidates
         with torch.no_grad():
-            decision = self.draw_decision(batch, k, generator)
+            decision = self.draw_decision(batch, k, streams)
         num_tokens, decided = len(decision.slots), decision.slots.counts > 0
         energy = model(decision)
         if not num_tokens:  # more steps than tokens: nothing to learn from
-            no_loss = sum(0.0 * p.sum() for p in model.parameters() if p.requires_grad)
-            return no_loss, {self.metric: energy.new_zeros(())}
+            nothing = sum(0.0 * p.sum() for p in model.parameters() if p.requires_grad)
+            return Mean(nothing, 0), {self.metric: Mean(energy.new_zeros(()), 0)}
         if self.config.loss == "likelihood":
             nll = energy - decision.log_proposal
-            gain = -energy.detach().sum() / num_tokens
-            return nll.sum() / num_tokens, {self.metric: gain}
+            return Mean(nll.sum(), num_tokens), {self.metric: Mean(-energy.sum(), num_tokens)}
         gain = log_share_of_data(-energy)[decided]
-        metrics = {self.metric: gain.detach().mean()}
+        metrics = {self.metric: Mean(gain.sum(), len(gain))}
         if self.config.loss == "ranking":
-            return -gain.mean(), metrics
+            return Mean(-gain.sum(), len(gain)), metrics
         log_sigmoid = nn.functional.logsigmoid
         loss = -log_sigmoid(-energy[:, 0]) - log_sigmoid(energy[:, 1:]).mean(1)
-        return loss[decided].mean(), metrics
+        return Mean(loss[decided].sum(), len(gain)), metrics
 
-    def draw_decision(self, x_0: Tensor, num_candidates: int, generator: torch.Generator) -> Decision:
+    def draw_decision(self, x_0: Tensor, num_candidates: int, streams: BatchStreams) -> Decision:
         """Decisions, several a row, with the data in slot 0 of the candidates."""
+        mixtures = (self.config.num_steps, self.config.orders, self.config.group_sizes)
         num_steps, order, group_size = (
-            mixture[int(torch.randint(len(mixture), (1,), generator=generator))]
-            for mixture in (self.config.num_steps, self.config.orders, self.config.group_sizes)
+            mixture[int(u * len(mixture))] for mixture, u in zip(mixtures, streams.common(3).tolist(), strict=True)
         )
-        streams = RowStreams(row_seeds(len(x_0), generator=generator))
         plan = plan_reveal(torch.ones_like(x_0, dtype=torch.bool), order, num_steps, LogLinear(), streams.order())
-        place = (torch.arange(len(x_0)) + torch.rand(1, generator=generator)) / len(x_0)
-        at = (place * num_steps).long().clamp(max=num_steps - 1).to(x_0.device)
+        at = (streams.places() * num_steps).long().clamp(max=num_steps - 1)
+        later = at[:, None] + torch.arange(self.config.decisions_per_pass if self.config.scope == "step" else 1)
+        rows, nth = (later < num_steps).nonzero(as_tuple=True)  # of each decision
+        at, source, steps = (x.to(x_0.device) for x in (at, rows, later[rows, nth]))
         x_t, t = plan.teacher_forced(x_0, at, self.denoiser.mask_token_id), 1 - at.float() / num_steps
         encoding = self.denoiser.encode(x_t, t, keep_hidden=self.reads_hidden)
         if self.config.scope == "sequence":
             step = Step(self.denoiser, x_t, t, encoding, Slots.where(x_t == self.denoiser.mask_token_id))
         else:
-            later = at[:, None] + torch.arange(self.config.decisions_per_pass, device=at.device)
-            rows, nth = (later < num_steps).nonzero(as_tuple=True)
-            slots = plan.planned(rows, later[rows, nth])
-            step = Step(self.denoiser, x_t[rows], t[rows], replace(encoding, place=encoding.place[rows]), slots)
-            x_0 = x_0[rows]
+            encoding = replace(encoding, place=encoding.place[source])
+            step = Step(self.denoiser, x_t[source], t[source], encoding, plan.planned(source, steps))
+            x_0 = x_0[source]
         group, x_partial = step.slots, step.x_t
         if num_candidates > 1 and self.config.scope == "step" and group_size is not None:
             num_groups = -(-step.slots.counts // group_size)
-            drawn = (torch.rand(len(x_0), generator=generator).to(x_0.device) * num_groups).long()
-            group, earlier = step.slots.group_at(group_size, drawn)
+            chosen = streams.groups(later.shape[1])[rows, nth] * num_groups.cpu()
+            group, earlier = step.slots.group_at(group_size, chosen.long().to(x_0.device))
             x_partial = earlier.write(step.x_t, earlier.gather(x_0))
         log_probs = self.denoiser.slot_log_probs(step.encoding, group)
         tokens = group.gather(x_0)[:, None]
         if num_candidates > 1:
-            negatives = RowStreams(row_seeds(len(x_0), generator=generator)).values(0)
-            uniforms = negatives.uniform(group.counts.cpu(), num_candidates - 1)
+            index, positions = group.rows.cpu(), group.positions.cpu()
+            uniforms = streams.values(later.shape[1], num_candidates - 1)[rows[index], nth[index], :, positions]
             tokens = torch.cat([tokens, draw_categorical(log_probs, uniforms)], 1)
         decision = make_decision(step, group, x_partial, log_probs, tokens)
         return replace(decision, round_size=group_size or 1) if num_candidates == 1 else decision

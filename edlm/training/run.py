@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
+from edlm.training.batches import GlobalBatches
 from edlm.training.checkpoints import Checkpoints, RunState, fingerprint
 from edlm.training.optimization import averaged, learning_rate_factor, parameter_groups
 from edlm.training.trainer_config import TrainerConfig
@@ -22,6 +23,7 @@ class Run(NamedTuple):
 
     Args:
         accelerator: Precision, accumulation, processes.
+        batches: Rows and noise of updates and of validation.
         model: As accelerate wrapped it.
         trained: Its parameters that require gradients.
         optimizer: As accelerate wrapped it.
@@ -32,6 +34,7 @@ class Run(NamedTuple):
     """
 
     accelerator: Accelerator
+    batches: GlobalBatches
     model: nn.Module
     trained: nn.ParameterList
     optimizer: torch.optim.Optimizer
@@ -73,13 +76,15 @@ def prepare(model: nn.Module, train_blocks: Tensor, config: TrainerConfig, ident
     state = RunState()
     scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, config, state.seconds))
     model, optimizer = accelerator.prepare(model, optimizer)
+    _checkpoint_unwrapped(accelerator)
+    batches = GlobalBatches(config, accelerator)
     trained = nn.ParameterList(x for x in model.parameters() if x.requires_grad)
     ema = averaged(trained, config.ema_decay) if config.ema_decay else None
     accelerator.register_for_checkpointing(scheduler, state, *([] if ema is None else [ema]))
     about = identity.get("about", {})
     identity = {name: value for name, value in identity.items() if name != "about"}
     everything = config.identity() | {
-        "num_processes": accelerator.num_processes,
+        "global_batch_size": batches.size,
         "train_blocks": fingerprint(train_blocks),
         **identity,
     }
@@ -90,7 +95,20 @@ def prepare(model: nn.Module, train_blocks: Tensor, config: TrainerConfig, ident
         Path(config.output_dir).mkdir(parents=True, exist_ok=True)
         (Path(config.output_dir) / "config.yaml").write_text(text)
     accelerator.wait_for_everyone()
-    return Run(accelerator, model, trained, optimizer, scheduler, ema, state, checkpoints)
+    return Run(accelerator, batches, model, trained, optimizer, scheduler, ema, state, checkpoints)
+
+
+def _checkpoint_unwrapped(accelerator: Accelerator) -> None:
+    """Checkpoints hold the weights under the model's own names, whatever wraps it: another number of processes."""
+
+    def save(models: list[nn.Module], weights: list[dict[str, Tensor]], folder: str) -> None:
+        weights[:] = [accelerator.get_state_dict(model) for model, _ in zip(models, weights, strict=False)]
+
+    def load(models: list[nn.Module], folder: str) -> None:
+        models[:] = [accelerator.unwrap_model(model) for model in models]
+
+    accelerator.register_save_state_pre_hook(save)
+    accelerator.register_load_state_pre_hook(load)
 
 
 def _precision(requested: str) -> str:

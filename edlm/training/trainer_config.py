@@ -7,8 +7,8 @@ from typing import Any, Literal
 from edlm.rules import check_options
 
 _FREE_TO_CHANGE = (
-    "output_dir max_minutes log_every valid_every valid_batches checkpoint_every keep_checkpoints "
-    "resume wandb wandb_project"
+    "output_dir batch_size gradient_accumulation max_minutes log_every valid_every valid_batches checkpoint_every "
+    "keep_checkpoints resume wandb wandb_project"
 ).split()
 
 
@@ -33,8 +33,10 @@ class TrainerConfig:
     Args:
         output_dir: Holds ``config.yaml``, ``log.jsonl``, ``checkpoints/`` and ``final/``.
         num_steps: Optimizer updates, >= 1; None for as many as ``max_minutes`` allow.
-        batch_size: Sequences per process and forward pass, >= 1.
-        gradient_accumulation: Forward passes per update, >= 1.
+        batch_size: Sequences per process and forward pass, >= 1. An update has processes x ``batch_size`` x
+            ``gradient_accumulation`` sequences: its global batch. Runs of equal global batches compute the same, but
+            for rounding and dropout, and may resume each other.
+        gradient_accumulation: Forward passes per process and update, >= 1.
         learning_rate: Peak of the schedule, > 0.
         warmup_steps: Updates of linear warm-up, whose first has ``learning_rate / warmup_steps``.
         decay: After warm-up: "cosine" to 10 % of the peak, "linear" to 0, or "none"; over ``num_steps``, or without
@@ -50,7 +52,7 @@ class TrainerConfig:
             Without ``num_steps``, minutes of all calls that resume each other.
         log_every: Updates between log lines; each has means over those updates.
         valid_every: Updates between validation passes.
-        valid_batches: Batches per process and validation pass: the same rows and noise each time.
+        valid_batches: Global batches per validation pass: the same rows and noise each time.
         checkpoint_every: Updates between checkpoints.
         keep_checkpoints: Number of newest checkpoints that are kept.
         resume: Resume from the newest checkpoint in ``output_dir`` if there is one.
@@ -94,5 +96,5 @@ class TrainerConfig:
             raise ValueError("num_steps or max_minutes must be given, got neither")
 
     def identity(self) -> dict[str, Any]:
-        """The fields that change the maths of a run, so that a resumed run must keep them."""
+        """The fields that change the maths of a run, so that a resumed run must keep them, beside its global batch."""
         return {name: value for name, value in asdict(self).items() if name not in _FREE_TO_CHANGE}

@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from edlm.training.batches import rows_at
+from edlm.training.means import Mean
 from edlm.training.optimization import learning_rate_factor
 from edlm.training.trainer import NonFiniteLossError, TrainerConfig, train
 
@@ -82,7 +83,7 @@ def test_a_quadratic_reaches_its_known_optimum(tmp_path):
         decay="linear", ema_decay=0.9, log_every=100,
     )  # fmt: skip
     model = Point()
-    final = train(model, lambda m, b, g: (m(b), {}), data, None, config, tiny.save)
+    final = train(model, lambda m, b, s: (Mean(len(b) * m(b), len(b)), {}), data, None, config, tiny.save)
     optimum = data.double().mean(0)
     saved = torch.load(final / "model.pt")["place"][0].double()
     assert torch.allclose(saved, optimum, atol=1e-3)
@@ -93,9 +94,9 @@ def test_a_quadratic_reaches_its_known_optimum(tmp_path):
 def test_ema_is_its_closed_form(tmp_path):
     seen = []
 
-    def objective(model, batch, generator):
+    def objective(model, batch, streams):
         seen.append(model.matrix.detach().clone())
-        return tiny.noisy_objective(model, batch, generator)
+        return tiny.noisy_objective(model, batch, streams)
 
     decay, n = 0.4, 12  # (1 + n) / (10 + n) passes 0.4 at n = 5, so both regimes are seen
     saved, last, _ = tiny.run(tmp_path, objective, valid=False, num_steps=n, ema_decay=decay)
@@ -112,9 +113,9 @@ def test_ema_is_its_closed_form(tmp_path):
 def test_validation_has_the_saved_weights_eval_mode_and_fixed_noise(tmp_path):
     modes = []
 
-    def objective(model, batch, generator):
+    def objective(model, batch, streams):
         modes.append((model.training, model.frozen.training, torch.is_grad_enabled()))
-        return tiny.noisy_objective(model, batch, generator)
+        return tiny.noisy_objective(model, batch, streams)
 
     settings = {"ema_decay": 0.9, "valid_every": 3, "num_steps": 7, "seed": 2}
     model = tiny.TinyModel(dropout=0.3)
@@ -136,8 +137,8 @@ def test_validation_has_the_saved_weights_eval_mode_and_fixed_noise(tmp_path):
 def test_matrices_decay_and_vectors_and_frozen_parameters_do_not(tmp_path):
     start = tiny.TinyModel().state_dict()
 
-    def objective(model, batch, generator):
-        return 0 * model(batch).sum(), {}
+    def objective(model, batch, streams):
+        return Mean(0 * model(batch).sum(), 1), {}
 
     settings = {"warmup_steps": 0, "decay": "none", "learning_rate": 0.1, "weight_decay": 0.3}
     _, last, _ = tiny.run(tmp_path, objective, num_steps=3, **settings)
@@ -192,10 +193,10 @@ def test_every_epoch_has_every_row_once_in_another_order():
 def test_rows_differ_by_seed_and_noise_by_micro_step(tmp_path):
     batches, noise = [], []
 
-    def objective(model, batch, generator):
+    def objective(model, batch, streams):
         batches.append(batch)
-        noise.append(torch.rand(1, generator=generator).item())
-        return tiny.plain_objective(model, batch, generator)
+        noise.append(streams.values()[0, 0].item())
+        return tiny.plain_objective(model, batch, streams)
 
     for seed in (0, 1):
         settings = {"num_steps": 3, "gradient_accumulation": 2, "seed": seed}
@@ -276,17 +277,17 @@ def test_one_process_may_train_twice_with_other_precision(tmp_path):
 
 
 def test_non_finite_loss_stops_the_run_and_saves_nothing(tmp_path):
-    def poisoned(model, batch, generator):
-        loss, metrics = tiny.noisy_objective(model, batch, generator)
+    def poisoned(model, batch, streams):
+        loss, metrics = tiny.noisy_objective(model, batch, streams)
         nonlocal count
         count += 1
-        return (loss * math.inf if count == 6 else loss), metrics
+        return (Mean(loss.total * math.inf, loss.count) if count == 6 else loss), metrics
 
     count = 0
     with pytest.raises(NonFiniteLossError, match=r"got inf .* at step 6; .*step_00000004$"):
         tiny.run(tmp_path, poisoned, valid=False, checkpoint_every=2)
     with pytest.raises(NonFiniteLossError, match=r"got 0.0 and nan at step 1; .*: None$"):  # the gradient
-        tiny.run(tmp_path / "gradient", lambda model, batch, _: ((0 * model(batch).sum()).sqrt(), {}))
+        tiny.run(tmp_path / "gradient", lambda model, batch, _: (Mean((0 * model(batch).sum()).sqrt(), 1), {}))
     assert checkpoints(tmp_path) == ["step_00000002", "step_00000004"]
     assert tiny.read_log(tmp_path)[-1]["step"] == 5
     assert not (tmp_path / "final").exists()
@@ -371,9 +372,9 @@ def test_log_and_config(tmp_path):
 
 
 def test_what_is_not_finite_is_null_in_the_log(tmp_path):
-    def objective(model, batch, generator):
-        loss, _ = tiny.noisy_objective(model, batch, generator)
-        return loss, {"ratio": torch.tensor(math.inf)}
+    def objective(model, batch, streams):
+        loss, _ = tiny.noisy_objective(model, batch, streams)
+        return loss, {"ratio": Mean(torch.tensor(math.inf), 1)}
 
     _, _, log = tiny.run(tmp_path, objective, num_steps=1)
     assert log[0]["metrics"] == {"ratio": None}

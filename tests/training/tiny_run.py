@@ -14,6 +14,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
+from edlm.training.means import Mean
 from edlm.training.trainer import TrainerConfig, train
 
 SYMBOLS = 7
@@ -46,19 +47,21 @@ def blocks(rows: int = 13, length: int = 4) -> Tensor:
     return torch.randint(SYMBOLS, (rows, length), generator=generator)
 
 
-def plain_objective(model, batch, generator):
+def plain_objective(model, batch, streams):
     """Cross-entropy without noise."""
     logits = model(batch.roll(1, 1))
-    loss = nn.functional.cross_entropy(logits.flatten(0, 1), batch.flatten())
-    return loss, {"tokens": batch.double().mean()}
+    nats = nn.functional.cross_entropy(logits.flatten(0, 1), batch.flatten(), reduction="sum")
+    return Mean(nats, batch.numel()), {"tokens": Mean(batch.double().sum(), batch.numel())}
 
 
-def noisy_objective(model, batch, generator):
-    """Cross-entropy of tokens of which some are replaced at random."""
-    noise = torch.randint(SYMBOLS, batch.shape, generator=generator)
-    replaced = torch.rand(batch.shape, generator=generator) < 0.3
-    loss, _ = plain_objective(model, torch.where(replaced, noise, batch), generator)
-    return loss, {"replaced": replaced.double().mean(), "noise": noise.double().mean()}
+def noisy_objective(model, batch, streams):
+    """Cross-entropy of tokens of which some are replaced at random, mean over those that are not."""
+    drawn = streams.values(2).to(batch.device)
+    noise, replaced = (drawn[:, 0] * SYMBOLS).long(), drawn[:, 1] < 0.3 * streams.places()[:, None]
+    logits = model(torch.where(replaced, noise, batch).roll(1, 1))
+    nats = nn.functional.cross_entropy(logits.movedim(1, 2), batch, reduction="none")
+    means = {"replaced": Mean(replaced.sum(), batch.numel()), "noise": Mean(noise.sum(), batch.numel())}
+    return Mean(nats[~replaced].sum(), (~replaced).sum()), means
 
 
 def save(model: nn.Module, folder: Path) -> None:
@@ -84,12 +87,12 @@ def troubled(trouble):
     """The plain objective; in the third update the last process alone gets `trouble(loss)`."""
     calls = 0
 
-    def objective(model, batch, generator):
+    def objective(model, batch, streams):
         nonlocal calls
         calls += 1
-        loss, metrics = plain_objective(model, batch, generator)
+        loss, metrics = plain_objective(model, batch, streams)
         bad = calls == 3 and PartialState().is_last_process
-        return (trouble(loss) if bad else loss), metrics
+        return (Mean(trouble(loss.total), loss.count) if bad else loss), metrics
 
     return objective
 
