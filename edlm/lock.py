@@ -60,7 +60,7 @@ def _writer(file: IO[str]) -> tuple[int | None, str | None]:
     file.seek(0)
     try:
         pid, host = json.load(file)
-    except ValueError:
+    except (ValueError, TypeError):
         return None, None
     return pid, host
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 _PARENT = os.getppid()
@@ -29,7 +29,8 @@ def join() -> PartialState:
     Raises:
         ValueError: a launcher started several processes that would not know of each other.
     """
-    state, started = PartialState(), int(os.environ.get("WORLD_SIZE", 1))
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # which reads it for Accelerator alone
+    started = int(os.environ.get("WORLD_SIZE", 1))
     if started > 1 and state.num_processes == 1:
         raise ValueError(
             f"all {started} processes of a launch (WORLD_SIZE) must work together, got one by itself; "

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edlm.diffusion.streams import RowStreams
+from edlm.diffusion.streams import BatchStreams, RowStreams
 from tests.chance import SIGMAS, assert_law
 
 STREAMS = {
@@ -111,3 +111,50 @@ def test_blocks_have_streams_of_their_own_and_the_first_is_the_plain_one():
         assert torch.equal(stream(plain).uniform(counts(3, 3)), first)
         drawn = torch.cat([first, *later])
         assert len(drawn.unique()) == len(drawn) == 24
+
+
+# Rows of a batch
+
+
+DRAWS = {
+    "places": lambda streams: streams.places()[:, None],
+    "order": lambda streams: (
+        streams.order().uniform(torch.full((len(streams),), streams.length)).view(len(streams), -1)
+    ),
+    "values": lambda streams: streams.values(2, 3).flatten(1),
+    "groups": lambda streams: streams.groups(5),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_a_row_of_a_batch_draws_the_same_in_any_part_of_it(draw):
+    whole = draw(BatchStreams((4, 0, 9), 20, 7))
+    for rows in (range(0, 6), range(6, 20), range(19, 20)):
+        assert torch.equal(draw(BatchStreams((4, 0, 9), 20, 7, rows)), whole[rows.start : rows.stop])
+    assert len(set(whole.flatten().tolist())) == whole.numel()
+    assert not torch.equal(draw(BatchStreams((4, 1, 9), 20, 7)), whole)
+
+
+@pytest.mark.parametrize("size", [1, 2, 6, 64, 100, 210])
+def test_places_of_a_batch_and_of_its_parts_are_spread_evenly(size):
+    places = BatchStreams((size,), size, 1).places()
+    torch.testing.assert_close(places.sort().values.diff(), torch.full((size - 1,), 1 / size).double())
+    assert 0 <= places.min() and places.max() < 1
+    for first in range(size - 15):  # 16 rows: gaps of three lengths, the largest not far from the mean
+        part = places[first : first + 16].sort().values
+        assert torch.cat([part, part[:1] + 1]).diff().max() < 2 / 16 + 1 / size
+
+
+def test_what_a_batch_draws_is_uniform_and_independent():
+    """Each in quarters; places, and pairs of different uses and neighbouring rows. False alarm: 4e-9."""
+
+    def quarters(x: torch.Tensor) -> torch.Tensor:
+        return (4 * x).long()
+
+    many = [BatchStreams((3, i), 2, 2) for i in range(4000)]
+    drawn = {name: quarters(torch.stack([draw(streams) for streams in many])) for name, draw in DRAWS.items()}
+    common = quarters(torch.stack([streams.common(3) for streams in many]))
+    pairs = [(drawn["values"][:, 0, 0], drawn["values"][:, 1, 0]), (drawn["values"][:, 0, 4], drawn["groups"][:, 0, 4])]
+    pairs += [(drawn["places"][:, 1, 0], common[:, 0]), (drawn["order"][:, 1, 1], drawn["values"][:, 1, 1])]
+    for left, right in pairs:
+        assert_law(torch.bincount(4 * left + right, minlength=16), torch.full((16,), 1 / 16, dtype=torch.float64))

@@ -1,6 +1,7 @@
 """Objectives against closed forms: the bound by enumeration, decisions as planned, NCE's optimum."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -15,6 +16,7 @@ from edlm.diffusion.streams import BatchStreams
 from edlm.energies import CallableEnergy, Decision, OracleEnergy, Step
 from edlm.sampler import EnergySampler
 from edlm.sampler.proposal import make_decision
+from edlm.training.means import add
 from edlm.training.objectives import AutoregressiveObjective, DenoiserObjective, EnergyObjective, EnergyObjectiveConfig
 from tests.chance import SIGMAS, assert_law, assert_mean
 from tests.enumerable import BOS, LENGTH, MASK, SEQUENCES, VOCAB_SIZE, log_p_ar, random_causal_lm, random_denoiser
@@ -442,6 +444,40 @@ class _Tabular:
     def log_prob(self, x: Tensor) -> Tensor:
         agrees = ((x[:, None] == SEQUENCES) | (x[:, None] == MASK)).all(-1).double()
         return (agrees @ P_DATA).log()
+
+
+# A batch that is divided
+
+
+def objectives() -> dict[str, tuple[Callable, nn.Module]]:
+    """Every loss with its model; energies at random orders, in groups, several decisions a pass."""
+    language, made = MarkovChain([[0.6, 0.3, 0.1], [0.2, 0.1, 0.7], [0.3, 0.3, 0.4]], [0.5, 0.2, 0.3]), {}
+    for loss, scope in [("likelihood", "step"), ("ranking", "step"), ("binary", "step"), ("binary", "sequence")]:
+        energy = OracleEnergy(language) if loss == "likelihood" else CallableEnergy(lambda c, x, p: judged(c))
+        settings = {"num_steps": (1, 2, 5), "orders": ("ancestral", "random"), "group_sizes": (1, 2)}
+        config = EnergyObjectiveConfig(loss=loss, scope=scope, decisions_per_pass=2, num_candidates=4, **settings)
+        made[f"{loss} {scope}"] = EnergyObjective(random_denoiser(), config, reads_hidden=False), energy
+    made["denoiser"] = DenoiserObjective(Cosine(), MASK), random_table()
+    made["bell times"] = DenoiserObjective(LogLinear(), MASK, bell_times), random_table()
+    made["causal LM"] = AutoregressiveObjective(BOS), random_causal_lm()
+    return made
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", objectives())
+def test_parts_of_a_batch_add_up_to_the_whole_batch(name):
+    objective, model = objectives()[name]
+    for seed in range(4):
+        whole, sums = {}, {}
+        loss, metrics = objective(model, DATA, noise(DATA, seed))
+        add(whole, {"loss": loss, **metrics})
+        for first, end in [(0, 37), (37, 38), (38, 100)]:
+            part = BatchStreams((seed,), *DATA.shape, range(first, end))
+            loss, metrics = objective(model, DATA[first:end], part)
+            add(sums, {"loss": loss, **metrics})
+        for mean, summed in zip(whole.values(), sums.values(), strict=True):
+            assert mean.count == summed.count > 0
+            assert summed.total.item() == pytest.approx(mean.total.item(), rel=1e-6)
 
 
 # What is refused

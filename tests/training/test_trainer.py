@@ -251,14 +251,45 @@ def test_a_finished_run_is_not_trained_on(tmp_path):
     assert same(first[0], second[0]) and first[2] == second[2]
 
 
-def test_two_batches_of_four_are_one_of_eight(tmp_path):
-    halves = tiny.run(tmp_path / "a", tiny.plain_objective, gradient_accumulation=2, batch_size=4)
-    whole = tiny.run(tmp_path / "b", tiny.plain_objective, gradient_accumulation=1, batch_size=8)
-    for name in whole[0]:
-        assert torch.allclose(halves[0][name], whole[0][name], rtol=0, atol=1e-9), name
-    for left, right in zip(halves[2], whole[2], strict=True):
-        for name in ("loss", "grad_norm", "learning_rate") if left["split"] == "train" else ():
-            assert left[name] == pytest.approx(right[name], rel=1e-6)
+def assert_close(left, right):
+    """The weights and the logs of two runs of `tiny_run`, but for rounding."""
+    for before, after in zip(left[:2], right[:2], strict=True):
+        assert all(torch.allclose(before[name], after[name], rtol=0, atol=1e-9) for name in before)
+    for before, after in zip(maths(left[2]), maths(right[2]), strict=True):
+        assert before.pop("split") == after.pop("split")
+        assert before.pop("metrics") == pytest.approx(after.pop("metrics"), rel=1e-9)
+        assert before == pytest.approx(after, rel=1e-6)
+
+
+@pytest.mark.parametrize("objective", [tiny.plain_objective, tiny.noisy_objective])
+def test_any_division_of_a_global_batch_computes_the_same(tmp_path, objective):
+    whole = tiny.run(tmp_path / "whole", objective, batch_size=6)
+    for count in (2, 3, 6):
+        settings = {"gradient_accumulation": count, "batch_size": 6 // count}
+        assert_close(tiny.run(tmp_path / str(count), objective, **settings), whole)
+
+
+def test_a_run_may_resume_with_another_division_of_its_global_batch(tmp_path):
+    whole = tiny.run(tmp_path / "whole", batch_size=6)
+    with pytest.raises(Crash):
+        tiny.run(tmp_path / "a", failing(tiny.noisy_objective, 7 + 2, crash), batch_size=6)
+    resumed = tiny.run(tmp_path / "a", batch_size=3, gradient_accumulation=2)
+    assert checkpoints(tmp_path / "a") == ["step_00000005", "step_00000010"]
+    assert_close(resumed, whole)
+    for settings in ({"batch_size": 5}, {"batch_size": 4, "gradient_accumulation": 2}):
+        with pytest.raises(ValueError, match=r"differ in global_batch_size \(checkpoint: 6, now: [58]\)$"):
+            tiny.run(tmp_path / "a", **settings)
+
+
+def test_a_run_of_a_version_with_other_noise_is_refused(tmp_path):
+    tiny.run(tmp_path, num_steps=5)
+    (identity,) = tmp_path.glob("checkpoints/*/identity.json")
+    before = json.loads(identity.read_text())
+    del before["global_batch_size"]
+    before |= {"batch_size": 4, "gradient_accumulation": 1, "num_processes": 1}  # as at 1f8b1d2
+    identity.write_text(json.dumps(before))
+    with pytest.raises(ValueError, match="a version of edlm that draws the same noise, got .*step_00000005 of an old"):
+        tiny.run(tmp_path, num_steps=5)
 
 
 def test_one_process_may_train_twice_with_other_precision(tmp_path):
@@ -451,22 +482,27 @@ def launch(mode: str, output_dir: Path, **settings) -> subprocess.CompletedProce
 
 @pytest.mark.slow
 def test_two_processes_equal_one_with_double_batch_and_resume(tmp_path):
-    done = launch("resume", tmp_path, batch_size=3, gradient_accumulation=2, valid=False)
+    done = launch("resume", tmp_path, batch_size=3, gradient_accumulation=2)
     assert done.returncode == 0, done.stderr[-3000:]
-    two, halves = (torch.load(tmp_path / x / "final" / "model.pt") for x in ("whole", "halves"))
-    assert same(two, halves)
+    weights, logs = {}, {}
+    for name in ("whole", "halves"):
+        weights[name] = torch.load(tmp_path / name / "final" / "model.pt")
+        logs[name] = tiny.read_log(tmp_path / name)
+    assert same(weights["whole"], weights["halves"])
     assert checkpoints(tmp_path / "halves") == ["step_00000005", "step_00000010"]
+    one = tiny.run(tmp_path / "one", batch_size=6, gradient_accumulation=2)
+    assert_close((one[0], {}, one[2]), (weights["whole"], {}, logs["whole"]))
 
-    settings = {"gradient_accumulation": 2, "valid": False}
-    one, _, log = tiny.run(tmp_path / "one", tiny.plain_objective, batch_size=6, **settings)
-    for name in one:
-        assert torch.allclose(one[name], two[name], rtol=0, atol=1e-9), name
-    for left, right in zip(log, tiny.read_log(tmp_path / "whole"), strict=True):
-        assert left["metrics"]["tokens"] == pytest.approx(right["metrics"]["tokens"], rel=1e-6)
-        for name in ("loss", "grad_norm", "learning_rate"):
-            assert left[name] == pytest.approx(right[name], rel=1e-6)
-    with pytest.raises(ValueError, match=r"num_processes \(checkpoint: 2, now: 1\)"):
-        tiny.run(tmp_path / "whole", tiny.plain_objective, batch_size=3, **settings)
+    whole = tiny.run(tmp_path / "longer", batch_size=12, num_steps=15, decay="none")
+    done = launch("noisy", tmp_path / "half", batch_size=3, gradient_accumulation=2, num_steps=5, decay="none")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_close(tiny.run(tmp_path / "half", batch_size=12, num_steps=15, decay="none"), whole)
+    done = launch("noisy", tmp_path / "half", batch_size=6, num_steps=20, decay="none")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert tiny.read_log(tmp_path / "half")[-1]["step"] == 20
+    done = launch("noisy", tmp_path / "half", batch_size=3, num_steps=20, decay="none")
+    assert "ValueError: a resumed run must keep" in done.stderr
+    assert "differ in global_batch_size (checkpoint: 12, now: 6)" in done.stderr
 
 
 @pytest.mark.slow

@@ -103,6 +103,7 @@ def interrupt(loss):
 
 
 OBJECTIVES = {
+    "noisy": noisy_objective,
     "nan": troubled(lambda loss: loss * float("nan")),
     "signal": troubled(interrupt),
 }
@@ -112,8 +113,8 @@ if __name__ == "__main__":
     settings = {name: json.loads(value) for name, value in (x.split("=") for x in sys.argv[2:])}
     if mode == "resume":
         folder = Path(settings.pop("output_dir"))
-        run(folder / "whole", plain_objective, **settings)
-        run(folder / "halves", plain_objective, max_minutes=1e-9, **settings)
-        run(folder / "halves", plain_objective, **settings)
+        run(folder / "whole", **settings)
+        run(folder / "halves", max_minutes=1e-9, **settings)
+        run(folder / "halves", **settings)
     else:
         run(objective=OBJECTIVES[mode], **settings)
