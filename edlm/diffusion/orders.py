@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edlm.diffusion.schedule import Schedule
 from edlm.diffusion.slots import Slots
-from edlm.diffusion.streams import RowGenerators
+from edlm.diffusion.streams import BatchOrder, RowGenerators
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class MaskedRows:
     masked: Tensor
     num_steps: int
     schedule: Schedule
-    generators: RowGenerators
+    generators: RowGenerators | BatchOrder
 
     @cached_property
     def counts(self) -> Tensor:
@@ -201,7 +201,11 @@ class RevealPlan:
 
 
 def plan_reveal(
-    masked: Tensor, order: str | RankedOrder, num_steps: int, schedule: Schedule, generators: RowGenerators
+    masked: Tensor,
+    order: str | RankedOrder,
+    num_steps: int,
+    schedule: Schedule,
+    generators: RowGenerators | BatchOrder,
 ) -> RevealPlan:
     """Draw or lay down the reveal order of each row: one of ``ORDERS`` or a function like them, for `MaskedRows`.
 
