@@ -1,10 +1,11 @@
-"""Files are read so that every error names the file, whatever is wrong with it."""
+"""Files are read so that every error names the file, whatever is wrong with it; and replaced as a whole."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from safetensors import safe_open
 
@@ -100,3 +101,40 @@ def read_json(path: str | Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise TypeError(f"a {type(content).__name__}")
     return content
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of another when the block ends; folders are made.
+
+    After an error, a kill or a full disk inside, the other file is as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(path.name + ".new")
+    try:
+        with new.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    sync_names(path.parent)
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Replace a file as a whole, see `replacing`."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def sync_names(folder: Path) -> None:
+    """Put on disk which files a folder holds, where the system can."""
+    if os.name == "posix":
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)

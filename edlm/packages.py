@@ -1,9 +1,16 @@
-"""Packages that only some parts need: how they are installed with edlm, whose distribution is edlm-rerank."""
+"""Packages: versions of those that numbers depend on, and how those are installed that only some parts need."""
 
-from importlib.metadata import PackageNotFoundError, metadata
+from importlib.metadata import PackageNotFoundError, metadata, version
 from importlib.util import find_spec
 
+from edlm import __version__
+
 DISTRIBUTION = "edlm-rerank"
+
+
+def versions() -> dict[str, str]:
+    """Versions of edlm and of the packages that compute."""
+    return {"edlm": __version__, **{name: version(name) for name in ("torch", "transformers")}}
 
 
 def install_line(extra: str) -> str:

@@ -29,7 +29,7 @@ SCRIPTS = {
     "training/train_denoiser.py": "train denoiser",
     "training/train_autoregressive.py": "train autoregressive",
     "training/train_energy.py": "train energy",
-    "sampling/generate.py": "sample",
+    "sampling/generate.py": "generate",
     "sampling/evaluate.py": "evaluate",
     "sampling/rerank.py": "rerank",
     "sampling/score.py": "score",

@@ -20,7 +20,7 @@ from edlm.energies.causal_lm import load_causal_lm
 from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.experiment.store import Entry, Store
 from edlm.evaluation.samples.mauve import Featurizer
-from edlm.files import open_safetensors, read_json
+from edlm.files import open_safetensors, read_json, replacing, write_atomically
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
 SHAPE = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
@@ -202,3 +202,18 @@ def test_a_name_that_is_not_found_lists_the_shipped_ones_at_once(monkeypatch):
         with pytest.raises(FileNotFoundError, match="no-such-model"):
             load_energy(name)
     assert time.monotonic() - started < 5 and not constants.HF_HUB_OFFLINE  # retries take half a minute
+
+
+def test_write_atomically_makes_folders_and_leaves_no_other_file(tmp_path):
+    write_atomically(tmp_path / "a" / "b.json", b"{}")
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.json"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=str)
+def test_a_file_that_is_being_replaced_stays_after_an_error(tmp_path, error):
+    path = tmp_path / "a.json"
+    write_atomically(path, b"old")
+    with pytest.raises(type(error)), replacing(path) as file:
+        file.write(b"new")
+        raise error
+    assert path.read_bytes() == b"old" and [*tmp_path.iterdir()] == [path]

@@ -8,7 +8,6 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
-from edlm.commands.sample import decode, num_new_tokens
 from edlm.commands.terminal import console, show
 from edlm.denoisers.loading import SHIPPED, load_denoiser
 from edlm.energies.loading import load_energy
@@ -19,6 +18,8 @@ from edlm.evaluation.likelihood.speedup import Curve, seconds_to_reach, time_rat
 from edlm.evaluation.samples.text_measures import words_in
 from edlm.rules import Config
 from edlm.sampler.sampler import EnergySampler
+from edlm.sampler.text.prompts import num_new_tokens
+from edlm.sampler.text.transcript import decode
 
 AS_PUBLISHED = "random"
 NUM_STEPS, REFERENCE_STEPS = 4, (4, 8, 16)

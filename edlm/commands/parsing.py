@@ -48,6 +48,15 @@ COMMANDS: dict[str, Command] = {
             f"{_MINE} --energy runs/head/final --length 64 --trace trace.html",
         ),
     ),
+    "generate": Command(
+        "generate:run",
+        "generate rows of text into a file, by any number of processes; an interrupted job resumes",
+        (
+            "--num_samples 64 --output rows.jsonl",
+            "--prompts prompts.txt --num_samples 4 --max_new_tokens 64 --seed 1 --output rows.parquet",
+            f"{_MINE} --energy runs/head/final --prompts gaps.jsonl --batch_size 64 --output rows.jsonl",
+        ),
+    ),
     "evaluate": Command(
         "evaluate:run",
         "measure likelihood, cost and text quality of samplers; write a report",

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal, TextIO
 
-from torch import Tensor
-
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy
@@ -16,7 +14,8 @@ from edlm.sampler.kernel import device_of
 from edlm.sampler.options import SamplerOptions
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.text.generation import GenerationOutput, Partial
-from edlm.sampler.text.prompts import rows_of_prompts
+from edlm.sampler.text.prompts import num_new_tokens
+from edlm.sampler.text.transcript import decode
 
 
 @dataclass(frozen=True)
@@ -94,27 +93,6 @@ def _draw(sampler: EnergySampler, config: SampleConfig, seeds: Sequence[int]) ->
         new = config.max_new_tokens or num_new_tokens(sampler.denoiser, config.prompt, config.length)
         return sampler.generate(config.prompt, new, eos_token_id=None, block_length=config.block_length, **options)
     return sampler.infill(config.fill, **options)
-
-
-def num_new_tokens(denoiser: Denoiser, prompt: str | None, length: int) -> int:
-    """Tokens of ``length`` that remain after a prompt and its framing tokens.
-
-    Raises:
-        ValueError: the prompt leaves no room in ``length``.
-    """
-    given = len(rows_of_prompts(denoiser, prompt, 1)[0].tokens) - 1
-    if given >= length:
-        raise ValueError(f"length must be above the prompt's {given} tokens, got {length}")
-    return length - given
-
-
-def decode(denoiser: Denoiser, tokens: Tensor) -> str:
-    """Text of one sequence without its framing tokens; a document separator becomes an empty line."""
-    if denoiser.is_framed:
-        tokens = tokens[len(denoiser.prefix_ids) : len(tokens) - len(denoiser.suffix_ids)]
-    text = denoiser.tokenizer.decode(tokens)
-    separator = denoiser.tokenizer.eos_token
-    return (text.replace(separator, "\n\n") if separator else text).strip()
 
 
 def _write(target: TextIO, output: GenerationOutput, denoiser: Denoiser, format: str) -> None:

@@ -8,20 +8,18 @@ import subprocess
 import sys
 from dataclasses import asdict
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from edlm import __version__
-from edlm.evaluation.experiment.store import write_atomically
+from edlm.files import write_atomically
+from edlm.packages import versions
 
 
 def provenance() -> dict[str, Any]:
     """What a reader needs to run it again: command, revision, versions, machine."""
-    versions = {"edlm": __version__, **{name: version(name) for name in ("torch", "transformers")}}
-    return {"command": " ".join(["edlm", *sys.argv[1:]]), "versions": versions, **origin()}
+    return {"command": " ".join(["edlm", *sys.argv[1:]]), "versions": versions(), **origin()}
 
 
 def origin() -> dict[str, Any]:

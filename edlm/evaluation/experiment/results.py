@@ -15,10 +15,9 @@ from torch import Tensor
 from edlm.evaluation.estimates.estimate import document_values
 from edlm.evaluation.experiment.provenance import json_value, write_json
 from edlm.evaluation.experiment.rows import Row, flat, row_of_flat
-from edlm.evaluation.experiment.store import write_atomically
 from edlm.evaluation.likelihood.speedup import Curve
 from edlm.evaluation.samples.frontier import FrontierPoint
-from edlm.files import load_safetensors, read_json, reading
+from edlm.files import load_safetensors, read_json, reading, write_atomically
 
 DOCUMENTS = "documents"  # of the rows, in their file
 ROWS, STORE = ".rows.safetensors", ".store.safetensors"  # next to the JSON file

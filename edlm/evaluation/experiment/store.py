@@ -1,7 +1,6 @@
 """Measured values on disk, each with what it was made from, so that an interrupted evaluation resumes."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from edlm.evaluation.estimates.estimate import Estimate
-from edlm.files import open_safetensors, reading
+from edlm.files import open_safetensors, reading, write_atomically
 
 
 @dataclass(frozen=True)
@@ -99,17 +98,6 @@ class Store:
                 for key, (made, value, names, origin) in json.loads(metadata["entries"]).items():
                     tensors = {name: file.get_tensor(f"{key}/{name}") for name in names}
                     self._entries[key] = made, Entry(value, tensors, origin)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file as a whole; after an interrupt it is the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
-    with new.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
 
 
 def _stable(value: Any) -> str:

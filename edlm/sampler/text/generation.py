@@ -95,14 +95,14 @@ def continuations(kernel: Kernel, prompts: Prompts, max_new_tokens: int, options
     block_length = check_block_length(denoiser, options.block_length)
     transcript = Transcript(denoiser, options.eos_token_id, options.stop)
     rows = rows_of_prompts(denoiser, prompts, max_new_tokens, options.suffix)
-    return _write(kernel, rows, options, transcript, block_length)
+    return write_rows(kernel, rows, options, transcript, block_length)
 
 
 def infillings(kernel: Kernel, texts: str | Sequence[str], options: InfillOptions) -> Writing:
     """Fill the gaps of texts step by step; see `EnergySampler.infill`."""
     denoiser = kernel.denoiser
     rows = rows_of_texts(denoiser, texts, options.mask, options.span_length)
-    return _write(kernel, rows, options, Transcript(denoiser), denoiser.block_size)
+    return write_rows(kernel, rows, options, Transcript(denoiser), denoiser.block_size)
 
 
 def run(writing: Writing, callback: Callable[[Partial], object] | None = None) -> GenerationOutput:
@@ -116,10 +116,10 @@ def run(writing: Writing, callback: Callable[[Partial], object] | None = None) -
             callback(partial)
 
 
-def _write(
+def write_rows(
     kernel: Kernel, rows: Sequence[Row], options: TextOptions, transcript: Transcript, block_length: int | None
 ) -> Writing:
-    """Fill the gaps of all rows; mistakes are errors at once, not at the first step."""
+    """Fill the gaps of rows step by step; mistakes are errors at once. ``block_length`` is checked."""
     kernel = options.kernel(kernel)
     rows = [row for row in rows for _ in range(options.num_return_sequences)]
     seeds = row_seeds(len(rows), options.seed if options.seeds is None else options.seeds)

@@ -77,6 +77,18 @@ def rows_of_prompts(
     return rows
 
 
+def num_new_tokens(denoiser: Denoiser, prompt: str | None, length: int) -> int:
+    """Tokens of ``length`` that remain after a prompt and its framing tokens.
+
+    Raises:
+        ValueError: the prompt leaves no room in ``length``.
+    """
+    given = len(rows_of_prompts(denoiser, prompt, 1)[0].tokens) - 1
+    if given >= length:
+        raise ValueError(f"length must be above the prompt's {given} tokens, got {length}")
+    return length - given
+
+
 def rows_of_texts(denoiser: Denoiser, texts: str | Sequence[str], mask: str, span_length: int) -> list[Row]:
     """A row for each text with gaps in it, framed where sequences always are; see `EnergySampler.infill`."""
     texts = _several("texts", texts, str, "a text or a list of at least one text")

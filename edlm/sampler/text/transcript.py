@@ -98,6 +98,15 @@ class Transcript:
         return (self._mask or "<mask>").join(self.tokenizer.decode(part) if part else "" for part in parts)
 
 
+def decode(denoiser: Denoiser, tokens: Tensor) -> str:
+    """Text of one sequence without its framing tokens; a document separator becomes an empty line."""
+    if denoiser.is_framed:
+        tokens = tokens[len(denoiser.prefix_ids) : len(tokens) - len(denoiser.suffix_ids)]
+    text = denoiser.tokenizer.decode(tokens)
+    separator = denoiser.tokenizer.eos_token
+    return (text.replace(separator, "\n\n") if separator else text).strip()
+
+
 def _special_ids(tokenizer: Any) -> set[int]:
     """Tokens that text does not show: the special ones, but for the unknown one, if it is nothing else."""
     if tokenizer is None:

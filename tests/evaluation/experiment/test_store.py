@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from edlm.evaluation.experiment import store as module
-from edlm.evaluation.experiment.store import Entry, Store, write_atomically
+from edlm import files
+from edlm.evaluation.experiment.store import Entry, Store
 
 IDENTITY = {"denoiser": "a1", "data": "b2", "seed": 7}
 
@@ -57,7 +57,7 @@ def test_store_without_a_path_keeps_values_in_memory(tmp_path, monkeypatch):
 def test_store_is_the_old_one_after_an_interrupted_write(tmp_path, monkeypatch, at):
     path = tmp_path / "a.safetensors"
     Store(path, IDENTITY).put("old", 1, Entry(1))
-    place = module.os if at == "fsync" else module.Path
+    place = files.os if at == "fsync" else files.Path
     monkeypatch.setattr(place, at, lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         Store(path, IDENTITY).put("new", 1, Entry(1))
@@ -65,8 +65,3 @@ def test_store_is_the_old_one_after_an_interrupted_write(tmp_path, monkeypatch, 
     again = Store(path, IDENTITY)
     assert again.find("old", 1).value == 1 and again.find("new", 1) is None
     assert again.put("new", 1, Entry(2)).value == Store(path, IDENTITY).find("new", 1).value == 2
-
-
-def test_write_atomically_makes_folders_and_leaves_no_other_file(tmp_path):
-    write_atomically(tmp_path / "a" / "b.json", b"{}")
-    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.json"]
