@@ -48,9 +48,7 @@ def check_manifest(folder: Path, identity: Mapping[str, Any]) -> None:
     path = path_in(folder)
     if not path.exists():
         if Parts(folder).files():
-            raise ValueError(
-                f"parts of a job must have a manifest, got none in {folder}: remove it, or write elsewhere"
-            )
+            raise ValueError(f"parts must have a manifest, got none in {folder}: remove it, or write elsewhere")
         return
     manifest = read_json(path)
     there = manifest.get("identity", {})
