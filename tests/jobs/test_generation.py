@@ -112,7 +112,7 @@ def test_prompts_and_gaps_of_a_file_are_continued_and_filled(models, sampler, tm
             output = sampler.generate(row["prompt"], new, seeds=[row["seed"]], eos_token_id=None)
         assert row["tokens"] == output.tokens[0].tolist()
         assert row["passes"] == sum(int(step.num_revealed[0] > 0) for step in output.steps) > 0
-    assert rows[0]["text"].startswith("the cat") and rows[2]["text"].startswith("a ") and "<mask>" not in str(rows[2:4])
+    assert rows[0]["text"].startswith("the cat") and rows[2]["text"].startswith("a ")
 
 
 def test_prompts_of_a_text_file_are_its_lines(models, tmp_path):
@@ -188,13 +188,14 @@ def test_rows_of_a_part_torn_anywhere_are_written_again(sampler, tmp_path):
 
 
 def kill_and_restart(models, launcher, folder, seed, processes, kills):
-    """Kill jobs at random moments; each is started again, with the same or others, until it is done."""
-    chance, options = random.Random(seed), {"num_samples": 24, "batch_size": 2}
+    """Kill jobs at random moments; each is started again, with other processes and batches, until it is done."""
+    chance, options = random.Random(seed), {"num_samples": 24}
     expected, log, killed, seconds = whole(models, folder, **options), folder / "log", 0, 1.0
     for job in itertools.count():
-        argv, codes = words(models, folder / f"{job}.jsonl", **options), [-9]
+        codes = [-9]
         while codes != [0] * len(codes):
-            number = chance.choice(processes)
+            number, argv = chance.choice(processes), words(models, folder / f"{job}.jsonl", **options)
+            argv += ["--batch_size", str(chance.choice([1, 3, 8]))]
             codes = launcher.run(argv, log, number, kill_after=chance.uniform(0, seconds * number))
             assert set(codes) <= {0, -9}, log.read_text()
             killed += codes != [0] * len(codes)
