@@ -1,5 +1,6 @@
 """``edlm generate``: rows of text into a file, by any number of processes."""
 
+import time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,13 @@ def run(config: GenerateConfig) -> None:
     denoiser = load_denoiser(config.denoiser, device=processes.device if config.device == "auto" else config.device)
     energy = load_energy(config.energy).to(device_of(denoiser)) if config.energy is not None else None
     sampler = EnergySampler(denoiser, energy, **asdict(config.sampler))
-    generate(sampler, config.output, options, prompts, batch_size=config.batch_size, title="items")
+    started = time.perf_counter()
+    new = generate(sampler, config.output, options, prompts, batch_size=config.batch_size, title="items")
+    seconds = time.perf_counter() - started
     if processes.is_main_process:
-        console().print(f"{len(prompts) * options.num_samples} rows in {config.output}", highlight=False, markup=False)
+        rate = f"{new} of them new, {new / seconds:.2f} a second by {processes.num_processes} processes"
+        line = f"{len(prompts) * options.num_samples} rows in {config.output}: {rate}"
+        console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:

@@ -74,7 +74,7 @@ def generate(
     *,
     batch_size: int = 16,
     title: str | None = None,
-) -> None:
+) -> int:
     """Generate all rows into a file, by all processes that were launched together; the main one writes it at the end.
 
     Finished rows lie in the folder `parts_of` of the output: an interrupted job resumes, also with other processes.
@@ -89,6 +89,9 @@ def generate(
         batch_size: Rows that a process puts on disk together, in whole items; changes no row.
         title: Of the main process's progress bar; none without.
 
+    Returns:
+        Number of rows that were missing.
+
     Raises:
         ValueError: the output is of another kind; a prompt cannot be written (names its place); or the folder of parts
             is of another job (names what differs).
@@ -102,8 +105,11 @@ def generate(
     total, size = len(prompts) * options.num_samples, options.rows_per_item
     job = Job(parts_of(output), identity, range(-(-total // size)))
 
+    def indices_of(key: int) -> range:
+        return range(key * size, min((key + 1) * size, total))
+
     def item(key: int) -> list[dict[str, Any]]:
-        indices = range(key * size, min((key + 1) * size, total))
+        indices = indices_of(key)
         sources = [i // options.num_samples for i in indices]
         seeds = [seed_of(options.seed, i) >> 1 for i in indices]  # signed integers of 64 bits hold it
         wanted, transcript = TextOptions(seeds=seeds), Transcript(sampler.denoiser)
@@ -119,10 +125,11 @@ def generate(
             for r, (i, p, seed, tokens) in enumerate(zip(indices, sources, seeds, written.tokens, strict=True))
         ]
 
-    job.run(lambda keys: map(item, keys), at_a_time=-(-batch_size // size), title=title)
+    missing = job.run(lambda keys: map(item, keys), at_a_time=-(-batch_size // size), title=title)
     if join().is_main_process:
         with reading(job.folder, f"hold each of {total} rows once"):
             write_rows(output, _in_order(job, total))
+    return sum(len(indices_of(key)) for key in missing)
 
 
 def parts_of(output: str | Path) -> Path:

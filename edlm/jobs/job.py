@@ -26,13 +26,18 @@ class Job:
     identity: Mapping[str, Any]
     keys: Sequence[Key]
 
-    def run(self, make: Callable[[Sequence[Key]], Iterable[Any]], at_a_time: int = 1, title: str | None = None) -> None:
-        """Make this process's share of the items that are missing; returns when all processes have made theirs.
+    def run(
+        self, make: Callable[[Sequence[Key]], Iterable[Any]], at_a_time: int = 1, title: str | None = None
+    ) -> list[Key]:
+        """Make this process's share of the items that are missing, and wait until all processes have made theirs.
 
         Args:
             make: The values of some items, JSON. Must depend on their keys alone, not on which are made together.
             at_a_time: Items that are made and put on disk together.
             title: Of the main process's progress bar; none without.
+
+        Returns:
+            Keys of the items that were missing.
 
         Raises:
             ValueError: the folder is of another job, or damaged.
@@ -55,6 +60,7 @@ class Job:
         processes.wait_for_everyone()
         if processes.is_main_process:
             self._manifest(parts.checksums()).save(self.folder)
+        return missing
 
     def values(self) -> Iterator[Any]:
         """The values of all items, in the order of their keys.

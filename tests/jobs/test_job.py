@@ -24,7 +24,7 @@ def made_by(job, at_a_time=1, fails_at=None):
             yield f"value of {key}"
 
     try:
-        job.run(make, at_a_time)
+        assert job.run(make, at_a_time) == made
     except ValueError as error:
         return made, str(error)
     return made, None
