@@ -12,7 +12,7 @@ from edlm.commands.terminal import console
 from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy
 from edlm.files import reading
-from edlm.jobs.generation import GenerationOptions, Prompt, generate, identity_of, parts_of
+from edlm.jobs.generation import Generation, GenerationOptions, Prompt, generate, identity_of, parts_of
 from edlm.jobs.launch import join
 from edlm.jobs.manifest import check_manifest
 from edlm.jobs.output import check_suffix
@@ -62,12 +62,14 @@ def run(config: GenerateConfig) -> None:
     denoiser = load_denoiser(config.denoiser, device=processes.device if config.device == "auto" else config.device)
     energy = load_energy(config.energy).to(device_of(denoiser)) if config.energy is not None else None
     sampler = EnergySampler(denoiser, energy, **asdict(config.sampler))
+    generation = Generation(sampler, options, prompts)
     started = time.perf_counter()
-    new = generate(sampler, config.output, options, prompts, batch_size=config.batch_size, title="items")
+    new = generate(generation, config.output, batch_size=config.batch_size, title="items")
     seconds = time.perf_counter() - started
     if processes.is_main_process:
-        rate = f"{new} of them new, {new / seconds:.2f} a second by {processes.num_processes} processes"
-        line = f"{len(prompts) * options.num_samples} rows in {config.output}: {rate}"
+        number = processes.num_processes
+        rate = f"{new / seconds:.2f} a second by {number} process{'es' if number > 1 else ''}"
+        line = f"{generation.num_rows} rows in {config.output}: {new} of them new, {rate}"
         console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -4,13 +4,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from edlm.denoisers.base import Denoiser
 from edlm.diffusion.streams import seed_of
 from edlm.energies.card import EnergyCard
 from edlm.files import reading
@@ -20,9 +20,8 @@ from edlm.jobs.output import check_suffix, write_rows
 from edlm.packages import versions
 from edlm.rules import Config, check_options
 from edlm.sampler.sampler import EnergySampler
-from edlm.sampler.text import generation
 from edlm.sampler.text.blocks import check_block_length, views_of
-from edlm.sampler.text.generation import InfillOptions, TextOptions
+from edlm.sampler.text.generation import InfillOptions, TextOptions, run, written
 from edlm.sampler.text.prompts import Row, num_new_tokens, rows_of_prompts, rows_of_texts
 from edlm.sampler.text.transcript import Transcript, decode
 
@@ -66,26 +65,110 @@ class GenerationOptions(Config):
     and by them a token in some thousands, depend on it. More are faster on a GPU, and take more memory."""
 
 
-def generate(
-    sampler: EnergySampler,
-    output: str | Path,
-    options: GenerationOptions | None = None,
-    prompts: Sequence[Prompt] = (Prompt(),),
-    *,
-    batch_size: int = 16,
-    title: str | None = None,
-) -> int:
-    """Generate all rows into a file, by all processes that were launched together; the main one writes it at the end.
-
-    Finished rows lie in the folder `parts_of` of the output: an interrupted job resumes, also with other processes.
-    Each row has ``index``, ``prompt_index``, ``seed``, ``prompt``, ``text``, ``tokens`` and ``passes``, the denoiser
-    passes that wrote some of its tokens.
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """Rows to generate, in work items that depend on nothing but their key.
 
     Args:
         sampler: Writes the rows.
-        output: File to write, .jsonl or .parquet.
-        options: Which rows; by default one.
+        options: Which rows.
         prompts: What they begin with.
+
+    Raises:
+        ValueError: a prompt cannot be written (names its place).
+    """
+
+    sampler: EnergySampler
+    options: GenerationOptions
+    prompts: Sequence[Prompt] = (Prompt(),)
+
+    def __post_init__(self) -> None:
+        _ = self._rows  # checks them
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return len(self.prompts) * self.options.num_samples
+
+    @property
+    def keys(self) -> range:
+        """Keys of the items."""
+        return range(-(-self.num_rows // self.options.rows_per_item))
+
+    def indices(self, key: int) -> range:
+        """Indices of an item's rows."""
+        size = self.options.rows_per_item
+        return range(key * size, min((key + 1) * size, self.num_rows))
+
+    def item(self, key: int) -> list[dict[str, Any]]:
+        """The rows of an item, JSON values.
+
+        A row has ``index``, ``prompt_index``, ``seed``, ``prompt``, ``text``, ``tokens`` and ``passes``, the denoiser
+        passes that wrote some of its tokens.
+        """
+        denoiser, indices = self.sampler.denoiser, self.indices(key)
+        sources = [index // self.options.num_samples for index in indices]
+        seeds = [seed_of(self.options.seed, index) >> 1 for index in indices]  # signed integers of 64 bits hold it
+        arguments = TextOptions(seeds=seeds), Transcript(denoiser), self._block_length
+        output = run(written(self.sampler, [self._rows[source] for source in sources], *arguments))
+        return [
+            {
+                **{"index": index, "prompt_index": source, "seed": seed, "prompt": self.prompts[source].text},
+                **{"text": decode(denoiser, tokens), "tokens": tokens.tolist()},
+                "passes": sum(int(step.num_revealed[r] > 0) for step in output.steps),
+            }
+            for r, (index, source, seed, tokens) in enumerate(zip(indices, sources, seeds, output.tokens, strict=True))
+        ]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the rows, as JSON values."""
+        denoiser, energy = self.sampler.denoiser, self.sampler.energy
+        known = {} if denoiser.identity is None else asdict(denoiser.identity)
+        known.pop("name", None)
+        return {
+            **identity_of(self.options, self.prompts),
+            "sampler": self.sampler.options,
+            "denoiser": {**_described(denoiser), **known},
+            "energy": None if energy is None else {**_described(energy), "revision": EnergyCard.of(energy).fingerprint},
+            "machine": {"device": _name_of(self.sampler.device), "threads": torch.get_num_threads()},
+        }
+
+    @cached_property
+    def _block_length(self) -> int | None:
+        return check_block_length(self.sampler.denoiser, self.options.block_length)
+
+    @cached_property
+    def _rows(self) -> list[Row]:
+        """A row of each prompt, before anything is written."""
+        return [self._row(prompt) for prompt in self.prompts]
+
+    def _row(self, prompt: Prompt) -> Row:
+        denoiser, options = self.sampler.denoiser, self.options
+        try:
+            if not prompt.has_gaps:
+                new = options.max_new_tokens or num_new_tokens(denoiser, prompt.text, options.length)
+                (row,) = rows_of_prompts(denoiser, prompt.text, new)
+            elif options.block_length is None:
+                (row,) = rows_of_texts(denoiser, prompt.text, InfillOptions().mask, InfillOptions().span_length)
+            else:
+                raise ValueError(
+                    f"block_length must be null with gaps, which are filled at once, got {options.block_length}"
+                )
+            views_of(row, denoiser, self._block_length)
+        except ValueError as error:
+            raise ValueError(f"{prompt.place}: {error}") from error
+        return row
+
+
+def generate(generation: Generation, output: str | Path, *, batch_size: int = 16, title: str | None = None) -> int:
+    """Generate all rows into a file, by all processes that were launched together; the main one writes it at the end.
+
+    Finished rows lie in the folder `parts_of` of the output: an interrupted job resumes, also with other processes.
+
+    Args:
+        generation: The rows.
+        output: File to write, .jsonl or .parquet.
         batch_size: Rows that a process puts on disk together, in whole items; changes no row.
         title: Of the main process's progress bar; none without.
 
@@ -93,43 +176,17 @@ def generate(
         Number of rows that were missing.
 
     Raises:
-        ValueError: the output is of another kind; a prompt cannot be written (names its place); or the folder of parts
-            is of another job (names what differs).
+        ValueError: the output is of another kind; or the folder of parts is of another job (names what differs).
         ImpossibleCandidates: as `EnergySampler.fill`.
     """
     check_suffix(output)
-    options = GenerationOptions() if options is None else options
-    block_length = check_block_length(sampler.denoiser, options.block_length)
-    rows = [_row_of(sampler.denoiser, prompt, options, block_length) for prompt in prompts]
-    identity = {**identity_of(options, prompts), **_identity_of_sampler(sampler)}
-    total, size = len(prompts) * options.num_samples, options.rows_per_item
-    job = Job(parts_of(output), identity, range(-(-total // size)))
-
-    def indices_of(key: int) -> range:
-        return range(key * size, min((key + 1) * size, total))
-
-    def item(key: int) -> list[dict[str, Any]]:
-        indices = indices_of(key)
-        sources = [i // options.num_samples for i in indices]
-        seeds = [seed_of(options.seed, i) >> 1 for i in indices]  # signed integers of 64 bits hold it
-        wanted, transcript = TextOptions(seeds=seeds), Transcript(sampler.denoiser)
-        written = generation.run(
-            generation.write_rows(sampler, [rows[p] for p in sources], wanted, transcript, block_length)
-        )
-        return [
-            {
-                **{"index": i, "prompt_index": p, "seed": seed, "prompt": prompts[p].text},
-                **{"text": decode(sampler.denoiser, tokens), "tokens": tokens.tolist()},
-                "passes": sum(int(step.num_revealed[r] > 0) for step in written.steps),
-            }
-            for r, (i, p, seed, tokens) in enumerate(zip(indices, sources, seeds, written.tokens, strict=True))
-        ]
-
-    missing = job.run(lambda keys: map(item, keys), at_a_time=-(-batch_size // size), title=title)
+    job = Job(parts_of(output), generation.identity, generation.keys)
+    at_a_time = -(-batch_size // generation.options.rows_per_item)
+    missing = job.run(lambda keys: map(generation.item, keys), at_a_time, title)
     if join().is_main_process:
-        with reading(job.folder, f"hold each of {total} rows once"):
-            write_rows(output, _in_order(job, total))
-    return sum(len(indices_of(key)) for key in missing)
+        with reading(job.folder, f"hold each of {generation.num_rows} rows once"):
+            write_rows(output, _in_order(job, generation.num_rows))
+    return sum(len(generation.indices(key)) for key in missing)
 
 
 def parts_of(output: str | Path) -> Path:
@@ -138,22 +195,12 @@ def parts_of(output: str | Path) -> Path:
 
 
 def identity_of(options: GenerationOptions, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """What decides the rows next to the sampler, as JSON values."""
+    """What is known of `Generation.identity` before a model is loaded."""
     texts = json.dumps([(prompt.text, prompt.has_gaps) for prompt in prompts])
     return {
         "options": asdict(options),
         "prompts": {"number": len(prompts), "sha256": hashlib.sha256(texts.encode()).hexdigest()},
         "versions": versions(),
-    }
-
-
-def _identity_of_sampler(sampler: EnergySampler) -> dict[str, Any]:
-    denoiser, energy = sampler.denoiser, sampler.energy
-    return {
-        "sampler": sampler.options,
-        "denoiser": {**_described(denoiser), "revision": getattr(denoiser.identity, "revision", None)},
-        "energy": None if energy is None else {**_described(energy), "revision": EnergyCard.of(energy).fingerprint},
-        "machine": {"device": _name_of(sampler.device), "threads": torch.get_num_threads()},
     }
 
 
@@ -166,22 +213,6 @@ def _name_of(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
-
-
-def _row_of(denoiser: Denoiser, prompt: Prompt, options: GenerationOptions, block_length: int | None) -> Row:
-    """A row as it is before anything is written."""
-    try:
-        if prompt.has_gaps:
-            if options.block_length is not None:
-                raise ValueError(f"block_length must be null with gaps, which are filled at once, got {block_length}")
-            (row,) = rows_of_texts(denoiser, prompt.text, InfillOptions().mask, InfillOptions().span_length)
-        else:
-            new = options.max_new_tokens or num_new_tokens(denoiser, prompt.text, options.length)
-            (row,) = rows_of_prompts(denoiser, prompt.text, new)
-        views_of(row, denoiser, block_length)
-    except ValueError as error:
-        raise ValueError(f"{prompt.place}: {error}") from error
-    return row
 
 
 def _in_order(job: Job, total: int) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,7 @@ from edlm.cli import main
 from edlm.corpus.text import train_tokenizer
 from edlm.denoisers.families.masked_lm import MaskedLMDenoiser
 from edlm.diffusion.streams import seed_of
-from edlm.jobs.generation import GenerationOptions, Prompt, generate, parts_of
+from edlm.jobs.generation import Generation, GenerationOptions, Prompt, generate, parts_of
 from edlm.sampler.text.transcript import decode
 from tests.jobs.forks import ROOT, Launcher
 
@@ -82,7 +82,7 @@ def expected(models):
 
 def test_rows_are_those_of_the_sampler_with_seeds_of_their_index(models, sampler, tmp_path, capsys):
     rows = [json.loads(line) for line in whole(models, tmp_path).splitlines()]
-    printed = rf"11 rows in {tmp_path / 'whole.jsonl'}: 11 of them new, [\d.]+ a second by 1 processes\n"
+    printed = rf"11 rows in {tmp_path / 'whole.jsonl'}: 11 of them new, [\d.]+ a second by 1 process\n"
     assert re.fullmatch(printed, capsys.readouterr().out)
     assert [list(row) for row in rows] == [COLUMNS] * 11
     assert [row["seed"] for row in rows] == [seed_of(5, i) >> 1 for i in range(11)]
@@ -138,7 +138,7 @@ def test_parquet_holds_the_same_rows(models, tmp_path):
 
 
 def test_blocks_beyond_the_trained_length_are_written(models, sampler, tmp_path):
-    generate(sampler, tmp_path / "a.jsonl", GenerationOptions(num_samples=2, length=40, block_length=8))
+    generate(Generation(sampler, GenerationOptions(num_samples=2, length=40, block_length=8)), tmp_path / "a.jsonl")
     assert [len(row["tokens"]) for row in rows_in(tmp_path / "a.jsonl")] == [40, 40]
 
 
@@ -174,7 +174,7 @@ def test_a_kill_at_any_write_loses_nothing(models, launcher, tmp_path, expected)
 
 def test_rows_of_a_part_torn_anywhere_are_written_again(sampler, tmp_path):
     options, output = GenerationOptions(num_samples=5, length=6, rows_per_item=2), tmp_path / "a.jsonl"
-    generate(sampler, output, options)
+    generate(Generation(sampler, options), output)
     expected, part, manifest = (
         path.read_bytes() for path in (output, parts_of(output) / "00000.jsonl", parts_of(output) / "manifest.json")
     )
@@ -183,7 +183,7 @@ def test_rows_of_a_part_torn_anywhere_are_written_again(sampler, tmp_path):
         output.unlink()
         (parts_of(output) / "00000.jsonl").write_bytes(part[:size])
         (parts_of(output) / "manifest.json").write_text(json.dumps(unfinished))
-        generate(sampler, output, options)
+        generate(Generation(sampler, options), output)
         assert output.read_bytes() == expected
         assert (parts_of(output) / "00000.jsonl").read_bytes() == part
         assert (parts_of(output) / "manifest.json").read_bytes() == manifest
@@ -293,15 +293,16 @@ def test_mistakes_are_named_before_anything_is_loaded(models, tmp_path, capsys, 
         (Prompt("\ud800", place="d"), "d: text must be valid Unicode"),
     ],
 )
-def test_a_prompt_that_cannot_be_written_is_named(sampler, tmp_path, prompt, message):
+def test_a_prompt_that_cannot_be_written_is_named(sampler, prompt, message):
     with pytest.raises(ValueError, match=message):
-        generate(sampler, tmp_path / "a.jsonl", GenerationOptions(length=16), [Prompt("the"), prompt])
-    assert [*tmp_path.iterdir()] == []
+        Generation(sampler, GenerationOptions(length=16), [Prompt("the"), prompt])
+    with pytest.raises(ValueError, match="prompt: block_length must be null with gaps, .* got 4"):
+        Generation(sampler, GenerationOptions(block_length=4), [Prompt("a <mask>", True)])
 
 
 def test_damaged_rows_of_a_part_are_never_merged(sampler, tmp_path):
     options, output = GenerationOptions(num_samples=4, length=6, rows_per_item=2), tmp_path / "a.jsonl"
-    generate(sampler, output, options)
+    generate(Generation(sampler, options), output)
     content, part = output.read_bytes(), parts_of(output) / "00000.jsonl"
     lines = part.read_text().splitlines()
     manifest = json.loads((parts_of(output) / "manifest.json").read_text()) | {"checksums": {}}
@@ -311,5 +312,5 @@ def test_damaged_rows_of_a_part_are_never_merged(sampler, tmp_path):
         (parts_of(output) / "manifest.json").write_text(json.dumps(manifest))
         part.write_text(f"{json.dumps({'key': 0, 'value': value})}\n{lines[1]}\n")
         with pytest.raises(ValueError, match="a.jsonl.parts must hold each of 4 rows once, got "):
-            generate(sampler, output, options)
+            generate(Generation(sampler, options), output)
         assert output.read_bytes() == content

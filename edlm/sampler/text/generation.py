@@ -95,14 +95,14 @@ def continuations(kernel: Kernel, prompts: Prompts, max_new_tokens: int, options
     block_length = check_block_length(denoiser, options.block_length)
     transcript = Transcript(denoiser, options.eos_token_id, options.stop)
     rows = rows_of_prompts(denoiser, prompts, max_new_tokens, options.suffix)
-    return write_rows(kernel, rows, options, transcript, block_length)
+    return written(kernel, rows, options, transcript, block_length)
 
 
 def infillings(kernel: Kernel, texts: str | Sequence[str], options: InfillOptions) -> Writing:
     """Fill the gaps of texts step by step; see `EnergySampler.infill`."""
     denoiser = kernel.denoiser
     rows = rows_of_texts(denoiser, texts, options.mask, options.span_length)
-    return write_rows(kernel, rows, options, Transcript(denoiser), denoiser.block_size)
+    return written(kernel, rows, options, Transcript(denoiser), denoiser.block_size)
 
 
 def run(writing: Writing, callback: Callable[[Partial], object] | None = None) -> GenerationOutput:
@@ -116,7 +116,7 @@ def run(writing: Writing, callback: Callable[[Partial], object] | None = None) -
             callback(partial)
 
 
-def write_rows(
+def written(
     kernel: Kernel, rows: Sequence[Row], options: TextOptions, transcript: Transcript, block_length: int | None
 ) -> Writing:
     """Fill the gaps of rows step by step; mistakes are errors at once. ``block_length`` is checked."""
