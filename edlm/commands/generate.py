@@ -15,7 +15,7 @@ from edlm.files import reading
 from edlm.jobs.generation import Generation, GenerationOptions, Prompt, generate, identity_of, parts_of
 from edlm.jobs.launch import join
 from edlm.jobs.manifest import check_manifest
-from edlm.jobs.output import check_suffix
+from edlm.jobs.output import check_output
 from edlm.sampler.kernel import device_of
 from edlm.sampler.options import SamplerOptions
 from edlm.sampler.sampler import EnergySampler
@@ -53,7 +53,7 @@ class GenerateConfig(GenerationOptions):
 
 def run(config: GenerateConfig) -> None:
     """Refuse what can be refused, load, and generate this process's share."""
-    check_suffix(config.output)
+    check_output(config.output)
     options = GenerationOptions(**{option.name: getattr(config, option.name) for option in fields(GenerationOptions)})
     prompts = [Prompt()] if config.prompts is None else read_prompts(config.prompts)
     check_manifest(parts_of(config.output), identity_of(options, prompts))

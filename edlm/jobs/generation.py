@@ -16,7 +16,7 @@ from edlm.energies.card import EnergyCard
 from edlm.files import reading
 from edlm.jobs.job import Job
 from edlm.jobs.launch import join
-from edlm.jobs.output import check_suffix, write_rows
+from edlm.jobs.output import check_output, write_rows
 from edlm.packages import versions
 from edlm.rules import Config, check_options
 from edlm.sampler.sampler import EnergySampler
@@ -179,7 +179,7 @@ def generate(generation: Generation, output: str | Path, *, batch_size: int = 16
         ValueError: the output is of another kind; or the folder of parts is of another job (names what differs).
         ImpossibleCandidates: as `EnergySampler.fill`.
     """
-    check_suffix(output)
+    check_output(output)
     job = Job(parts_of(output), generation.identity, generation.keys)
     at_a_time = -(-batch_size // generation.options.rows_per_item)
     missing = job.run(lambda keys: map(generation.item, keys), at_a_time, title)

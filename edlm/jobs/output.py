@@ -13,19 +13,20 @@ Rows = Iterable[Mapping[str, Any]]
 _ROWS_PER_GROUP = 4096
 
 
-def check_suffix(path: str | Path) -> None:
+def check_output(path: str | Path) -> None:
     """Refuse a file that `write_rows` cannot write, by a ValueError."""
-    if Path(path).suffix not in _WRITERS:
-        raise ValueError(f"output must end in {' or '.join(_WRITERS)}, got {path}")
+    if Path(path).suffix not in _WRITERS or Path(path).is_dir():
+        folder = "the folder " if Path(path).is_dir() else ""
+        raise ValueError(f"output must be a file that ends in {' or '.join(_WRITERS)}, got {folder}{path}")
 
 
 def write_rows(path: str | Path, rows: Rows) -> None:
     """Write rows with the same columns, the file as a whole: the same rows are the same bytes.
 
     Raises:
-        ValueError: an unknown suffix.
+        ValueError: an unknown suffix, or a folder.
     """
-    check_suffix(path)
+    check_output(path)
     with replacing(path) as file:
         _WRITERS[Path(path).suffix](file, rows)
 

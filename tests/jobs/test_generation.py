@@ -259,7 +259,11 @@ def test_another_job_is_refused_before_a_model_is_loaded_where_possible(models, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_samples": 1}, "output must end in .jsonl or .parquet, got rows.csv"),
+        ({"output": "rows.csv"}, "output must be a file that ends in .jsonl or .parquet, got rows.csv"),
+        (
+            {"output": "folder.jsonl"},
+            "output must be a file that ends in .jsonl or .parquet, got the folder folder.jsonl",
+        ),
         ({"prompts": "prompts.md"}, "prompts must be a .txt or a .jsonl file, got prompts.md"),
         ({"prompts": "none.txt"}, "No such file"),
         ({"prompts": "empty.txt"}, "prompts must hold text, got none in empty.txt"),
@@ -274,13 +278,14 @@ def test_another_job_is_refused_before_a_model_is_loaded_where_possible(models, 
 def test_mistakes_are_named_before_anything_is_loaded(models, tmp_path, capsys, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("edlm.commands.generate.load_denoiser", lambda *args, **options: pytest.fail("loaded"))
+    (tmp_path / "folder.jsonl").mkdir()
     (tmp_path / "empty.txt").write_text("\n \n")
     (tmp_path / "bytes.txt").write_bytes(b"a\xff")
     (tmp_path / "both.jsonl").write_text('{"prompt": "a"}\n{"prompt": "a", "text": "b <mask>"}\n')
     (tmp_path / "number.jsonl").write_text('{"prompt": 3}\n')
     before = sorted(tmp_path.iterdir())
-    output = "rows.csv" if ".csv" in message else "rows.jsonl"
-    assert message in refused(words(models, output, **options), capsys)
+    options = {"output": "rows.jsonl"} | options
+    assert message in refused(words(models, **options), capsys)
     assert sorted(tmp_path.iterdir()) == before
 
 
