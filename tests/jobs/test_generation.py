@@ -262,7 +262,7 @@ def test_another_job_is_refused_before_a_model_is_loaded_where_possible(models, 
         ({"output": "rows.csv"}, "output must be a file that ends in .jsonl or .parquet, got rows.csv"),
         (
             {"output": "folder.jsonl"},
-            "output must be a file that ends in .jsonl or .parquet, got the folder folder.jsonl",
+            "ends in .jsonl or .parquet, got the folder folder.jsonl",
         ),
         ({"prompts": "prompts.md"}, "prompts must be a .txt or a .jsonl file, got prompts.md"),
         ({"prompts": "none.txt"}, "No such file"),
