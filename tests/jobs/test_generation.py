@@ -198,7 +198,8 @@ def kill_and_restart(models, launcher, folder, seed, processes, kills):
         while codes != [0] * len(codes):
             number, argv = chance.choice(processes), words(models, folder / f"{job}.jsonl", **options)
             argv += ["--batch_size", str(chance.choice([1, 3, 8]))]
-            codes = launcher.run(argv, log, number, kill_after=chance.uniform(0, seconds * number))
+            moment = chance.uniform(0, seconds * number) if killed < kills else None
+            codes = launcher.run(argv, log, number, kill_after=moment)
             assert set(codes) <= {0, -9}, log.read_text()
             killed += codes != [0] * len(codes)
         assert (folder / f"{job}.jsonl").read_bytes() == expected
