@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
@@ -20,24 +21,28 @@ _PARENT = os.getppid()
 _GRACE = 30  # seconds for saving, as many as torchrun gives
 
 
-@cache
-def join() -> PartialState:
+def join(*, in_step: bool = True) -> PartialState:
     """Join the other processes of the job, if there are any; and end with their launcher, even if it is killed.
 
     When the launcher is gone, this process is sent SIGTERM, and after 30 seconds SIGKILL.
 
+    Args:
+        in_step: Whether the processes meet often, so that one that is not met for 10 minutes is an error; else they
+            wait for each other for days.
+
     Raises:
         ValueError: a launcher started several processes that would not know of each other.
     """
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # which reads it for Accelerator alone
+    waiting = {} if in_step else {"timeout": timedelta(days=30)}
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU")  # which is read for Accelerator alone
+    state = PartialState(cpu, **waiting)
     started = int(os.environ.get("WORLD_SIZE", 1))
     if started > 1 and state.num_processes == 1:
         raise ValueError(
             f"all {started} processes of a launch (WORLD_SIZE) must work together, got one by itself; "
             "where there is no GPU, set ACCELERATE_USE_CPU=true"
         )
-    if _launcher():
-        threading.Thread(target=_end_with_launcher, daemon=True).start()
+    _watch_launcher()
     return state
 
 
@@ -79,6 +84,12 @@ def _launcher() -> list[str]:
     program = {Path(word).name for word in words[:4]}  # python -u -m torch.distributed.run
     modules = ("torch.distributed.", "accelerate.commands.")
     return words if program & {"torchrun", "accelerate"} or any(x.startswith(modules) for x in program) else []
+
+
+@cache
+def _watch_launcher() -> None:
+    if _launcher():
+        threading.Thread(target=_end_with_launcher, daemon=True).start()
 
 
 def _end_with_launcher() -> None:

@@ -13,9 +13,9 @@ from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy
 from edlm.files import reading
 from edlm.jobs.generation import Generation, GenerationOptions, Prompt, generate, identity_of, parts_of
-from edlm.jobs.launch import join
 from edlm.jobs.manifest import check_manifest
 from edlm.jobs.output import check_output
+from edlm.processes import join
 from edlm.sampler.kernel import device_of
 from edlm.sampler.options import SamplerOptions
 from edlm.sampler.sampler import EnergySampler
@@ -57,7 +57,7 @@ def run(config: GenerateConfig) -> None:
     options = GenerationOptions(**{option.name: getattr(config, option.name) for option in fields(GenerationOptions)})
     prompts = [Prompt()] if config.prompts is None else read_prompts(config.prompts)
     check_manifest(parts_of(config.output), identity_of(options, prompts))
-    processes = join()
+    processes = join(in_step=False)
     torch.set_num_threads(config.num_threads)
     denoiser = load_denoiser(config.denoiser, device=processes.device if config.device == "auto" else config.device)
     energy = load_energy(config.energy).to(device_of(denoiser)) if config.energy is not None else None

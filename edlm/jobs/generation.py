@@ -15,13 +15,15 @@ from edlm.diffusion.streams import seed_of
 from edlm.energies.card import EnergyCard
 from edlm.files import reading
 from edlm.jobs.job import Job
-from edlm.jobs.launch import join
 from edlm.jobs.output import check_output, write_rows
+from edlm.lock import locked
 from edlm.packages import versions
+from edlm.processes import join, on_main_process
 from edlm.rules import Config, check_options
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.text.blocks import check_block_length, views_of
-from edlm.sampler.text.generation import InfillOptions, TextOptions, run, written
+from edlm.sampler.text.generation import run, written
+from edlm.sampler.text.options import InfillOptions, TextOptions
 from edlm.sampler.text.prompts import Row, num_new_tokens, rows_of_prompts, rows_of_texts
 from edlm.sampler.text.transcript import Transcript, decode
 
@@ -176,16 +178,19 @@ def generate(generation: Generation, output: str | Path, *, batch_size: int = 16
         Number of rows that were missing.
 
     Raises:
+        LockedError: another job writes to the folder of parts.
         ValueError: the output is of another kind; or the folder of parts is of another job (names what differs).
         ImpossibleCandidates: as `EnergySampler.fill`.
     """
     check_output(output)
     job = Job(parts_of(output), generation.identity, generation.keys)
     at_a_time = -(-batch_size // generation.options.rows_per_item)
-    missing = job.run(lambda keys: map(generation.item, keys), at_a_time, title)
-    if join().is_main_process:
-        with reading(job.folder, f"hold each of {generation.num_rows} rows once"):
-            write_rows(output, _in_order(job, generation.num_rows))
+    processes = join(in_step=False)
+    with on_main_process(locked(job.folder)):
+        missing = job.run(lambda keys: map(generation.item, keys), at_a_time, title)
+        if processes.is_main_process:
+            with reading(job.folder, f"hold each of {generation.num_rows} rows once"):
+                write_rows(output, _in_order(job, generation.num_rows))
     return sum(len(generation.indices(key)) for key in missing)
 
 

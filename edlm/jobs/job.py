@@ -7,9 +7,9 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from edlm.jobs.launch import join
 from edlm.jobs.manifest import Manifest, check_manifest, plain
 from edlm.jobs.parts import Key, Parts
+from edlm.processes import join
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Job:
             ValueError: the folder is of another job, or damaged.
             OSError: the folder cannot be written.
         """
-        processes, parts = join(), Parts(self.folder)
+        processes, parts = join(in_step=False), Parts(self.folder)
         check_manifest(self.folder, self.identity)
         finished = parts.find()
         missing = [key for key in self.keys if key not in finished]

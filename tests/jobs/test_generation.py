@@ -18,6 +18,7 @@ from edlm.corpus.text import train_tokenizer
 from edlm.denoisers.families.masked_lm import MaskedLMDenoiser
 from edlm.diffusion.streams import seed_of
 from edlm.jobs.generation import Generation, GenerationOptions, Prompt, generate, parts_of
+from edlm.lock import LockedError, locked
 from edlm.sampler.text.transcript import decode
 from tests.jobs.forks import ROOT, Launcher
 
@@ -320,3 +321,10 @@ def test_damaged_rows_of_a_part_are_never_merged(sampler, tmp_path):
         with pytest.raises(ValueError, match="a.jsonl.parts must hold each of 4 rows once, got "):
             generate(Generation(sampler, options), output)
         assert output.read_bytes() == content
+
+
+def test_a_second_writer_is_refused(sampler, tmp_path):
+    output = tmp_path / "rows.jsonl"
+    with locked(parts_of(output)), pytest.raises(LockedError, match="must have one writer"):
+        generate(Generation(sampler, GenerationOptions(length=8)), output)
+    assert generate(Generation(sampler, GenerationOptions(length=8)), output) == 1

@@ -1,11 +1,8 @@
 """Jobs: each item is made once; another job's folder is refused."""
 
-import os
-
 import pytest
 
 from edlm.jobs.job import Job
-from edlm.jobs.launch import join
 from edlm.jobs.manifest import check_manifest
 
 IDENTITY = {"options": {"seed": 0, "length": 4}, "versions": {"torch": "2"}, "models": ["a", "b"]}
@@ -86,10 +83,3 @@ def test_parts_that_were_changed_or_are_of_unknown_origin_are_refused(tmp_path):
     assert "00000.jsonl must be as it was finished" in made_by(job)[1]
     (folder / "manifest.json").unlink()
     assert "parts must have a manifest, got none in" in made_by(job)[1]
-
-
-def test_processes_without_a_group_are_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="all 2 processes of a launch .* must work together, got 1 alone; .*USE_CPU"):
-        join()
-    assert "RANK" not in os.environ
