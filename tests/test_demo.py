@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from edlm.cli import main
-from edlm.commands.demo import marked, worth
+from edlm.commands.demo import marked, worth_of
 from edlm.evaluation.likelihood.speedup import Curve
 
 
@@ -18,7 +18,7 @@ def curve(name: str, steps: tuple[int, ...], bounds: list[float], seconds: list[
 
 def line(bound: float) -> str:
     published = curve("base", (4, 16), [4.0, 3.0], [1.0, 9.0])
-    return worth(curve("reranked", (4,), [bound], [1.5]), published, torch.Generator().manual_seed(0))
+    return worth_of(curve("reranked", (4,), [bound], [1.5]), published, torch.Generator().manual_seed(0))
 
 
 def test_line_interpolates_passes_and_seconds_of_the_published_base():
@@ -42,7 +42,7 @@ def test_line_does_not_call_a_worse_bound_the_same():
 def test_line_of_one_row_has_no_interval():
     published, reranked = curve("base", (4, 16), [4.0, 3.0], [1.0, 9.0]), curve("reranked", (4,), [3.5], [1.5])
     one = [replace(c, nats=c.nats[:, 1:2]) for c in (reranked, published)]
-    assert worth(*one, torch.Generator().manual_seed(0)).endswith("in 0.50 of its time.")
+    assert worth_of(*one, torch.Generator().manual_seed(0)).endswith("in 0.50 of its time.")
 
 
 def test_unknown_words_are_marked_and_counted_but_the_cut_ones():

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from math import isnan
+from math import inf
 
 import torch
 from rich.table import Table
@@ -13,8 +13,9 @@ from edlm.denoisers.loading import SHIPPED, load_denoiser
 from edlm.energies.loading import load_energy
 from edlm.evaluation.evaluation import run as evaluate
 from edlm.evaluation.experiment.config import EvaluateConfig
+from edlm.evaluation.experiment.metrics import format_estimate
 from edlm.evaluation.experiment.parts import MethodConfig, SamplesConfig
-from edlm.evaluation.likelihood.speedup import Curve, seconds_to_reach, time_ratio
+from edlm.evaluation.likelihood.speedup import Curve, worth
 from edlm.evaluation.samples.text_measures import words_in
 from edlm.rules import Config
 from edlm.sampler.sampler import EnergySampler
@@ -86,7 +87,7 @@ def run(config: DemoConfig) -> None:
     show(screen, table)
     results = evaluate(measured).results
     curves = {(curve.name, curve.order): curve for curve in results.curves()}
-    line = worth(curves["reranked", best], curves["base", AS_PUBLISHED], torch.Generator().manual_seed(config.seed))
+    line = worth_of(curves["reranked", best], curves["base", AS_PUBLISHED], torch.Generator().manual_seed(config.seed))
     screen.print(f"{line} (Likelihood bounds of {config.num_rows} held-out blocks.)", highlight=False)
 
 
@@ -110,10 +111,8 @@ def marked(text: str, words: Collection[str]) -> tuple[Text, int, int]:
     return shown, len(unknown), len(found[1:-1])
 
 
-def worth(reranked: Curve, published: Curve, generator: torch.Generator) -> str:
+def worth_of(reranked: Curve, published: Curve, generator: torch.Generator) -> str:
     """How many passes of the published base the reranked sampler is worth, and the share of their time that it takes.
-
-    Between the base's numbers of passes its bound is taken to be linear in log passes and in log seconds.
 
     Args:
         reranked: At one number of passes.
@@ -121,18 +120,15 @@ def worth(reranked: Curve, published: Curve, generator: torch.Generator) -> str:
         generator: Of the bootstrap.
     """
     (num_steps,) = reranked.num_steps
-    target, passes = reranked.bounds[0], torch.tensor(published.num_steps, dtype=torch.float64)
-    equal = seconds_to_reach(published.bounds, passes, target).item()
-    if equal == torch.inf or published.bounds[0] < target:  # beyond the base's numbers of passes
-        than, at = ("better", -1) if equal == torch.inf else ("worse", 0)
-        share = (reranked.times[0] / published.times[at]).item()
+    passes, share = worth(reranked, num_steps, published, generator=generator)
+    if passes == inf or published.bounds[0] < reranked.bounds[0]:  # beyond the base's numbers of passes
+        than, at = ("better", -1) if passes == inf else ("worse", 0)
+        of_time = (reranked.times[0] / published.times[at]).item()
         return (
             f"Reranked at {num_steps} passes: {than} likelihood than {published.num_steps[at]} passes of the published "
-            f"base, in {share:.2f} of its time."
+            f"base, in {of_time:.2f} of its time."
         )
-    ratio = time_ratio(published, reranked, num_steps, generator=generator)
-    interval = "" if isnan(ratio.low) else f" [{1 / ratio.high:.2f}, {1 / ratio.low:.2f}]"
     return (
-        f"Reranked at {num_steps} passes: same likelihood as {equal:.0f} passes of the published base, "
-        f"in {1 / ratio.value:.2f}{interval} of its time."
+        f"Reranked at {num_steps} passes: same likelihood as {passes:.0f} passes of the published base, "
+        f"in {format_estimate(share, 2)} of its time."
     )

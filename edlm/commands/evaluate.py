@@ -13,7 +13,7 @@ from edlm.packages import check_wandb
 
 
 def run(config: EvaluateConfig) -> None:
-    """Measure what the output lacks, then write and print results and conclusions."""
+    """Measure what the output lacks, then write and print results and conclusions, the recommendation last."""
     check_wandb(config.wandb)
     try:
         evaluation = evaluate(config)
@@ -30,14 +30,16 @@ def run(config: EvaluateConfig) -> None:
     if config.wandb != "off":
         folder = config.folder or Path(config.output or "edlm-evaluate").parent
         log_to_wandb(content, mode=config.wandb, project=config.wandb_project, folder=folder)
+    print(content["verdict"])
 
 
 def _show(evaluation: Evaluation) -> None:
     """Print the table and what follows from it; write the Markdown table and the picture that are requested."""
     config, concluded = evaluation.config, evaluation.conclusions
     print_table("likelihood bound of the sampler (upper bound of -log p; low = good)", evaluation.rows, TERMINAL)
+    lines = ("{name} ({order} order): {text}".format(**line) for line in concluded["by_energy"])
     warnings = (f"warning: {warning}" for warning in concluded["warnings"])
-    print("\n".join([*evaluation.ratios, concluded["verdict"], *warnings]))
+    print("\n".join([*lines, *evaluation.ratios, *warnings]))
     if config.markdown:
         lines = [evaluation.table(), *(f"- {line}" for line in evaluation.ratios)]
         Path(config.markdown).write_text("\n".join(lines) + "\n")

@@ -80,7 +80,8 @@ def format_estimate(estimate: Estimate | None, digits: int, *, signed: bool = Fa
 
 
 def format_number(value: float, digits: int, *, signed: bool = False) -> str:
-    """One number of a table."""
+    """One number of a table; what rounds to 0 has no minus."""
+    value = round(value, digits) + 0.0
     return f"{value:{'+' if signed else ''}.{digits}f}".replace("inf", "∞")
 
 

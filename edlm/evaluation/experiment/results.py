@@ -66,12 +66,19 @@ class Results:
 
         A setting that was timed on fewer batches than others has its median in those that it lacks.
         """
-        lines: dict[tuple[str, str], list[Row]] = {}
-        for row in sorted(self.rows, key=lambda row: row.num_steps):
-            if "seconds_of_batches" in row.notes and row.key in self.nats:
-                lines.setdefault((row.name, row.order), []).append(row)
-        first = {(row.name, row.order): None for row in self.rows}
-        return [self._curve(*line, lines[line]) for line in first if line in lines]
+        timed = self._timed()
+        lines = {(row.name, row.order): None for row in self.rows if row in timed}
+        return [self._curve(*line, [row for row in timed if (row.name, row.order) == line]) for line in lines]
+
+    def base_curve(self) -> Curve | None:
+        """The base in all orders, of which it has the best at every time; None where it was not timed."""
+        bases = [row for row in self._timed() if row.is_base]
+        return self._curve("base", "any", bases) if bases else None
+
+    def _timed(self) -> list[Row]:
+        """By number of steps."""
+        timed = [row for row in self.rows if "seconds_of_batches" in row.notes and row.key in self.nats]
+        return sorted(timed, key=lambda row: row.num_steps)
 
     def _curve(self, name: str, order: str, rows: Sequence[Row]) -> Curve:
         seconds = [row.notes["seconds_of_batches"] for row in rows]

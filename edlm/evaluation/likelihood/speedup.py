@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from edlm.evaluation.estimates.bootstrap import row_weights
+from edlm.evaluation.estimates.estimate import Estimate
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,31 @@ def time_ratio(
     low = ratios.quantile((1 - level) / 2, interpolation="lower").item()
     high = ratios.quantile((1 + level) / 2, interpolation="higher").item()
     return TimeRatio(value, low, high, level, unreached)
+
+
+class Worth(NamedTuple):
+    """What a sampler at one number of passes is worth.
+
+    Attributes:
+        passes: Denoiser passes of the reference for the same bound; inf where it never reaches it.
+        share: Seconds as a share of the reference's for the same bound, below 1 = faster, with its 95 % interval; 0
+            where the reference never reaches the bound, NaN ends for a single row.
+    """
+
+    passes: float
+    share: Estimate
+
+
+def worth(curve: Curve, num_steps: int, reference: Curve, *, generator: torch.Generator) -> Worth:
+    """Passes and time that a reference needs for the bound of ``curve`` at ``num_steps``; errors of `time_ratio`.
+
+    Between the reference's settings its bound is taken to be linear in log passes and in log seconds.
+    """
+    ratio = time_ratio(reference, curve, num_steps, generator=generator)
+    target = curve.bounds[curve.num_steps.index(num_steps)]
+    passes = seconds_to_reach(reference.bounds, torch.tensor(reference.num_steps, dtype=torch.float64), target).item()
+    value, low, high = (1 / x if x else math.inf for x in (ratio.value, ratio.high, ratio.low))
+    return Worth(passes, Estimate(value, low=low, high=high))
 
 
 def seconds_to_reach(bounds: Tensor, seconds: Tensor, target: Tensor) -> Tensor:

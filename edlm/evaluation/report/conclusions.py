@@ -14,22 +14,29 @@ from edlm.evaluation.experiment.plan import ratios_of
 from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.experiment.rows import Row, flat
 from edlm.evaluation.likelihood.speedup import time_ratio
-from edlm.evaluation.report.findings import cautions, fastest, headline, judged_at_equal_entropy
+from edlm.evaluation.report.effects import effects_of
+from edlm.evaluation.report.findings import cautions, energy_lines, fastest, judged_at_equal_entropy
+from edlm.evaluation.report.recommendation import recommend
 from edlm.evaluation.samples.frontier import FrontierPoint, place
 
 
 def conclusions(results: Results, config: EvaluateConfig) -> dict[str, Any]:
     """What ``results.json`` holds in addition to the measurements, as JSON values."""
     gains = gains_beyond(results, generator=torch.Generator().manual_seed(config.seed))
+    effects = effects_of(results, seed=config.seed)
+    verdict, recommended = recommend(effects, gains)
     placed = placements(results.points, config.frontier.sigmas)
     ratios = time_ratios(results, config)
     return {
         "schema": "edlm-results-1",
         "metrics": described_metrics(),
         "controls": results.controls,
-        "verdict": headline(results, gains),
+        "verdict": verdict,
+        "recommended": recommended,
+        "by_energy": energy_lines(effects, gains),
         "facts": [*fastest(results, gains, ratios), *judged_at_equal_entropy(placed)],
         "warnings": cautions(results, placed),
+        "effects": effects,
         "gains": gains,
         "time_ratios": ratios,
         "frontier": placed,

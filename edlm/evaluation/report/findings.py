@@ -1,66 +1,65 @@
-"""What the numbers say, as sentences: a headline, facts, and what a reader must know before believing them.
+"""What the numbers say, as sentences: a line for each energy, facts, and what to know before believing them.
 
-A headline claims no more than the rows show. Gains, time ratios and frontier points are records of ``results.json``, as
+Effects, gains, time ratios and frontier points are records of ``results.json``, as
 `edlm.evaluation.report.conclusions` makes them.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from edlm.evaluation.estimates.estimate import Estimate
 from edlm.evaluation.experiment.metrics import format_estimate
 from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.likelihood.published import WARNING
+from edlm.evaluation.report.outcomes import (
+    Cells,
+    Record,
+    beside_control,
+    grouped,
+    interval_of,
+    lines_of,
+    outcome,
+    passes_of,
+    share_of_time,
+)
+from edlm.evaluation.report.recommendation import FEW_BATCHES, FEW_TEXTS
 from edlm.evaluation.samples.mauve import FEW
 from edlm.evaluation.samples.text import counted
 
-Record = Mapping[str, Any]
-FEW_ROWS, FEW_SAMPLES, FEW_BATCHES, SMALL_SHARE = 100, 50, 3, 0.1
+FEW_SAMPLES, SMALL_SHARE = 50, 0.1
 
 
-def headline(results: Results, gains: Sequence[Record]) -> str:
-    """Where the gain is greatest, how great, and where there is none.
+def energy_lines(effects: Sequence[Record], gains: Sequence[Record]) -> list[dict[str, Any]]:
+    """What each energy does in each order.
 
-    If some gains are beyond a control, only these count. The greatest lower end of an interval is named, so that noise
-    is not what is chosen.
+    Args:
+        effects: Records of `effects_of`.
+        gains: Records of `gains_beyond`.
+
+    Returns:
+        A record for each: ``name``, ``order``, ``is_control``; ``outcome``, one of `outcome` that is sure or else the
+        first, or "mixed" where it helps at some numbers of passes and hurts at others; and ``text``.
     """
-    if not gains:
-        return _why_no_gains(results)
-    controlled = any(gain["controlled"] for gain in gains)
-    gains = [gain for gain in gains if gain["controlled"] == controlled]
-    best = max(gains, key=lambda gain: -math.inf if math.isnan(gain["low"]) else gain["low"])
-    name, order = best["name"], best["order"]
-    passes = f"{best['num_steps']} denoiser {'pass' if best['num_steps'] == 1 else 'passes'}"
-    setting = f"{passes} in {order.replace('_', ' ')} order"
-    amount = f"{_with_interval(best, 3)} nats per token"
-    if not best["low"] > 0:
-        rivals = "base and control" if controlled else "the base"
-        return (
-            f"No gain: no method's bound is below {rivals} by more than chance allows (the best, {name} with "
-            f"{setting}, by {amount})."
-        )
-    is_over_base = best["beyond"] == "base"
-    rival = "the base" if is_over_base else f"the control {best['beyond']} ({best['over_base']:.3f} over the base)"
-    text = f"With {setting}, {name} lowers the bound by {amount} beyond {rival}"
-    without = sorted({g["num_steps"] for g in gains if (g["name"], g["order"]) == (name, order) and not g["low"] > 0})
-    if without:
-        text += f", and shows no gain at {' and '.join(_listed(without).rsplit(', ', 1))} passes"
-    if not controlled:
-        text += "; no control was measured, so part of it may be a correction of the marginals"
-    return f"{text}."
+    return [_energy_line(line, gains) for line in lines_of(effects)]
 
 
-def _why_no_gains(results: Results) -> str:
-    others = [row for row in results.rows if not row.is_base]
-    with_energy = [row for row in others if row.options["energy"] is not None]
-    if not others:
-        return "Nothing was measured in addition to the base, so no gain can be reported."
-    if not with_energy:
-        return "No energy was measured, only proposals other than the base, so no gain can be reported."
-    if all(row.name in results.controls for row in with_energy):
-        return "No energy was measured but controls, so no gain beyond them can be reported."
-    return "A single row was measured, which has no spread, so no gain can be reported."
+def _energy_line(line: Cells, gains: Sequence[Record]) -> dict[str, Any]:
+    said = {"helps": "helps", "none": "no difference", "hurts": "hurts", "unclear": "too few texts to tell"}
+    groups, parts = grouped(line, outcome, said), []
+    for kind, cells in groups.items():
+        shown = cells if len(cells) < 4 else [cells[0], cells[-1]]
+        values = [interval_of(cell) + (f" at {cell['num_steps']}" if cells[1:] else "") for cell in shown]
+        parts.append(f"{said[kind]} at {passes_of(cells, line)}: {(', ' if shown == cells else ' to ').join(values)}")
+    reached = [cell for cell in groups.get("helps", ()) if cell["time"] and cell["time"]["share"] > 0]
+    if reached:
+        best = min(reached, key=lambda cell: cell["time"]["share"])
+        where = f" (at {best['num_steps']})" if line[1:] else ""
+        parts.append(f"as good as the base in {share_of_time(best)} of its time{where}")
+    parts += beside_control(line, line, gains)
+    about = {key: line[0][key] for key in ("name", "order", "is_control")}
+    mixed = {"helps", "hurts"} <= set(groups)
+    return {**about, "outcome": "mixed" if mixed else [*groups][0], "text": "; ".join(parts)}
 
 
 def fastest(results: Results, gains: Sequence[Record], ratios: Sequence[Record]) -> Iterator[str]:
@@ -72,7 +71,7 @@ def fastest(results: Results, gains: Sequence[Record], ratios: Sequence[Record])
         best = min((r for r in reached if r["name"] in methods), key=lambda r: r["value"], default=None)
         if best is not None:
             alone = next((r for r in reached if r["name"] == "base"), None)
-            text = "{name} ({order} order) reaches the bound of {than} ({than_order} order, {than_steps} passes)"
+            text = "{name} ({order} order) reaches the likelihood of {than} ({than_order} order, {than_steps} passes)"
             text = f"{text.format(**best)} in {_with_interval(best, 2)} of its time"
             yield f"{text}{f'; the base in that order alone in {_with_interval(alone, 2)}' if alone else ''}."
 
@@ -100,9 +99,13 @@ def cautions(results: Results, frontier: Sequence[Record]) -> list[str]:
     return [text for rule in CAUTIONS for text in rule(results)] + [*outside_entropies(frontier)]
 
 
-def published_formula(results: Results) -> Iterator[str]:
-    """The published number is no bound of a joint model, and its log Z may be off."""
-    published = (results.record.get("continuous") or {}).get("published", [])
+def published_formula(record: Record) -> Iterator[str]:
+    """The published number is no bound of a joint model, and its log Z may be off.
+
+    Args:
+        record: Of `Results`, or the content of ``results.json``.
+    """
+    published = (record.get("continuous") or {}).get("published", [])
     if not published:
         return
     below = {r["name"]: r["marginal"]["nats_per_token"] - r["with_lower"]["nats_per_token"] for r in published}
@@ -151,7 +154,7 @@ def spread_energies(results: Results) -> Iterator[str]:
 def few_values(results: Results) -> Iterator[str]:
     """Rows, samples and timed batches that are too few."""
     rows = min((row["bound_nats_per_token"].n for row in results.rows if row.get("bound_nats_per_token")), default=0)
-    if 0 < rows < FEW_ROWS:
+    if 0 < rows < FEW_TEXTS:
         yield f"Only {counted(rows, 'independent held-out row')}: errors are large, and errors of errors too."
     samples = min((row["entropy_nats"].n for row in results.rows if row.get("entropy_nats")), default=FEW_SAMPLES)
     if samples < FEW_SAMPLES:
@@ -161,6 +164,15 @@ def few_values(results: Results) -> Iterator[str]:
         few = "one timed batch" if min(batches) == 1 else "two timed batches"
         which = "each setting" if max(batches) == min(batches) else "some settings"
         yield f"Seconds are of {few} of {which}: too few to know how they scatter."
+
+
+def no_control(results: Results) -> Iterator[str]:
+    """Gains of which it is not known what they come from."""
+    if not results.controls and any(row.options["energy"] and row.get("bound_nats_per_token") for row in results.rows):
+        yield (
+            "No control was measured (an energy that cannot see the other tokens of a step): part of a gain may be "
+            "better predictions of single tokens, not their choice together."
+        )
 
 
 def rough_bounds(results: Results) -> Iterator[str]:
@@ -216,10 +228,10 @@ def outside_entropies(frontier: Sequence[Record]) -> Iterator[str]:
 
 
 CAUTIONS = (
-    published_formula,
     judge_is_energy,
     spread_energies,
     few_values,
+    no_control,
     rough_bounds,
     biased_mauve,
     other_calls,

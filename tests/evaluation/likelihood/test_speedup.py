@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from edlm.evaluation.likelihood.speedup import Curve, TimeRatio, seconds_to_reach, time_ratio
+from edlm.evaluation.likelihood.speedup import Curve, TimeRatio, seconds_to_reach, time_ratio, worth
 from tests.chance import SIGMAS
 
 
@@ -224,3 +224,18 @@ def test_a_ratio_needs_a_setting_of_the_reference_and_the_same_rows():
         time_ratio(itself, itself, 5, generator=generator())
     with pytest.raises(ValueError, match="same rows"):
         time_ratio(itself, other, 4, generator=generator())
+
+
+# --- what a sampler is worth
+
+
+def test_worth_is_the_reference_in_passes_and_the_inverse_of_its_time():
+    rows = 0.3 * torch.randn(20, dtype=torch.float64, generator=generator())
+    reference = curve([4.0, 3.0], [[1.0, 1.1], [9.0, 8.0]], rows - rows.mean())
+    ours = curve([3.5, 2.9], [[1.5, 1.7], [2.0, 2.5]], 0.5 * rows.flip(0) - 0.5 * rows.mean())
+    passes, share = worth(ours, 4, reference, generator=generator(1))
+    ratio = time_ratio(reference, ours, 4, generator=generator(1))
+    assert passes == pytest.approx(math.sqrt(4 * 8)) and share.value == pytest.approx(1.6 / math.sqrt(1.05 * 8.5))
+    assert (share.low, share.high) == (1 / ratio.high, 1 / ratio.low) and share.low < share.value < share.high
+    assert worth(ours, 8, reference, generator=generator())[0] == math.inf
+    assert worth(ours, 8, reference, generator=generator()).share.value == 0.0

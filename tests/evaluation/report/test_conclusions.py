@@ -11,6 +11,9 @@ from edlm.evaluation.experiment.parts import FrontierConfig, RatioConfig, Sample
 from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.likelihood.speedup import time_ratio
 from edlm.evaluation.report.conclusions import conclusions, gains_beyond, placements, time_ratios
+from edlm.evaluation.report.effects import effects_of
+from edlm.evaluation.report.findings import energy_lines
+from edlm.evaluation.report.recommendation import recommend
 from edlm.evaluation.samples.frontier import FrontierPoint, place
 from tests.evaluation.measured import results_of, row_of
 
@@ -81,9 +84,11 @@ def test_conclusions_are_those_of_the_rows_and_the_seed():
     assert concluded["gains"] == gains_beyond(results, generator=generator(SEED))
     assert concluded["gains"] != gains_beyond(results, generator=generator())
     assert concluded["controls"] == ["blind"] and {gain["name"] for gain in concluded["gains"]} == {"ours"}
-    assert concluded["verdict"].startswith("No gain: ") and concluded["warnings"][0].startswith(
-        "Only 7 independent held-out rows"
-    )
+    assert concluded["effects"] == effects_of(results, seed=SEED) and len(concluded["effects"]) == 12
+    found = concluded["verdict"], concluded["recommended"]
+    assert found == recommend(concluded["effects"], concluded["gains"])
+    assert concluded["by_energy"] == energy_lines(concluded["effects"], concluded["gains"])
+    assert concluded["warnings"][0].startswith("Only 7 independent held-out rows")
 
 
 def test_time_ratio_is_the_method_over_its_reference():

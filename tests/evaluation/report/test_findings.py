@@ -5,51 +5,76 @@ import math
 import pytest
 
 from edlm.evaluation.experiment.results import Results
-from edlm.evaluation.report.findings import cautions, fastest, headline, judged_at_equal_entropy
+from edlm.evaluation.report.findings import (
+    cautions,
+    energy_lines,
+    fastest,
+    judged_at_equal_entropy,
+    published_formula,
+)
 from tests.evaluation.measured import row_of
 
 inf, nan = math.inf, math.nan
 
 
-def gain(name="ours", steps=2, low=0.1, beyond="blind", controlled=True, value=0.5) -> dict:
-    cell = {"name": name, "order": "left_to_right", "num_steps": steps, "beyond": beyond, "controlled": controlled}
-    return {**cell, "value": value, "stderr": 0.1, "n": 50, "low": low, "high": 0.9, "over_base": 0.7}
+def gain(name="ours", steps=2, low=0.4, high=0.6, beyond="blind") -> dict:
+    cell = {"name": name, "order": "left_to_right", "num_steps": steps, "beyond": beyond}
+    return {**cell, "value": (low + high) / 2, "low": low, "high": high}
 
 
-def headline_of(*gains, rows=(), controls=()) -> str:
-    return headline(Results({"controls": controls}, rows), gains)
+def effect(steps=2, low=0.4, high=0.6, share=None, **about) -> dict:
+    time = share and {"share": share, "low": share - 0.1, "high": share + 0.1}
+    return {**gain(steps=steps, low=low, high=high), "is_control": False, "time": time, **about}
 
 
-def test_headline_names_the_greatest_lower_end():
-    noisy = gain("noisy", low=-0.5, value=2.0)
-    best = headline_of(noisy, gain(steps=4, low=0.1), gain(steps=8, low=0.3), gain(steps=16, low=-0.1))
-    assert "With 8 denoiser passes in left to right order, ours lowers the bound by 0.500 [0.300, 0.900]" in best
-    assert "beyond the control blind (0.700 over the base), and shows no gain at 16 passes." in best
+def line_of(*effects, gains=()) -> tuple[str, str]:
+    (line,) = energy_lines(effects, gains)
+    return line["outcome"], line["text"]
 
 
-def test_headline_is_no_gain_unless_a_whole_interval_is_above_zero():
-    for low in (0.0, -0.1, -inf, nan):
-        assert headline_of(gain(low=low)).startswith("No gain: ")
-    assert "With 4 denoiser passes" in headline_of(gain(low=nan), gain(steps=4, low=0.01))
+def test_line_of_an_energy_has_each_gain_with_its_interval():
+    assert line_of(effect()) == ("helps", "helps at 2 passes: 0.500 [0.400, 0.600]")
+    assert line_of(effect(16, -0.01, 0.01), effect(1, -0.01, 0.01)) == (
+        "none",
+        "no difference at 1 to 16 passes: 0.000 [-0.010, 0.010] at 1, 0.000 [-0.010, 0.010] at 16",
+    )
+    four = [effect(steps, low, -0.1) for steps, low in ((2, -0.3), (3, -0.4), (4, -0.5), (8, -0.7))]
+    assert line_of(*four) == (
+        "hurts",
+        "hurts at 2 to 8 passes: -0.200 [-0.300, -0.100] at 2 to -0.400 [-0.700, -0.100] at 8",
+    )
+    assert line_of(effect(low=nan, high=nan))[0] == "unclear"
 
 
-def test_headline_prefers_controlled_gains():
-    uncontrolled = gain("other", low=0.8, beyond="base", controlled=False)
-    assert ", ours lowers" in headline_of(uncontrolled, gain(low=0.1))
-    assert headline_of(uncontrolled, gain(low=-0.1)).startswith("No gain: ")
-    assert "beyond the base; no control was measured" in headline_of(uncontrolled)
-    assert headline_of(gain(low=0.1, beyond="base")).endswith("beyond the base.")  # which is lower than the control
+def test_line_that_helps_here_and_hurts_there_is_mixed():
+    outcome, text = line_of(effect(2), effect(4, -0.3, 0.3), effect(8, -0.5, -0.3), effect(16, -0.9, -0.7))
+    assert outcome == "mixed" and text.startswith("helps at 2 passes: 0.500 [0.400, 0.600]; hurts at 8 to 16 passes: ")
+    assert text.endswith("; too few texts to tell at 4 passes: 0.000 [-0.300, 0.300]")
 
 
-def test_headline_without_gains_names_the_reason():
-    base, ours, blind, cold = row_of("base"), row_of("ours"), row_of("blind"), row_of("cold", energy=None, top_k=2)
-    for rows, reason in (
-        ([base], "Nothing was measured in addition to the base"),
-        ([base, cold], "only proposals"),
-        ([base, blind, cold], "but controls"),
-        ([base, ours, blind], "A single row"),
-    ):
-        assert reason in headline_of(rows=rows, controls=["blind"])
+def test_line_has_the_least_time_for_equal_likelihood():
+    text = "as good as the base in 50 % [40, 60] of its time"
+    assert line_of(effect(share=0.5))[1].endswith(text)
+    assert line_of(effect(share=0.5), effect(4, share=0.8), effect(8, -1, -0.5, share=0.2))[1].endswith(
+        f"{text} (at 2)"
+    )
+    assert "time" not in line_of(effect(share=0.0) | {"time": {"share": 0.0}})[1]  # which the base never reaches
+
+
+def test_line_says_where_a_control_is_no_worse():
+    effects = [effect(steps) for steps in (2, 4, 8, 16)]
+    rivals = [gain(steps=2), gain(steps=4, low=-0.3, high=-0.1), gain(steps=8, low=-0.01, high=0.01)]
+    text = line_of(*effects, gains=[*rivals, gain(steps=16, low=-0.1, high=0.3)])[1]
+    assert text.endswith(
+        "; the control blind does better at 4 passes; the control blind does as well at 8 passes; "
+        "the control blind may do as well at 16 passes"
+    )
+    assert "control" not in line_of(effect(), gains=[gain(low=-0.3, high=-0.1, beyond="base")])[1]
+    lines = energy_lines([effect(), effect(name="blind", is_control=True)], [])
+    assert [(line["name"], line["order"], line["is_control"]) for line in lines] == [
+        ("ours", "left_to_right", False),
+        ("blind", "left_to_right", True),
+    ]
 
 
 def ratio(name, than_order, value, order="dilated", low=None) -> dict:
@@ -67,7 +92,7 @@ def test_fastest_method_is_compared_in_both_orders():
     assert same.startswith("fast ") and same.endswith(
         "base (dilated order, 16 passes) in 0.50 [0.40, 0.70] of its time."
     )
-    assert other.startswith("slow (dilated order) reaches the bound of base (random order")
+    assert other.startswith("slow (dilated order) reaches the likelihood of base (random order")
     assert other.endswith("in 0.30 [0.20, 0.50] of its time; the base in that order alone in 0.10 [0.00, 0.30].")
     assert not list(fastest(results, gains, [ratio("never", "dilated", inf)]))
     (one_row,) = fastest(results, gains, [ratio("fast", "dilated", 0.5, low=nan)])
@@ -132,14 +157,14 @@ OUTSIDE = [{"name": "ours", "verdict": "outside"}, {"name": "ours", "verdict": "
         ([{}], {"earlier": [{"revision": None}]}, "(unknown)"),
         ([{}], {"energy_spreads": [spread(3.1, normalized=True)]}, "candidates: ours (random): 3.1 of 32"),
         ([{}], {"energy_spreads": [spread(9.0, 0.9)]}, "trusted for ours (random): spread 3.0 nats"),
-        ([{}], {"published": [published("a", 2.9), published("b", 2.5)]}, "b 0.500 nats per token below"),
+        ([{}], {"controls": []}, "No control was measured"),
         ([{}], {"frontier": OUTSIDE}, "1 of 2 points"),
     ],
 )
 def test_caution_of_each_kind(rows, about, values):
     """Alone, in whatever order the rows come."""
-    about = dict(about)
-    frontier, record = about.pop("frontier", []), {**about, "continuous": {"published": about.pop("published", [])}}
+    about = {"controls": ["blind"], **about}
+    frontier, record = about.pop("frontier", []), about
     for order in (1, -1):
         (text,) = cautions(Results(record, [measured(**values) for values in rows][::order]), frontier)
         assert values in text and text.endswith(".")
@@ -148,13 +173,15 @@ def test_caution_of_each_kind(rows, about, values):
 def test_good_numbers_need_no_caution():
     fine = [{"n": 100}, {"num_samples": 50}, batches(3), mauve(1000, 1000), {**WHOLE, "inner_draws": 16}]
     fine += [{**WHOLE, "num_candidates": 1}]
-    record = {"judge": {"name": "j", "is_energy_of": []}, "earlier": [], "continuous": {"published": []}}
+    record = {"judge": {"name": "j", "is_energy_of": []}, "earlier": [], "controls": ["blind"]}
     record["energy_spreads"] = [spread(3.3), spread(0.0, 0.0, steps=0)]
     assert cautions(Results(record, [measured(**values) for values in fine]), []) == []
 
 
 def test_published_formula_names_what_is_not_to_be_trusted():
     record = {"continuous": {"published": [published("a", 3.5, 0.25), published("b", 3.5)]}}
-    formula, untrusted = cautions(Results(record, [measured()]), [])
+    formula, untrusted = published_formula(record)
     assert "1.469 bits, it gives 1.204" in formula and "below what it gives" not in formula
     assert "a (25% of the noisy rows)" in untrusted
+    (formula,) = published_formula({"continuous": {"published": [published("a", 2.9), published("b", 2.5)]}})
+    assert "b 0.500 nats per token below" in formula and not [*published_formula({"continuous": None})]
