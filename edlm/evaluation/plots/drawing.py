@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from edlm.evaluation.plots.marks import place_marks
 from edlm.packages import install_line
 
 INK = "#1b1b19"  # text, axes and the base; within a page, the text colour of the page
@@ -30,7 +31,7 @@ class Line(NamedTuple):
         x: Position of each point.
         y: Height of each point.
         errors: Half the length of each bar, or lower and upper halves, ``[2, n]``.
-        marks: Text next to each point.
+        marks: Text next to each point; left out where `place_marks` finds no place.
     """
 
     name: str
@@ -96,6 +97,7 @@ def plot(
         fitting = int(16 * size[0] / (max(map(len, names)) + 12))  # 16 characters an inch
         looks = {"frameon": False, "fontsize": 9, "handlelength": 4, "ncols": max(1, fitting)}
         figure.legend(handles, names, loc="outside lower center", **looks)
+        place_marks(axes)
 
 
 def draw_lines(axes: Any, lines: Sequence[Line], colours: Sequence[str], styles: Sequence[Any]) -> None:
@@ -120,7 +122,7 @@ def draw_lines(axes: Any, lines: Sequence[Line], colours: Sequence[str], styles:
         looks = {"linewidth": 1.4, "markersize": 3.5, "elinewidth": 0.8, "color": colour}
         axes.errorbar(line.x, line.y, line.errors, label=label, linestyle=dashes, marker=marker, **looks)
         for mark, *at in zip(line.marks, line.x, line.y, strict=False):
-            axes.annotate(mark, at, (0, 5), textcoords="offset points", fontsize=8, ha="center", color=colour)
+            axes.annotate(mark, at, (0, 0), textcoords="offset points", fontsize=8, color=colour)
 
 
 def dress(axes: Any, *, log: int | None = None, **labels: str) -> None:
