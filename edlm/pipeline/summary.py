@@ -35,7 +35,8 @@ def write_summary(config: PipelineConfig, progress: Progress) -> Path:
         path = output / name / "results.json"
         if stage.command == "evaluate" and path.is_file():
             results = json.loads(path.read_text(encoding="utf-8"))
-            facts = [results["verdict"], *results["facts"], *results["warnings"], *_nelbos(results)]
+            energies = [line["text"] for line in results["by_energy"]]
+            facts = [results["verdict"], *energies, *results["facts"], *results["warnings"], *_nelbos(results)]
             lines += [f"## Measured: [{name}]({name}/report.html)", "\n".join(f"- {fact}" for fact in facts if fact)]
             lines.append(_table(_MEASURED, ([row.get(key) for key in _MEASURED] for row in results["settings"])))
             lines += _texts(results)

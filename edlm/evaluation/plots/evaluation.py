@@ -44,10 +44,10 @@ def plot_bounds(rows: Sequence[Row], path: str | Path, *, title: str) -> None:
 
 
 def bounds_svg(rows: Sequence[Row]) -> str | None:
-    """The same for a report: without bars, and only the base's passes are marked."""
+    """The same for a report, without bars."""
     lines, cost = _bound_lines(rows)
-    lines = [line._replace(errors=None, marks=line.marks if line.name == "base" else ()) for line in lines]
-    labels = {"xlabel": f"{cost} (log)", "ylabel": "bound, nats per token"}
+    lines = [line._replace(errors=None) for line in lines]
+    labels = {"xlabel": f"{cost} (log)", "ylabel": "−log p of held-out text, nats per token"}
     return _svg(lines, [row.name for row in rows], log=10, **labels)
 
 

@@ -15,7 +15,7 @@ from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.experiment.rows import Row, flat
 from edlm.evaluation.likelihood.speedup import time_ratio
 from edlm.evaluation.report.effects import effects_of
-from edlm.evaluation.report.findings import cautions, energy_lines, fastest, judged_at_equal_entropy
+from edlm.evaluation.report.findings import cautions, energy_lines, judged_at_equal_entropy
 from edlm.evaluation.report.recommendation import recommend
 from edlm.evaluation.samples.frontier import FrontierPoint, place
 
@@ -34,7 +34,7 @@ def conclusions(results: Results, config: EvaluateConfig) -> dict[str, Any]:
         "verdict": verdict,
         "recommended": recommended,
         "by_energy": energy_lines(effects, gains),
-        "facts": [*fastest(results, gains, ratios), *judged_at_equal_entropy(placed)],
+        "facts": [*judged_at_equal_entropy(placed)],
         "warnings": cautions(results, placed),
         "effects": effects,
         "gains": gains,

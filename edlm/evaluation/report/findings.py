@@ -4,7 +4,6 @@ Effects, gains, time ratios and frontier points are records of ``results.json``,
 `edlm.evaluation.report.conclusions` makes them.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from edlm.evaluation.estimates.estimate import Estimate
 from edlm.evaluation.experiment.metrics import format_estimate
 from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.likelihood.published import WARNING
+from edlm.evaluation.report.cells import words
 from edlm.evaluation.report.outcomes import (
     Cells,
     Record,
@@ -38,8 +38,8 @@ def energy_lines(effects: Sequence[Record], gains: Sequence[Record]) -> list[dic
         gains: Records of `gains_beyond`.
 
     Returns:
-        A record for each: ``name``, ``order``, ``is_control``; ``outcome``, one of `outcome` that is sure or else the
-        first, or "mixed" where it helps at some numbers of passes and hurts at others; and ``text``.
+        A record for each: ``name``, ``order``; ``outcome``, "mixed" where it helps at some numbers of passes and hurts
+        at others, else the first of "helps", "none", "hurts" and "unclear" that there is; and ``text``.
     """
     return [_energy_line(line, gains) for line in lines_of(effects)]
 
@@ -57,23 +57,10 @@ def _energy_line(line: Cells, gains: Sequence[Record]) -> dict[str, Any]:
         where = f" (at {best['num_steps']})" if line[1:] else ""
         parts.append(f"as good as the base in {share_of_time(best)} of its time{where}")
     parts += beside_control(line, line, gains)
-    about = {key: line[0][key] for key in ("name", "order", "is_control")}
-    mixed = {"helps", "hurts"} <= set(groups)
-    return {**about, "outcome": "mixed" if mixed else [*groups][0], "text": "; ".join(parts)}
-
-
-def fastest(results: Results, gains: Sequence[Record], ratios: Sequence[Record]) -> Iterator[str]:
-    """Fastest method of the last order relative to the base, in that order and in another."""
-    order, methods = results.rows[-1].order if results.rows else None, {gain["name"] for gain in gains}
-    for same in (True, False):
-        compared = [r for r in ratios if r["order"] == order and (r["than_order"] == order) == same]
-        reached = [r for r in compared if r["value"] < math.inf]
-        best = min((r for r in reached if r["name"] in methods), key=lambda r: r["value"], default=None)
-        if best is not None:
-            alone = next((r for r in reached if r["name"] == "base"), None)
-            text = "{name} ({order} order) reaches the likelihood of {than} ({than_order} order, {than_steps} passes)"
-            text = f"{text.format(**best)} in {_with_interval(best, 2)} of its time"
-            yield f"{text}{f'; the base in that order alone in {_with_interval(alone, 2)}' if alone else ''}."
+    name, order, is_control = (line[0][key] for key in ("name", "order", "is_control"))
+    about = f"{name} ({words(order)} order{', a control' if is_control else ''})"
+    found = "mixed" if {"helps", "hurts"} <= set(groups) else [*groups][0]
+    return {"name": name, "order": order, "outcome": found, "text": f"{about}: {'; '.join(parts)}."}
 
 
 def judged_at_equal_entropy(frontier: Sequence[Record]) -> Iterator[str]:
@@ -85,13 +72,14 @@ def judged_at_equal_entropy(frontier: Sequence[Record]) -> Iterator[str]:
     for points in cells.values():
         point = min(points, key=lambda p: abs(p["temperature"] - 1))
         at = "" if point["temperature"] == 1 else f", temperature {point['temperature']:g}"
-        text = f"To the judge, {point['name']} ({point['order']} order, {point['num_steps']} passes{at}) is "
-        text += point["said"]
+        said = point["said"].rpartition(": ")[2].removesuffix(" at equal entropy")
+        text = f"Samples of {point['name']} to the judge at equal entropy ({words(point['order'])} order, "
+        text += f"{point['num_steps']} passes{at}): {said}"
         if point["difference"] is not None:
             difference = Estimate(point["difference"], point["difference_stderr"])
             text += f" ({format_estimate(difference, 3, signed=True)} nats per token)"
         below = [f"{p['temperature']:g}" for p in points if p["verdict"] == "gain" != point["verdict"]]
-        yield f"{text}{f'; at temperature {_listed(below)} it is below' if below else ''}."
+        yield f"{text}{f'; better at temperature {_listed(below)}' if below else ''}."
 
 
 def cautions(results: Results, frontier: Sequence[Record]) -> list[str]:
@@ -155,7 +143,7 @@ def few_values(results: Results) -> Iterator[str]:
     """Rows, samples and timed batches that are too few."""
     rows = min((row["bound_nats_per_token"].n for row in results.rows if row.get("bound_nats_per_token")), default=0)
     if 0 < rows < FEW_TEXTS:
-        yield f"Only {counted(rows, 'independent held-out row')}: errors are large, and errors of errors too."
+        yield f"Only {counted(rows, 'independent held-out row')}: intervals are wide, and rough themselves."
     samples = min((row["entropy_nats"].n for row in results.rows if row.get("entropy_nats")), default=FEW_SAMPLES)
     if samples < FEW_SAMPLES:
         yield f"Only {counted(samples, 'sample')} of each setting: entropy, distinct-2 and judge losses are rough."
@@ -237,10 +225,6 @@ CAUTIONS = (
     other_calls,
     cut_samples,
 )
-
-
-def _with_interval(record: Record, digits: int) -> str:
-    return format_estimate(Estimate(record["value"], low=record["low"], high=record["high"]), digits)
 
 
 def _listed(values: Any) -> str:

@@ -10,12 +10,10 @@ from edlm.evaluation.report.outcomes import (
     Record,
     beside_control,
     grouped,
-    interval_of,
     key_of,
     lines_of,
     outcome,
     passes_of,
-    share_of_time,
 )
 from edlm.evaluation.samples.text import counted
 
@@ -94,19 +92,19 @@ def _benefit(used: Cells) -> str:
     faster = [cell for cell in used if _saves_time(cell)]
     if faster:
         cell = min(faster, key=lambda cell: cell["time"]["share"])
-        passes = cell["time"]["passes"]
-        text = f"the likelihood of {passes:.{int(passes < 10)}f} base passes in {share_of_time(cell)} of their time"
-        return text + (f" (at {cell['num_steps']})" if used[1:] else "")
+        passes, share = cell["time"]["passes"], 100 * cell["time"]["share"]
+        where = f" (at {cell['num_steps']})" if used[1:] else ""
+        return f"the likelihood of {passes:.{int(passes < 10)}f} base passes in {share:.0f} % of their time{where}"
     cell = max(used, key=lambda cell: cell["low"])
-    time, where = cell["time"], f" at {cell['num_steps']}" if used[1:] else ""
-    text = f"{100 * (1 - math.exp(-cell['value'])):.0f} % less perplexity than the base in as many passes"
-    text += f" ({interval_of(cell)} nats per token{where})"
+    where = f" (at {cell['num_steps']})" if used[1:] else ""
+    text = f"{100 * (1 - math.exp(-cell['value'])):.0f} % less perplexity than the base in as many passes{where}"
+    time = cell["time"]
     if time is None:
         return f"{text}; time was not measured"
     if time["share"] == 0:
         return f"{text}, which the base reaches in no measured number of passes"
-    why = "timed too seldom to be sure" if time["batches"] < FEW_BATCHES else "not sure to be less"
-    return f"{text}; for the same likelihood {share_of_time(cell)} of the base's time ({why})"
+    seldom = f"timed too seldom (--samples.timed_batches {FEW_BATCHES} or more) to tell"
+    return f"{text}; {seldom if time['batches'] < FEW_BATCHES else 'not sure'} whether it saves time"
 
 
 def _exceptions(line: Cells) -> list[str]:

@@ -1,33 +1,15 @@
 """Tables of a report, from its JSON: every number with its error, as text; the template draws them."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
-
-from rich.filesize import decimal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from edlm.evaluation.estimates.estimate import Estimate
-from edlm.evaluation.experiment.metrics import DASH, METRICS, format_estimate
+from edlm.evaluation.experiment.metrics import DASH, METRICS
 from edlm.evaluation.experiment.rows import Row, row_of_flat
+from edlm.evaluation.report.cells import Cell, Column, Table, cell_of, cell_with_interval, table_of, words
 
-LARGE = 10**6
 Result = Mapping[str, Any]
-Column = str | Callable[[Any], "Cell | str"]
-Table = list[list[dict[str, "Cell | str"]]]  # groups of rows, cells by heading
-
-
-class Cell(NamedTuple):
-    """A number of a table.
-
-    Attributes:
-        text: Its value.
-        error: Its standard error or interval, in small print.
-        kind: "best", "gain", "worse", "muted", or nothing.
-    """
-
-    text: str
-    error: str = ""
-    kind: str = ""
 
 
 def _metrics(*names: str) -> dict[str, Column]:
@@ -78,44 +60,11 @@ def tables_of(result: Result, rows: Sequence[Row]) -> dict[str, Table]:
     }
 
 
-def words(name: str) -> str:
-    """A name in words: "left to right"."""
-    return name.replace("_", " ")
-
-
 def _by_cell(rows: Sequence[Row], columns: Mapping[str, Column]) -> Table:
     """A group for each order and number of passes."""
     orders = list(dict.fromkeys(row.order for row in rows))
     rows = sorted(rows, key=lambda row: (orders.index(row.order), row.num_steps))
-    return _table(rows, _SETTING | columns, num_shared=2)
-
-
-def _table(rows: Iterable[Any], columns: Mapping[str, Column], *, num_shared: int = 0) -> Table:
-    """Rows with the same first cells form a group, which names them once; a column is a metric or a function."""
-    groups: dict[tuple[Cell | str, ...], list[dict[str, Cell | str]]] = {}
-    unnamed = dict.fromkeys([*columns][:num_shared], "")
-    for row in rows:
-        cells = {
-            heading: _cell(row.get(column), METRICS[column].digits) if isinstance(column, str) else column(row)
-            for heading, column in columns.items()
-        }
-        group = groups.setdefault(tuple(cells[heading] for heading in unnamed), [])
-        group.append(cells | unnamed if group else cells)
-    return [*groups.values()]
-
-
-def _cell(estimate: Estimate | None, digits: int, kind: str = "") -> Cell:
-    """An estimate, with a decimal prefix from a million on; a dash where it was not measured."""
-    if estimate is not None and estimate.stderr is None and LARGE <= estimate.value < math.inf:
-        return Cell(decimal(int(estimate.value), precision=2).removesuffix("B"))
-    text, _, error = format_estimate(estimate, digits).replace("-", "−").partition(" ")
-    return Cell(text, error, "muted" if text == DASH else kind)
-
-
-def _with_interval(record: Mapping[str, Any], kind: str, missing: float | None = None) -> Cell:
-    """A ``value`` from ``low`` to ``high``; ``missing`` where JSON has null."""
-    value, low, high = (missing if record[name] is None else record[name] for name in ("value", "low", "high"))
-    return _cell(None if value is None else Estimate(value, low=low, high=high), 3, kind)
+    return table_of(rows, _SETTING | columns, num_shared=2)
 
 
 def _bounds(result: Result, rows: Sequence[Row]) -> Table:
@@ -128,7 +77,7 @@ def _bounds(result: Result, rows: Sequence[Row]) -> Table:
 
     def marked(row: Row) -> Cell:
         bound = row.get("bound_nats_per_token")
-        return _cell(bound, 3, "best" if bound and bound.value == lowest[row.cell] else "")
+        return cell_of(bound, 3, "best" if bound and bound.value == lowest[row.cell] else "")
 
     columns = {
         "Decided": _decided,
@@ -161,9 +110,9 @@ def _decided(row: Row) -> Cell | str:
 def _beyond(gain: Mapping[str, Any] | None) -> Cell:
     """Gain beyond the control; its ends are None if the rows cannot bound it."""
     if gain is None or gain["beyond"] == "base":
-        return _cell(None, 3)
+        return cell_of(None, 3)
     low, high = gain["low"], gain["high"]
-    return _with_interval(gain, "muted" if low is None else "gain" if low > 0 else "worse" if high < 0 else "muted")
+    return cell_with_interval(gain, "muted" if low is None else "gain" if low > 0 else "worse" if high < 0 else "muted")
 
 
 def _continuous(result: Result) -> Table:
@@ -190,7 +139,7 @@ def _continuous(result: Result) -> Table:
         "Direction": direction,
         "Estimator": lambda row: row.notes["estimator"],
     }
-    return _table(rows, columns)
+    return table_of(rows, columns)
 
 
 def _frontier(result: Result) -> Table:
@@ -198,7 +147,7 @@ def _frontier(result: Result) -> Table:
 
     def difference(point: Row) -> Cell:
         value, stderr = (point.notes.get(name) for name in ("difference", "difference_stderr"))
-        return _cell(None if value is None or point.name == "base" else Estimate(value, stderr), 3)
+        return cell_of(None if value is None or point.name == "base" else Estimate(value, stderr), 3)
 
     def verdict(point: Row) -> Cell:
         if point.name == "base":
@@ -215,7 +164,7 @@ def _frontier(result: Result) -> Table:
         "Verdict": verdict,
     }
     points = map(row_of_flat, result["frontier"])
-    return _table(points, columns, num_shared=1)
+    return table_of(points, columns, num_shared=1)
 
 
 def _ratios(result: Result) -> Table:
@@ -225,14 +174,14 @@ def _ratios(result: Result) -> Table:
         faster = r["high"] is not None and r["high"] < 1
         slower = r["num_unreached"] > 0 if r["low"] is None else r["low"] > 1
         kind = "gain" if faster else "worse" if slower else "muted"
-        return _with_interval(r, kind, missing=math.inf if r["num_unreached"] else None)
+        return cell_with_interval(r, kind, missing=math.inf if r["num_unreached"] else None)
 
     columns = {
         "Sampler": lambda r: f"{r['name']}, {words(r['order'])}",
-        "Reaches the bound of": lambda r: f"{r['than']}, {words(r['than_order'])}, {r['than_steps']} passes",
+        "Reaches the likelihood of": lambda r: f"{r['than']}, {words(r['than_order'])}, {r['than_steps']} passes",
         "Share of its time [95 %]": share,
     }
-    return _table(result["time_ratios"], columns)
+    return table_of(result["time_ratios"], columns)
 
 
 def _energies(result: Result) -> Table:
@@ -243,12 +192,12 @@ def _energies(result: Result) -> Table:
     columns = {
         "Sampler": lambda r: f"{r['name']}, {words(r['order'])}",
         "Step": lambda r: f"{r['step'] + 1} of {r['num_steps']}",
-        "Spread, nats": lambda r: _cell(Estimate(r["spread"]["value"]), 2),
+        "Spread, nats": lambda r: cell_of(Estimate(r["spread"]["value"]), 2),
         "Candidates": lambda r: str(r["num_candidates"]),
-        "Effective candidates": lambda r: _cell(Estimate(**r["ess"]), 1),
-        "log Z, lower": lambda r: _cell(Estimate(**r["log_z_lower"]), 2),
-        "log Z, upper": lambda r: _cell(Estimate(**r["log_z_upper"]), 2),
+        "Effective candidates": lambda r: cell_of(Estimate(**r["ess"]), 1),
+        "log Z, lower": lambda r: cell_of(Estimate(**r["log_z_lower"]), 2),
+        "log Z, upper": lambda r: cell_of(Estimate(**r["log_z_upper"]), 2),
         "Trusted": lambda r: "1 by construction" if r["normalized"] else f"{r['trustworthy']:.0%}",
     }
     steps = [{**energy, **step} for energy in spreads for step in energy["steps"]]
-    return _table(steps, columns, num_shared=1)
+    return table_of(steps, columns, num_shared=1)

@@ -8,7 +8,6 @@ from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.report.findings import (
     cautions,
     energy_lines,
-    fastest,
     judged_at_equal_entropy,
     published_formula,
 )
@@ -29,7 +28,8 @@ def effect(steps=2, low=0.4, high=0.6, share=None, **about) -> dict:
 
 def line_of(*effects, gains=()) -> tuple[str, str]:
     (line,) = energy_lines(effects, gains)
-    return line["outcome"], line["text"]
+    assert (line["name"], line["order"]) == ("ours", "left_to_right")
+    return line["outcome"], line["text"].removeprefix("ours (left to right order): ").removesuffix(".")
 
 
 def test_line_of_an_energy_has_each_gain_with_its_interval():
@@ -71,46 +71,22 @@ def test_line_says_where_a_control_is_no_worse():
     )
     assert "control" not in line_of(effect(), gains=[gain(low=-0.3, high=-0.1, beyond="base")])[1]
     lines = energy_lines([effect(), effect(name="blind", is_control=True)], [])
-    assert [(line["name"], line["order"], line["is_control"]) for line in lines] == [
-        ("ours", "left_to_right", False),
-        ("blind", "left_to_right", True),
-    ]
-
-
-def ratio(name, than_order, value, order="dilated", low=None) -> dict:
-    lines = {"name": name, "order": order, "than": "base", "than_order": than_order, "than_steps": 16}
-    return {**lines, "value": value, "low": value - 0.1 if low is None else low, "high": value + 0.2}
-
-
-def test_fastest_method_is_compared_in_both_orders():
-    ratios = [ratio("base", "random", 0.1), ratio("slow", "dilated", 0.8), ratio("fast", "dilated", 0.5)]
-    ratios += [ratio("never", "dilated", inf), ratio("fast", "random", 0.2, order="random")]
-    ratios += [ratio("slow", "random", 0.3), ratio("fast", "random", 0.4), ratio("cold", "random", 0.05)]  # no gain
-    results = Results({}, [row_of("base", order) for order in ("random", "dilated")])
-    gains = [gain(name) for name in ("slow", "fast", "never")]
-    same, other = fastest(results, gains, ratios)
-    assert same.startswith("fast ") and same.endswith(
-        "base (dilated order, 16 passes) in 0.50 [0.40, 0.70] of its time."
-    )
-    assert other.startswith("slow (dilated order) reaches the likelihood of base (random order")
-    assert other.endswith("in 0.30 [0.20, 0.50] of its time; the base in that order alone in 0.10 [0.00, 0.30].")
-    assert not list(fastest(results, gains, [ratio("never", "dilated", inf)]))
-    (one_row,) = fastest(results, gains, [ratio("fast", "dilated", 0.5, low=nan)])
-    assert one_row.endswith("in 0.50 of its time.")
+    assert [line["name"] for line in lines] == ["ours", "blind"]
+    assert lines[1]["text"].startswith("blind (left to right order, a control): helps at 2 passes: ")
 
 
 def placed(name, temperature, verdict, difference, steps=2) -> dict:
     cell = {"name": name, "order": "random", "num_steps": steps, "temperature": temperature, "verdict": verdict}
-    return {**cell, "said": f"{verdict} it", "difference": difference, "difference_stderr": 0.01}
+    return {**cell, "said": f"there: {verdict} it", "difference": difference, "difference_stderr": 0.01}
 
 
 def test_frontier_finding_is_at_the_temperature_nearest_to_one():
     points = [placed("base", 1.0, "on", 0.0), placed("ours", 0.7, "on", 0.1), placed("ours", 1.0, "on", -0.02)]
     points += [placed("ours", 1.1, "gain", -0.3), placed("ours", 0.8, "gain", -0.3, steps=4)]
     first, second, far = judged_at_equal_entropy([*points, placed("far", 1.0, "outside", None)])
-    assert "2 passes) is on it (-0.020 ± 0.010 nats per token); at temperature 1.1 it is below." in first
-    assert "4 passes, temperature 0.8) is gain it (-0.300 ± 0.010 nats per token)." in second
-    assert far.endswith("is outside it.")
+    assert "2 passes): on it (-0.020 ± 0.010 nats per token); better at temperature 1.1." in first
+    assert "4 passes, temperature 0.8): gain it (-0.300 ± 0.010 nats per token)." in second
+    assert far.endswith("2 passes): outside it.")
 
 
 def measured(**values):

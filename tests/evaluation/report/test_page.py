@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edlm.evaluation.report.findings import published_formula
 from edlm.evaluation.report.page import write_report
 from edlm.evaluation.report.wandb import summary_of
 from edlm.packages import check_wandb
@@ -43,10 +44,33 @@ def test_committed_results_are_rendered(path, tmp_path):
     assert all(f"{s['bound_nats_per_token']:.3f}" in html for s in result["settings"])
 
 
-@pytest.mark.parametrize("text", ["Once upon <a> time", "small & new", "ours", "With 2 passes", "Only 7 rows."])
+EVERYWHERE = ["Once upon <a> time", "small & new", "ours", "With 2 passes", "Only 7 rows.", "helps by"]
+
+
+@pytest.mark.parametrize("text", EVERYWHERE)
 def test_texts_are_escaped(tmp_path, text):
     html = page(json.loads(SMALL.replace(text, EVIL)), tmp_path)
     assert "<script" not in html and "&lt;/script&gt;&lt;script&gt;" in html
+
+
+def test_first_line_is_the_recommendation_and_details_are_folded(tmp_path):
+    html = page(json.loads(SMALL), tmp_path)
+    first = re.search(r">\s*([^<>\s][^<>]*)<", html.partition("<main>")[2])[1]
+    assert first == "With 2 passes, ours &lt; base."
+    assert html.index("<h2>Samples</h2>") < html.index("<nav") < html.index("<details") < html.index("<table")
+    titles = re.findall(r"<details><summary>(.*?)</summary>\s*<div id=\"(\w+)\">", html)
+    assert re.findall(r"<li><a href=\"#(\w+)\">(.*?)</a></li>", html) == [(name, title) for title, name in titles]
+
+
+def test_warning_of_the_published_formula_is_where_its_numbers_are(tmp_path):
+    result = json.loads((DOCS / "example_report" / "results.json").read_text())
+    folded = page(result, tmp_path).split("<details>")
+    with_warning = [part for part in folded if "The published formula is not a bound" in part]
+    assert len(with_warning) == 1 and "published joint formula" in with_warning[0] and with_warning[0] is not folded[0]
+    older = {**result, "warnings": [*published_formula(result), "Only one."]}  # had it among the others
+    assert page(older, tmp_path).count("The published formula is not a bound") == 1
+    none = {**result, "continuous": {**result["continuous"], "published": []}}
+    assert "published formula" not in page({**none, "warnings": []}, tmp_path)
 
 
 BASE = {"name": "base", "order": "random", "num_steps": 4, "energy": None}

@@ -26,7 +26,8 @@ def lines(table: Table) -> list[dict[str, str]]:
 
 
 def column(table: Table, heading: str) -> list[str]:
-    return [line[heading] for line in lines(table)]
+    """Dashes where the whole column is left out."""
+    return [line.get(heading, "–") for line in lines(table)]
 
 
 def kinds(table: Table) -> list[str]:
@@ -78,6 +79,15 @@ def test_gain_beyond_a_control_needs_the_whole_interval(low, high, kind):
 )
 def test_options_of_a_decision_are_named(options, decided):
     assert column(table("bounds", [row_of("ours", **options, bound_nats_per_token=3.5)]), "Decided") == [decided]
+
+
+def test_columns_that_are_empty_throughout_are_left_out():
+    rows = [row_of("base", bound_nats_per_token=4.0), row_of("ours", bound_nats_per_token=3.5)]
+    assert [*lines(table("bounds", rows))[0]] == ["Order", "Passes", "Sampler", "Decided", "Bound, nats/token"]
+    assert [*lines(table("bounds", rows[:1]))[0]] == ["Order", "Passes", "Sampler", "Bound, nats/token"]
+    assert {*lines(table("costs", [*rows, row_of("timed", energy_passes=0)]))[0]} == {
+        *("Order", "Passes", "Sampler", "Energy passes")
+    }
 
 
 def test_units_are_in_their_columns():
@@ -154,9 +164,10 @@ def test_text_proxies_follow_those_of_held_out_text():
 def test_time_ratio_is_a_gain_only_below_one(value, low, high, unreached, share, kind):
     ratio = {"name": "ours", "order": "dilated", "than": "base", "than_order": "random", "than_steps": 16}
     ratio |= {"value": value, "low": low, "high": high, "num_unreached": unreached}
-    ratios = table("ratios", time_ratios=[ratio])
-    assert [[*line.values()] for line in lines(ratios)] == [["ours, dilated", "base, random, 16 passes", share]]
-    assert kinds(ratios) == [kind]
+    known = {**ratio, "value": 1.0, "low": 0.5, "high": 1.5}
+    ratios = table("ratios", time_ratios=[known, ratio])
+    assert [*lines(ratios)[1].values()] == ["ours, dilated", "base, random, 16 passes", share]
+    assert kinds(ratios) == ["muted", kind]
 
 
 def test_costs_have_their_digits_and_prefixes():
