@@ -37,7 +37,9 @@ def _show(evaluation: Evaluation) -> None:
     """Print the table and what follows from it; write the Markdown table and the picture that are requested."""
     config, concluded = evaluation.config, evaluation.conclusions
     print_table("likelihood bound of the sampler (upper bound of -log p; low = good)", evaluation.rows, TERMINAL)
-    lines = (line["text"] for line in concluded["by_energy"])
+    lines = [line["text"] for line in concluded["by_energy"]]
+    if lines:
+        lines.insert(0, "Gains over the base in as many passes, nats per token, with 95 % intervals:")
     warnings = (f"warning: {warning}" for warning in concluded["warnings"])
     print("\n".join([*lines, *evaluation.ratios, *warnings]))
     if config.markdown:

@@ -88,7 +88,7 @@ COMMANDS: dict[str, Command] = {
     "compare": Command(
         "compare:run",
         "compare the bounds of two results of evaluate",
-        ("my_report other_report", "a.json b.json --output differences.json", "my_report other_report --allow_other"),
+        ("my_report other_report", "a.json b.json --output differences.html", "my_report other_report --allow_other"),
         positional=True,
     ),
     "benchmark": Command(

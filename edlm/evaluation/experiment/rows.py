@@ -180,8 +180,12 @@ MARKDOWN: Columns = _SETTING | {
 
 def as_markdown(rows: Iterable[Row]) -> str:
     """A line for each setting; a dash where nothing was measured."""
-    cells = ([cell(row) for cell in MARKDOWN.values()] for row in rows)
-    lines = [[*MARKDOWN], ["---"] * len(MARKDOWN), *cells]
+    return markdown_table(MARKDOWN, rows)
+
+
+def markdown_table(columns: Mapping[str, Callable[[Any], str]], rows: Iterable[Any]) -> str:
+    """A line for each row; a column is its heading and the function that formats a row's cell."""
+    lines = [[*columns], ["---"] * len(columns), *([cell(row) for cell in columns.values()] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -73,8 +73,8 @@ def judged_at_equal_entropy(frontier: Sequence[Record]) -> Iterator[str]:
         point = min(points, key=lambda p: abs(p["temperature"] - 1))
         at = "" if point["temperature"] == 1 else f", temperature {point['temperature']:g}"
         said = point["said"].rpartition(": ")[2].removesuffix(" at equal entropy")
-        text = f"Samples of {point['name']} to the judge at equal entropy ({words(point['order'])} order, "
-        text += f"{point['num_steps']} passes{at}): {said}"
+        text = f"Samples of {point['name']} ({words(point['order'])} order, {point['num_steps']} passes{at}) under the "
+        text += f"judge, at equal entropy: {said}"
         if point["difference"] is not None:
             difference = Estimate(point["difference"], point["difference_stderr"])
             text += f" ({format_estimate(difference, 3, signed=True)} nats per token)"
@@ -151,7 +151,7 @@ def few_values(results: Results) -> Iterator[str]:
     if batches and min(batches) < FEW_BATCHES:
         few = "one timed batch" if min(batches) == 1 else "two timed batches"
         which = "each setting" if max(batches) == min(batches) else "some settings"
-        yield f"Seconds are of {few} of {which}: too few to know how they scatter."
+        yield f"Seconds are of {few} of {which}: too few to know how they scatter (--samples.timed_batches)."
 
 
 def no_control(results: Results) -> Iterator[str]:

@@ -103,8 +103,8 @@ def _benefit(used: Cells) -> str:
         return f"{text}; time was not measured"
     if time["share"] == 0:
         return f"{text}, which the base reaches in no measured number of passes"
-    seldom = f"timed too seldom (--samples.timed_batches {FEW_BATCHES} or more) to tell"
-    return f"{text}; {seldom if time['batches'] < FEW_BATCHES else 'not sure'} whether it saves time"
+    seldom = time["batches"] < FEW_BATCHES
+    return f"{text}; {'timed too seldom to tell' if seldom else 'not sure'} whether it saves time"
 
 
 def _exceptions(line: Cells) -> list[str]:

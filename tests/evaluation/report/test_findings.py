@@ -84,9 +84,15 @@ def test_frontier_finding_is_at_the_temperature_nearest_to_one():
     points = [placed("base", 1.0, "on", 0.0), placed("ours", 0.7, "on", 0.1), placed("ours", 1.0, "on", -0.02)]
     points += [placed("ours", 1.1, "gain", -0.3), placed("ours", 0.8, "gain", -0.3, steps=4)]
     first, second, far = judged_at_equal_entropy([*points, placed("far", 1.0, "outside", None)])
-    assert "2 passes): on it (-0.020 ± 0.010 nats per token); better at temperature 1.1." in first
-    assert "4 passes, temperature 0.8): gain it (-0.300 ± 0.010 nats per token)." in second
-    assert far.endswith("2 passes): outside it.")
+    assert (
+        "2 passes) under the judge, at equal entropy: on it (-0.020 ± 0.010 nats per token); better at temperature 1.1."
+        in first
+    )
+    assert (
+        "4 passes, temperature 0.8) under the judge, at equal entropy: gain it (-0.300 ± 0.010 nats per token)."
+        in second
+    )
+    assert far.endswith(" outside it.")
 
 
 def measured(**values):
