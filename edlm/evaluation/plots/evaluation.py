@@ -47,7 +47,7 @@ def bounds_svg(rows: Sequence[Row]) -> str | None:
     """The same for a report, without bars."""
     lines, cost = _bound_lines(rows)
     lines = [line._replace(errors=None) for line in lines]
-    labels = {"xlabel": f"{cost} (log)", "ylabel": "−log p of held-out text, nats per token"}
+    labels = {"xlabel": f"{cost} (log)", "ylabel": "−log p, nats per token"}
     return _svg(lines, [row.name for row in rows], log=10, **labels)
 
 

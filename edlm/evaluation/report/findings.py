@@ -151,7 +151,7 @@ def few_values(results: Results) -> Iterator[str]:
     if batches and min(batches) < FEW_BATCHES:
         few = "one timed batch" if min(batches) == 1 else "two timed batches"
         which = "each setting" if max(batches) == min(batches) else "some settings"
-        yield f"Seconds are of {few} of {which}: too few to know how they scatter (--samples.timed_batches)."
+        yield f"Seconds are of {few} of {which}: too few to know how they scatter."
 
 
 def no_control(results: Results) -> Iterator[str]:

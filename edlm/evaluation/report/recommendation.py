@@ -23,6 +23,7 @@ _WHY_NOT = {
     "slower": ("at {} the base with more passes is as good sooner", "the base with more passes is as good sooner"),
     "other order": ("at {} the base in another order is better", "the base in another order is better"),
     "control": ("at {} a control is better", "a control is better"),
+    "little": ("it gains less than 2 % at {}", "it gains less than 2 %"),
     "none": ("no benefit at {}", "no benefit"),
     "hurts": ("worse than the base at {}", "worse than the base"),
     "unclear": ("too few texts to tell at {}", "too few texts to tell"),
@@ -71,7 +72,7 @@ def _standing(cell: Record, beaten: bool) -> str:
     if found != "helps":
         return found
     if cell["value"] < NEGLIGIBLE:
-        return "none"
+        return "little"
     if beaten or cell["better_base"] is not None:
         return "control" if beaten else "other order"
     return "slower" if time is not None and time["low"] > 1 else "worth"
@@ -122,7 +123,7 @@ def _against(lines: Sequence[Cells]) -> str:
     names, groups = list(dict.fromkeys(cell["name"] for cell in cells)), grouped(cells, _standing_of, _WHY_NOT)
     if [*groups] == ["unclear"]:
         texts = counted(min(cell["n"] for cell in cells), "held-out text")
-        return f"Too few texts to tell: with {texts} no gain and no loss is certain; measure more (--num_rows)."
+        return f"Too few texts to tell: with {texts} no gain and no loss is certain; measure more (num_rows)."
     reasons = ", ".join(f"{_WHY_NOT[kind][1]} in {len(group)}" for kind, group in groups.items())
     reasons = f"{reasons} of {len(cells)} settings" if lines[1:] else ", ".join(_exceptions(lines[0]))
     which = (

@@ -28,7 +28,7 @@ class Samples(NamedTuple):
 
 
 def samples_of(result: Mapping[str, Any], rows: Sequence[Row]) -> Samples | None:
-    """Of what is recommended, at the most passes; or else of the method and cell of the greatest gain.
+    """Of what is recommended, at the most passes; where that has no texts, of the greatest gain, in its cells if any.
 
     None where base or methods have no texts.
     """
@@ -39,10 +39,14 @@ def samples_of(result: Mapping[str, Any], rows: Sequence[Row]) -> Samples | None
     if not methods:
         return None
     use = result.get("recommended") or {"name": None, "order": None, "num_steps": []}
-    used = [row for row in methods if (row.name, row.order) == (use["name"], use["order"])]
-    used = [row for row in used if row.num_steps in use["num_steps"]]
     gains = {row.key: gain.value for row in methods if (gain := row.get("gain_nats_per_token"))}
-    best = max(used, key=lambda row: row.num_steps) if used else max(methods, key=lambda row: gains.get(row.key, 0.0))
+
+    def rank(row: Row) -> tuple[bool, bool, float]:
+        is_near = row.order == use["order"] and row.num_steps in use["num_steps"]
+        is_used = is_near and row.name == use["name"]
+        return is_used, is_near, row.num_steps if is_used else gains.get(row.key, 0.0)
+
+    best = max(methods, key=rank)
     texts = zip(bases[best.cell].notes["examples"], best.notes["examples"], strict=False)
     return Samples(best.name, best.order, best.num_steps, [differing(*pair) for pair in [*texts][:MOST]])
 

@@ -57,6 +57,7 @@ def test_samples_are_of_what_is_recommended_or_of_the_greatest_gain():
     assert shown(recommended=use) == ("a", "random", 4)
     assert shown(recommended={**use, "num_steps": [2]}) == ("a", "random", 2)
     assert shown(recommended={**use, "num_steps": [16]}) == ("b", "random", 4)  # whose samples were not drawn
+    assert shown(recommended={**use, "name": "c", "order": "bisecting"}) == ("a", "bisecting", 4)
     assert shown(recommended=None) == shown() == ("b", "random", 4)  # no control, none without a base beside it
     assert shown([ROWS[0], row("a", "random", 2, None)]) is None and shown([]) is None
 
