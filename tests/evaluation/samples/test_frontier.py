@@ -236,4 +236,4 @@ def test_the_report_does_not_call_the_cheat_a_gain(base):
     cheat, oracle = placed[-2:]
     assert cheat["verdict"] == "on" and cheat["said"] == COLDER and oracle["verdict"] == "gain"
     of_cheat, of_oracle = judged_at_equal_entropy(placed)
-    assert COLDER in of_cheat and GAIN in of_oracle
+    assert "equal entropy: colder, not better (" in of_cheat and "equal entropy: better (" in of_oracle
