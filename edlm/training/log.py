@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from tqdm.auto import tqdm
 from edlm.packages import check_wandb
 from edlm.training.checkpoints import RunState
 from edlm.training.trainer_config import TrainerConfig
+
+_TIMED_UPDATES = 10
 
 
 class RunLog:
@@ -49,6 +52,7 @@ class RunLog:
             self.accelerator.init_trackers(self.config.wandb_project, asdict(self.config), {"wandb": options})
         hidden = not self.accelerator.is_main_process
         self.bar = tqdm(total=self.config.num_steps, initial=self.state.step, disable=hidden)
+        self._first_step, self._started = self.state.step, time.monotonic()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -60,6 +64,15 @@ class RunLog:
         """Move the bar by one update."""
         self.bar.set_postfix(loss=f"{loss:.4f}", lr=f"{learning_rate:.2e}", refresh=False)
         self.bar.update()
+        if self.state.step - self._first_step == _TIMED_UPDATES:
+            self.say(self._duration())
+
+    def _duration(self) -> str:
+        """How long the updates take that are left, at the speed of this call's first ones."""
+        seconds = (time.monotonic() - self._started) / _TIMED_UPDATES
+        left = (self.config.num_steps or math.inf) - self.state.step
+        left = min(left, 60 * (self.config.max_minutes or math.inf) / seconds - _TIMED_UPDATES)
+        return f"about {left * seconds / 60:.1f} minutes to step {self.state.step + left:,.0f}"
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""

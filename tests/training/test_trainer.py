@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -430,6 +431,22 @@ def test_an_interrupt_says_what_is_saved_and_how_to_resume(tmp_path, capsys):
         tiny.run(tmp_path, stopped)
     assert "interrupted: step 4 is saved; the same command resumes: " in capsys.readouterr().err
     assert checkpoints(tmp_path)[-1] == "step_00000004"
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"num_steps": 30}, "about 2.0 minutes to step 30"),
+        ({"num_steps": 30, "max_minutes": 1.5}, "about 0.5 minutes to step 15"),
+        ({"num_steps": 9}, None),
+    ],
+)
+def test_how_long_a_run_takes_is_said_after_its_first_updates(tmp_path, monkeypatch, capsys, limits, said):
+    monkeypatch.setattr("edlm.training.log.time", SimpleNamespace(monotonic=itertools.count(0, 60).__next__))
+    tiny.run(tmp_path, **limits)  # ten updates take a minute by this clock
+    assert [line for line in capsys.readouterr().err.splitlines() if "minutes to step" in line] == (
+        [said] if said else []
+    )
 
 
 def test_resuming_with_other_maths_names_the_fields(tmp_path):
