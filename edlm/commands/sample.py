@@ -39,7 +39,7 @@ class SampleConfig(Config):
         device: Device of denoiser and energy: "cpu", "cuda", "mps", or "auto" for the best of these.
         format: "text", or "jsonl" with diagnostics of each step.
         stream: Show the first sample of each batch after each step, on the standard error.
-        trace: HTML page to write: how the first four samples came about, step by step.
+        trace: HTML page to write: how the first four samples came about, step by step; or .svg, a picture of the first.
         output: File to write; the terminal by default.
     """
 

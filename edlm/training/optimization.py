@@ -41,7 +41,7 @@ def learning_rate_factor(step: int, config: TrainerConfig, seconds: float = 0.0)
         >>> config = TrainerConfig("runs/a", num_steps=4, warmup_steps=2, decay="linear")
         >>> [learning_rate_factor(step, config) for step in range(5)]
         [0.5, 1.0, 1.0, 0.5, 0.0]
-        >>> config = TrainerConfig("runs/a", num_steps=None, max_minutes=1, warmup_steps=2, decay="linear")
+        >>> config = TrainerConfig("runs/a", max_minutes=1, warmup_steps=2, decay="linear")
         >>> [learning_rate_factor(step, config, seconds) for step, seconds in [(0, 0), (1, 45), (99, 45), (100, 60)]]
         [0.5, 0.25, 0.25, 0.0]
     """

@@ -32,7 +32,7 @@ class TrainerConfig:
 
     Args:
         output_dir: Holds ``config.yaml``, ``log.jsonl``, ``checkpoints/`` and ``final/``.
-        num_steps: Optimizer updates, >= 1; None for as many as ``max_minutes`` allow.
+        num_steps: Optimizer updates, >= 1; None for as many as ``max_minutes`` allow, or 3000 without a limit.
         batch_size: Sequences per process and forward pass, >= 1. An update has processes x ``batch_size`` x
             ``gradient_accumulation`` sequences: its global batch. Runs of equal global batches compute the same, but
             for rounding and dropout, and may resume each other.
@@ -47,9 +47,9 @@ class TrainerConfig:
         ema_decay: Of the averaged weights that are validated and saved, in [0, 1); 0 for no
             averaging. After n updates it is ``min(ema_decay, (1 + n) / (10 + n))``.
         mixed_precision: "no", "bf16", "fp16", or "auto" for bf16 on a CUDA device that has it, else none.
-        max_minutes: Wall-clock minutes of this call, > 0: the first update that ends later is the
-            last, and leaves a checkpoint to resume from and the final model. None for no limit.
-            Without ``num_steps``, minutes of all calls that resume each other.
+        max_minutes: Wall-clock minutes, > 0: the first update that ends later is the last, and leaves a checkpoint to
+            resume from and the final model. None for no limit. With ``num_steps`` they are those of this call, without
+            those of all calls that resume each other.
         log_every: Updates between log lines; each has means over those updates.
         valid_every: Updates between validation passes.
         valid_batches: Global batches per validation pass: the same rows and noise each time.
@@ -65,7 +65,7 @@ class TrainerConfig:
     """
 
     output_dir: str
-    num_steps: int | None = 3000
+    num_steps: int | None = None
     batch_size: int = 32
     gradient_accumulation: int = 1
     learning_rate: float = 1e-3
@@ -93,7 +93,7 @@ class TrainerConfig:
                 if not holds(getattr(self, name)):
                     raise ValueError(f"{name} must be {rule}, got {getattr(self, name)!r}")
         if self.num_steps is None and self.max_minutes is None:
-            raise ValueError("num_steps or max_minutes must be given, got neither")
+            object.__setattr__(self, "num_steps", 3000)
 
     def identity(self) -> dict[str, Any]:
         """The fields that change the maths of a run, so that a resumed run must keep them, beside its global batch."""

@@ -433,6 +433,12 @@ def test_an_interrupt_says_what_is_saved_and_how_to_resume(tmp_path, capsys):
     assert checkpoints(tmp_path)[-1] == "step_00000004"
 
 
+def test_updates_are_3000_unless_minutes_or_their_number_are_given():
+    assert TrainerConfig("runs").num_steps == 3000
+    assert TrainerConfig("runs", max_minutes=2).num_steps is None
+    assert TrainerConfig("runs", num_steps=7, max_minutes=2).num_steps == 7
+
+
 @pytest.mark.parametrize(
     ("limits", "said"),
     [

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from edlm.sampler.output import Choice, StepInfo
 from edlm.sampler.text.blocks import View
+from edlm.sampler.text.picture import picture_of
 from edlm.sampler.text.prompts import Row
 
 _CONTEXT = 4  # tokens before a piece of text, by which its first one is spelled as in running text
@@ -37,9 +38,14 @@ class Trace:
         options = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
         return Environment(loader=loader, **options).get_template("trace.html.j2").render(rows=self.rows)
 
+    def svg(self) -> str:
+        """A picture of the first text after each step."""
+        return picture_of(self.rows[0]["steps"])
+
     def save(self, path: str | Path) -> None:
-        """Write the page."""
-        Path(path).write_text(self.html(), encoding="utf-8")
+        """Write the page; or, if the path ends in .svg, the picture."""
+        content = self.svg() if Path(path).suffix == ".svg" else self.html()
+        Path(path).write_text(content, encoding="utf-8")
 
 
 def trace_of(

@@ -1,17 +1,20 @@
 """The trace: its steps lead to the text, its numbers are those of the energies and laws, its page is safe."""
 
 import re
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
 from edlm import CallableEnergy, EnergySampler
 from edlm.cli import main
+from edlm.sampler.text.picture import picture_of
 from tests.denoisers.test_framing import denoiser_of, roberta, roberta_tokenizer
 from tests.energies.heads import disturbed_head, modernbert
 from tests.energies.test_text import spelling_denoiser
 from tests.evaluation.report.test_browser import CHROMIUM, DRIVER, opened
 
+SVG = "{http://www.w3.org/2000/svg}"
 EVIL = "</script><script>alert(1)</script>"
 SPELLED = ["a", EVIL, "c", "[MASK]"]
 
@@ -154,3 +157,25 @@ def test_page_in_a_browser(width, tmp_path):
             "return [...document.querySelectorAll('tr.chosen td')].map(e => e.offsetHeight)"
         )
         assert len(chosen) == 3 * sum(len(row["steps"]) for row in output.trace().rows) and min(chosen) > 5
+
+
+def test_picture_holds_the_text_after_each_step_and_no_markup_of_it(tmp_path):
+    trace = reranked(energy=lambda x: -9.0 * (x == 1).sum(-1)).generate(None, 3, seed=0).trace()
+    trace.save(tmp_path / "steps.svg")
+    root = ElementTree.parse(tmp_path / "steps.svg").getroot()
+    shown = [line for line in root.iter(f"{SVG}text") if len(line)]
+    steps = trace.rows[0]["steps"]
+    assert EVIL in text_of(steps[-1]) and {child.tag for child in root.iter()} <= {
+        f"{SVG}{tag}" for tag in ("svg", "rect", "text", "tspan")
+    }
+    assert "".join("".join(line.itertext()) for line in shown).replace(" ", "") == "".join(map(text_of, steps)).replace(
+        " ", ""
+    )
+
+
+def test_lines_of_the_picture_break_at_blanks_and_at_line_ends():
+    pieces = [{"kind": "given", "text": "one two\nthree " + 30 * "word "}, {"kind": "new", "text": 100 * "x"}]
+    root = ElementTree.fromstring(picture_of([{"pieces": pieces}]))
+    lines = ["".join(line.itertext()) for line in root.iter(f"{SVG}text") if len(line)]
+    assert lines[0] == "one two" and lines[1].startswith("three word") and lines[1].endswith("word")
+    assert max(map(len, lines)) == 88 and sum(line.count("x") for line in lines) == 100
