@@ -4,7 +4,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -16,18 +16,22 @@ class LockedError(OSError):
 
 
 @contextmanager
-def locked(folder: str | Path) -> Iterator[None]:
+def locked(folder: str | Path, name: str = ".lock") -> Iterator[None]:
     """Be the only writer of a folder, which is made if there is none, while the block runs.
 
-    Its file ``.lock`` names the writer's process and host, and is removed at the end. What a process that died on this
-    host has left is taken over.
+    A file in it names the writer's process and host, and is removed at the end, as is a folder that was made and is
+    still empty. What a process that died on this host has left is taken over.
+
+    Args:
+        folder: The folder.
+        name: Of the file, where several outputs of one folder have a writer each.
 
     Raises:
         LockedError: another process holds the lock; or one of another host left it, and may be dead or alive.
     """
-    path = Path(folder) / ".lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while not _is_current(path, file := path.open("a+", encoding="utf-8")):
+    path = Path(folder) / name
+    is_new = not path.parent.exists()
+    while not _is_current(path, file := _opened(path)):
         file.close()  # its last writer removed it just now
     with file:
         file.truncate(0)
@@ -37,6 +41,16 @@ def locked(folder: str | Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+            if is_new:
+                with suppress(OSError):
+                    path.parent.rmdir()
+
+
+def _opened(path: Path) -> IO[str]:
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # its last writer removed the folder just now
+            return path.open("a+", encoding="utf-8")
 
 
 def _is_current(path: Path, file: IO[str]) -> bool:

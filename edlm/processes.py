@@ -6,16 +6,20 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import psutil
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, parse_flag_from_env
+from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+T = TypeVar("T")
+V = TypeVar("V")
 
 _PARENT = os.getppid()
 _GRACE = 30  # seconds for saving, as many as torchrun gives
@@ -46,19 +50,49 @@ def join(*, in_step: bool = True) -> PartialState:
     return state
 
 
+class Share(Protocol):
+    """A way to make values of items, batches of rows say: `alone`, or `together` with other processes."""
+
+    def __call__(self, items: Sequence[T], make: Callable[[T], V]) -> Iterable[V]:
+        """``make`` of each item, in their order, one after the other."""
+
+
+def alone(items: Sequence[T], make: Callable[[T], V]) -> Iterator[V]:
+    """All of them by this process."""
+    return map(make, items)
+
+
+def together(items: Sequence[T], make: Callable[[T], V]) -> Iterator[V]:
+    """Each by one of the processes, and known to all, which call this alike; values can be pickled."""
+    state = PartialState()
+    for first in range(0, len(items), state.num_processes):
+        mine = items[first + state.process_index : first + state.process_index + 1]
+        yield from gather_object([make(item) for item in mine])
+
+
+def from_main_process(make: Callable[[], T]) -> T:
+    """What the main process alone makes, known to all; if that fails, all raise its error. Both can be pickled."""
+    outcome: list[Any] = [None, None]
+    if PartialState().is_main_process:
+        try:
+            outcome[0] = make()
+        except Exception as error:
+            outcome[1] = error
+    value, error = broadcast_object_list(outcome)
+    if error is not None:
+        raise error
+    return value
+
+
 @contextmanager
 def on_main_process(context: AbstractContextManager) -> Iterator[None]:
     """Enter a context on the main process alone; if that fails, all processes raise its error."""
-    errors: list[Exception | None] = [None]
+
+    def enter() -> None:
+        stack.enter_context(context)
+
     with ExitStack() as stack:
-        if PartialState().is_main_process:
-            try:
-                stack.enter_context(context)
-            except Exception as error:
-                errors = [error]
-        broadcast_object_list(errors)
-        if errors[0] is not None:
-            raise errors[0]
+        from_main_process(enter)
         yield
 
 

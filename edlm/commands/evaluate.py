@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from accelerate import PartialState
+
 from edlm.commands.terminal import print_table
 from edlm.evaluation.evaluation import Evaluation
 from edlm.evaluation.evaluation import run as evaluate
@@ -22,6 +24,8 @@ def run(config: EvaluateConfig) -> None:
         kept = f"what was measured is kept next to {path}; the same command resumes"
         print(f"edlm: interrupted: {kept if path else 'without --output nothing is kept'}", file=sys.stderr)
         raise
+    if not PartialState().is_main_process:
+        return
     content = evaluation.content
     _show(evaluation)
     if config.report:

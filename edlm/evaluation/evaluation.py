@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,8 @@ from edlm.evaluation.experiment.run import measure
 from edlm.evaluation.plots.evaluation import bounds_svg, energies_svg, frontier_svg, plot_bounds, save
 from edlm.evaluation.report.conclusions import conclusions
 from edlm.evaluation.report.page import write_report
+from edlm.lock import locked
+from edlm.processes import join, on_main_process
 
 
 @dataclass(frozen=True)
@@ -125,11 +128,19 @@ def evaluate(
 
 
 def run(config: EvaluateConfig, models: dict[str, Denoiser | Energy] | None = None) -> Evaluation:
-    """Measure what the output lacks; ``models`` are objects that the config refers to by these names.
+    """Measure what the output lacks, by all processes that were launched together; the main one writes the output.
+
+    Args:
+        config: What is requested.
+        models: Objects that the config refers to by these names.
 
     Raises:
+        LockedError: another evaluation writes to the output.
         ValueError: see `Lab.load`.
         KeyboardInterrupt: after the results so far were written.
     """
     config = config.quickened() if config.quick else config
-    return Evaluation(measure(Lab.load(config, models)), config)
+    join(in_step=False)
+    path = config.json_path
+    with nullcontext() if path is None else on_main_process(locked(path.parent, f".{path.stem}.lock")):
+        return Evaluation(measure(Lab.load(config, models)), config)

@@ -68,7 +68,8 @@ def _serve() -> None:
     from edlm.commands.parsing import parse
 
     torch.set_num_threads(1)
-    parse(["generate", "--output", "rows.jsonl"])
+    for command in (["generate", "--output", "rows.jsonl"], ["evaluate"]):
+        parse(command)
     denoiser, head = load_denoiser(f"{sys.argv[1]}/denoiser"), load_energy(f"{sys.argv[1]}/head")
     EnergySampler(denoiser, head, num_steps=1).generate("", 1)
     for line in sys.stdin:

@@ -9,52 +9,22 @@ import sys
 
 import pyarrow.parquet as pq
 import pytest
-import torch
-from transformers import ModernBertConfig, ModernBertForMaskedLM
 
-from edlm import EnergySampler, ResidualHead, load_denoiser, load_energy
+from edlm import EnergySampler, load_denoiser, load_energy
 from edlm.cli import main
-from edlm.corpus.text import train_tokenizer
-from edlm.denoisers.families.masked_lm import MaskedLMDenoiser
 from edlm.diffusion.streams import seed_of
 from edlm.jobs.generation import Generation, GenerationOptions, Prompt, generate, parts_of
 from edlm.lock import LockedError, locked
 from edlm.sampler.text.transcript import decode
-from tests.jobs.forks import ROOT, Launcher
+from tests.jobs.forks import ROOT
 
-SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 STEPS = 3
 COLUMNS = ["index", "prompt_index", "seed", "prompt", "text", "tokens", "passes"]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """A denoiser of sharp marginals and a head as if trained, in folders."""
-    folder, tokenizer = (
-        tmp_path_factory.mktemp("models"),
-        train_tokenizer(["the cat sat on a <mask>."], kind="character"),
-    )
-    torch.manual_seed(0)
-    special = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)
-    shape = {**SHAPE, **special, "initializer_range": 0.4, "max_position_embeddings": 32, "pad_token_id": None}
-    denoiser = MaskedLMDenoiser(ModernBertForMaskedLM(ModernBertConfig(vocab_size=len(tokenizer), **shape)), tokenizer)
-    denoiser.save_pretrained(folder / "denoiser")
-    head = ResidualHead.from_denoiser(load_denoiser(folder / "denoiser"), num_blocks=1)
-    for weight in head.parameters():
-        weight.data += 0.3 * torch.randn(weight.shape)
-    head.save_pretrained(folder / "head")
-    return folder
 
 
 @pytest.fixture
 def sampler(models):
     return EnergySampler(load_denoiser(models / "denoiser"), load_energy(models / "head"), num_steps=STEPS)
-
-
-@pytest.fixture(scope="module")
-def launcher(models):
-    with Launcher(models) as started:
-        yield started
 
 
 def words(models, output, **options):

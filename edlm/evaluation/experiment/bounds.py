@@ -68,9 +68,7 @@ def _estimate(
         given=lab.given,
         done=done.tensors["nats"] if done is not None else None,
         keep=lambda nats: lab.store.put(key, made_from, Entry(tensors={"nats": nats})),
-        progress=f"bounds, {settings[0].row.order}",
-        seed=lab.config.seed,
-        batch_size=lab.config.batch_size,
+        **lab.batches(f"bounds, {settings[0].row.order}"),
         **options,
     )
     lab.store.drop(key)
@@ -90,11 +88,6 @@ def _entry(lab: Lab, setting: Setting, likelihood: Likelihood) -> Entry:
 
 def measure_infilling(lab: Lab, setting: Setting) -> Entry:
     """How much of the tokens that are not given is recovered by draws."""
-    options = {
-        "given": lab.given,
-        "documents": lab.documents,
-        "seed": lab.config.seed,
-        "batch_size": lab.config.batch_size,
-    }
-    spans, tokens = measure_recovery(setting.sampler, lab.x_0, **options)
+    rows = {"given": lab.given, "documents": lab.documents}
+    spans, tokens = measure_recovery(setting.sampler, lab.x_0, **rows, **lab.batches())
     return Entry(record_of({"spans_recovered": spans, "tokens_recovered": tokens}))

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from accelerate import PartialState
 from torch import Tensor
 
 from edlm.corpus.blocks import TokenBlocks, load_blocks
@@ -29,6 +30,7 @@ from edlm.evaluation.samples.judge import Judge, load_judge
 from edlm.evaluation.samples.text import texts_of, tokens_per_word
 from edlm.evaluation.samples.text_measures import TextMeasures
 from edlm.files import read_json
+from edlm.processes import from_main_process, join, together
 from edlm.sampler.kernel import device_of
 from edlm.training.checkpoints import fingerprint
 
@@ -43,12 +45,19 @@ class Job(NamedTuple):
         made_from: JSON values of all that it depends on in addition to denoiser, data and seed.
         make: Measures it.
         setting: Whose row it belongs to; None for a value of the whole evaluation.
+        is_shared: Whether ``make`` shares its batches among all processes, which call it alike; else the main one
+            measures alone, as time must be.
     """
 
     key: str
     made_from: Any
     make: Callable[[], Entry]
     setting: Setting | None = None
+    is_shared: bool = False
+
+    def measured(self) -> Entry:
+        """The value, known to all processes."""
+        return self.make() if self.is_shared else from_main_process(self.make)
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,8 @@ class Lab:
                 exist that is requested.
         """
         models = models or {}
-        denoiser = models.get(config.denoiser) or load_denoiser(config.denoiser, device=config.device)
+        device = join(in_step=False).device if config.device == "auto" else config.device
+        denoiser = models.get(config.denoiser) or load_denoiser(config.denoiser, device=device)
         shipped = SHIPPED / config.denoiser / "valid.safetensors"
         if config.data is None and (config.denoiser in models or not shipped.is_file()):
             raise ValueError(f"data must be given for a denoiser that is not shipped, got none for {config.denoiser}")
@@ -148,6 +158,12 @@ class Lab:
         """Samples of a point of the frontier."""
         return self.config.frontier.num_samples or self.config.samples.judged
 
+    def batches(self, title: str | None = None, **options: Any) -> dict[str, Any]:
+        """Fields of `Batches`: this evaluation's, rows shared out; the main process has a progress bar with a title."""
+        shown = title if PartialState().is_main_process else None
+        common = {"seed": self.config.seed, "batch_size": self.config.batch_size}
+        return {**common, "share": together, "progress": shown, **options}
+
     def base_of(self, setting: Setting) -> Setting | None:
         """The base of the same order and number of steps."""
         return next((s for s in self.settings if s.row.is_base and s.row.cell == setting.row.cell), None)
@@ -158,7 +174,7 @@ def _store(config: EvaluateConfig, identity: Mapping[str, Any]) -> Store:
     path = config.json_path
     if path is None:
         return Store(None, identity)
-    store = Store(path.with_suffix(STORE), identity, origin())
+    store = Store(path.with_suffix(STORE), identity, origin(), writes=PartialState().is_main_process)
     if path.exists() and (not store.path.exists() or read_json(path).get("identity") != json.loads(store.identity)):
         raise ValueError(
             f"output must be new or hold {path.name} and {store.path.name} of the same evaluation, got a {path} of an "

@@ -33,18 +33,16 @@ def measure_continuous(lab: Lab) -> Entry:
     """
     config, x_0 = lab.config.continuous, lab.x_0[: lab.config.continuous.num_rows]
     documents = None if lab.documents is None else lab.documents[: config.num_rows]
-    options = {"num_draws": config.num_draws, "seed": lab.config.seed, "batch_size": lab.config.batch_size}
     nelbo, published = [], []
     for estimator in ("times", "counts"):
-        value = continuous_nelbo(lab.denoiser, x_0, estimator=estimator, progress=f"NELBO, {estimator}", **options)
+        options = {"num_draws": config.num_draws, **lab.batches(f"NELBO, {estimator}")}
+        value = continuous_nelbo(lab.denoiser, x_0, estimator=estimator, **options)
         nelbo.append({"name": "base", **lab.units.record_of(value.by_document(documents))})
     for name, setting in energies_by_name(lab.settings).items():
         energy = setting.energy
         if config.published == "all" or (config.published == "normalized" and energy.is_normalized):
-            title = f"published formula, {name}"
-            value = published_perplexity(
-                lab.denoiser, energy, x_0, num_candidates=config.num_candidates, progress=title, **options
-            )
+            options = {"num_draws": config.num_draws, **lab.batches(f"published formula, {name}")}
+            value = published_perplexity(lab.denoiser, energy, x_0, num_candidates=config.num_candidates, **options)
             published.append({"name": name, **value.by_document(documents).as_record(lab.units)})
     return Entry({"nelbo": nelbo, "published": published})
 

@@ -11,6 +11,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
+from accelerate import PartialState
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -33,22 +34,24 @@ from edlm.evaluation.experiment.sampling import sample_jobs, samples_key
 from edlm.evaluation.experiment.store import Entry, record_of
 from edlm.evaluation.samples.cost import draw_timed, measure_cost
 from edlm.evaluation.samples.frontier import FrontierPoint
+from edlm.processes import from_main_process
 
 
 def measure(lab: Lab) -> Results:
-    """Measure what the output lacks, and collect everything that was requested.
+    """Measure what the output lacks, and collect everything that was requested; in all processes alike.
 
     Raises:
         KeyboardInterrupt: after the results so far were written.
     """
+    PartialState().wait_for_everyone()  # one writes the store that all have read
     deadline = time.monotonic() + 60 * (lab.config.max_minutes or math.inf)
     try:
-        with tqdm(disable=None, leave=False) as bar:
+        with tqdm(disable=None if lab.store.writes else True, leave=False) as bar:
             for job in jobs(lab):
                 bar.set_description(job.key)
-                lab.store.get(job.key, job.made_from, job.make)
+                lab.store.get(job.key, job.made_from, job.measured)
                 bar.update()
-                if time.monotonic() > deadline:
+                if from_main_process(lambda: time.monotonic() > deadline):
                     break
     finally:
         results = collect(lab)
@@ -66,10 +69,11 @@ def row_jobs(lab: Lab) -> Iterator[Job]:
     requested = lab.config.measure
     if "bounds" in requested:
         for s in sorted(lab.settings, key=lambda s: s.sampled_steps is not None):
-            yield Job(*bound_key(lab, s), partial(measure_bound, lab, s), s)
+            yield Job(*bound_key(lab, s), partial(measure_bound, lab, s), s, is_shared=True)
             if lab.given is not None:
                 made_from = [dict(s.row.options), lab.config.given]
-                yield Job(f"infilling/{s.row.key}", made_from, partial(measure_infilling, lab, s), s)
+                measure = partial(measure_infilling, lab, s)
+                yield Job(f"infilling/{s.row.key}", made_from, measure, s, is_shared=True)
     if "time" in requested:
         yield from _time_jobs(lab)
     if "cost" in requested:
@@ -87,7 +91,8 @@ def record_jobs(lab: Lab) -> Iterator[Job]:
         yield Job("held_out_text", [config.samples.judged, lab.texts.identity], partial(measure_held_out_text, lab))
     if "continuous" in requested:
         energies = {name: s.row.options["energy"] for name, s in energies_by_name(lab.settings).items()}
-        yield Job("continuous", [asdict(config.continuous), energies], partial(measure_continuous, lab))
+        made_from, measure = [asdict(config.continuous), energies], partial(measure_continuous, lab)
+        yield Job("continuous", made_from, measure, is_shared=True)
     if "energies" in requested:
         options = [dict(s.row.options) for s in nearest(lab.settings)]
         made_from = [options, min(config.samples.batch_size, MOST_ROWS)]
@@ -126,7 +131,7 @@ def collect(lab: Lab) -> Results:
             if f"judge/{k}" in entries
         ],
         [*entries["energy_spreads"].tensors.values()] if "energy_spreads" in entries else [],
-        lab.config.json_path,
+        lab.config.json_path if lab.store.writes else None,
         lab.documents,
     )
 

@@ -3,13 +3,17 @@
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 
+import torch
 from torch import Tensor
 
 from edlm.evaluation.estimates.estimate import Estimate, mean_of
 from edlm.evaluation.experiment.lab import Job, Lab
 from edlm.evaluation.experiment.plan import Setting
 from edlm.evaluation.experiment.store import Entry, record_of
+from edlm.evaluation.likelihood.bounds import Batches
+from edlm.evaluation.samples.judge import JudgedTexts
 from edlm.evaluation.samples.text import distinct_n, texts_of, unigram_entropy
+from edlm.processes import from_main_process
 
 NUM_EXAMPLES = 4
 
@@ -23,7 +27,7 @@ def sample_jobs(lab: Lab, setting: Setting, number: int, stages: Sequence[str]) 
             described = None if reader is None else reader.identity
             key = f"{stage}/{samples_key(setting, number)}"
             make = partial(lambda measure: measure(lab, drawn()), measure)
-            yield Job(key, [dict(setting.row.options), described], make, setting)
+            yield Job(key, [dict(setting.row.options), described], make, setting, is_shared=True)
 
 
 def samples_key(setting: Setting, number: int) -> str:
@@ -31,11 +35,15 @@ def samples_key(setting: Setting, number: int) -> str:
     return f"{setting.row.key}, temperature {setting.temperature:g}, {number} samples"
 
 
+def _batches(lab: Lab) -> Batches:
+    return Batches(**lab.batches(batch_size=lab.config.samples.batch_size))
+
+
 def _draw(lab: Lab, setting: Setting, number: int) -> Tensor:
-    seeds = range(lab.config.seed, lab.config.seed + number)
-    return setting.sampler.sample(
-        number, lab.length, batch_size=lab.config.samples.batch_size, seeds=seeds
-    ).tokens.cpu()
+    def drawn(rows: slice, seeds: range) -> Tensor:
+        return setting.sampler.sample(len(seeds), lab.length, seeds=seeds).tokens.cpu()
+
+    return torch.cat([*_batches(lab).map(number, drawn)])
 
 
 def _diversity(lab: Lab, tokens: Tensor) -> Entry:
@@ -49,7 +57,13 @@ def _diversity(lab: Lab, tokens: Tensor) -> Entry:
 
 
 def _judged(lab: Lab, tokens: Tensor) -> Entry:
-    judged = lab.judge.score(texts_of(lab.denoiser, tokens, lab.judge.separator))
+    texts = texts_of(lab.denoiser, tokens, lab.judge.separator)
+    parts = [*_batches(lab).map(len(texts), lambda rows, _: lab.judge.score(texts[rows]))]
+    judged = JudgedTexts(
+        torch.cat([part.nats for part in parts]),
+        torch.cat([part.num_tokens for part in parts]),
+        sum(part.num_cut for part in parts),
+    )
     record = record_of(
         {"judge_nats_per_token": judged.nats_per_token}, judge=lab.judge.identity, judged_cut=judged.num_cut
     )
@@ -58,5 +72,6 @@ def _judged(lab: Lab, tokens: Tensor) -> Entry:
 
 def _mauve(lab: Lab, tokens: Tensor) -> Entry:
     reference = lab.texts.held_out[: len(tokens)]
-    score = lab.texts.mauve(texts_of(lab.denoiser, tokens), reference)
+    texts = texts_of(lab.denoiser, tokens)
+    score = from_main_process(lambda: lab.texts.mauve(texts, reference))
     return Entry(record_of({"mauve": score}, mauve_references=len(reference)))

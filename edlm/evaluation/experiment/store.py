@@ -39,13 +39,14 @@ class Store:
         path: Safetensors file; None to keep all in memory.
         identity: JSON values of what all values share.
         origin: JSON values of this call, which are kept with each value that it adds.
+        writes: Whether this process writes the file; others that measure the same values read it only.
 
     Raises:
         ValueError: the file exists and is of another identity.
     """
 
-    def __init__(self, path: Path | None, identity: Mapping[str, Any], origin: Any = None):
-        self.path = path
+    def __init__(self, path: Path | None, identity: Mapping[str, Any], origin: Any = None, writes: bool = True):
+        self.path, self.writes = path, writes
         self.identity, self.origin = _stable(identity), _stable(origin)
         self._entries: dict[str, tuple[str, Entry]] = {}
         if path is not None and path.exists():
@@ -77,7 +78,7 @@ class Store:
             self._write()
 
     def _write(self) -> None:
-        if self.path is None:
+        if self.path is None or not self.writes:
             return
         tensors = {f"{key}/{name}": t for key, (_, entry) in self._entries.items() for name, t in entry.tensors.items()}
         entries = {

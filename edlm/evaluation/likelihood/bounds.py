@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,8 +11,11 @@ from tqdm.auto import tqdm
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Energy
 from edlm.evaluation.estimates.estimate import Estimate, Likelihood, mean_of
+from edlm.processes import Share, alone
 from edlm.sampler.bounds import likelihood_bounds
 from edlm.sampler.sampler import EnergySampler
+
+T = TypeVar("T")
 
 ESTIMATOR = "bound (*) of the sampler, a draw for each row"
 
@@ -25,23 +28,25 @@ class Batches:
         seed: Row ``i`` has the seed ``seed + i``, whatever the batch size: equal seeds pair rows of two runs.
         batch_size: Rows at a time; changes memory and speed only.
         progress: Title of a progress bar; none without.
+        share: Who makes the values of batches: this process, or several (`edlm.processes.together`).
     """
 
     seed: int = 0
     batch_size: int = 32
     progress: str | None = None
+    share: Share = alone
 
-    def of(self, num_rows: int, start: int = 0) -> Iterator[tuple[slice, range]]:
-        """Rows and seeds of each batch of ``num_rows`` rows, from row ``start`` on.
+    def map(self, num_rows: int, make: Callable[[slice, range], T], start: int = 0) -> Iterator[T]:
+        """What ``make`` gives of rows and seeds of each batch of ``num_rows`` rows, in order, from row ``start`` on.
 
         Example:
-            >>> list(Batches(seed=7, batch_size=2).of(3))
-            [(slice(0, 2, None), range(7, 9)), (slice(2, 3, None), range(9, 10))]
+            >>> list(Batches(seed=7, batch_size=2).map(3, lambda rows, seeds: (rows.start, [*seeds])))
+            [(0, [7, 8]), (2, [9])]
         """
-        starts = range(start, num_rows, self.batch_size)
-        for first in tqdm(starts, desc=self.progress, disable=None if self.progress else True, leave=False):
-            end = min(first + self.batch_size, num_rows)
-            yield slice(first, end), range(self.seed + first, self.seed + end)
+        ends = [(first, min(first + self.batch_size, num_rows)) for first in range(start, num_rows, self.batch_size)]
+        batches = [(slice(*both), range(*(self.seed + end for end in both))) for both in ends]
+        values = self.share(batches, lambda batch: make(*batch))
+        yield from tqdm(values, self.progress, total=len(batches), disable=None if self.progress else True, leave=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +113,8 @@ def estimate_bounds(
     counts = predicted.sum(1)
     if (counts != counts[0]).any():
         raise ValueError(f"given must leave equally many tokens to predict in each row, got {counts.unique().tolist()}")
-    parts = [] if done is None else [done]
-    for rows, seeds in options.of(len(x_0), 0 if done is None else done.shape[1]):
+
+    def nats_of(rows: slice, seeds: range) -> Tensor:
         nats = likelihood_bounds(
             samplers,
             x_0[rows],
@@ -118,7 +123,11 @@ def estimate_bounds(
             sampled_steps=options.sampled_steps,
             inner_draws=options.inner_draws,
         )
-        parts.append(torch.stack(nats).cpu())
+        return torch.stack(nats).cpu()
+
+    parts = [] if done is None else [done]
+    for nats in options.map(len(x_0), nats_of, 0 if done is None else done.shape[1]):
+        parts.append(nats)
         if keep is not None:
             keep(torch.cat(parts, 1))
     directions = [

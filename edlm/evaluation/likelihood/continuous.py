@@ -7,6 +7,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -88,31 +89,39 @@ class ContinuousTime(Batches):
             "enumerated": "all ways to mask a row",
         }[self.estimator]
 
-    def integrate(self, x_0: Tensor, target: Tensor, loss: Callable[..., Tensor], parts: int = 1) -> Tensor:
+    def integrate(
+        self, x_0: Tensor, target: Tensor, loss: Callable[..., tuple[Tensor, Any]]
+    ) -> tuple[Tensor, list[Any]]:
         """Estimate of the integral for each row.
 
         Args:
             x_0: Tokens, ``[n, length]``.
             target: Positions that may be masked, bool, same shape.
-            loss: ``loss(x_0, draw, generators)``, nats, ``[parts, rows]``, of rows that have a mask in this draw;
-                ``generators`` draws from their own seeds.
-            parts: Losses that are integrated together.
+            loss: ``loss(x_0, draw, generators)``: nats, ``[parts, rows]``, of rows that have a mask in this draw, and
+                anything else that is known of them; ``generators`` draws from their own seeds.
 
         Returns:
-            Nats, float64, on the CPU, ``[parts, n]``.
+            Nats, float64, on the CPU, ``[parts, n]``; and what else ``loss`` returned of each draw.
         """
         if not len(x_0):
             raise ValueError(f"x_0 must be [n, length] with n >= 1, got {list(x_0.shape)}")
-        totals = torch.zeros(parts, len(x_0), dtype=torch.float64)
-        for rows, seeds in self.of(len(x_0)):
+
+        def integrated(rows: slice, seeds: range) -> tuple[Tensor, list[Any]]:
+            total, known = torch.zeros(1, len(seeds), dtype=torch.float64), []
             for j, draw in enumerate(self.draws(target[rows], seeds)):
                 kept = draw.masked.any(1).nonzero()[:, 0]
                 if len(kept):
                     draw = MaskedDraw(draw.masked[kept], draw.t[kept], draw.weight[kept])
                     generators = RowStreams([seeds[i] for i in kept.tolist()]).values(j)
-                    nats = draw.weight * loss(x_0[rows][kept], draw, generators)
-                    totals[:, rows.start + kept.cpu()] += nats.cpu()
-        return totals
+                    nats, about = loss(x_0[rows][kept], draw, generators)
+                    nats = (draw.weight * nats).cpu()
+                    total = total.expand(len(nats), -1).index_add(1, kept.cpu(), nats)
+                    known += [] if about is None else [about]
+            return total, known
+
+        totals, known = zip(*self.map(len(x_0), integrated), strict=True)
+        parts = max(map(len, totals))
+        return torch.cat([total.expand(parts, -1) for total in totals], 1), [*chain(*known)]
 
     def draws(self, target: Tensor, seeds: Sequence[int]) -> Iterator[MaskedDraw]:
         """Draws that together estimate the integral.
@@ -209,11 +218,11 @@ def continuous_nelbo(denoiser: Denoiser, x_0: Tensor, *, given: Tensor | None = 
     target, _ = check_data(denoiser, x_0, given)
     denoiser = denoiser.eval()
 
-    def loss(x_0: Tensor, draw: MaskedDraw, generators: RowGenerators) -> Tensor:
+    def loss(x_0: Tensor, draw: MaskedDraw, generators: RowGenerators) -> tuple[Tensor, None]:
         slots, x_t = Slots.where(draw.masked), x_0.masked_fill(draw.masked, denoiser.mask_token_id)
         log_probs = denoiser.slot_log_probs(denoiser.encode(x_t, draw.t), slots)
-        return -slots.sum_rows(precise(log_probs.gather(1, slots.gather(x_0)[:, None])[:, 0]))[None]
+        return -slots.sum_rows(precise(log_probs.gather(1, slots.gather(x_0)[:, None])[:, 0]))[None], None
 
-    nats = time.integrate(x_0, target, loss)[0]
+    [nats], _ = time.integrate(x_0, target, loss)
     estimator = f"continuous-time NELBO, {time.described}"
     return Likelihood.of(nats, target.sum(1), estimator=estimator, direction="upper bound of -log p")

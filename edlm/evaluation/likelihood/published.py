@@ -117,9 +117,8 @@ def published_perplexity(
     normalized = energy.is_normalized if normalized is None else normalized
     if not normalized and num_candidates < 2:
         raise ValueError(f"num_candidates must be >= 2 to estimate log Z, got {num_candidates}")
-    estimates: list[PartitionEstimate] = []
-    loss = partial(_joint_loss, denoiser.eval(), energy.eval(), 0 if normalized else num_candidates, estimates)
-    lower, upper, marginal = time.integrate(x_0, target, loss, parts=3)
+    loss = partial(_joint_loss, denoiser.eval(), energy.eval(), 0 if normalized else num_candidates)
+    (lower, upper, marginal), estimates = time.integrate(x_0, target, loss)
     ends = []
     for nats, end in ((lower, "lower"), (upper, "upper")):
         log_z = "log Z = 0" if normalized else f"{end} log Z from {num_candidates} draws"
@@ -130,7 +129,7 @@ def published_perplexity(
     if not estimates:
         return PublishedPerplexity(*ends, base, WARNING, 0.0, math.nan, 0, 0.0)
     spread, ess, trusted = (
-        torch.cat([getattr(log_z, name).cpu().double() for log_z in estimates])
+        torch.cat([getattr(log_z, name).double() for log_z in estimates])
         for name in ("spread", "ess", "is_trustworthy")
     )
     untrusted = 1 - trusted.mean().item()
@@ -143,14 +142,13 @@ def _joint_loss(
     denoiser: Denoiser,
     energy: Energy,
     num_candidates: int,
-    estimates: list[PartitionEstimate],
     x_0: Tensor,
     draw: MaskedDraw,
     generators: RowGenerators,
-) -> Tensor:
-    """``-log p(x_0 | x_t)`` with lower and upper ``log Z``, and with marginals, ``[3, rows]``.
+) -> tuple[Tensor, PartitionEstimate | None]:
+    """``-log p(x_0 | x_t)`` with lower and upper ``log Z``, and with marginals, ``[3, rows]``; and that ``log Z``.
 
-    ``num_candidates`` draws are behind each ``log Z``, which is appended to ``estimates``; 0 where ``Z = 1``.
+    ``num_candidates`` draws are behind each ``log Z``, which is on the CPU; 0 where ``Z = 1``.
     """
     slots, x_t = Slots.where(draw.masked), x_0.masked_fill(draw.masked, denoiser.mask_token_id)
     encoding = denoiser.encode(x_t, draw.t, keep_hidden=energy.reads_hidden)
@@ -164,7 +162,7 @@ def _joint_loss(
     marginal = -decision.log_p[:, 0]
     joint = marginal + energies[:, 0]
     if not num_candidates:
-        return torch.stack([joint, joint, marginal])
+        return torch.stack([joint, joint, marginal]), None
     log_z = estimate_partition(-energies[:, 1:])
-    estimates.append(log_z)
-    return torch.stack([joint + log_z.lower, joint + log_z.upper, marginal])
+    on_cpu = replace(log_z, **{name: value.cpu() for name, value in vars(log_z).items() if isinstance(value, Tensor)})
+    return torch.stack([joint + log_z.lower, joint + log_z.upper, marginal]), on_cpu

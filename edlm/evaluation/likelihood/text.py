@@ -170,12 +170,15 @@ class TextBounds:
         denoiser = self.sampler.denoiser
         device = next(iter([*denoiser.parameters(), *denoiser.buffers()])).device
         pad = int(denoiser.mask_token_id == 0)  # any token but the mask
-        for places, _ in Batches(batch_size=self.batch_size, progress=progress).of(len(pieces)):
+
+        def padded(places: slice, _: range) -> tuple[list[_Piece], Tensor, Tensor, Tensor]:
             batch = pieces[places]
             x_0 = pad_sequence([piece.x_0 for piece in batch], True, pad)
             target = pad_sequence([piece.target for piece in batch], True, False)
             real = pad_sequence([torch.ones_like(piece.target) for piece in batch], True, False)
-            yield batch, x_0.to(device), target.to(device), real.to(device)
+            return batch, x_0.to(device), target.to(device), real.to(device)
+
+        return Batches(batch_size=self.batch_size, progress=progress).map(len(pieces), padded)
 
     def _pieces(self, i: int, row: Row, seed: int, num_draws: int) -> Iterator[_Piece]:
         denoiser = self.sampler.denoiser
@@ -204,11 +207,13 @@ def measure_recovery(
     Returns:
         Share of gaps of which every token is true; share of the gaps' tokens that are true, mean over rows.
     """
-    same = []
-    for rows, seeds in Batches(**options).of(len(x_0)):
+
+    def filled(rows: slice, seeds: range) -> Tensor:
         x_t = x_0[rows].masked_fill(~given[rows], sampler.denoiser.mask_token_id)
-        same.append(sampler.fill(x_t, seeds=seeds).tokens == x_0[rows])
-    same = torch.cat(same)
+        return sampler.fill(x_t, seeds=seeds).tokens.cpu()
+
+    same = torch.cat([*Batches(**options).map(len(x_0), filled)]) == x_0.cpu()
+    given = given.cpu()
     whole, tokens = (same | given).all(1), (same & ~given).sum(1) / (~given).sum(1)
     return mean_of(whole, documents), mean_of(tokens, documents)
 
