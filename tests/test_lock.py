@@ -35,7 +35,7 @@ def test_a_second_writer_is_told_who_the_first_is_and_comes_after_it(tmp_path):
     assert not (tmp_path / "new" / "folder").exists()
 
 
-def test_a_lock_of_another_name_is_another_lock_and_the_folder_of_output_stays(tmp_path):
+def test_locks_of_other_names_are_apart_and_a_used_folder_stays(tmp_path):
     with locked(tmp_path / "new"), locked(tmp_path / "new", ".other.lock"):
         (tmp_path / "new" / "rows.jsonl").touch()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["rows.jsonl"]

@@ -10,6 +10,7 @@ from edlm.commands.json_lines import check_writable, read_lines, write_lines
 from edlm.commands.terminal import print_table
 from edlm.evaluation.estimates.estimate import mean_of
 from edlm.evaluation.experiment.metrics import format_estimate
+from edlm.processes import join, together
 from edlm.sampler.reranking import RerankOptions, rerank
 
 
@@ -31,14 +32,22 @@ class RerankConfig(RerankOptions):
 
 
 def run(config: RerankConfig) -> None:
-    """Write each line with ``energies``, ``weights``, ``chosen`` and ``ess``, and print their means."""
+    """Write each line with ``energies``, ``weights``, ``chosen`` and ``ess``, and print their means.
+
+    Processes that were launched together share the rows; the main one writes.
+    """
     if config.energy is None:
         raise ValueError("energy must be given, such as --energy causal:gpt2, got none")
     check_writable(config.output)
     rows = read_lines(config.data, _check)
     prompts, texts, log_probs = ([row.get(name) for row in rows] for name in ("prompt", "texts", "log_probs"))
     options = {field.name: getattr(config, field.name) for field in fields(RerankOptions)}
-    output = rerank(prompts, texts, config.energy, log_probs, **options)
+    processes = join(in_step=False)
+    if config.device == "auto":
+        options["device"] = str(processes.device)
+    output = rerank(prompts, texts, config.energy, log_probs, together, **options)
+    if not processes.is_main_process:
+        return
     energies, weights = ([of_row.tolist() for of_row in table] for table in (output.energies, output.weights))
     added = {"energies": energies, "weights": weights, "chosen": output.chosen, "ess": output.ess}
     write_lines(

@@ -13,9 +13,12 @@ from edlm.denoisers.loading import usable_device
 from edlm.diffusion.streams import RowStreams, row_seeds
 from edlm.energies.base import Energy
 from edlm.energies.finished import load_finished_energy
+from edlm.processes import Share, alone
 from edlm.rules import check, check_options, check_unicode
 from edlm.sampler.proposal import draw_categorical
 from edlm.sampler.reweighting import effective_sample_size, log_weights
+
+_ROWS_AT_A_TIME = 16
 
 
 @check_options
@@ -68,6 +71,7 @@ def rerank(
     texts: Sequence[Sequence[str]],
     energy: str | Path | Energy | Callable,
     log_probs: Sequence[Sequence[float] | None] | None = None,
+    share: Share = alone,
     **options: Any,
 ) -> RerankOutput:
     """Choose one of several finished texts for each prompt.
@@ -85,6 +89,7 @@ def rerank(
             and text together; nats, low = plausible, ``+inf`` = impossible.
         log_probs: ``log q`` of each text given its prompt under the generator that it was drawn from, nats; None for
             rows that have none. It must be of what was drawn: with the end of the text if the energy judges that too.
+        share: Who computes energies, of 16 rows at a time: this process, or several (`edlm.processes.together`).
         options: Fields of `RerankOptions`: ``mode``, ``temperature``, ``seed``, ``device``.
 
     Raises:
@@ -106,17 +111,22 @@ def rerank(
         raise ValueError(f"there must be texts (and log_probs) for each prompt, got {got}")
     if empty := [row for row, of_row in enumerate(texts) if not of_row]:
         raise ValueError(f"there must be a text for each prompt, got none in row {empty[0]}")
-    energies = load_finished_energy(energy, usable_device(how.device))(prompts, texts)
+    judge = load_finished_energy(energy, usable_device(how.device))
+    by_length = sorted(range(len(texts)), key=lambda row: -max(map(len, texts[row])) - len(prompts[row]))
+    chunks = [by_length[start : start + _ROWS_AT_A_TIME] for start in range(0, len(by_length), _ROWS_AT_A_TIME)]
+    judged = share(chunks, lambda rows: judge([prompts[row] for row in rows], [texts[row] for row in rows]))
+    of_row = dict(zip(by_length, chain.from_iterable(judged), strict=True))
+    energies = [of_row[row] for row in range(len(texts))]
     uniforms = RowStreams(row_seeds(len(texts), how.seed)).values(0).uniform(torch.ones(len(texts), dtype=torch.long))
     weights, ess, chosen = [], [], []
-    for row, (of_row, log_q) in enumerate(zip(energies, log_probs, strict=True)):
+    for row, (nats, log_q) in enumerate(zip(energies, log_probs, strict=True)):
         try:
-            log_w = _log_weights(of_row, log_q, how.temperature)
+            log_w = _log_weights(nats, log_q, how.temperature)
         except ValueError as error:
             raise ValueError(f"{error}, in row {row} (prompt {prompts[row][:40]!r})") from error
         weights.append(log_w.softmax(0))
         ess.append(effective_sample_size(log_w).item())
-        drawn = of_row.argmin() if how.mode == "best" else draw_categorical(log_w[None], uniforms[[row]])
+        drawn = nats.argmin() if how.mode == "best" else draw_categorical(log_w[None], uniforms[[row]])
         chosen.append(int(drawn))
     return RerankOutput([texts[r][i] for r, i in enumerate(chosen)], chosen, energies, weights, ess)
 
