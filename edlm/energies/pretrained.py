@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import huggingface_hub
 import torch
 from huggingface_hub import save_torch_state_dict
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RemoteEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, EntryNotFoundError
 from torch import Tensor
 from typing_extensions import Self
 
@@ -226,14 +226,14 @@ def find_energy(path_or_hub_id: str | Path, revision: str | None = None) -> Path
         raise FileNotFoundError(_no_energy(named, is_lm or (path / "config.json").is_file()))
     try:
         huggingface_hub.hf_hub_download(named, SETTINGS, revision=revision)
-    except RemoteEntryNotFoundError as error:
-        raise FileNotFoundError(_no_energy(f"{named} on the hub", True)) from error
-    except HFValidationError as error:
-        raise FileNotFoundError(_no_energy(named, False)) from error
     except LocalEntryNotFoundError as error:
         raise FileNotFoundError(
             f"an energy must be a folder, a shipped name or a hub id, got {named}: no such folder, and {error}"
         ) from error
+    except EntryNotFoundError as error:
+        raise FileNotFoundError(_no_energy(f"{named} on the hub", True)) from error
+    except HFValidationError as error:
+        raise FileNotFoundError(_no_energy(named, False)) from error
     return Path(huggingface_hub.snapshot_download(named, revision=revision, allow_patterns=_FETCHED))
 
 
