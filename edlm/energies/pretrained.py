@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import huggingface_hub
 import torch
 from huggingface_hub import save_torch_state_dict
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 from typing_extensions import Self
 

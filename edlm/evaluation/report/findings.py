@@ -23,7 +23,7 @@ from edlm.evaluation.report.outcomes import (
     passes_of,
     share_of_time,
 )
-from edlm.evaluation.report.recommendation import FEW_BATCHES, FEW_TEXTS
+from edlm.evaluation.report.recommendation import FEW_BATCHES, FEW_TEXTS, is_timed
 from edlm.evaluation.samples.mauve import FEW
 from edlm.evaluation.samples.text import counted
 
@@ -45,19 +45,21 @@ def energy_lines(effects: Sequence[Record], gains: Sequence[Record]) -> list[dic
 
 
 def _energy_line(line: Cells, gains: Sequence[Record]) -> dict[str, Any]:
-    said = {"helps": "helps", "none": "no difference", "hurts": "hurts", "unclear": "too few texts to tell"}
+    is_control = line[0]["is_control"]
+    no_gain = ("no gain", "no gain") if is_control else ("no difference", "too few texts to tell")
+    said = {"helps": "helps", "none": no_gain[0], "hurts": "hurts", "unclear": no_gain[1]}
     groups, parts = grouped(line, outcome, said), []
     for kind, cells in groups.items():
         shown = cells if len(cells) < 4 else [cells[0], cells[-1]]
         values = [interval_of(cell) + (f" at {cell['num_steps']}" if cells[1:] else "") for cell in shown]
         parts.append(f"{said[kind]} at {passes_of(cells, line)}: {(', ' if shown == cells else ' to ').join(values)}")
-    reached = [cell for cell in groups.get("helps", ()) if cell["time"] and cell["time"]["share"] > 0]
+    reached = [cell for cell in groups.get("helps", ()) if is_timed(cell) and cell["time"]["share"] > 0]
     if reached:
         best = min(reached, key=lambda cell: cell["time"]["share"])
         where = f" (at {best['num_steps']})" if line[1:] else ""
         parts.append(f"as good as the base in {share_of_time(best)} of its time{where}")
     parts += beside_control(line, line, gains)
-    name, order, is_control = (line[0][key] for key in ("name", "order", "is_control"))
+    name, order = line[0]["name"], line[0]["order"]
     about = f"{name} ({words(order)} order{', a control' if is_control else ''})"
     found = "mixed" if {"helps", "hurts"} <= set(groups) else [*groups][0]
     return {"name": name, "order": order, "outcome": found, "text": f"{about}: {'; '.join(parts)}."}

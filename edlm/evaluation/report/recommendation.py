@@ -78,9 +78,13 @@ def _standing(cell: Record, beaten: bool) -> str:
     return "slower" if time is not None and time["low"] > 1 else "worth"
 
 
+def is_timed(cell: Record) -> bool:
+    """Whether a cell was timed often enough to know how its seconds scatter."""
+    return cell["time"] is not None and cell["time"]["batches"] >= FEW_BATCHES
+
+
 def _saves_time(cell: Record) -> bool:
-    time = cell["time"]
-    return time is not None and time["batches"] >= FEW_BATCHES and time["share"] > 0 and time["high"] < 1
+    return is_timed(cell) and cell["time"]["share"] > 0 and cell["time"]["high"] < 1
 
 
 def _rank(used: Cells) -> tuple[bool, float]:
@@ -104,8 +108,7 @@ def _benefit(used: Cells) -> str:
         return f"{text}; time was not measured"
     if time["share"] == 0:
         return f"{text}, which the base reaches in no measured number of passes"
-    seldom = time["batches"] < FEW_BATCHES
-    return f"{text}; {'timed too seldom to tell' if seldom else 'not sure'} whether it saves time"
+    return f"{text}; {'not sure' if is_timed(cell) else 'timed too seldom to tell'} whether it saves time"
 
 
 def _exceptions(line: Cells) -> list[str]:

@@ -22,7 +22,7 @@ def gain(name="ours", steps=2, low=0.4, high=0.6, beyond="blind") -> dict:
 
 
 def effect(steps=2, low=0.4, high=0.6, share=None, **about) -> dict:
-    time = share and {"share": share, "low": share - 0.1, "high": share + 0.1}
+    time = share and {"share": share, "low": share - 0.1, "high": share + 0.1, "batches": 3}
     return {**gain(steps=steps, low=low, high=high), "is_control": False, "time": time, **about}
 
 
@@ -58,7 +58,8 @@ def test_line_has_the_least_time_for_equal_likelihood():
     assert line_of(effect(share=0.5), effect(4, share=0.8), effect(8, -1, -0.5, share=0.2))[1].endswith(
         f"{text} (at 2)"
     )
-    assert "time" not in line_of(effect(share=0.0) | {"time": {"share": 0.0}})[1]  # which the base never reaches
+    never, seldom = {"share": 0.0, "batches": 3}, {"share": 0.5, "low": 0.4, "high": 0.6, "batches": 2}
+    assert not any("time" in line_of(effect(time=time))[1] for time in (never, seldom))
 
 
 def test_line_says_where_a_control_is_no_worse():
@@ -73,6 +74,8 @@ def test_line_says_where_a_control_is_no_worse():
     lines = energy_lines([effect(), effect(name="blind", is_control=True)], [])
     assert [line["name"] for line in lines] == ["ours", "blind"]
     assert lines[1]["text"].startswith("blind (left to right order, a control): helps at 2 passes: ")
+    [as_it_should] = energy_lines([effect(low=-0.3, high=0.3, is_control=True)], [])
+    assert "a control): no gain at 2 passes: 0.000" in as_it_should["text"]
 
 
 def placed(name, temperature, verdict, difference, steps=2) -> dict:
