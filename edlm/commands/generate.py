@@ -29,8 +29,8 @@ class GenerateConfig(GenerationOptions):
         output: File to write: .jsonl or .parquet. Finished rows lie in the folder OUTPUT.parts next to it; the same
             command resumes from there.
         denoiser: Folder, hub id or shipped name.
-        energy: Folder of an energy, a shipped name, or a causal LM as "causal:PATH" (the denoiser's tokens) or
-            "text:PATH" (any tokens); null for the base sampler.
+        energy: Folder of an energy, a shipped name, or a causal LM as "causal:PATH" (the denoiser's tokens),
+            "text:PATH" (any tokens) or "server:URL#MODEL" (served elsewhere); null for the base sampler.
         sampler: How to sample.
         prompts: .txt file with a prompt on each line; or .jsonl file with objects that have a ``prompt``, or a ``text``
             to complete, whose gaps are <mask>, <mask:12> for 12 tokens, or the tokenizer's mask token. null for rows

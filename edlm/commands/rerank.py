@@ -21,8 +21,8 @@ class RerankConfig(RerankOptions):
     Args:
         data: JSONL file: a ``prompt`` and its ``texts`` on each line; where they are known also ``log_probs``, the
             generator's ``log q`` of each text given the prompt, nats, which makes the weights ``p / q``.
-        energy: A causal LM with its own tokenizer, as "causal:PATH" ("text:PATH" is the same) or "package:NAME"; or a
-            saved causal energy.
+        energy: A causal LM with its own tokenizer, as "causal:PATH" ("text:PATH" is the same), "package:NAME" or
+            "server:URL#MODEL"; or a saved causal energy.
         output: JSONL file to write; the standard output by default.
     """
 

@@ -24,8 +24,8 @@ class SampleConfig(Config):
 
     Args:
         denoiser: Folder, hub id or shipped name.
-        energy: Folder of an energy, a shipped name, or a causal LM as "causal:PATH" (the denoiser's tokens) or
-            "text:PATH" (any tokens); null for the base sampler.
+        energy: Folder of an energy, a shipped name, or a causal LM as "causal:PATH" (the denoiser's tokens),
+            "text:PATH" (any tokens) or "server:URL#MODEL" (served elsewhere); null for the base sampler.
         sampler: How to sample.
         prompt: Text that each sample continues, after a document separator.
         fill: Text to complete, in place of a prompt; its gaps are <mask>, <mask:12> for 12 tokens, or the tokenizer's

@@ -29,8 +29,8 @@ class ScoreConfig(Config):
     Args:
         data: Texts: a file, a folder, or a `datasets` data set, as ``edlm prepare corpus`` reads them.
         denoiser: Folder, hub id or shipped name.
-        energy: Folder of an energy, a shipped name, or a causal LM as "causal:PATH" (the denoiser's tokens) or
-            "text:PATH" (any tokens); null for the base sampler.
+        energy: Folder of an energy, a shipped name, or a causal LM as "causal:PATH" (the denoiser's tokens),
+            "text:PATH" (any tokens) or "server:URL#MODEL" (served elsewhere); null for the base sampler.
         sampler: How texts are written that are scored as written.
         split: Split of a `datasets` data set.
         text_field: Field or column that holds the text, outside of .txt files.

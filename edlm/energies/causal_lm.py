@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from edlm.denoisers.checkpoint import Checkpoint
+from edlm.energies.text_scorer import TextScorer
 from edlm.files import reading
 from edlm.hub import finding, load_tokenizer
-from edlm.rules import check_given
+from edlm.rules import check_given, check_least
 
 PACKAGE = "package:"
 NOT_SCORED = -100
@@ -116,8 +117,8 @@ def split_options(options: dict[str, Any], *kinds: type) -> tuple[dict[str, Any]
     return taken, {name: value for name, value in options.items() if name not in names}
 
 
-class CausalScorer:
-    """``-log p(text) = -sum_i log p(token^i | BOS, token^0 .. token^{i-1})`` under a causal LM.
+class CausalScorer(TextScorer):
+    """``-log p(text) = -sum_i log p(token^i | BOS, token^0 .. token^{i-1})`` under a causal LM that runs here.
 
     A text is encoded by the LM's own tokenizer, which adds no special tokens. One BOS goes before it, so that its
     first token has a term. Rows are padded on the right, and padding is neither attended to nor counted.
@@ -142,10 +143,8 @@ class CausalScorer:
         bos_token_id: int | Literal["auto"] = "auto",
         max_positions: int | None = None,
     ):
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-        if max_positions is not None and max_positions < 1:
-            raise ValueError(f"max_positions must be >= 1, got {max_positions}")
+        super().__init__(batch_size)
+        check_least(1, max_positions=max_positions)
         config = model.config.get_text_config()
         if bos_token_id == "auto":
             bos_token_id = first_token(tokenizer)
@@ -153,46 +152,24 @@ class CausalScorer:
             raise ValueError(f"bos_token_id must be 'auto' or lie in 0..{config.vocab_size - 1}, got {bos_token_id!r}")
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self.batch_size = batch_size
         self.bos_token_id = bos_token_id
         self.max_positions = max_positions or getattr(config, "max_position_embeddings", None)
 
-    @torch.no_grad()
-    def score(self, texts: Sequence[str], *, ended: Sequence[bool] | None = None) -> tuple[Tensor, Tensor]:
-        """Loss of each text, in the order given.
+    @property
+    def has_eos(self) -> bool:
+        return self.tokenizer.eos_token_id is not None
 
-        Args:
-            texts: ``n`` texts; an empty one has 0 nats and 0 tokens.
-            ended: Texts that are over: the LM's eos is one more token of theirs. By default none.
+    @property
+    def name(self) -> str:
+        return f"a {type(self.tokenizer).__name__}"
 
-        Returns:
-            ``-log p`` in nats, float64, and the number of tokens, int64; both ``[n]``, on the CPU.
-
-        Raises:
-            ValueError: ``texts`` is one string, a text is longer than the LM's context, or one has ended and the
-                tokenizer has no eos.
-        """
-        tokens = self._encode(texts, ended)
-        nats = torch.zeros(len(tokens), dtype=torch.float64)
-        # Like lengths together, the longest first: a batch that does not fit in memory fails at once.
-        order = sorted((i for i, row in enumerate(tokens) if row), key=lambda i: len(tokens[i]), reverse=True)
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            nats[rows] = self._nats([tokens[i] for i in rows])
-        return nats, torch.tensor([len(row) for row in tokens], dtype=torch.int64)
-
-    def _encode(self, texts: Sequence[str], ended: Sequence[bool] | None) -> list[list[int]]:
+    def _read(self, texts: list[str], ended: Sequence[bool]) -> list[list[int]]:
         """Token ids of each text, checked to fit in the context."""
-        if isinstance(texts, str):
-            raise ValueError(f"texts must be a sequence of strings, got one string, {texts[:40]!r}")
-        if not len(texts):
+        if not texts:
             return []
-        tokens = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        if ended is not None and any(ended):
+        tokens = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        if any(ended):
             eos = self.tokenizer.eos_token_id
-            if eos is None:
-                kind = type(self.tokenizer).__name__
-                raise ValueError(f"a text that ended needs an eos of the LM, got {kind} with none")
             tokens = [[*row, eos] if over else row for row, over in zip(tokens, ended, strict=True)]
         limit = self.max_positions
         for i, row in enumerate(tokens):
@@ -204,9 +181,9 @@ class CausalScorer:
                 )
         return tokens
 
-    def _nats(self, tokens: list[list[int]]) -> Tensor:
-        """``-log p`` of one batch of rows, none of them empty; float64 on the CPU, shape ``[rows]``."""
-        rows = [torch.tensor(row) for row in tokens]
+    @torch.no_grad()
+    def _score(self, batch: list[list[int]]) -> tuple[Tensor, Tensor]:
+        rows = [torch.tensor(row) for row in batch]
         targets = pad_sequence(rows, batch_first=True, padding_value=NOT_SCORED).to(self.model.device)
         is_token = targets != NOT_SCORED
         read = targets.roll(1, dims=1)
@@ -216,7 +193,7 @@ class CausalScorer:
         losses = F.cross_entropy(
             logits.flatten(0, 1).float(), targets.flatten(), ignore_index=NOT_SCORED, reduction="none"
         )
-        return losses.view_as(targets).cpu().double().sum(1)
+        return losses.view_as(targets).cpu().double().sum(1), torch.tensor([len(row) for row in batch])
 
 
 def first_token(tokenizer: PreTrainedTokenizerBase) -> int:

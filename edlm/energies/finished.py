@@ -16,6 +16,7 @@ from edlm.energies.callable import TextFunctionEnergy
 from edlm.energies.causal_lm import PACKAGE, first_token, load_causal_lm
 from edlm.energies.causal_scoring import TokenScorer
 from edlm.energies.loading import CAUSAL, TEXT, load_energy
+from edlm.energies.served_lm import ServedLM
 from edlm.energies.text import TextEnergy
 
 FinishedEnergy = Callable[[Sequence[str], Sequence[Sequence[str]]], list[Tensor]]
@@ -30,10 +31,11 @@ def load_finished_energy(
     """What judges finished texts.
 
     Args:
-        energy: ``"causal:PATH"``, ``"text:PATH"`` or ``"package:NAME"`` for any causal LM (see `ConditionalScorer`);
-            a saved or shipped energy by its name, or an `Energy`: an `AutoregressiveEnergy` with its tokenizer, with
-            its own BOS before the prompt, or a `TextEnergy`; or a function ``f(texts) -> energies``, also as
-            `CallableEnergy.on_text` has it, of prompt and text together.
+        energy: ``"causal:PATH"``, ``"text:PATH"`` or ``"package:NAME"`` for any causal LM (see `ConditionalScorer`),
+            ``"server:URL#MODEL"`` for one that is served elsewhere; a saved or shipped energy by its name, or an
+            `Energy`: an `AutoregressiveEnergy` with its tokenizer, with its own BOS before the prompt, or a
+            `TextEnergy`; or a function ``f(texts) -> energies``, also as `CallableEnergy.on_text` has it, of prompt
+            and text together.
         device: Where a model that is named here runs.
 
     Raises:
@@ -50,13 +52,26 @@ def load_finished_energy(
     if isinstance(energy, AutoregressiveEnergy) and energy.tokenizer is not None:
         return ConditionalScorer(energy.model, energy.tokenizer, energy.bos_token_id)
     if isinstance(energy, TextEnergy):
-        return ConditionalScorer(energy.model, energy.tokenizer)
+        scorer = energy.scorer
+        return _of_served(scorer) if isinstance(scorer, ServedLM) else ConditionalScorer(scorer.model, scorer.tokenizer)
     if isinstance(energy, Energy) and not isinstance(energy, TextFunctionEnergy):
         raise ValueError(
             f"finished texts need a causal LM ('causal:PATH') or a function of text, got a {type(energy).__name__}, "
             "which judges tokens of a denoising step"
         )
     return _of_function(energy.f if isinstance(energy, TextFunctionEnergy) else energy)
+
+
+def _of_served(lm: ServedLM) -> FinishedEnergy:
+    """``E = -log p_LM(text | prompt)`` as a difference of two losses: tokens before the text have the same terms."""
+
+    def energies(prompts: Sequence[str], texts: Sequence[Sequence[str]]) -> list[Tensor]:
+        rows = [[p, *(p + text for text in of_prompt)] for p, of_prompt in zip(prompts, texts, strict=True)]
+        distinct = list(dict.fromkeys(text for row in rows for text in row))
+        nats = dict(zip(distinct, lm.score(distinct)[0], strict=True))
+        return [torch.stack([nats[text] - nats[row[0]] for text in row])[1:] for row in rows]
+
+    return energies
 
 
 def _of_function(f: Callable[[list[str]], Sequence[float]]) -> FinishedEnergy:

@@ -7,9 +7,10 @@ from edlm.denoisers.loading import SHIPPED
 from edlm.energies.autoregressive import AutoregressiveEnergy
 from edlm.energies.base import Energy
 from edlm.energies.pretrained import SETTINGS, PretrainedEnergy
+from edlm.energies.served_lm import ServedLM
 from edlm.energies.text import TextEnergy
 
-CAUSAL, TEXT = "causal:", "text:"
+CAUSAL, TEXT, SERVER = "causal:", "text:", "server:"
 
 
 def load_energy(path_or_name: str | Path, revision: str | None = None, *, carry_over: bool | None = None) -> Energy:
@@ -19,14 +20,15 @@ def load_energy(path_or_name: str | Path, revision: str | None = None, *, carry_
         path_or_name: Folder, or ``org/name`` on the hub; ``"tinystories"`` for the shipped head, or the name of another
             shipped energy (``"tinystories/autoregressive"``). ``"causal:PATH"`` makes an `AutoregressiveEnergy` of a
             causal LM over the denoiser's tokens, ``"text:PATH"`` a `TextEnergy` of one with any tokens; their PATH is
-            a folder, hub id, ``.gguf`` file or ``package:NAME``.
+            a folder, hub id, ``.gguf`` file or ``package:NAME``. ``"server:URL#MODEL"`` makes a `TextEnergy` of an LM
+            that is served elsewhere, see `ServedLM.from_name`.
         revision: Of the hub's repository: branch, tag or commit.
         carry_over: Of an `AutoregressiveEnergy`; as it was saved by default.
 
     Raises:
         FileNotFoundError: no energy is saved there; says how to load it if it is a causal LM.
-        OSError: the hub has no such repository, or cannot be reached.
-        ValueError: ``carry_over`` is given for an energy of another class.
+        OSError: the hub has no such repository, or cannot be reached; or a server does not answer as it should.
+        ValueError: ``carry_over`` is given for an energy of another class, or ``revision`` for a served LM.
     """
     energy = _load(str(path_or_name), revision)
     if carry_over is not None:
@@ -39,6 +41,10 @@ def load_energy(path_or_name: str | Path, revision: str | None = None, *, carry_
 
 
 def _load(name: str, revision: str | None) -> Energy:
+    if name.startswith(SERVER):
+        if revision is not None:
+            raise ValueError(f"revision needs a repository of the hub, got {revision!r} with a served LM")
+        return TextEnergy(ServedLM.from_name(name.removeprefix(SERVER)))
     for prefix, kind in ((CAUSAL, AutoregressiveEnergy), (TEXT, TextEnergy)):
         if name.startswith(prefix):
             options: dict[str, Any] = {"revision": revision} if revision is not None else {}

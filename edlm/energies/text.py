@@ -13,6 +13,7 @@ from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Decision, Energy
 from edlm.energies.candidate_text import TextDecoder, log_proposal_until
 from edlm.energies.causal_lm import CausalScorer, load_causal_lm, split_options
+from edlm.energies.served_lm import ServedLM
 
 
 class TextEnergy(Energy):
@@ -23,8 +24,8 @@ class TextEnergy(Energy):
     a row, so it is neither subtracted nor saved. ``AutoregressiveEnergy`` is faster where both have the same tokens.
 
     Args:
-        model: The causal LM; put into evaluation mode.
-        tokenizer: Its tokenizer.
+        model: The causal LM, put into evaluation mode; or a `ServedLM`, one that runs elsewhere.
+        tokenizer: Its tokenizer; a `ServedLM` has its own.
         denoiser_tokenizer: Decodes candidates; by default the denoiser's own.
         eos_token_id: The *denoiser's* token that ends a text: everything after it in a candidate is left out of both
             terms and keeps the proposal's law, and the LM scores its own eos after the text. "auto": the denoiser's
@@ -32,6 +33,9 @@ class TextEnergy(Energy):
             costs nothing, for it is not part of any.
         decode: ``decode(ids) -> text`` in place of the denoiser's tokenizer.
         scoring: Options of `CausalScorer`: ``bos_token_id`` (the LM's), ``batch_size``, ``max_positions``.
+
+    Attributes:
+        scorer: Scores texts: a `CausalScorer` or a `ServedLM`.
 
     Raises:
         ValueError: an option breaks its rule, or the LM's tokenizer has neither bos nor eos, or ``eos_token_id`` is
@@ -58,8 +62,8 @@ class TextEnergy(Energy):
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel | ServedLM,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         denoiser_tokenizer: Any = None,
         *,
         eos_token_id: int | Literal["auto"] | None = "auto",
@@ -67,13 +71,12 @@ class TextEnergy(Energy):
         **scoring: Any,
     ):
         super().__init__()
-        if eos_token_id == "auto" and tokenizer.eos_token_id is None:
+        self.scorer = model if isinstance(model, ServedLM) else CausalScorer(model, tokenizer, **scoring)
+        if eos_token_id == "auto" and not self.scorer.has_eos:
             eos_token_id = None
-        if eos_token_id is not None and tokenizer.eos_token_id is None:
-            raise ValueError(f"eos_token_id needs an eos of the LM too, got a {type(tokenizer).__name__} with none")
+        if eos_token_id is not None and not self.scorer.has_eos:
+            raise ValueError(f"eos_token_id needs an eos of the LM too, got {self.scorer.name} with none")
         self.model = model
-        self.tokenizer = tokenizer
-        self._scorer = CausalScorer(model, tokenizer, **scoring)
         self._decoder = TextDecoder(denoiser_tokenizer, eos_token_id, decode)
 
     @classmethod
@@ -93,6 +96,28 @@ class TextEnergy(Energy):
         model, tokenizer, _ = load_causal_lm(path, **loading)
         return cls(model, tokenizer, denoiser_tokenizer, **taken)
 
+    @classmethod
+    def from_server(cls, url: str, model: str, denoiser_tokenizer: Any = None, **options: Any) -> Self:
+        """A causal LM that is served elsewhere, over the OpenAI completions protocol.
+
+        Args:
+            url: Such as ``"http://localhost:8000/v1"``.
+            model: The name of the model there.
+            denoiser_tokenizer: As for the class.
+            options: ``eos_token_id`` and ``decode`` as for the class, and those of `ServedLM`: ``bos``, ``eos``,
+                ``batch_size``, ``api_key``, ``timeout``, ``max_attempts``.
+
+        Raises:
+            ServerError: the server does not answer, or not with log-probabilities of a prompt's tokens.
+            ValueError: as for the class.
+        """
+        taken = {name: options.pop(name) for name in ("eos_token_id", "decode") if name in options}
+        return cls(ServedLM(url, model, **options), None, denoiser_tokenizer, **taken)
+
+    def settings(self) -> dict[str, Any]:
+        """JSON values that decide the energies, apart from the weights of a model that runs here."""
+        return self.scorer.settings()
+
     def check_denoiser(self, denoiser: Denoiser) -> None:
         super().check_denoiser(denoiser)
         self._decoder.check_denoiser(denoiser)
@@ -103,10 +128,11 @@ class TextEnergy(Energy):
 
         Raises:
             ValueError: a position before a slot is masked, or a text is too long for the LM.
+            ServerError: the server does not answer as it should, or a text is too long for its LM.
         """
         spelled = self._decoder(decision)
         energy = log_proposal_until(decision, spelled.ends)
         if len(spelled.active):
-            nats, _ = self._scorer.score(spelled.texts, ended=spelled.ended)
+            nats, _ = self.scorer.score(spelled.texts, ended=spelled.ended)
             energy[spelled.active] += nats.to(energy)[spelled.kind]
         return energy

@@ -28,10 +28,10 @@ def characters(letters=LETTERS, **special):
     return PreTrainedTokenizerFast(tokenizer_object=words, mask_token="[MASK]", **special)
 
 
-def pairs(**special):
-    """Byte-pair encoding with the merges ab, ca, bc, in that order."""
+def pairs(more="", **special):
+    """Byte-pair encoding with the merges ab, ca, bc, in that order, of these letters and maybe more."""
     merges = [("a", "b"), ("c", "a"), ("b", "c")]
-    words = Tokenizer(models.BPE({token: i for i, token in enumerate(MERGED)}, merges))
+    words = Tokenizer(models.BPE({token: i for i, token in enumerate([*MERGED, *more])}, merges))
     words.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=words, **{"bos_token": "<bos>", "eos_token": "<eos>", **special})
 
@@ -52,7 +52,7 @@ def causal_lm(**settings):
     torch.manual_seed(4)
     shape = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 12, "vocab_size": len(MERGED) + 1}
     settings = {"bos_token_id": 0, "initializer_range": 0.8, **settings}
-    model = GPT2LMHeadModel(GPT2Config(**shape, **settings))
+    model = GPT2LMHeadModel(GPT2Config(**shape | settings))
     return model.train()  # dropout on: the energy must turn it off
 
 

@@ -38,7 +38,7 @@ class EvaluateConfig(Config):
         given: "middle_third": everything but the middle third of each block is given, and the bounds and draws are of
             that third; null: nothing is given.
         energy: Energies that are compared with the base, each used as it recommends: folders, shipped names, or causal
-            LMs ("causal:PATH", "text:PATH"); one or several.
+            LMs ("causal:PATH", "text:PATH", "server:URL#MODEL"); one or several.
         methods: More samplers that are compared, with options of their own; null for none, and for the shipped heads if
             neither energies nor another denoiser are given.
         num_steps: Denoiser passes.

@@ -14,8 +14,8 @@ class MethodConfig(SamplerOptions):
 
     Args:
         name: What tables call it.
-        energy: Folder of an energy, a shipped name, or a causal LM ("causal:PATH", "text:PATH"); null for the denoiser
-            alone, with a proposal of its own.
+        energy: Folder of an energy, a shipped name, or a causal LM ("causal:PATH", "text:PATH", "server:URL#MODEL");
+            null for the denoiser alone, with a proposal of its own.
         carry_over: Autoregressive energies only: count the terms at the slots alone ("coAR").
         orders: Only in these reveal orders; null for all of the table's.
         order: One of ``orders``; null for those.
@@ -157,7 +157,9 @@ def methods_named(energies: Sequence[str]) -> tuple[MethodConfig, ...]:
     """
     names: list[str] = []
     for energy in energies:
-        parts = [part for part in energy.split(":")[-1].split("/") if part not in ("", "final", "energy")]
+        parts = [
+            part for part in energy.split(":")[-1].replace("#", "/").split("/") if part not in ("", "final", "energy")
+        ]
         name = parts[-1] if parts else energy
         names.append(name if name not in names else f"{name}_{len(names)}")
     return tuple(MethodConfig(name=name, energy=energy) for name, energy in zip(names, energies, strict=True))
