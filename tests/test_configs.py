@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import yaml
+from accelerate.commands.config.config_args import ClusterConfig
 
 from edlm.commands.parsing import parse
 from edlm.denoisers.loading import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted((ROOT / "configs").rglob("*.yaml"))
+LAUNCHES = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
+FILES = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*LAUNCHES})
 
 
 def commands(path: Path) -> list[list[str]]:
@@ -35,6 +37,14 @@ def test_a_config_is_read_to_the_last_key(configs, path):
         files = [word for word, before in zip(words[1:], words, strict=False) if before == "--config"]
         assert files[-1] == str(path.relative_to(ROOT))
         _check_same(configs[path, i], yaml.safe_load(path.read_text()), path.stem)
+
+
+@pytest.mark.parametrize("path", LAUNCHES, ids=lambda path: path.stem)
+def test_a_launch_config_is_one_of_accelerate(path):
+    options = ClusterConfig.from_yaml_file(str(path))  # refuses unknown keys
+    assert options.distributed_type == "FSDP" and options.fsdp_config["fsdp_version"] == 2
+    assert options.num_processes == 8 * options.num_machines
+    assert f"accelerate launch --config_file {path.relative_to(ROOT)} " in path.read_text()
 
 
 def _check_same(value: Any, written: Any, where: str) -> None:

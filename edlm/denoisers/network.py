@@ -1,5 +1,7 @@
 """Denoisers that run a network with weights, which give them an identity."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,14 +47,19 @@ class NetworkDenoiser(Denoiser):
     def _weights(self) -> list[tuple[int, int]]:
         return [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in self.network.parameters()]
 
-    def _apply(self, *arguments: Any, **options: Any) -> Self:
-        moved = super()._apply
+    @contextmanager
+    def same_weights(self) -> Iterator[None]:
+        """What moves, casts or shards the weights in the block leaves the identity as it is."""
         if any(weight.is_meta for weight in self.network.parameters()) or not self._weights():
-            return moved(*arguments, **options)
+            yield
+            return
         revision = self._revision()
-        moved(*arguments, **options)
+        yield
         self._fingerprint = (self._weights(), revision)
-        return self
+
+    def _apply(self, *arguments: Any, **options: Any) -> Self:
+        with self.same_weights():
+            return super()._apply(*arguments, **options)
 
 
 class HiddenDenoiser(NetworkDenoiser):
@@ -65,6 +72,12 @@ class HiddenDenoiser(NetworkDenoiser):
     @property
     def num_blocks(self) -> int:
         return self.network.config.num_hidden_layers
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The blocks: what a pass runs one after the other, and `num_blocks` long."""
+        lists = (module for module in self.network.modules() if isinstance(module, nn.ModuleList))
+        return next(modules for modules in lists if len(modules) == self.num_blocks)
 
     def embed(self, tokens: Tensor) -> Tensor:
         return self.network.get_input_embeddings()(tokens)

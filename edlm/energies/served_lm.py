@@ -13,7 +13,7 @@ from edlm.energies.server import Server
 from edlm.energies.text_scorer import TextScorer
 from edlm.rules import check, check_given, shown
 
-_PROBES = ("The", "a", "1", "(")  # each begins with another token
+_PROBES = ("The cat", "a dog", "1 day", "(see)")  # each begins and ends with another token
 _PATH = "completions"
 _TOP = 5  # most probable tokens of each place
 _NEAR = 0.1  # nats by which one distribution may differ between requests: batches are computed in half precision
@@ -118,8 +118,9 @@ class ServedLM(TextScorer):
         parts = [prompts[i : i + self.batch_size] for i in range(0, len(prompts), self.batch_size)]
         echoes = [echo for part in parts for echo in self._ask(part, begins=True)]
         before = commonprefix([echo.tokens for echo in echoes])
-        if any(len(echo.tokens) == len(before) for echo in echoes):
-            raise self._error(f"the same tokens for other texts: {shown(before)}")
+        for text, echo in zip(_PROBES, echoes, strict=True):
+            if len(echo.tokens) == len(before) or not echo.tokens[-1].endswith(text[-1]):
+                raise self._error(f"tokens {shown(echo.tokens)} of {shown(self.bos + text)}, which do not spell it")
         if not before:
             raise self._error(
                 "no log-probability of a text's first token, for nothing stands before it; give bos, such as '<s>'"
@@ -161,6 +162,8 @@ class ServedLM(TextScorer):
         found = [listed.get(name) if isinstance(listed, dict) else None for name in _LISTS]
         if not all(isinstance(values, list) and len(values) == len(found[0]) > num_new for values in found):
             raise self._error(f"no lists {', '.join(_LISTS)} of a place each (logprobs) but {shown(listed)}")
+        if not all(isinstance(token, str) for token in found[0]):
+            raise self._error(f"no tokens but {shown(found[0])}")
         if not all(isinstance(top, dict | None) for top in found[-1]):
             raise self._error(f"no top_logprobs by token but {shown(found[-1])}")
         echo = Echo(*(values[: len(values) - num_new] for values in found))

@@ -16,6 +16,7 @@ from edlm.energies.base import Decision, Step
 from edlm.sampler.proposal import draw_categorical, make_decision
 from edlm.sampler.reweighting import log_share_of_data
 from edlm.training.means import Mean
+from edlm.training.sharding import place
 
 
 class DenoiserObjective:
@@ -137,7 +138,7 @@ class EnergyObjective:
     - binary: ``-logsigmoid(-E(data)) - mean_j logsigmoid(E(noise_j))``.
 
     Args:
-        denoiser: Frozen; moved to the device of the batch.
+        denoiser: Frozen; moved to the device of the batch, or sharded (see `place`).
         config: The mixture of decisions.
         reads_hidden: Whether the energy reads the denoiser's states.
 
@@ -153,7 +154,7 @@ class EnergyObjective:
 
     def __call__(self, model: nn.Module, batch: Tensor, streams: BatchStreams) -> tuple[Mean, dict[str, Mean]]:
         """Loss of tokens ``batch[batch, length]``; the model is called as ``model(decision)``."""
-        self.denoiser.to(batch.device)
+        place(self.denoiser, batch.device)
         k = 1 if self.config.loss == "likelihood" else self.config.num_candidates
         with torch.no_grad():
             decision = self.draw_decision(batch, k, streams)

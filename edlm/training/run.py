@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from edlm.training.batches import GlobalBatches
 from edlm.training.checkpoints import Checkpoints, RunState, fingerprint
 from edlm.training.optimization import averaged, learning_rate_factor, parameter_groups
+from edlm.training.sharding import replicated
 from edlm.training.trainer_config import TrainerConfig
 
 
@@ -61,13 +62,14 @@ def prepare(model: nn.Module, train_blocks: Tensor, config: TrainerConfig, ident
         FileExistsError: ``config.resume`` is False and there is a checkpoint.
     """
     AcceleratorState._reset_state()  # a second run in this process may ask for another precision
-    accelerator = Accelerator(
-        mixed_precision=_precision(config.mixed_precision),
-        gradient_accumulation_steps=config.gradient_accumulation,
-        log_with=None if config.wandb == "off" else "wandb",
-        # An objective may call the model twice, and a broadcast between changes buffers in place.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
+    with replicated():  # a frozen part alone is sharded
+        accelerator = Accelerator(
+            mixed_precision=_precision(config.mixed_precision),
+            gradient_accumulation_steps=config.gradient_accumulation,
+            log_with=None if config.wandb == "off" else "wandb",
+            # An objective may call the model twice, and a broadcast between changes buffers in place.
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
     model.zero_grad()  # an earlier run may have stopped between two micro-steps
     groups = parameter_groups(model, config.weight_decay)
     fused = accelerator.device.type == "cuda" or None  # None: torch's choice

@@ -25,7 +25,7 @@ from tests.energies.test_text import (
     spelling_denoiser,
 )
 
-LETTERS = "The1("
+LETTERS = "The tdogy1(s)"
 KEY = "sk-secret-123"
 TEXTS = ["abca", "", "c", "bcab", "abc"]
 
@@ -210,6 +210,7 @@ WRONG = {
     "no logprobs": (of_choice(logprobs=None), rf"{LISTS} \(logprobs\) but None"),
     "null logprobs": (of_logprobs(token_logprobs=None), LISTS),
     "a shorter list": (lambda a, c, logprobs: logprobs["token_logprobs"].pop(), LISTS),
+    "no token": (at("tokens", 1, None), r"no tokens but \['<bos>', None"),
     "no top": (at("top_logprobs", 1, 3.0), r"no top_logprobs by token but \[None, 3.0"),
     "a null token": (at("token_logprobs", 1, None), r"None in place of a token's log-probability, in '\w+'"),
     "a token of text": (at("token_logprobs", 1, "-1"), "'-1' in place of a token's log-probability"),
@@ -256,9 +257,21 @@ def unconditional(answer):
     return answer
 
 
+def unlisted(answer):
+    """The token after the text is counted, but not listed."""
+    for choice in answer["choices"]:
+        for name in ("tokens", "token_logprobs", "top_logprobs"):
+            del choice["logprobs"][name][-1]
+    return answer
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(shifted, "log-probabilities that depend on later tokens"), (unconditional, "of a text's first token, for")],
+    [
+        (shifted, "log-probabilities that depend on later tokens"),
+        (unconditional, "of a text's first token, for"),
+        (unlisted, r"tokens \['<bos>', .* of 'The cat', which do not spell it"),
+    ],
 )
 def test_a_server_whose_terms_are_of_other_tokens_is_refused(stub, change, message):
     stub.change = change
