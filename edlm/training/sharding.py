@@ -26,8 +26,7 @@ def place(denoiser: Denoiser, device: torch.device) -> None:
 
     The processes of a machine hold a share of every block each, and gather one block at a time: in each forward pass,
     so that all of them must make as many. What is not a block (embeddings, output layer) is whole on each device.
-    Options are those of an accelerate config: ``fsdp_version`` (2), ``fsdp_reshard_after_forward`` and
-    ``fsdp_offload_params``.
+    Of the options of an accelerate config, ``fsdp_version`` (2) and ``fsdp_reshard_after_forward`` have an effect.
 
     Raises:
         ValueError: FSDP of version 1, or a denoiser without blocks.
@@ -44,10 +43,10 @@ def _shard(denoiser: Denoiser, device: torch.device) -> None:
         raise ValueError(f"fsdp_version must be 2, got {plugin.fsdp_version}")
     if not isinstance(denoiser, HiddenDenoiser):
         raise ValueError(f"FSDP needs a denoiser of known blocks, got a {type(denoiser).__name__}")
-    mesh, resharding = _machine(device), plugin.reshard_after_forward
+    mesh = _machine(device)
     with denoiser.same_weights():
         for block in denoiser.blocks:
-            fully_shard(block, mesh=mesh, reshard_after_forward=resharding, offload_policy=plugin.cpu_offload)
+            fully_shard(block, mesh=mesh, reshard_after_forward=plugin.reshard_after_forward)
 
 
 def _machine(device: torch.device) -> DeviceMesh:
