@@ -320,10 +320,12 @@ written in {STEPS} steps, {A_STEP} a step; there are k = {CANDIDATES} candidates
 
 {of_models()}
 
-A FLOP is a multiplication or an addition; a token costs 2 for each weight of a matrix, and attention to {LENGTH}
-tokens. The vocabulary of {LLADA.vocabulary:,} makes the output layer {output_share:.0%} of a token, so it is
-applied only
-where tokens are decided. A denoiser that sees both sides has no cache of keys and values: every step reads all
+Weights are taken to be loaded in bf16: `dtype=torch.bfloat16` of `load_denoiser` and `TextEnergy.from_causal_lm`,
+`--denoiser_dtype bfloat16` of `edlm train energy`. The other commands load float32, with twice the bytes and a
+multiple of the time. A FLOP is a multiplication or an addition; a token costs 2 for each weight of a matrix, and
+attention to {LENGTH} tokens. The vocabulary of {LLADA.vocabulary:,} makes the output layer {output_share:.0%} of
+a token, so it is applied only where tokens are decided. A denoiser that sees both sides has no cache of keys and
+values: every step reads all
 {LENGTH} tokens again.
 
 ## A step of one row
@@ -359,13 +361,13 @@ denoiser's weights takes {1000 * reading:.0f} ms, computing one row {1000 * comp
 
 Rows are independent, so generation needs no communication: each process holds all weights and writes its own rows.
 At {GPUS[-1]} GPUs what breaks first is not arithmetic but one of {GPUS[-1]} processes, and the file system
-that takes their part
-files. Rows are keyed by their index, so a restart, or another number of processes, writes the same rows.
+that takes their part files.
+Rows are keyed by their index, so a restart, or another number of processes, writes the same rows.
 
 | GPUs | engine |
 | --- | --- |
 | 1 | `edlm generate` |
-| {GPUS[1]} | `accelerate launch --num_processes {GPUS[1]}` or `torchrun --nproc_per_node {GPUS[1]}` on `sampling/generate.py` |
+| {GPUS[1]} | `accelerate launch --num_processes {GPUS[1]} sampling/generate.py`, or `torchrun` |
 | {GPUS[-1]} | `torchrun` on each machine, or `edlm generate --engine ray`, which replaces workers that die |
 | others, for the LM | vLLM or SGLang, and `--energy server:URL#MODEL` |
 | any, for training | `accelerate launch --config_file configs/accelerate/fsdp2.yaml` |

@@ -4,6 +4,7 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from weakref import finalize
 
 import pytest
@@ -13,10 +14,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from edlm.denoisers import FunctionDenoiser
-from edlm.diffusion.slots import Slots
 from edlm.energies import ResidualHead
-from edlm.energies.head_settings import HeadSettings
+from edlm.energies.head_settings import HeadOptions, HeadSettings
 from edlm.sampler.proposal import draw_categorical
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,11 +59,44 @@ def test_parameters_of_the_head_are_those_of_a_residual_head(scaling):
     with torch.device("meta"):
         real = ResidualHead(HeadSettings(**sizes, **options))
     assert sum(weight.numel() for weight in real.parameters()) == head.parameters
-    assert HeadSettings(**sizes, **options).num_heads == HeadSettings.fitting(llada(), options_of(head)).num_heads
+    denoiser = SimpleNamespace(hidden_size=head.width, num_blocks=32)
+    made = HeadSettings.fitting(denoiser, HeadOptions())
+    assert (made.width, made.num_heads, made.intermediate_size, made.start) == (*sizes.values(), "cold")
 
 
-def llada():
-    """A denoiser of LLaDA's width."""
-    denoiser = FunctionDenoiser(lambda x, t: torch.zeros(*x.shape, 3), 3, 3)
-    type(denoiser).hidden_size
-    return denoiser
+def test_flops_are_those_that_torch_counts(scaling):
+    shape = scaling.Transformer("tiny", 64, 3, 4, 2, 96, 200)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        llama(shape, attn_implementation="eager")(torch.zeros(2, 24, dtype=torch.long))
+    assert counter.get_total_flops() == pytest.approx(shape.flops(48, 24, 48), rel=1e-3)
+
+
+class Peak(TorchDispatchMode):
+    """Most bytes that lived at once, of what operations made."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes, self.most, self.alive = 0, 0, set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage())._cdata not in self.alive:
+                self.alive.add(storage._cdata)
+                self.bytes += storage.nbytes()
+                finalize(storage, self.freed, storage._cdata, storage.nbytes())
+        self.most = max(self.most, self.bytes)
+        return made
+
+    def freed(self, key, size):
+        self.alive.discard(key)
+        self.bytes -= size
+
+
+def test_drawing_needs_the_bytes_that_are_said_for_each_logit(scaling):
+    n, vocabulary = 20, 5000
+    uniforms = torch.rand(n, 3, dtype=torch.float64)
+    with Peak() as peak:
+        log_probs = torch.zeros(n, vocabulary)
+        draw_categorical(log_probs, uniforms)
+    assert peak.most / (n * vocabulary) == pytest.approx(scaling.DRAWING, rel=0.02)

@@ -135,11 +135,11 @@ class ServedLM(TextScorer):
     def _ask(self, prompts: list[str], begins: bool = False) -> list[Echo]:
         """What the server read, checked; of one that ``begins``, the number of tokens that it hides is learnt."""
         options = {
-            "max_tokens": 1,
+            "max_tokens": 1,  # 0 is no limit for some
             "temperature": 0,
             "echo": True,
             "logprobs": _TOP if begins else 1,
-        }  # 0 tokens are no end for some
+        }
         answer = self._server.post(_PATH, {"model": self.model, "prompt": prompts, **options})
         choices, usage = answer.get("choices"), answer.get("usage")
         num_read, num_new = (

@@ -73,20 +73,20 @@ def test_losses_are_those_of_the_same_weights_here(served, local):
     assert nats.std() > 5
 
 
-def test_a_server_without_a_bos_gives_terms_of_other_places_and_is_refused(url):
-    with pytest.raises(ServerError, match="log-probabilities that depend on later tokens"):
+def test_without_its_bos_the_server_lists_other_terms_and_is_refused(url):
+    with pytest.raises(ServerError, match="which do not spell it"):
         ServedLM(url, "smollm2", bos="Hello\n", batch_size=1)
     with pytest.raises(ServerError, match="no log-probability of a text's first token"):
         ServedLM(url, "smollm2", bos=BOS, batch_size=1)
 
 
 def test_candidates_of_a_step_are_ranked_as_by_the_same_weights_here(served, local):
-    denoiser, options = load_denoiser("tinystories"), {"num_steps": 1, "num_candidates": 4, "scope": "sequence"}
+    denoiser, options = load_denoiser("tinystories"), {"num_steps": 1, "num_candidates": 6, "scope": "sequence"}
     framed = TextEnergy(
         local.model, local.tokenizer, decode=lambda ids: OTHER + denoiser.tokenizer.decode(ids), eos_token_id=None
     )
     here, there = (
-        EnergySampler(denoiser, energy, **options).sample(2, 8, seeds=range(2)).steps[0].energies
+        EnergySampler(denoiser, energy, **options).sample(1, 8, seeds=[0]).steps[0].energies
         for energy in (framed, TextEnergy(served, eos_token_id=None))
     )
     pair = torch.stack([energies - energies.mean(1, keepdim=True) for energies in (here, there)]).flatten(1)
