@@ -4,6 +4,7 @@ python docs/scaling.py > docs/scaling.md
 """
 
 import json
+import textwrap
 from dataclasses import dataclass
 
 # Of one H100 SXM with 80 GB, by its data sheet; and of its machine.
@@ -298,6 +299,13 @@ def of_training() -> str:
     return table(f"| {names} | ms of the gradients' sum | ms of computing |", rows)
 
 
+def filled(text: str) -> str:
+    """Markdown whose paragraphs have lines of one length."""
+    blocks = text.strip().split("\n\n")
+    options = {"width": 120, "break_long_words": False, "break_on_hyphens": False}
+    return "\n\n".join(block if block[0] in "#|" else textwrap.fill(block, **options) for block in blocks) + "\n"
+
+
 def page() -> str:
     """The page, all of whose numbers are computed here."""
     flop_rate, memory_rate = f"{FLOP_RATE / 1e12:.0f} TFLOP/s", f"{MEMORY_RATE / 1e12:.2f} TB/s"
@@ -306,7 +314,7 @@ def page() -> str:
     reading, computing = 2 * LLADA.parameters / MEMORY_RATE, BASE.total / (UTILISATION * FLOP_RATE)
     kept_scores = HEAD.scores(LENGTH, TRAINED_DECIDED)
     trained_logits = TRAINED_DECIDED * LLADA.vocabulary * 4
-    return f"""# LLaDA-8B with an energy on 1, 8 and 512 GPUs
+    return filled(f"""# LLaDA-8B with an energy on 1, 8 and 512 GPUs
 
 This page is the output of `python docs/scaling.py`: change the numbers there. It is arithmetic, not measurement: no
 published weights and no machine of several GPUs were at hand. GPUs are H100s with {MEMORY / 1e9:.0f} GB,
@@ -405,7 +413,7 @@ and as much again for each of their uses in the backward pass; then the logits, 
 row in float32. A GPU holds the
 whole denoiser in bf16 ({2 * LLADA.parameters / 1e9:.0f} GB), so that sharding makes room for rows; a denoiser
 of 70B needs it.
-"""
+""")
 
 
 if __name__ == "__main__":
