@@ -62,7 +62,9 @@ class ServedLM(TextScorer):
         self, url: str, model: str, *, bos: str = "", eos: str | None = None, batch_size: int = 16, **connection: Any
     ):
         super().__init__(batch_size)
-        check_given(model=model, eos=eos)
+        check_given(model=model)
+        if eos == "":
+            raise ValueError("eos must be the text of a token, got ''")
         self.model = check("model", model, str)
         self.bos = check("bos", bos, str)
         self.eos = check("eos", eos, str | None)
@@ -147,12 +149,13 @@ class ServedLM(TextScorer):
         )
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise self._error(f"no choices but {shown(answer)}")
-        by_index = {choice.get("index"): choice for choice in choices}
-        if len(choices) != len(prompts) or by_index.keys() != set(range(len(prompts))):
+        indices = [choice.get("index") for choice in choices]
+        if len(indices) != len(prompts) or not all(i in indices for i in range(len(prompts))):
             raise self._error(f"{len(choices)} choices for {len(prompts)} texts, or not one of each index")
         if not isinstance(num_read, int) or num_new not in (0, len(prompts)):
             raise self._error(f"a usage that is not of {len(prompts)} texts and one more token each: {shown(usage)}")
-        echoes = [self._echo(by_index[i], prompt, num_new // len(prompts)) for i, prompt in enumerate(prompts)]
+        of_prompts = [choices[indices.index(i)] for i in range(len(prompts))]
+        echoes = [self._echo(c, prompt, num_new // len(prompts)) for c, prompt in zip(of_prompts, prompts, strict=True)]
         hidden = num_read - sum(len(echo.tokens) for echo in echoes)
         if begins:
             self._hidden = hidden // len(prompts)

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import random
+import re
 import time
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -16,6 +17,7 @@ API_KEY = "EDLM_API_KEY"
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)
 _LONGEST_WAIT = 60.0  # seconds between two attempts
 _CHUNK = 1 << 16  # bytes
+_CHANCE = random.SystemRandom()  # leaves the seeded streams alone
 
 
 class ServerError(OSError):
@@ -82,7 +84,7 @@ class Server:
             else:
                 return self._object(path, body)
             if attempt < self.max_attempts:
-                wait = 2.0 ** (attempt - 1) * random.uniform(0.5, 1.0) if wait is None else wait
+                wait = 2.0 ** (attempt - 1) * _CHANCE.uniform(0.5, 1.0) if wait is None else wait
                 time.sleep(min(wait, _LONGEST_WAIT))
         raise self.error(path, f"{failure}, the last of {self.max_attempts} attempts") from None
 
@@ -110,10 +112,11 @@ class Server:
     def _object(self, path: str, body: bytes) -> dict[str, Any]:
         try:
             answer = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
-            raise self.error(path, f"no JSON object but {shown(body.decode(errors='replace'))}")
+            # The key goes before the text is cut, which might leave a part of it.
+            raise self.error(path, f"no JSON object but {shown(self._redacted(body.decode(errors='replace')))}")
         return answer
 
     def _described(self, error: HTTPError) -> str:
@@ -134,7 +137,7 @@ def _checked(url: str) -> str:
         is_plain = parts.port != 0 and not (parts.username or parts.password or parts.query or parts.fragment)
     except ValueError:
         raise ValueError("url must be an address, http(s)://host[:port][/path], got another text") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or not is_plain or not url.isprintable():
+    if parts.scheme not in ("http", "https") or not parts.hostname or not is_plain or not re.fullmatch(r"[!-~]+", url):
         raise ValueError(
             "url must be http(s)://host[:port][/path] without user, password and query (a key is for api_key, or "
             f"{API_KEY}), got one of {parts.scheme or 'no scheme'!r} with other parts"

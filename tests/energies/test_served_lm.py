@@ -203,6 +203,7 @@ WRONG = {
     "fewer choices": (lambda a, *_: a["choices"].pop(), "2 choices for 3 texts"),
     "more choices": (lambda a, c, _: a["choices"].append(c), "4 choices for 3 texts"),
     "an index twice": (of_choice(index=0), "3 choices for 3 texts, or not one of each index"),
+    "an index of another kind": (of_choice(index={}), "3 choices for 3 texts, or not one of each index"),
     "no choices": (of_answer(choices=None), "no choices but {'choices': None"),
     "choices of text": (of_answer(choices=["a"]), r"no choices but {'choices': \['a'\]"),
     "no usage": (of_answer(usage=None), USAGE + "None"),
@@ -232,10 +233,18 @@ def test_a_wrong_answer_is_an_error_and_never_an_energy(stub, lm, waits, kind):
     assert len(stub.requests) == 1 and not waits
 
 
-@pytest.mark.parametrize("sent", ["<html>", "[]", "null", "{"])
+def test_a_key_is_not_shown_in_part_where_a_text_is_cut(stub, lm):
+    lm._server._key = KEY
+    stub.faults = [lambda handler, answer: send(handler, "x" * 70 + KEY)]
+    with pytest.raises(ServerError) as raised:
+        lm.score(["ab"])
+    assert KEY[:4] not in str(raised.value)
+
+
+@pytest.mark.parametrize("sent", ["<html>", "[]", "null", "{", "[" * 9])
 def test_an_answer_that_is_no_json_object_is_shown(stub, lm, sent):
-    stub.faults = [lambda handler, answer: send(handler, sent)]
-    with pytest.raises(ServerError, match=rf"got no JSON object but '{sent}'".replace("[", r"\[")):
+    stub.faults = [lambda handler, answer: send(handler, sent * (11_111 if len(sent) == 9 else 1))]
+    with pytest.raises(ServerError, match=rf"got no JSON object but '{sent}".replace("[", r"\[")):
         lm.score(["ab"])
 
 
@@ -306,6 +315,7 @@ def test_the_key_is_sent_and_shown_nowhere(stub, monkeypatch, capsys, given):
     [
         (f"http://me:{KEY}@host/v1", "without user, password and query"),
         (f"http://host/v1?key={KEY}", "without user, password and query"),
+        ("http://host/a b", "without user, password and query"),
         (f"ftp://{KEY}/v1", "got one of 'ftp' with other parts"),
         (f"http://host:{KEY}/v1", "url must be an address"),
         (KEY, "got one of 'no scheme' with other parts"),
@@ -325,7 +335,7 @@ def test_a_url_with_a_secret_in_it_is_refused_without_showing_it(url, message):
         ("server:http://host/v1?key=1#m", "options of a served LM's name must be of bos, eos, batch_size, got key"),
         ("server:http://host/v1?batch_size=x#m", "batch_size must be an integer, got 'x'"),
         ("server:http://host/v1?batch_size=0#m", "batch_size must be >= 1, got 0"),
-        ("server:http://host/v1?eos=#m", "eos must be a name or a path"),
+        ("server:http://host/v1?eos=#m", "eos must be the text of a token, got ''"),
     ],
 )
 def test_mistakes_in_the_name_are_told_before_anything_is_asked(name, message):
