@@ -1,5 +1,6 @@
 """Files are read so that every error names the file, whatever is wrong with it; and replaced as a whole."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import IO, Any
 from safetensors import safe_open
 
 _POINTER, _LONGEST = b"version https://git-lfs", 200
+_BLOCK = 2**20  # bytes
 
 
 @contextmanager
@@ -101,6 +103,15 @@ def read_json(path: str | Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise TypeError(f"a {type(content).__name__}")
     return content
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """``edlm generate``: rows of text into a file, by any number of processes."""
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -15,6 +17,7 @@ from edlm.files import reading
 from edlm.jobs.generation import Generation, GenerationOptions, Prompt, generate, identity_of, parts_of
 from edlm.jobs.manifest import check_manifest
 from edlm.jobs.output import check_output
+from edlm.jobs.ray_data import RayOptions, generate_by_actors
 from edlm.processes import join
 from edlm.sampler.kernel import device_of
 from edlm.sampler.options import SamplerOptions
@@ -39,6 +42,9 @@ class GenerateConfig(GenerationOptions):
         num_threads: Of a process, on the CPU: rows depend on it as on ``rows_per_item``. More processes use more
             cores.
         device: Device of denoiser and energy: "cpu", "cuda", "mps", or "auto" for the process's own.
+        engine: What runs the processes: "accelerate" for those that a launcher started, or this one alone; "ray" for
+            actors of Ray, on the machines of a cluster.
+        ray: Its actors.
     """
 
     output: str
@@ -49,6 +55,8 @@ class GenerateConfig(GenerationOptions):
     batch_size: int = 16
     num_threads: int = 1
     device: str = "auto"
+    engine: Literal["accelerate", "ray"] = "accelerate"
+    ray: RayOptions = field(default_factory=RayOptions)
 
 
 def run(config: GenerateConfig) -> None:
@@ -57,20 +65,38 @@ def run(config: GenerateConfig) -> None:
     options = GenerationOptions(**{option.name: getattr(config, option.name) for option in fields(GenerationOptions)})
     prompts = [Prompt()] if config.prompts is None else read_prompts(config.prompts)
     check_manifest(parts_of(config.output), identity_of(options, prompts))
+    by = _by_actors if config.engine == "ray" else _by_processes
+    num_rows, new, rate = by(config, partial(_load, config, options, prompts))
+    if join(in_step=False).is_main_process:
+        line = f"{num_rows} rows in {config.output}: {new} of them new, {rate}"
+        console().print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _load(config: GenerateConfig, options: GenerationOptions, prompts: Sequence[Prompt]) -> Generation:
+    """In the process that makes rows."""
     processes = join(in_step=False)
     torch.set_num_threads(config.num_threads)
     denoiser = load_denoiser(config.denoiser, device=processes.device if config.device == "auto" else config.device)
     energy = load_energy(config.energy).to(device_of(denoiser)) if config.energy is not None else None
-    sampler = EnergySampler(denoiser, energy, **asdict(config.sampler))
-    generation = Generation(sampler, options, prompts)
-    started = time.perf_counter()
+    return Generation(EnergySampler(denoiser, energy, **asdict(config.sampler)), options, prompts)
+
+
+def _by_processes(config: GenerateConfig, load: Callable[[], Generation]) -> tuple[int, int, str]:
+    """Numbers of rows and of new ones, and how fast these were made."""
+    generation, started = load(), time.perf_counter()
     new = generate(generation, config.output, batch_size=config.batch_size, title="items")
-    seconds = time.perf_counter() - started
-    if processes.is_main_process:
-        number = processes.num_processes
-        rate = f"{new / seconds:.2f} a second by {number} process{'es' if number > 1 else ''}"
-        line = f"{generation.num_rows} rows in {config.output}: {new} of them new, {rate}"
-        console().print(line, highlight=False, markup=False, soft_wrap=True)
+    return generation.outline.num_rows, new, _rate(new, started, join(in_step=False).num_processes, "process")
+
+
+def _by_actors(config: GenerateConfig, load: Callable[[], Generation]) -> tuple[int, int, str]:
+    started, sizes = time.perf_counter(), {"cpus_per_actor": config.num_threads, "batch_size": config.batch_size}
+    num_rows, new, actors = generate_by_actors(load, config.output, config.ray, **sizes, title="items")
+    return num_rows, new, _rate(new, started, actors, "actor")
+
+
+def _rate(new: int, started: float, number: int, worker: str) -> str:
+    plural = "" if number == 1 else "es" if worker.endswith("s") else "s"
+    return f"{new / (time.perf_counter() - started):.2f} a second by {number} {worker}{plural}"
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:

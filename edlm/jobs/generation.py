@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from edlm.energies.card import EnergyCard
 from edlm.files import reading
 from edlm.jobs.job import Job
 from edlm.jobs.output import check_output, write_rows
+from edlm.jobs.parts import Key
 from edlm.lock import locked
 from edlm.packages import versions
 from edlm.processes import join, on_main_process
@@ -67,6 +68,30 @@ class GenerationOptions(Config):
     and by them a token in some thousands, depend on it. More are faster on a GPU, and take more memory."""
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What is known of rows before they are made.
+
+    Attributes:
+        identity: All that decides the rows, as JSON values.
+        num_rows: Number of rows.
+        rows_per_item: Consecutive rows of a work item; the last may have fewer.
+    """
+
+    identity: Mapping[str, Any]
+    num_rows: int
+    rows_per_item: int
+
+    @property
+    def keys(self) -> range:
+        """Keys of the items."""
+        return range(-(-self.num_rows // self.rows_per_item))
+
+    def indices(self, key: int) -> range:
+        """Indices of an item's rows."""
+        return range(key * self.rows_per_item, min((key + 1) * self.rows_per_item, self.num_rows))
+
+
 @dataclass(frozen=True, eq=False)
 class Generation:
     """Rows to generate, in work items that depend on nothing but their key.
@@ -87,20 +112,10 @@ class Generation:
     def __post_init__(self) -> None:
         _ = self._rows  # checks them
 
-    @property
-    def num_rows(self) -> int:
-        """Number of rows."""
-        return len(self.prompts) * self.options.num_samples
-
-    @property
-    def keys(self) -> range:
-        """Keys of the items."""
-        return range(-(-self.num_rows // self.options.rows_per_item))
-
-    def indices(self, key: int) -> range:
-        """Indices of an item's rows."""
-        size = self.options.rows_per_item
-        return range(key * size, min((key + 1) * size, self.num_rows))
+    @cached_property
+    def outline(self) -> Outline:
+        """The rows, whatever makes them."""
+        return Outline(self._identity, len(self.prompts) * self.options.num_samples, self.options.rows_per_item)
 
     def item(self, key: int) -> list[dict[str, Any]]:
         """The rows of an item, JSON values.
@@ -108,7 +123,7 @@ class Generation:
         A row has ``index``, ``prompt_index``, ``seed``, ``prompt``, ``text``, ``tokens`` and ``passes``, the denoiser
         passes that wrote some of its tokens.
         """
-        denoiser, indices = self.sampler.denoiser, self.indices(key)
+        denoiser, indices = self.sampler.denoiser, self.outline.indices(key)
         sources = [index // self.options.num_samples for index in indices]
         seeds = [seed_of(self.options.seed, index) >> 1 for index in indices]  # signed integers of 64 bits hold it
         arguments = TextOptions(seeds=seeds), Transcript(denoiser), self._block_length
@@ -123,8 +138,7 @@ class Generation:
         ]
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """All that decides the rows, as JSON values."""
+    def _identity(self) -> dict[str, Any]:
         denoiser, energy = self.sampler.denoiser, self.sampler.energy
         known = {} if denoiser.identity is None else asdict(denoiser.identity)
         known.pop("name", None)
@@ -182,16 +196,23 @@ def generate(generation: Generation, output: str | Path, *, batch_size: int = 16
         ValueError: the output is of another kind; or the folder of parts is of another job (names what differs).
         ImpossibleCandidates: as `EnergySampler.fill`.
     """
-    check_output(output)
-    job = Job(parts_of(output), generation.identity, generation.keys)
     at_a_time = -(-batch_size // generation.options.rows_per_item)
+    return write(
+        generation.outline, output, lambda job: job.run(lambda keys: map(generation.item, keys), at_a_time, title)
+    )
+
+
+def write(outline: Outline, output: str | Path, run: Callable[[Job], list[Key]]) -> int:
+    """Have a job make the rows of an outline, by `run`, and merge them; the rest is as in `generate`."""
+    check_output(output)
+    job = Job(parts_of(output), outline.identity, outline.keys)
     processes = join(in_step=False)
     with on_main_process(locked(job.folder)):
-        missing = job.run(lambda keys: map(generation.item, keys), at_a_time, title)
+        missing = run(job)
         if processes.is_main_process:
-            with reading(job.folder, f"hold each of {generation.num_rows} rows once"):
-                write_rows(output, _in_order(job, generation.num_rows))
-    return sum(len(generation.indices(key)) for key in missing)
+            with reading(job.folder, f"hold each of {outline.num_rows} rows once"):
+                write_rows(output, _in_order(job, outline.num_rows))
+    return sum(len(outline.indices(key)) for key in missing)
 
 
 def parts_of(output: str | Path) -> Path:
@@ -200,7 +221,7 @@ def parts_of(output: str | Path) -> Path:
 
 
 def identity_of(options: GenerationOptions, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """What is known of `Generation.identity` before a model is loaded."""
+    """What is known of the identity of `Generation.outline` before a model is loaded."""
     texts = json.dumps([(prompt.text, prompt.has_gaps) for prompt in prompts])
     return {
         "options": asdict(options),

@@ -11,6 +11,9 @@ from edlm.jobs.manifest import Manifest, check_manifest, plain
 from edlm.jobs.parts import Key, Parts
 from edlm.processes import join
 
+Finished = Sequence[tuple[Key, Any]]
+"""Items that are made, JSON values by key."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -43,20 +46,34 @@ class Job:
             ValueError: the folder is of another job, or damaged.
             OSError: the folder cannot be written.
         """
+
+        def in_groups(keys: Sequence[Key]) -> Iterator[Finished]:
+            for start in range(0, len(keys), at_a_time):
+                some = keys[start : start + at_a_time]
+                yield [*zip(some, make(some), strict=True)]
+
+        return self.collect(in_groups, title)
+
+    def collect(self, finished: Callable[[Sequence[Key]], Iterable[Finished]], title: str | None = None) -> list[Key]:
+        """As `run`, with items that are made elsewhere.
+
+        Args:
+            finished: Of some keys, their items, in any order, some at a time: these are put on disk together.
+            title: As in `run`.
+        """
         processes, parts = join(in_step=False), Parts(self.folder)
         check_manifest(self.folder, self.identity)
-        finished = parts.find()
-        missing = [key for key in self.keys if key not in finished]
+        places = parts.find()
+        missing = [key for key in self.keys if key not in places]
         processes.wait_for_everyone()  # none writes before all have seen the same items missing
         if processes.is_main_process and missing:
             self._manifest({}).save(self.folder)
         mine = missing[processes.process_index :: processes.num_processes]
         hidden = None if title and processes.is_main_process else True
         with parts.writing(f"{processes.process_index:05d}") as keep, tqdm(mine, title, disable=hidden) as bar:
-            for start in range(0, len(mine), at_a_time):
-                some = mine[start : start + at_a_time]
-                keep(zip(some, make(some), strict=True))
-                bar.update(len(some))
+            for items in finished(mine):
+                keep(items)
+                bar.update(len(items))
         processes.wait_for_everyone()
         if processes.is_main_process:
             self._manifest(parts.checksums()).save(self.folder)

@@ -52,12 +52,17 @@ def check_manifest(folder: Path, identity: Mapping[str, Any]) -> None:
         return
     manifest = read_json(path)
     there = manifest.get("identity", {})
-    if differing := [*_differences({name: there.get(name) for name in identity}, plain(identity))]:
+    if differing := differences({name: there.get(name) for name in identity}, identity):
         raise ValueError(
             f"{folder} must hold parts of this very job, got others ({', '.join(differing)}): "
             "remove it, or write elsewhere"
         )
     Parts(folder).check(manifest.get("checksums", {}))
+
+
+def differences(there: Any, here: Any) -> list[str]:
+    """What differs between two values, of which the second is made `plain`, in words."""
+    return [*_differences(there, plain(here))]
 
 
 def plain(value: Any) -> Any:

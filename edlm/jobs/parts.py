@@ -1,6 +1,5 @@
 """Part files: finished work items, one a line, appended by one process each; a kill tears a last line at most."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from edlm.files import reading, sync_names
+from edlm.files import reading, sha256_of, sync_names
 
 Key = str | int
 Keep = Callable[[Iterable[tuple[Key, Any]]], None]
@@ -94,25 +93,17 @@ class Parts:
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of each part, by name."""
-        return {path.name: _sha256(path) for path in self.files()}
+        return {path.name: sha256_of(path) for path in self.files()}
 
     def check(self, checksums: Mapping[str, str]) -> None:
         """Refuse parts that have changed since they were finished, by a ValueError; one that is gone is no mistake."""
         for name, expected in checksums.items():
             path = self.folder / name
-            if path.exists() and (found := _sha256(path)) != expected:
+            if path.exists() and (found := sha256_of(path)) != expected:
                 raise ValueError(
                     f"{path} must be as it was finished (SHA-256 {expected[:16]}...), got {found[:16]}...: "
                     "remove it, and its items are made again"
                 )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _open_whole(path: Path) -> IO[bytes]:
