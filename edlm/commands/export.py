@@ -49,7 +49,7 @@ def run(config: ExportConfig) -> None:
     corpus = PreparedCorpus.load(config.corpus)
     blocks = corpus.valid if config.num_rows is None else corpus.valid.draw(config.num_rows, seed=0)
     save_blocks(blocks, target / "valid.safetensors")
-    (training_text,) = texts_of(denoiser, corpus.train.tokens.reshape(1, -1))
+    (training_text,) = texts_of(denoiser, corpus.train.tokens.long().reshape(1, -1))
     if words := sorted({*words_of(training_text)}):
         (target / "words.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
     for name in config.energies:

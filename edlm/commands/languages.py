@@ -106,7 +106,7 @@ def truth(config: TruthConfig) -> None:
     started = time.perf_counter()
     denoiser, language = load_denoiser(config.denoiser), build_language(config.language)
     check_mask_token(denoiser, language)
-    x_0 = PreparedCorpus.load(config.corpus).valid.tokens[: config.num_samples]
+    x_0 = PreparedCorpus.load(config.corpus).valid.tokens[: config.num_samples].long()
     settings = {e.name: (load_energy(e.energy), e.options) for e in config.energies}
     rows = [
         row

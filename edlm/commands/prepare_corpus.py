@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from edlm.corpus.preparation import LENGTH, TextConfig, prepare_text
+from edlm.corpus.preparation import prepare_text
 from edlm.corpus.prepared import PreparedCorpus
+from edlm.corpus.recipe import LENGTH, TextConfig
 from edlm.corpus.synthetic import LanguageConfig, sample_corpus
 from edlm.denoisers.loading import load_denoiser
 from edlm.hub import load_tokenizer
@@ -22,7 +23,7 @@ class PrepareCorpusConfig(TextConfig):
         language: A synthetic language to sample from instead of text.
         num_train: Blocks to sample from it.
         num_valid: Held-out blocks to sample from it.
-        seed: Seed of these samples.
+        seed: Seed of these samples; or of the random order of streamed text.
     """
 
     output_dir: str
@@ -31,7 +32,6 @@ class PrepareCorpusConfig(TextConfig):
     language: LanguageConfig | None = None
     num_train: int = 50_000
     num_valid: int = 1_000
-    seed: int = 0
 
 
 def run(config: PrepareCorpusConfig) -> None:
@@ -42,9 +42,9 @@ def run(config: PrepareCorpusConfig) -> None:
     if config.language is not None:
         sizes = config.num_train, config.num_valid, config.length or LENGTH
         corpus = sample_corpus(config.language, *sizes, config.seed)
+        corpus.save(config.output_dir)
     else:
         corpus = _text_corpus(config)
-    corpus.save(config.output_dir)
     for name, blocks in (("train", corpus.train), ("valid", corpus.valid)):
         print(
             f"{name}: {blocks.num_documents} documents, {len(blocks.tokens)} blocks of {blocks.tokens.shape[1]} "
@@ -57,8 +57,8 @@ def _text_corpus(config: PrepareCorpusConfig) -> PreparedCorpus:
     if config.denoiser is not None:
         if config.tokenizer is not None:
             raise ValueError(f"tokenizer must not be given with denoiser, which has one, got {config.tokenizer}")
-        return text_for(load_denoiser(config.denoiser), config)
+        return text_for(load_denoiser(config.denoiser), config, config.output_dir)
     tokenizer = None if config.tokenizer is None else load_tokenizer(config.tokenizer)
     if tokenizer is not None and tokenizer.mask_token_id is None:
         raise ValueError(f"the tokenizer must have a mask token, got one without: {config.tokenizer}")
-    return prepare_text(config, tokenizer)
+    return prepare_text(config, tokenizer, folder=config.output_dir)

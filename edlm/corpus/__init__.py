@@ -3,8 +3,9 @@
 from edlm.corpus import languages
 from edlm.corpus.blocks import TokenBlocks, load_blocks, save_blocks
 from edlm.corpus.packing import pack_documents
-from edlm.corpus.preparation import TextConfig, prepare_text
+from edlm.corpus.preparation import prepare_text
 from edlm.corpus.prepared import PreparedCorpus
+from edlm.corpus.recipe import TextConfig
 from edlm.corpus.text import read_documents, split_documents, train_tokenizer
 
 __all__ = [

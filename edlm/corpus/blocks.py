@@ -1,13 +1,14 @@
 """Blocks of tokens of equal length, and their files."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from edlm.files import open_safetensors, reading
+from edlm.files import open_safetensors, reading, write_atomically
 
 FORMAT = "edlm-token-blocks-1"
 FEW_DOCUMENTS, NUM_STRETCHES = 10, 32
@@ -19,7 +20,7 @@ class TokenBlocks:
     """Blocks of equal length cut from one stream ``sep doc sep doc ... sep``.
 
     Attributes:
-        tokens: int64, shape ``[num_blocks, length]``.
+        tokens: Integers, shape ``[num_blocks, length]``: int64; or those of a file, mapped: uint16 or int32.
         num_documents: Documents in the stream, a cut or dropped last one included.
         num_tokens: Tokens of the whole stream, separators and dropped ones included.
         num_dropped: Tokens of the last, incomplete block, which ``tokens`` lacks.
@@ -116,30 +117,45 @@ class TokenBlocks:
             raise ValueError(f"num_cuts must lie in 1 .. {length}, got {num_cuts}")
         stream = self.tokens.flatten()
         cuts = [stream[length * i // num_cuts :] for i in range(num_cuts)]
-        tokens = torch.cat([cut[: len(cut) // length * length].view(-1, length) for cut in cuts])
+        tokens = [cut[: len(cut) // length * length].view(-1, length) for cut in cuts]
+        tokens = torch.cat(tokens) if num_cuts > 1 else tokens[0]  # which is not copied
         return self._with(tokens, self.num_documents, None)
 
 
 def save_blocks(blocks: TokenBlocks, path: str | Path) -> None:
     """Write a safetensors file: ``tokens`` as uint16 where all ids fit, else int32, documents; the rest as metadata."""
     tokens = blocks.tokens.numpy()
-    kind = np.uint16 if np.array_equal(tokens, tokens.astype(np.uint16)) else np.int32
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    arrays = {"tokens": np.ascontiguousarray(tokens, kind)}
+    arrays = {"tokens": np.ascontiguousarray(tokens, smallest_kind(int(tokens.max(initial=0))))}
     if blocks.documents is not None:
         arrays["documents"] = blocks.documents.numpy().astype(np.int32)
-    counts = {name: str(getattr(blocks, name)) for name in COUNTS}
-    save_file(arrays, str(path), metadata={**counts, "vocabulary": blocks.vocabulary, "format": FORMAT})
+    counts = {name: getattr(blocks, name) for name in COUNTS}
+    write_atomically(path, save(arrays, metadata=metadata_of(counts, blocks.vocabulary)))
 
 
-def load_blocks(path: str | Path) -> TokenBlocks:
-    """Read a file of `save_blocks`, tokens as int64; FileNotFoundError or ValueError for anything else."""
-    with open_safetensors(path, "numpy") as file:
+def smallest_kind(largest: int) -> np.dtype:
+    """Of the numbers in a file, by the largest of them."""
+    return np.dtype(np.uint16 if largest < 2**16 else np.int32)
+
+
+def metadata_of(counts: Mapping[str, int], vocabulary: str) -> dict[str, str]:
+    """What a file of blocks says beyond its arrays; ``counts`` are `COUNTS`."""
+    return {**{name: str(counts[name]) for name in COUNTS}, "vocabulary": vocabulary, "format": FORMAT}
+
+
+def load_blocks(path: str | Path, *, mapped: bool = False) -> TokenBlocks:
+    """Read a file of `save_blocks`; FileNotFoundError or ValueError for anything else.
+
+    Args:
+        path: The file.
+        mapped: Whether to leave the tokens in the file until they are used, instead of an int64 copy of them.
+    """
+    with open_safetensors(path) as file:
         metadata = file.metadata() or {}
         if (got := metadata.pop("format", None)) != FORMAT:
             raise ValueError(f"format must be {FORMAT!r}, got {got!r} in {path}")
         with reading(path, "hold token blocks"):
-            arrays = {name: torch.from_numpy(file.get_tensor(name).astype(np.int64)) for name in file.keys()}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            arrays = {name: x if mapped and name == "tokens" else x.long() for name, x in arrays.items()}
             vocabulary = metadata.pop("vocabulary", "")  # files of earlier versions have none
             counts = {name: int(count) for name, count in metadata.items()}
             return TokenBlocks(**arrays, **counts, vocabulary=vocabulary)

@@ -3,20 +3,21 @@
 import csv
 import gzip
 import importlib.util
-import io
 import json
 import logging
 import lzma
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from io import BufferedReader, BytesIO, RawIOBase, TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from edlm.files import check_content
 
 logger = logging.getLogger(__name__)
+_ROWS, _BYTES = 1000, 2**16  # that are read at a time
 
 
 def kind_of(path: Path) -> str | None:
@@ -26,8 +27,10 @@ def kind_of(path: Path) -> str | None:
     return suffix if suffix in _KINDS else None
 
 
-def read_file(path: Path, text_field: str, separator: str) -> list[str]:
-    """Documents of one file, blank ones included; arguments are those of `read_documents`.
+def read_file(path: Path, text_field: str, separator: str) -> Iterator[str | None]:
+    """Documents of one file, blank ones included, read as they are asked for; arguments are those of `read_documents`.
+
+    A JSON array is read whole, as is a compressed Parquet file.
 
     Raises:
         ValueError: an unknown kind, content that is not what its suffix says (names the line where there is one), or a
@@ -36,12 +39,16 @@ def read_file(path: Path, text_field: str, separator: str) -> list[str]:
     if (kind := kind_of(path)) is None:
         raise ValueError(f"a text file must end in {known_kinds()}, got {path}")
     check_content(path, "hold text")
-    content = path.read_bytes()
     try:
-        content = _COMPRESSED.get(path.suffix.lower(), bytes)(content)
+        with _opened(path) as content:
+            yield from _KINDS[kind](content, path, text_field, separator)
+    except UnicodeDecodeError:
+        with _opened(path) as content:
+            raise ValueError(f"a text file must be UTF-8, got {_bad_byte(content, path)}") from None
     except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+        if getattr(error, "errno", None) is not None:  # of the system
+            raise
         raise ValueError(f"a compressed file must be whole and of its suffix, got {path}: {error}") from error
-    return _KINDS[kind](content, path, text_field, separator)
 
 
 def known_kinds() -> str:
@@ -49,96 +56,138 @@ def known_kinds() -> str:
     return f"{', '.join(_KINDS)}, or one of these and {', '.join(_COMPRESSED)}"
 
 
-def text_column(dataset: Any, name: str | Path, text_field: str) -> list[str | None]:
-    """A column of a `datasets.Dataset`; ValueError, with the names of all, unless there is such a column of text."""
-    if getattr(dataset.features.get(text_field), "dtype", None) not in ("string", "large_string"):
-        columns = ", ".join(dataset.features)
+def check_text_column(features: Mapping[str, Any], name: str | Path, text_field: str) -> None:
+    """ValueError, with the names of all, unless there is such a column of text in the features of a data set."""
+    if getattr(features.get(text_field), "dtype", None) not in ("string", "large_string"):
+        columns = ", ".join(features)
         raise ValueError(f"text_field must be a text column of {name} ({columns}), got {text_field!r}")
-    return list(dataset[text_field])
 
 
-def _decode(content: bytes, path: Path) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line, byte = content.count(b"\n", 0, error.start) + 1, error.object[error.start]
-        raise ValueError(f"a text file must be UTF-8, got a bad byte (0x{byte:02x}) in {path}:{line}") from error
+def _opened(path: Path) -> IO[bytes]:
+    return _COMPRESSED.get(path.suffix.lower(), partial(open, mode="rb"))(path)
 
 
-def _read_text(content: bytes, path: Path, text_field: str, separator: str) -> list[str]:
-    parts = re.split(rf"^{re.escape(separator)}[ \t\r]*$", _decode(content, path), flags=re.MULTILINE)
-    if inline := sum(part.count(separator) for part in parts):
-        logger.warning("%s: %d separators that share a line with text are read as text", path, inline)
-    return parts if len(parts) == 1 else [part.strip("\r\n") for part in parts]
+def _lines(content: IO[bytes], newline: str = "\n") -> TextIOWrapper:
+    return TextIOWrapper(content, encoding="utf-8-sig", newline=newline)
 
 
-def _read_json(content: bytes, path: Path, text_field: str, separator: str) -> list[str]:
-    text = _decode(content, path)
-    is_array = kind_of(path) == ".json" and text.lstrip().startswith("[")
-    documents = []
-    for number, line in enumerate([text] if is_array else text.split("\n"), start=1):
+def _bad_byte(content: IO[bytes], path: Path) -> str:
+    """Which byte of a file is not UTF-8, and in which line."""
+    for number, line in enumerate(content, start=1):
         try:
-            records = json.loads(line) if line.strip() else []
+            line.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            return f"a bad byte (0x{error.object[error.start]:02x}) in {path}:{number}"
+    return f"a character that is cut off in {path}"
+
+
+def _read_text(content: IO[bytes], path: Path, text_field: str, separator: str) -> Iterator[str]:
+    is_end, inline, parts, lines = re.compile(rf"{re.escape(separator)}[ \t\r]*\n?").fullmatch, 0, 0, []
+    for line in _lines(content):
+        if is_end(line):
+            yield "".join(lines).strip("\r\n")
+            lines, parts = [], parts + 1
+        else:
+            inline += line.count(separator)
+            lines.append(line)
+    text = "".join(lines)
+    yield text.strip("\r\n") if parts else text
+    if inline:
+        logger.warning("%s: %d separators that share a line with text are read as text", path, inline)
+
+
+def _read_json(content: IO[bytes], path: Path, text_field: str, separator: str) -> Iterator[str]:
+    lines, num_records = _lines(content), 0
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        if not num_records and kind_of(path) == ".json" and line.lstrip().startswith("["):
+            line += lines.read()
+        try:
+            records = json.loads(line.removesuffix("\n"))
         except json.JSONDecodeError as error:
             raise ValueError(f"JSON must be valid, got {error.msg} in {path}:{number + error.lineno - 1}") from error
         for record in records if isinstance(records, list) else [records]:
+            num_records += 1
             found = record.get(text_field) if isinstance(record, dict) else None
             if not isinstance(found, str) or re.search("[\ud800-\udfff]", found):
-                got = f"{str(record)[:60]!r} in {path}:{number} (record {len(documents) + 1})"
+                got = f"{str(record)[:60]!r} in {path}:{number} (record {num_records})"
                 raise ValueError(f"each record must have valid Unicode text in {text_field!r}, got {got}")
-            documents.append(found)
-    return documents
+            yield found
 
 
-def _read_table(content: bytes, path: Path, text_field: str, separator: str, *, dialect: str) -> list[str]:
+def _read_table(content: IO[bytes], path: Path, text_field: str, separator: str, *, dialect: str) -> Iterator[str]:
     csv.field_size_limit(2**31 - 1)  # a document may be longer than the limit of 128 KiB that Python starts with
-    reader = csv.DictReader(io.StringIO(_decode(content, path), newline=""), dialect=dialect, strict=True)
+    reader = csv.DictReader(_lines(content, newline=""), dialect=dialect, strict=True)
     try:
         columns = reader.fieldnames or []
         if text_field not in columns:
             raise ValueError(f"text_field must be a column of {path} ({', '.join(columns)}), got {text_field!r}")
-        documents = []
         for row in reader:
             if row[text_field] is None:
                 raise ValueError(
                     f"each row must have a column {text_field!r}, got a shorter one in {path}:{reader.line_num}"
                 )
-            documents.append(row[text_field])
-        return documents
+            yield row[text_field]
     except csv.Error as error:
         raise ValueError(f"a table must be valid, got {error} in {path}, after line {reader.line_num}") from error
 
 
-def _read_parquet(content: bytes, path: Path, text_field: str, separator: str) -> list[str | None]:
-    import datasets
-    from pyarrow import ArrowException, parquet
+def _read_parquet(content: IO[bytes], path: Path, text_field: str, separator: str) -> Iterator[str | None]:
+    from datasets import Features
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
 
     try:
-        table = parquet.read_table(io.BytesIO(content))
+        table = ParquetFile(content if path.suffix.lower() not in _COMPRESSED else BytesIO(content.read()))
+        check_text_column(Features.from_arrow_schema(table.schema_arrow), path, text_field)
+        for batch in table.iter_batches(columns=[text_field], batch_size=_ROWS):
+            yield from batch.column(text_field).to_pylist()
     except (ArrowException, OSError) as error:
         raise ValueError(f"a .parquet file must be whole, got {path}: {error}") from error
-    return text_column(datasets.Dataset(table), path, text_field)
 
 
-def _unpack_zst(content: bytes) -> bytes:
+def _open_zst(path: Path) -> IO[bytes]:
     if importlib.util.find_spec("zstandard") is None:
         raise ValueError("a .zst file needs the package zstandard: pip install zstandard")
+    return BufferedReader(_Unpacked(_unpack_zst(path)))
+
+
+def _unpack_zst(path: Path) -> Iterator[bytes]:
     import zstandard
 
-    parts = []
-    while content:  # a file may hold several frames
-        frame = zstandard.ZstdDecompressor().decompressobj()
-        try:
-            parts.append(frame.decompress(content))
-        except zstandard.ZstdError as error:
-            raise OSError(str(error)) from error
-        if not frame.eof:
-            raise EOFError("it ends before its end marker")
-        content = frame.unused_data
-    return b"".join(parts)
+    frame, is_open = None, False
+    with path.open("rb") as file:
+        while content := file.read(_BYTES):
+            while content:  # a file may hold several frames
+                frame = frame if is_open else zstandard.ZstdDecompressor().decompressobj()
+                try:
+                    yield frame.decompress(content)
+                except zstandard.ZstdError as error:
+                    raise OSError(str(error)) from error
+                is_open, content = not frame.eof, frame.unused_data
+    if is_open:
+        raise EOFError("it ends before its end marker")
 
 
-_Reader = Callable[[bytes, Path, str, str], list[str | None]]
+class _Unpacked(RawIOBase):
+    """Pieces of bytes as a file."""
+
+    def __init__(self, pieces: Iterator[bytes]):
+        self._pieces, self._rest = pieces, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest and (piece := next(self._pieces, None)) is not None:
+            self._rest = piece
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
+
+
+_Reader = Callable[[IO[bytes], Path, str, str], Iterator[str | None]]
 _KINDS: dict[str, _Reader] = {
     **dict.fromkeys((".txt", ".md"), _read_text),
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), _read_json),
@@ -146,4 +195,4 @@ _KINDS: dict[str, _Reader] = {
     ".tsv": partial(_read_table, dialect="excel-tab"),
     ".parquet": _read_parquet,
 }
-_COMPRESSED: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".xz": lzma.decompress, ".zst": _unpack_zst}
+_COMPRESSED: dict[str, Callable[[Path], IO[bytes]]] = {".gz": gzip.open, ".xz": lzma.open, ".zst": _open_zst}

@@ -1,92 +1,100 @@
-"""Text in, a prepared corpus out."""
+"""Text in, a prepared corpus out; the same text is prepared once."""
 
+import hashlib
+import json
 import logging
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import os
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
 
-from edlm.corpus.packing import pack_documents
+from edlm.corpus.files import kind_of
 from edlm.corpus.prepared import PreparedCorpus
-from edlm.corpus.text import TooFewDocumentsError, read_documents, split_documents, train_tokenizer
-from edlm.corpus.tokens import SEPARATOR
-from edlm.rules import Config
+from edlm.corpus.recipe import Recipe, TextConfig
+from edlm.corpus.text import files_below, is_saved_dataset, load_dataset
+from edlm.corpus.writing import write_corpus
+from edlm.files import sha256_of
+from edlm.lock import LockedError, locked
 
 logger = logging.getLogger(__name__)
-LENGTH = 128  # tokens of a block, where nobody says
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextConfig(Config):
-    """Text, and how it is held out and cut into blocks.
-
-    Args:
-        source: A file (.txt, .md, .jsonl, .ndjson, .json, .csv, .tsv, .parquet, or .gz, .xz, .zst of these), a folder,
-            or the name of a ``datasets`` data set, or several of these.
-        split: Split of the data set, such as "train".
-        valid_source: Held-out text of the same kinds; by default part of ``source`` is held out.
-        valid_split: Split of the held-out data set; without ``valid_source``, of ``source``.
-        valid_fraction: Share of the documents held out when there is neither ``valid_source`` nor ``valid_split``; of
-            too few documents, such as a single book, the last part of the text, at least one block.
-        text_field: Field or column that holds the text, outside .txt and .md files.
-        tokenizer_kind: Kind of a tokenizer that is trained: "bpe" or "character".
-        vocab_size: Its size.
-        length: Tokens per block; by default 128, or the longest that a denoiser takes, if that is shorter.
-        num_cuts: How often the training stream is cut into blocks, each time some tokens later: a token is then seen at
-            so many places of a block. For small corpora and many epochs.
-    """
-
-    source: str | tuple[str, ...] | None = None
-    split: str | None = None
-    valid_source: str | None = None
-    valid_split: str | None = None
-    valid_fraction: float = 0.05
-    text_field: str = "text"
-    tokenizer_kind: Literal["bpe", "character"] = "bpe"
-    vocab_size: int = 2048
-    length: int | None = None
-    num_cuts: int = 1
+_SECONDS = 0.5  # between two looks
 
 
 def prepare_text(
-    config: TextConfig, tokenizer: Any = None, never: Collection[int] | None = None, longest: int | None = None
+    config: TextConfig,
+    tokenizer: Any = None,
+    never: Collection[int] | None = None,
+    longest: int | None = None,
+    *,
+    folder: str | Path | None = None,
 ) -> PreparedCorpus:
-    """Read, hold out, and pack text.
+    """Read, hold out, and pack text; or find what was made from the same bytes before. Its tokens stay in their files.
 
     Args:
         config: What is read, and how it is cut.
         tokenizer: A fast one; None trains one, on the text that is not held out.
         never: Tokens that are left out, as in `pack_documents`.
         longest: Most tokens of a block, where ``config`` does not say its length.
+        folder: Is written anew; by default one below `cache_folder`, which depends on the content of the text, the
+            tokenizer and the options alone. Where several processes ask for it, one makes it, and the others wait.
 
     Raises:
         FileNotFoundError: there is no such text.
+        LockedError: another process writes to ``folder``.
         ValueError: the text is damaged or too short, or an option breaks its rule.
     """
+    recipe = Recipe(config, tokenizer, never, longest)
+    if folder is not None:
+        with locked(folder):
+            return write_corpus(recipe, folder)
+    if config.streaming:
+        raise ValueError("streaming needs a folder to write, got none: use `edlm prepare corpus`")
+    folder, is_waiting = cache_folder() / _key(recipe), False
+    while not (folder / "train.safetensors").exists():
+        try:
+            with locked(folder):
+                if not (folder / "train.safetensors").exists():
+                    return write_corpus(recipe, folder)
+        except LockedError as error:
+            if not is_waiting:
+                logger.warning("waiting until the corpus is made: %s", error)
+            is_waiting = True
+            time.sleep(_SECONDS)
+    logger.info("the corpus was made before: %s", folder)
+    return PreparedCorpus.load(folder, mapped=True)
+
+
+def cache_folder() -> Path:
+    """Where corpora are kept that were made for a training: in EDLM_CACHE, or else ``~/.cache/edlm``.
+
+    Nothing is ever removed there; whoever removes it loses time alone.
+    """
+    return Path(os.environ.get("EDLM_CACHE") or Path.home() / ".cache" / "edlm") / "corpora"
+
+
+def _key(recipe: Recipe) -> str:
+    """Of all that decides a corpus; text counts by its bytes, whatever its files are called."""
+    config = recipe.config
     sources = [config.source] if isinstance(config.source, str) else config.source
-    length = config.length or min(LENGTH, longest or LENGTH)
+    content = [[*_content(source, config.split, config.text_field)] for source in sources]
+    held_out = None
+    if config.valid_source is not None:
+        held_out = [*_content(config.valid_source, config.valid_split, config.text_field)]
+    identity = recipe.identity | {"source": content, "valid_source": held_out}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
 
-    def read(sources: Sequence[str], split: str | None) -> list[str]:
-        return [text for name in sources for text in read_documents(name, split=split, text_field=config.text_field)]
 
-    def pack(documents: list[str], held_out: list[str] | None) -> PreparedCorpus:
-        trained = tokenizer or train_tokenizer(documents, kind=config.tokenizer_kind, vocab_size=config.vocab_size)
-        train = pack_documents(documents, trained, length, never)
-        if held_out is None:
-            train, valid = train.hold_out(config.valid_fraction)
-        else:
-            valid = pack_documents(held_out, trained, length, never)
-        return PreparedCorpus(trained, train.cut_again(config.num_cuts), valid)
-
-    documents = read(sources, config.split)
-    if config.valid_source is not None or config.valid_split is not None:
-        held_out = sources if config.valid_source is None else [config.valid_source]
-        return pack(documents, read(held_out, config.valid_split))
-    try:
-        return pack(*split_documents(documents, config.valid_fraction))
-    except TooFewDocumentsError as error:
-        corpus = pack(documents, None)
-        logger.warning(
-            "too few documents to hold some out (%s): the last %d blocks are held out (a line %s separates documents)",
-            *(error, len(corpus.valid.tokens), SEPARATOR),
-        )
-        return corpus
+def _content(source: str, split: str | None, text_field: str) -> Iterator[tuple[str, str]]:
+    """Names that matter, each with a digest of what is behind it."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        yield f"{kind_of(path)} {path.suffix.lower()}", sha256_of(path)
+    elif path.is_dir():
+        files = ((file, None) for file in sorted(path.rglob("*"))) if is_saved_dataset(path) else files_below(path)
+        for file, reason in files:
+            if reason is None and file.is_file():
+                yield file.relative_to(path).as_posix(), sha256_of(file)
+    else:
+        for file in load_dataset(source, split, text_field).cache_files:
+            yield Path(file["filename"]).name, sha256_of(file["filename"])

@@ -47,8 +47,8 @@ class PreparedCorpus:
         save_blocks(self.valid, path / "valid.safetensors")
 
     @classmethod
-    def load(cls, path: str | Path) -> PreparedCorpus:
-        """Read a folder of `save`.
+    def load(cls, path: str | Path, *, mapped: bool = False) -> PreparedCorpus:
+        """Read a folder of `save`; ``mapped`` as in `load_blocks`.
 
         Raises:
             FileNotFoundError: ``path`` is no prepared corpus.
@@ -60,6 +60,6 @@ class PreparedCorpus:
             raise FileNotFoundError(f"corpus must be a folder made by `edlm prepare corpus`, got {path}")
         return cls(
             load_tokenizer(path / "tokenizer"),
-            load_blocks(path / "train.safetensors"),
-            load_blocks(path / "valid.safetensors"),
+            load_blocks(path / "train.safetensors", mapped=mapped),
+            load_blocks(path / "valid.safetensors", mapped=mapped),
         )

@@ -23,6 +23,13 @@ def vocabulary_fingerprint(tokenizer: Any) -> str:
     return "" if tokenizer is None else digest(repr(sorted(tokenizer.get_vocab().items())).encode())
 
 
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Digest of all that decides the tokens of a text: rules, merges, and which tokens are special."""
+    special = {kind: token_id(tokenizer, kind) for kind in ("mask", "bos", "eos", "cls", "sep", "pad", "unk")}
+    rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else vocabulary_fingerprint(tokenizer)
+    return digest(f"{special} {rules}".encode())
+
+
 def is_of_chat(tokenizer: Any) -> bool:
     """Whether a tokenizer with a ``[CLS]`` token is that of a chat model, such as dllm's of ModernBERT.
 

@@ -11,6 +11,8 @@ import torch
 from edlm.corpus.blocks import TokenBlocks
 from edlm.corpus.tokens import is_of_chat, never_in_text, token_id, vocabulary_fingerprint
 
+_ROWS = 2**13  # whose tokens are counted at a time
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -100,7 +102,7 @@ class Vocabulary:
             if blocks.vocabulary and self.fingerprint and blocks.vocabulary != self.fingerprint:
                 got = f"{blocks.vocabulary} and {self.fingerprint}"
                 raise ValueError(f"blocks must be made with the tokenizer of the denoiser, got vocabularies {got}")
-            counts = torch.bincount(blocks.tokens.flatten(), minlength=self.size).tolist()
+            counts = _counts(blocks.tokens, self.size)
             wrong = [i for i in (*self.impossible, *range(self.size, len(counts))) if counts[i]]
             if wrong:
                 name = "" if self.tokenizer is None else f" {self.tokenizer.convert_ids_to_tokens(wrong[0])!r}"
@@ -108,6 +110,16 @@ class Vocabulary:
                 raise ValueError(
                     f"blocks must hold no token that the denoiser rules out, got {got}: prepare the corpus anew"
                 )
+
+
+def _counts(tokens: torch.Tensor, size: int) -> list[int]:
+    """How often each id occurs, of at least so many; in parts, as tokens may be mapped from a large file."""
+    counts = torch.zeros(size, dtype=torch.long)
+    for rows in tokens.split(_ROWS):
+        part = torch.bincount(rows.flatten().long(), minlength=len(counts))
+        part[: len(counts)] += counts
+        counts = part
+    return counts.tolist()
 
 
 def first_given(*values: int | None, of: str) -> int:

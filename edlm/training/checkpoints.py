@@ -15,6 +15,8 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
+_ROWS = 2**13  # of the data, that are read at a time
+
 
 @dataclass
 class RunState:
@@ -138,7 +140,10 @@ def _longer(name: str, then: Any, now: Any) -> bool:
 
 def fingerprint(blocks: Tensor) -> str:
     """Shape and CRC-32 of the data, so that a run never resumes silently with other data."""
-    return f"{list(blocks.shape)} {zlib.crc32(blocks.cpu().contiguous().numpy()):08x}"
+    checksum = 0
+    for rows in blocks.split(_ROWS):
+        checksum = zlib.crc32(rows.cpu().long().contiguous().numpy(), checksum)
+    return f"{list(blocks.shape)} {checksum:08x}"
 
 
 @contextlib.contextmanager

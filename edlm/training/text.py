@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from edlm.corpus.preparation import TextConfig, prepare_text
+from edlm.corpus.preparation import prepare_text
 from edlm.corpus.prepared import PreparedCorpus
+from edlm.corpus.recipe import TextConfig
 from edlm.denoisers.base import Denoiser
 
 
@@ -11,7 +12,8 @@ def corpus_of(corpus: str | Path | PreparedCorpus, denoiser: Denoiser | None = N
     """A prepared corpus, that of a folder, or of text, by the tokenizer of the denoiser that it is for.
 
     Args:
-        corpus: A prepared corpus, its folder, or text as `read_documents` reads it, of which a part is held out.
+        corpus: A prepared corpus, its folder, or text as `read_documents` reads it, of which a part is held out; it is
+            prepared once, see `prepare_text`.
         denoiser: What is trained, or what an energy is trained for; None trains a tokenizer on text.
 
     Raises:
@@ -20,7 +22,7 @@ def corpus_of(corpus: str | Path | PreparedCorpus, denoiser: Denoiser | None = N
     """
     if not isinstance(corpus, PreparedCorpus):
         if (Path(corpus) / "train.safetensors").is_file():
-            corpus = PreparedCorpus.load(corpus)
+            corpus = PreparedCorpus.load(corpus, mapped=True)
         else:
             text = TextConfig(source=str(corpus))
             corpus = prepare_text(text) if denoiser is None else text_for(denoiser, text)
@@ -29,12 +31,13 @@ def corpus_of(corpus: str | Path | PreparedCorpus, denoiser: Denoiser | None = N
     return corpus
 
 
-def text_for(denoiser: Denoiser, text: TextConfig) -> PreparedCorpus:
-    """Text as a denoiser reads it.
+def text_for(denoiser: Denoiser, text: TextConfig, folder: str | Path | None = None) -> PreparedCorpus:
+    """Text as a denoiser reads it; ``folder`` as in `prepare_text`.
 
     Raises:
         ValueError: it has no tokenizer; and what `prepare_text` raises.
     """
     if denoiser.tokenizer is None:
         raise ValueError(f"text needs a denoiser with a tokenizer, got a {type(denoiser).__name__} without")
-    return prepare_text(text, denoiser.tokenizer, denoiser.vocabulary.impossible, denoiser.longest_text)
+    vocabulary = denoiser.vocabulary
+    return prepare_text(text, denoiser.tokenizer, vocabulary.impossible, denoiser.longest_text, folder=folder)
