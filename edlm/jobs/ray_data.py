@@ -1,9 +1,12 @@
 """Generation by actors of Ray, on any number of machines; the driver alone writes, as their items arrive."""
 
 import json
+import logging
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +87,8 @@ def generate_by_actors(
                 **resources,
             )
             for batch in batches.iter_batches(batch_size=None):
+                if error := batch["error"][0]:
+                    raise pickle.loads(error)
                 yield [*zip(batch["key"].tolist(), map(json.loads, batch["value"]), strict=True)]
 
         new = write(outline, output, lambda job: job.collect(finished, title))
@@ -91,16 +96,26 @@ def generate_by_actors(
 
 
 class _Maker:
-    """An actor."""
+    """An actor. It loads the models with its first batch: where ``__init__`` fails, Ray starts actors for ever."""
 
     def __init__(self, build: Build, identity: dict[str, Any]):
-        self._generation = build()
-        if differing := differences(identity, self._generation.outline.identity):
+        self._build, self._identity = build, identity
+
+    @cached_property
+    def _generation(self) -> Generation:
+        generation = self._build()
+        if differing := differences(self._identity, generation.outline.identity):
             raise ValueError(f"all actors must make the same rows, got differences ({', '.join(differing)})")
+        return generation
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        keys = batch["item"].tolist()
-        return {"key": keys, "value": [json.dumps(self._generation.item(key)) for key in keys]}
+        """Items as JSON; or an error, which Ray would put into words of its own."""
+        keys, error = batch["item"].tolist(), b""
+        try:
+            values = [json.dumps(self._generation.item(key)) for key in keys]
+        except Exception as raised:
+            values, error = [""] * len(keys), pickle.dumps(raised)
+        return {"key": keys, "value": values, "error": [error] * len(keys)}
 
 
 def _outline(build: Build) -> Outline:
@@ -119,6 +134,7 @@ def _cluster() -> Iterator[Any]:
     if is_ours:
         ray.init(logging_level="warning")
     ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
         yield ray
     except ray.exceptions.RayTaskError as error:
