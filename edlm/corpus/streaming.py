@@ -8,7 +8,7 @@ import numpy as np
 
 from edlm.corpus.text import is_saved_dataset, load_dataset
 
-_SHARDS = 64  # of a saved data set
+_SHARDS = 16  # of a saved data set
 Position = dict[str, Any]
 """Where a window begins; JSON values."""
 

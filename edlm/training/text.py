@@ -6,6 +6,7 @@ from edlm.corpus.preparation import prepare_text
 from edlm.corpus.prepared import PreparedCorpus
 from edlm.corpus.recipe import TextConfig
 from edlm.denoisers.base import Denoiser
+from edlm.processes import join
 
 
 def corpus_of(corpus: str | Path | PreparedCorpus, denoiser: Denoiser | None = None) -> PreparedCorpus:
@@ -25,6 +26,7 @@ def corpus_of(corpus: str | Path | PreparedCorpus, denoiser: Denoiser | None = N
             corpus = PreparedCorpus.load(corpus, mapped=True)
         else:
             text = TextConfig(source=str(corpus))
+            join()  # before one process prepares it, and the others wait
             corpus = prepare_text(text) if denoiser is None else text_for(denoiser, text)
     if denoiser is not None:
         denoiser.vocabulary.check_blocks(corpus.train, corpus.valid)

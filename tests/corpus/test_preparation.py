@@ -250,18 +250,18 @@ def streamed(tmp_path_factory):
 
 
 def test_windows_are_the_same_from_every_position(streamed):
-    windows = [*iterate_windows(str(streamed), None, "text", 60, 7)]
+    windows = [*iterate_windows(str(streamed), None, "text", 120, 7)]
     documents = [text for window in windows for text in window.documents]
     assert sorted(documents) == sorted(read_documents(streamed)) and documents != read_documents(streamed)
     for i, window in enumerate(windows):
         position = json.loads(json.dumps(window.end))
-        assert [*iterate_windows(str(streamed), None, "text", 60, 7, position)] == windows[i + 1 :]
-    other = next(iterate_windows(str(streamed), None, "text", 60, 8))
+        assert [*iterate_windows(str(streamed), None, "text", 120, 7, position)] == windows[i + 1 :]
+    other = next(iterate_windows(str(streamed), None, "text", 120, 8))
     assert other != windows[0]
 
 
 def test_a_streamed_corpus_is_the_same_wherever_it_was_killed(streamed, tmp_path):
-    config = TextConfig(source=str(streamed), streaming=True, shuffle_buffer=90, length=8, valid_fraction=0.2)
+    config = TextConfig(source=str(streamed), streaming=True, shuffle_buffer=150, length=8, valid_fraction=0.2)
     config = replace(config, max_tokens=5000)
     recipe, kills = Recipe(config, ABC), 0
     write_corpus(recipe, tmp_path / "whole")
