@@ -36,6 +36,7 @@ def start(models, tmp_path):
     def start_job(**options):
         argv = words(models, tmp_path / "rows.jsonl", **{**JOB, "engine": "ray", **options})
         environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", "HF_HUB_OFFLINE": "1"}
+        environment["RAY_worker_niceness"] = "0"  # it starves on a busy machine otherwise
         log = (tmp_path / "log").open("a")
         driver = subprocess.Popen([sys.executable, "-c", DRIVER, *argv], env=environment, stdout=log, stderr=log)
         started.append(psutil.Process(driver.pid))
