@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -10,51 +10,38 @@ from typing import Any, Literal
 import torch
 
 from edlm.commands.json_lines import read_lines
+from edlm.commands.models import ModelOptions
 from edlm.commands.terminal import console
-from edlm.denoisers.loading import load_denoiser
-from edlm.energies.loading import load_energy
 from edlm.files import reading
 from edlm.jobs.generation import Generation, GenerationOptions, Prompt, generate, identity_of, parts_of
 from edlm.jobs.manifest import check_manifest
 from edlm.jobs.output import check_output
 from edlm.jobs.ray_data import RayOptions, generate_by_actors
 from edlm.processes import join
-from edlm.sampler.kernel import device_of
-from edlm.sampler.options import SamplerOptions
-from edlm.sampler.sampler import EnergySampler
 
 
 @dataclass(frozen=True)
-class GenerateConfig(GenerationOptions):
+class GenerateConfig(GenerationOptions, ModelOptions):
     """Models, sampler, prompts and output of ``edlm generate``.
 
     Args:
         output: File to write: .jsonl or .parquet. Finished rows lie in the folder OUTPUT.parts next to it; the same
             command resumes from there.
-        denoiser: Folder, hub id or shipped name.
-        energy: Folder of an energy, a shipped name, or a causal LM as "causal:PATH" (the denoiser's tokens),
-            "text:PATH" (any tokens) or "server:URL#MODEL" (served elsewhere); null for the base sampler.
-        sampler: How to sample.
         prompts: .txt file with a prompt on each line; or .jsonl file with objects that have a ``prompt``, or a ``text``
             to complete, whose gaps are <mask>, <mask:12> for 12 tokens, or the tokenizer's mask token. null for rows
             from nothing.
         batch_size: Rows that a process takes and puts on disk together, in whole items; changes no row.
         num_threads: Of a process, on the CPU: rows depend on it as on ``rows_per_item``. More processes use more
             cores.
-        device: Device of denoiser and energy: "cpu", "cuda", "mps", or "auto" for the process's own.
         engine: What runs the processes: "accelerate" for those that a launcher started, or this one alone; "ray" for
             actors of Ray, on the machines of a cluster.
         ray: Its actors.
     """
 
     output: str
-    denoiser: str = "tinystories"
-    energy: str | None = "tinystories"
-    sampler: SamplerOptions = field(default_factory=lambda: SamplerOptions(num_steps=8))
     prompts: str | None = None
     batch_size: int = 16
     num_threads: int = 1
-    device: str = "auto"
     engine: Literal["accelerate", "ray"] = "accelerate"
     ray: RayOptions = field(default_factory=RayOptions)
 
@@ -74,11 +61,9 @@ def run(config: GenerateConfig) -> None:
 
 def _load(config: GenerateConfig, options: GenerationOptions, prompts: Sequence[Prompt]) -> Generation:
     """In the process that makes rows."""
-    processes = join(in_step=False)
+    device = join(in_step=False).device
     torch.set_num_threads(config.num_threads)
-    denoiser = load_denoiser(config.denoiser, device=processes.device if config.device == "auto" else config.device)
-    energy = load_energy(config.energy).to(device_of(denoiser)) if config.energy is not None else None
-    return Generation(EnergySampler(denoiser, energy, **asdict(config.sampler)), options, prompts)
+    return Generation(config.load_sampler(device), options, prompts)
 
 
 def _by_processes(config: GenerateConfig, load: Callable[[], Generation]) -> tuple[int, int, str]:

@@ -3,15 +3,11 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal, TextIO
 
+from edlm.commands.models import ModelOptions
 from edlm.denoisers.base import Denoiser
-from edlm.denoisers.loading import load_denoiser
-from edlm.energies.loading import load_energy
-from edlm.rules import Config
-from edlm.sampler.kernel import device_of
-from edlm.sampler.options import SamplerOptions
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.text.generation import GenerationOutput, Partial
 from edlm.sampler.text.prompts import num_new_tokens
@@ -19,14 +15,10 @@ from edlm.sampler.text.transcript import decode
 
 
 @dataclass(frozen=True)
-class SampleConfig(Config):
+class SampleConfig(ModelOptions):
     """Models, sampler and texts of ``edlm sample``.
 
     Args:
-        denoiser: Folder, hub id or shipped name.
-        energy: Folder of an energy, a shipped name, or a causal LM as "causal:PATH" (the denoiser's tokens),
-            "text:PATH" (any tokens) or "server:URL#MODEL" (served elsewhere); null for the base sampler.
-        sampler: How to sample.
         prompt: Text that each sample continues, after a document separator.
         fill: Text to complete, in place of a prompt; its gaps are <mask>, <mask:12> for 12 tokens, or the tokenizer's
             mask token.
@@ -36,16 +28,12 @@ class SampleConfig(Config):
         block_length: Tokens written together, block after block, each in all steps; null for all at once.
         batch_size: Sequences at a time.
         seed: Sample i has the seed ``seed + i``.
-        device: Device of denoiser and energy: "cpu", "cuda", "mps", or "auto" for the best of these.
         format: "text", or "jsonl" with diagnostics of each step.
         stream: Show the first sample of each batch after each step, on the standard error.
         trace: HTML page to write: how the first four samples came about, step by step; or .svg, a picture of the first.
         output: File to write; the terminal by default.
     """
 
-    denoiser: str = "tinystories"
-    energy: str | None = "tinystories"
-    sampler: SamplerOptions = field(default_factory=lambda: SamplerOptions(num_steps=8))
     prompt: str | None = field(default=None, metadata={"least": 0})
     fill: str | None = None
     num_samples: int = 4
@@ -54,7 +42,6 @@ class SampleConfig(Config):
     block_length: int | None = None
     batch_size: int = 16
     seed: int = 0
-    device: str = "auto"
     format: Literal["text", "jsonl"] = "text"
     stream: bool = False
     trace: str | None = None
@@ -63,9 +50,7 @@ class SampleConfig(Config):
 
 def run(config: SampleConfig) -> None:
     """Load, sample and write batch by batch."""
-    denoiser = load_denoiser(config.denoiser, device=config.device)
-    energy = load_energy(config.energy).to(device_of(denoiser)) if config.energy is not None else None
-    sampler = EnergySampler(denoiser, energy, **asdict(config.sampler))
+    sampler = config.load_sampler()
     if config.prompt is not None and config.fill is not None:
         raise ValueError("give a prompt or a text to fill, not both")
     target = open(config.output, "w", encoding="utf-8") if config.output else sys.stdout
@@ -73,7 +58,7 @@ def run(config: SampleConfig) -> None:
         for start in range(0, config.num_samples, config.batch_size):
             seeds = range(config.seed + start, config.seed + min(start + config.batch_size, config.num_samples))
             output = _draw(sampler, config, seeds)
-            _write(target, output, denoiser, config.format)
+            _write(target, output, sampler.denoiser, config.format)
             if config.trace and start == 0:
                 output.trace().save(config.trace)
     finally:

@@ -2,36 +2,27 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 
 from edlm.commands.json_lines import check_writable, write_lines
+from edlm.commands.models import ModelOptions
 from edlm.commands.terminal import print_table
 from edlm.corpus.text import read_documents
 from edlm.corpus.tokens import SEPARATOR
-from edlm.denoisers.loading import load_denoiser
-from edlm.energies.loading import load_energy
 from edlm.evaluation.estimates.estimate import ratio_of
 from edlm.evaluation.experiment.metrics import format_estimate
 from edlm.evaluation.likelihood.text import TextBounds, row_to_score
-from edlm.rules import Config
-from edlm.sampler.kernel import device_of
-from edlm.sampler.options import SamplerOptions
-from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.text.prompts import Reader
 
 
 @dataclass(frozen=True)
-class ScoreConfig(Config):
+class ScoreConfig(ModelOptions):
     """Texts and the sampler under which they are scored.
 
     Args:
         data: Texts: a file, a folder, or a `datasets` data set, as ``edlm prepare corpus`` reads them.
-        denoiser: Folder, hub id or shipped name.
-        energy: Folder of an energy, a shipped name, or a causal LM as "causal:PATH" (the denoiser's tokens),
-            "text:PATH" (any tokens) or "server:URL#MODEL" (served elsewhere); null for the base sampler.
-        sampler: How texts are written that are scored as written.
         split: Split of a `datasets` data set.
         text_field: Field or column that holds the text, outside of .txt files.
         separator: In .txt, a line with nothing else ends a text; a file without one is one text.
@@ -40,14 +31,11 @@ class ScoreConfig(Config):
         block_length: Tokens that are written together; null for the denoiser's own, else all at once.
         batch_size: Texts, or windows of long ones, at a time.
         seed: Text i has the seed ``seed + i``.
-        device: Device of denoiser and energy: "cpu", "cuda", "mps", or "auto" for the best of these.
         output: JSONL file to write; the standard output by default.
     """
 
     data: str
-    denoiser: str = "tinystories"
-    energy: str | None = None
-    sampler: SamplerOptions = field(default_factory=lambda: SamplerOptions(num_steps=8))
+    energy: str | None = field(default=None, kw_only=True)
     split: str | None = None
     text_field: str = "text"
     separator: str = SEPARATOR
@@ -56,7 +44,6 @@ class ScoreConfig(Config):
     block_length: int | None = None
     batch_size: int = 16
     seed: int = 0
-    device: str = "auto"
     output: str | None = None
 
 
@@ -69,9 +56,8 @@ def run(config: ScoreConfig) -> None:
     """
     check_writable(config.output)
     texts = read_documents(config.data, split=config.split, text_field=config.text_field, separator=config.separator)
-    denoiser = load_denoiser(config.denoiser, device=config.device)
-    energy = load_energy(config.energy).to(device_of(denoiser)) if config.energy is not None else None
-    sampler = EnergySampler(denoiser, energy, **asdict(config.sampler))
+    sampler = config.load_sampler()
+    denoiser = sampler.denoiser
     options = {name: getattr(config, name) for name in ("batch_size", "num_draws", "inner_draws", "block_length")}
     reader = Reader(denoiser)
     rows = [row_to_score(denoiser, [], reader.read(text)) for text in texts]

@@ -41,6 +41,7 @@ class TrainEnergyConfig:
         head: Shape of a "head" or "scalar".
         objective: Loss and kinds of decisions; by default those of the kind.
         start_from: Folder of an energy of this kind and shape to train further.
+        denoiser_tokenizer: Folder or hub id of a tokenizer, for a denoiser whose checkpoint has none.
         denoiser_dtype: Of the weights of a denoiser that is loaded: "bfloat16" halves its memory, and rounds.
     """
 
@@ -51,6 +52,7 @@ class TrainEnergyConfig:
     head: HeadOptions = field(default_factory=HeadOptions)
     objective: EnergyObjectiveConfig = field(default_factory=EnergyObjectiveConfig)
     start_from: str | None = None
+    denoiser_tokenizer: str | None = None
     denoiser_dtype: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -88,7 +90,7 @@ def run_config(config: TrainEnergyConfig) -> PretrainedEnergy:
     _check(config.kind, mixture)
     denoiser, dtype = config.denoiser, config.denoiser_dtype
     if not isinstance(denoiser, Denoiser):
-        denoiser = load_denoiser(denoiser, dtype=getattr(torch, dtype))
+        denoiser = load_denoiser(denoiser, tokenizer=config.denoiser_tokenizer, dtype=dtype)
     corpus = corpus_of(config.corpus, denoiser)
     torch.manual_seed(config.trainer.seed)
     shape = {} if config.kind == "nce" else asdict(config.head)

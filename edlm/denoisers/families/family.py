@@ -17,14 +17,23 @@ class LoadOptions:
     Attributes:
         tokenizer: A tokenizer or its name; by default the checkpoint's own, where it has one.
         mask_token_id: By default the family's, or the tokenizer's.
-        dtype: Of the weights.
+        dtype: Of the weights; or its name, such as "bfloat16".
         trust_remote_code: Run the Python code that comes with the checkpoint.
+
+    Raises:
+        ValueError: ``dtype`` is no floating-point type.
     """
 
     tokenizer: Any = None
     mask_token_id: int | None = None
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype | str = torch.float32
     trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        dtype = getattr(torch, self.dtype, None) if isinstance(self.dtype, str) else self.dtype
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise ValueError(f"dtype must be a floating-point type, such as bfloat16, got {self.dtype}")
+        object.__setattr__(self, "dtype", dtype)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,8 @@ class EvaluateConfig(Config):
         num_steps_of: Denoiser passes in some of these orders, in place of ``num_steps``.
         seed: Of orders, candidates and samples.
         device: Where all runs: "cpu", "cuda", "mps", or "auto" for the best of these.
+        denoiser_tokenizer: Folder or hub id of a tokenizer, for a denoiser whose checkpoint has none.
+        denoiser_dtype: Of the denoiser's weights.
         batch_size: Rows at a time, for the bounds.
         samples: What is drawn to be timed and judged.
         frontier: Judge loss against entropy, over temperatures.
@@ -81,6 +83,8 @@ class EvaluateConfig(Config):
     num_steps_of: dict[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
     device: str = "auto"
+    denoiser_tokenizer: str | None = None
+    denoiser_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_size: int = 32
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     frontier: FrontierConfig = field(default_factory=FrontierConfig)

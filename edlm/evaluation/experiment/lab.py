@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from accelerate import PartialState
 from torch import Tensor
@@ -24,40 +24,17 @@ from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.plan import Setting, frontier_settings, judged_settings, settings_of
 from edlm.evaluation.experiment.provenance import origin
 from edlm.evaluation.experiment.results import STORE
-from edlm.evaluation.experiment.store import Entry, Store
+from edlm.evaluation.experiment.store import Store
 from edlm.evaluation.likelihood.text import middle_third
 from edlm.evaluation.samples.judge import Judge, load_judge
 from edlm.evaluation.samples.text import texts_of, tokens_per_word
 from edlm.evaluation.samples.text_measures import TextMeasures
 from edlm.files import read_json
-from edlm.processes import from_main_process, join, together
+from edlm.processes import join, together
 from edlm.sampler.kernel import device_of
 from edlm.training.checkpoints import fingerprint
 
 logger = logging.getLogger(__name__)
-
-
-class Job(NamedTuple):
-    """One value that is measured.
-
-    Attributes:
-        key: In the store.
-        made_from: JSON values of all that it depends on in addition to denoiser, data and seed.
-        make: Measures it.
-        setting: Whose row it belongs to; None for a value of the whole evaluation.
-        is_shared: Whether ``make`` shares its batches among all processes, which call it alike; else the main one
-            measures alone, as time must be.
-    """
-
-    key: str
-    made_from: Any
-    make: Callable[[], Entry]
-    setting: Setting | None = None
-    is_shared: bool = False
-
-    def measured(self) -> Entry:
-        """The value, known to all processes."""
-        return self.make() if self.is_shared else from_main_process(self.make)
 
 
 @dataclass(frozen=True)
@@ -104,7 +81,9 @@ class Lab:
         """
         models = models or {}
         device = join(in_step=False).device if config.device == "auto" else config.device
-        denoiser = models.get(config.denoiser) or load_denoiser(config.denoiser, device=device)
+        denoiser = models.get(config.denoiser) or load_denoiser(
+            config.denoiser, device=device, tokenizer=config.denoiser_tokenizer, dtype=config.denoiser_dtype
+        )
         shipped = SHIPPED / config.denoiser / "valid.safetensors"
         if config.data is None and (config.denoiser in models or not shipped.is_file()):
             raise ValueError(f"data must be given for a denoiser that is not shipped, got none for {config.denoiser}")

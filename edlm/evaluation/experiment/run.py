@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 
 from edlm.evaluation.estimates.estimate import Estimate
 from edlm.evaluation.experiment.bounds import bound_key, measure_bound, measure_infilling
-from edlm.evaluation.experiment.lab import Job, Lab, energies_of_judge
+from edlm.evaluation.experiment.job import Job
+from edlm.evaluation.experiment.lab import Lab, energies_of_judge
 from edlm.evaluation.experiment.once import (
     MOST_ROWS,
     energies_by_name,

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from edlm.evaluation.estimates.estimate import Estimate, mean_of
-from edlm.evaluation.experiment.lab import Job, Lab
+from edlm.evaluation.experiment.job import Job
+from edlm.evaluation.experiment.lab import Lab
 from edlm.evaluation.experiment.plan import Setting
 from edlm.evaluation.experiment.store import Entry, record_of
 from edlm.evaluation.likelihood.bounds import Batches
