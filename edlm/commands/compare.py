@@ -16,6 +16,7 @@ from edlm.evaluation.experiment.provenance import write_json
 from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.experiment.rows import DEFAULTS
 from edlm.evaluation.samples.text import counted
+from edlm.files import check_writable
 from edlm.rules import Config
 
 LEVEL = 0.95
@@ -42,6 +43,7 @@ class CompareConfig(Config):
 
 def run(config: CompareConfig) -> None:
     """Print the differences, and write them if an output is given."""
+    check_writable(config.output)
     generator = torch.Generator().manual_seed(config.seed)
     records = differences(
         Results.load(config.a), Results.load(config.b), allow_other=config.allow_other, generator=generator

@@ -47,7 +47,7 @@ class GenerateConfig(GenerationOptions):
     sampler: SamplerOptions = field(default_factory=lambda: SamplerOptions(num_steps=8))
     prompts: str | None = None
     batch_size: int = 16
-    num_threads: int = 1
+    num_threads: int = field(default=1, metadata={"most": 2**10})
     device: str = "auto"
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from edlm.commands.json_lines import check_writable, read_lines, write_lines
+from edlm.commands.json_lines import read_lines, write_lines
 from edlm.commands.terminal import print_table
 from edlm.evaluation.estimates.estimate import mean_of
 from edlm.evaluation.experiment.metrics import format_estimate
+from edlm.files import check_writable
 from edlm.sampler.reranking import RerankOptions, rerank
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
-from edlm.commands.json_lines import check_writable, write_lines
+from edlm.commands.json_lines import write_lines
 from edlm.commands.terminal import print_table
 from edlm.corpus.text import read_documents
 from edlm.corpus.tokens import SEPARATOR
@@ -15,6 +15,7 @@ from edlm.energies.loading import load_energy
 from edlm.evaluation.estimates.estimate import ratio_of
 from edlm.evaluation.experiment.metrics import format_estimate
 from edlm.evaluation.likelihood.text import TextBounds, row_to_score
+from edlm.files import check_writable
 from edlm.rules import Config
 from edlm.sampler.kernel import device_of
 from edlm.sampler.options import SamplerOptions

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from edlm.files import open_safetensors, reading
+from edlm.files import open_safetensors, reading, write_atomically
+from edlm.rules import MAX_COUNT
 
 FORMAT = "edlm-token-blocks-1"
 FEW_DOCUMENTS, NUM_STRETCHES = 10, 32
@@ -124,12 +125,12 @@ def save_blocks(blocks: TokenBlocks, path: str | Path) -> None:
     """Write a safetensors file: ``tokens`` as uint16 where all ids fit, else int32, documents; the rest as metadata."""
     tokens = blocks.tokens.numpy()
     kind = np.uint16 if np.array_equal(tokens, tokens.astype(np.uint16)) else np.int32
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     arrays = {"tokens": np.ascontiguousarray(tokens, kind)}
     if blocks.documents is not None:
         arrays["documents"] = blocks.documents.numpy().astype(np.int32)
     counts = {name: str(getattr(blocks, name)) for name in COUNTS}
-    save_file(arrays, str(path), metadata={**counts, "vocabulary": blocks.vocabulary, "format": FORMAT})
+    metadata = {**counts, "vocabulary": blocks.vocabulary, "format": FORMAT}
+    write_atomically(path, save(arrays, metadata))
 
 
 def load_blocks(path: str | Path) -> TokenBlocks:
@@ -139,7 +140,13 @@ def load_blocks(path: str | Path) -> TokenBlocks:
         if (got := metadata.pop("format", None)) != FORMAT:
             raise ValueError(f"format must be {FORMAT!r}, got {got!r} in {path}")
         with reading(path, "hold token blocks"):
-            arrays = {name: torch.from_numpy(file.get_tensor(name).astype(np.int64)) for name in file.keys()}
+            arrays = {name: _integers(name, file.get_tensor(name)) for name in file.keys()}
             vocabulary = metadata.pop("vocabulary", "")  # files of earlier versions have none
             counts = {name: int(count) for name, count in metadata.items()}
             return TokenBlocks(**arrays, **counts, vocabulary=vocabulary)
+
+
+def _integers(name: str, values: np.ndarray) -> torch.Tensor:
+    if values.dtype.kind not in "iu" or (values.size and not 0 <= values.min() <= values.max() <= MAX_COUNT):
+        raise ValueError(f"{name} of {values.dtype} from {values.min()} to {values.max()}, none of them integers >= 0")
+    return torch.from_numpy(values.astype(np.int64))

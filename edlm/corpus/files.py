@@ -81,6 +81,8 @@ def _read_json(content: bytes, path: Path, text_field: str, separator: str) -> l
             records = json.loads(line) if line.strip() else []
         except json.JSONDecodeError as error:
             raise ValueError(f"JSON must be valid, got {error.msg} in {path}:{number + error.lineno - 1}") from error
+        except (ValueError, RecursionError) as error:  # numbers and nesting beyond all measure
+            raise ValueError(f"JSON must be valid, got {error} in {path}:{number}") from error
         for record in records if isinstance(records, list) else [records]:
             found = record.get(text_field) if isinstance(record, dict) else None
             if not isinstance(found, str) or re.search("[\ud800-\udfff]", found):

@@ -100,11 +100,13 @@ class Vocabulary:
             if blocks.vocabulary and self.fingerprint and blocks.vocabulary != self.fingerprint:
                 got = f"{blocks.vocabulary} and {self.fingerprint}"
                 raise ValueError(f"blocks must be made with the tokenizer of the denoiser, got vocabularies {got}")
-            counts = torch.bincount(blocks.tokens.flatten(), minlength=self.size).tolist()
-            wrong = [i for i in (*self.impossible, *range(self.size, len(counts))) if counts[i]]
-            if wrong:
-                name = "" if self.tokenizer is None else f" {self.tokenizer.convert_ids_to_tokens(wrong[0])!r}"
-                got = f"{counts[wrong[0]]} of{name} (id {wrong[0]})"
+            ids, counts = blocks.tokens.unique(return_counts=True)
+            wrong = (ids < 0) | (ids >= self.size) | torch.isin(ids, torch.tensor(self.impossible, dtype=torch.long))
+            if wrong.any():
+                token, count = int(ids[wrong][0]), int(counts[wrong][0])
+                named = self.tokenizer is not None and 0 <= token < len(self.tokenizer)
+                name = f" {self.tokenizer.convert_ids_to_tokens(token)!r}" if named else ""
+                got = f"{count} of{name} (id {token})"
                 raise ValueError(
                     f"blocks must hold no token that the denoiser rules out, got {got}: prepare the corpus anew"
                 )

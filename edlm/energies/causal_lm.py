@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from edlm.denoisers.checkpoint import Checkpoint
+from edlm.denoisers.checkpoint import Checkpoint, check_finite
 from edlm.files import reading
 from edlm.hub import finding, load_tokenizer
 from edlm.rules import check_given
@@ -67,6 +67,7 @@ def load_causal_lm(
         model = AutoModelForCausalLM.from_pretrained(folder, **{"dtype": torch.float32, **options, **model_options})
         has_tokenizer = needs_tokenizer or gguf_file or get_tokenizer_config(folder, **hub)  # else one is made up
         tokenizer = load_tokenizer(folder, **options, **hub) if has_tokenizer else None
+    check_finite(model, path)
     model = model.to(device) if device is not None else model
     return CausalLM(model.eval(), tokenizer, gguf_file or Path(folder).name)
 

@@ -12,6 +12,7 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from edlm.files import write_atomically
 from edlm.packages import check_wandb
 from edlm.training.checkpoints import RunState
 from edlm.training.trainer_config import TrainerConfig
@@ -38,9 +39,7 @@ class RunLog:
         check_wandb(config.wandb)
         if accelerator.is_main_process and self.path.exists():
             lines = self.path.read_text().splitlines()
-            partial = self.path.with_suffix(".partial")
-            partial.write_text("".join(f"{x}\n" for x in lines if _step(x) <= state.step))
-            partial.replace(self.path)
+            write_atomically(self.path, "".join(f"{x}\n" for x in lines if _step(x) <= state.step))
 
     def __enter__(self) -> RunLog:
         if self.config.wandb != "off":

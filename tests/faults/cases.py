@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,8 +77,7 @@ class Judge:
 
     def copy(self, touched: tuple[str, ...]) -> Path:
         """A new folder with the entries of the world: links, but for copies of those that are changed."""
-        folder = self.scratch / "case"
-        folder.mkdir()
+        folder = Path(tempfile.mkdtemp(dir=self.scratch))
         for entry in self.world.iterdir():
             if entry.name in touched:
                 (shutil.copytree if entry.is_dir() else shutil.copy)(entry, folder / entry.name)
@@ -125,7 +125,11 @@ def outcome_of(outcome: Outcome, after: Mapping[str, bytes], output: str | None)
     printed = re.sub(r"[\d.]+ a second|: \d+ of them new", "", outcome.out)
     timeless = {".jsonl", ".parquet", ".safetensors", ".txt"}
     kept = {name: content for name, content in after.items() if output and name.startswith(output)}
-    return printed, {name: x for name, x in kept.items() if Path(name).suffix in timeless and ".parts" not in name and "log" not in name}
+    return printed, {
+        name: x
+        for name, x in kept.items()
+        if Path(name).suffix in timeless and ".parts" not in name and "log" not in name
+    }
 
 
 def written(before: Mapping[str, bytes], after: Mapping[str, bytes], case: Case) -> list[str]:

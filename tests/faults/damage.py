@@ -10,7 +10,23 @@ from typing import Any
 
 Change = Callable[[bytes], bytes]
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
-OTHER_VALUES = (None, True, -1, 0, 10**30, 1.5, float("nan"), "", "../x", "é\u202e", [], [None], {}, {"a": 1}, "x" * 5000)
+OTHER_VALUES = (
+    None,
+    True,
+    -1,
+    0,
+    10**30,
+    1.5,
+    float("nan"),
+    "",
+    "../x",
+    "é\u202e",
+    [],
+    [None],
+    {},
+    {"a": 1},
+    "x" * 5000,
+)
 
 
 def of_bytes(content: bytes, seed: int) -> Iterator[tuple[str, Change]]:
@@ -64,7 +80,10 @@ def of_safetensors(content: bytes, seed: int, number: int) -> Iterator[tuple[str
     yield "tail", lambda x: x + b"more"
     names = [name for name in _header(content) if name != "__metadata__"]
     for i in range(number):
-        name, what = chance.choice(names), chance.choice(("shape", "huge", "dtype", "offsets", "renamed", "gone", "extra"))
+        name, what = (
+            chance.choice(names),
+            chance.choice(("shape", "huge", "dtype", "offsets", "renamed", "gone", "extra")),
+        )
         yield f"{name}_{what}_{i}", lambda x, name=name, what=what: _lied(x, name, what)
 
 

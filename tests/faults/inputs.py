@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save, save_file
 
 from tests.faults import damage
 from tests.faults.cases import Case, Damage
@@ -158,7 +159,15 @@ TRAIN_WORDS = [
     *(f"--start_from {value}" for value in ("missing", "head", "lm", "corpus")),
     "--trainer.x 1", "--trainer x", "--trainer.mixed_precision fp16", "--schedule x", "--model tiny", "--model.x 3",
 ]  # fmt: skip
-COMPARE_WORDS = ["--seed x", "--seed -1", "--a missing", "--b missing", "--a prompts.txt", "--b denoiser", "--allow_other x"]
+COMPARE_WORDS = [
+    "--seed x",
+    "--seed -1",
+    "--a missing",
+    "--b missing",
+    "--a prompts.txt",
+    "--b denoiser",
+    "--allow_other x",
+]
 COMPARE_WORDS += ["--output denoiser", "--output ''", "--x 1"]
 WHOLE_LINES = [
     "train", "train x", "x", "--x", "prepare", "generate", "compare a", "compare", "info", "info missing", "info prompts.txt",
@@ -216,7 +225,18 @@ def configs() -> Iterator[Case]:
         "itself": f"{good}config: generate.yaml\n",
         "long": f"{good}seed: {'9' * 5000}\n",
     }  # fmt: skip
-    named = ("generate.yaml", "seed", "lenght", "num_step", "sampler", "num_samples", "max_new_tokens", "config", "None", "3")
+    named = (
+        "generate.yaml",
+        "seed",
+        "lenght",
+        "num_step",
+        "sampler",
+        "num_samples",
+        "max_new_tokens",
+        "config",
+        "None",
+        "3",
+    )
     for name, text in texts.items():
         yield _case("configs", name, words, "generate.yaml", lambda _, text=text: text.encode(), "out.jsonl", named)
     for name, change in damage.of_bytes(good.encode(), 1):
@@ -265,7 +285,6 @@ def token_files(world: Path) -> Iterator[Case]:
 
 def _blocks(content: bytes) -> Iterator[tuple[str, damage.Change]]:
     """Other tokens, counts and documents."""
-    from safetensors import safe_open
 
     def written(content: bytes, arrays: Any = None, **changed: str | None) -> bytes:
         path = Path("/tmp") / f"blocks_{os.getpid()}.safetensors"
@@ -377,11 +396,9 @@ _NEEDED = {"model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_
 
 
 def _weights(path: Path) -> Iterator[tuple[str, damage.Change]]:
-    from safetensors.torch import save
-
     weights = load_file(path)
-    with open(path, "rb") as file:
-        metadata = json.loads(file.read(8 + int.from_bytes(file.read(8), "little"))).get("__metadata__")
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
     first, last = sorted(weights)[0], sorted(weights)[-1]
     changes = {
         "nan": {name: x * float("nan") for name, x in weights.items()},
@@ -437,8 +454,17 @@ def _indices(world: Path) -> Iterator[tuple[str, damage.Change]]:
     """Shards outside of the folder, and none."""
     index = json.loads((world / "sharded/model.safetensors.index.json").read_bytes())
     tensors, first = [*index["weight_map"]], next(iter(index["weight_map"].values()))
-    for value in ("../denoiser/model.safetensors", str(world / "denoiser/model.safetensors"), "missing.safetensors", "", "."):
-        yield f"to_{value.replace('/', '_')}", lambda _, v=value: json.dumps({"weight_map": {t: v for t in tensors}}).encode()
+    for value in (
+        "../denoiser/model.safetensors",
+        str(world / "denoiser/model.safetensors"),
+        "missing.safetensors",
+        "",
+        ".",
+    ):
+        yield (
+            f"to_{value.replace('/', '_')}",
+            lambda _, v=value: json.dumps({"weight_map": {t: v for t in tensors}}).encode(),
+        )
     for value in ({}, [], None, 3, {tensors[0]: 3}, {tensors[0]: None}, {"other": first}, {tensors[0]: [first]}):
         yield f"map_{str(value)[:20]}", lambda _, v=value: json.dumps({**index, "weight_map": v}).encode()
     yield "one", lambda _: json.dumps({"weight_map": dict.fromkeys(tensors, first)}).encode()
@@ -493,10 +519,17 @@ def results(world: Path) -> Iterator[Case]:
     """Of an evaluation, which are compared, or measured further."""
     kind = "results"
     content = (world / "a/results.json").read_bytes()
-    for name, change in [*damage.of_bytes(content, 11), *damage.of_json(content, 12, 60, ("versions", "machine", "config"))]:
+    for name, change in [
+        *damage.of_bytes(content, 11),
+        *damage.of_json(content, 12, 60, ("versions", "machine", "config")),
+    ]:
         yield _case(kind, name, COMPARED, "a/results.json", change, "out.json")
     content = (world / "a/results.rows.safetensors").read_bytes()
-    changes = [*damage.of_bytes(content, 13), *damage.of_safetensors(content, 14, 8), *_weights(world / "a/results.rows.safetensors")]
+    changes = [
+        *damage.of_bytes(content, 13),
+        *damage.of_safetensors(content, 14, 8),
+        *_weights(world / "a/results.rows.safetensors"),
+    ]
     for name, change in changes:
         yield _case(kind, name, COMPARED, "a/results.rows.safetensors", change, "out.json")
     content = (world / "a/results.store.safetensors").read_bytes()
@@ -557,7 +590,10 @@ def corpora(world: Path) -> Iterator[Case]:
     kind = "corpora"
     names = [path.name for path in sorted(world.glob("stories*"))]
     for number, path in enumerate(names):
-        words, content = ("prepare", "corpus", *CORPUS, "--source", path, "--output_dir", "out"), (world / path).read_bytes()
+        words, content = (
+            ("prepare", "corpus", *CORPUS, "--source", path, "--output_dir", "out"),
+            (world / path).read_bytes(),
+        )
         for name, change in damage.of_bytes(content, 18 + number):
             plain = path.endswith((".txt", ".jsonl", ".csv", ".tsv"))  # which are whole wherever they end
             if not (plain and (name.startswith("cut") or name == "zeros")):
@@ -566,7 +602,15 @@ def corpora(world: Path) -> Iterator[Case]:
             for i in range(8):
                 yield _case(kind, f"flip_{i}", words, path, _flipped(i), "out")
     texts = {
-        "stories.csv": [b"number,txt\n1,a\n", b"text\n", b'text\n"a\n', b"text,text\na,b\n", b"text\n\xff\n", b"number,text\n3\n", b"\n\n"],
+        "stories.csv": [
+            b"number,txt\n1,a\n",
+            b"text\n",
+            b'text\n"a\n',
+            b"text,text\na,b\n",
+            b"text\n\xff\n",
+            b"number,text\n3\n",
+            b"\n\n",
+        ],
         "stories.json": [b"{", b"[]", b"[3]", b'[{"text": 3}]', b'{"text": ["a"]}', b'[{"txt": "a"}]', b"[" * 100_000],
         "stories.jsonl": [b"{}", b"[3]\n", b'{"text": NaN}\n', b'{"text": "a"}\n{\n', b"nul\n", b"[" * 100_000],
         "stories.txt": [b"\n", b" \n\t", b"a", b"\xef\xbb\xbf", b"<|endoftext|>\n" * 5],
@@ -574,13 +618,17 @@ def corpora(world: Path) -> Iterator[Case]:
     for path, contents in texts.items():
         words = ("prepare", "corpus", *CORPUS, "--source", path, "--output_dir", "out")
         for i, text in enumerate(contents):
-            yield _case(kind, f"{i}_{text[:30]!r}", words, path, lambda _, text=text: text, "out", (path, "documents", "blocks"))
+            yield _case(
+                kind, f"{i}_{text[:30]!r}", words, path, lambda _, text=text: text, "out", (path, "documents", "blocks")
+            )
     for path, bomb in {"stories.txt.gz": _gzip_bomb, "stories.txt.xz": _xz_bomb}.items():
         words = ("prepare", "corpus", *CORPUS, "--source", path, "--output_dir", "out")
         yield _case(kind, "bomb", words, path, lambda _, bomb=bomb: bomb(), "out")
         yield _case(kind, "bomb_scored", (*SCORED, "--data", path), path, lambda _, bomb=bomb: bomb(), "out.jsonl")
     words = ("prepare", "corpus", *CORPUS, "--source", "stories.parquet", "--output_dir", "out")
-    yield _case(kind, "no_column", (*words, "--text_field", "x"), "stories.parquet", lambda x: x, "out", ("text_field",))
+    yield _case(
+        kind, "no_column", (*words, "--text_field", "x"), "stories.parquet", lambda x: x, "out", ("text_field",)
+    )
     yield _case(kind, "bomb", words, "stories.parquet", lambda _: _parquet_bomb(), "out")
 
 
@@ -616,7 +664,11 @@ def _parquet_bomb() -> bytes:
 
 def jobs(world: Path) -> Iterator[Case]:
     """Folders of finished rows: torn, changed, or of another job."""
-    kind, words, touched = "job folders", ("generate", *GENERATE, "--output", "rows.jsonl"), ("rows.jsonl", "rows.jsonl.parts")
+    kind, words, touched = (
+        "job folders",
+        ("generate", *GENERATE, "--output", "rows.jsonl"),
+        ("rows.jsonl", "rows.jsonl.parts"),
+    )
     part, manifest = "rows.jsonl.parts/00000.jsonl", "rows.jsonl.parts/manifest.json"
 
     def case(name: str, path: str, change: damage.Change, unfinished: bool = False) -> Case:
@@ -642,7 +694,9 @@ def jobs(world: Path) -> Iterator[Case]:
                     (change(line) if i == n else line) + b"\n" for i, line in enumerate(x.splitlines())
                 )
                 yield case(f"line_{number}_{name}", part, whole, unfinished)
-    yield Case(kind, "no_manifest", words, ("rows.jsonl.parts",), lambda f: (f / manifest).unlink(), touched, "rows.jsonl")
+    yield Case(
+        kind, "no_manifest", words, ("rows.jsonl.parts",), lambda f: (f / manifest).unlink(), touched, "rows.jsonl"
+    )
     other = ("generate", *GENERATE, "--seed", "7", "--output", "rows.jsonl")
     yield Case(kind, "other_job", other, ("rows.jsonl.parts",), lambda f: None, touched, "rows.jsonl")
 

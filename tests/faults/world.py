@@ -69,7 +69,9 @@ def _texts(folder: Path) -> None:
     (folder / "texts.jsonl").write_text(lines[: lines.index("\n", 200) + 1])
     (folder / "prompts.txt").write_text("the cat\na dog\n")
     (folder / "prompts.jsonl").write_text('{"prompt": "the cat"}\n{"text": "a <mask:3> on"}\n')
-    (folder / "candidates.jsonl").write_text('{"prompt": "the", "texts": [" cat", " dog"], "log_probs": [-1.5, -2.0]}\n')
+    (folder / "candidates.jsonl").write_text(
+        '{"prompt": "the", "texts": [" cat", " dog"], "log_probs": [-1.5, -2.0]}\n'
+    )
 
 
 def _models(folder: Path, tokenizer: object) -> None:

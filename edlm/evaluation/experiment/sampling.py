@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 
+import torch
 from torch import Tensor
 
 from edlm.evaluation.estimates.estimate import Estimate, mean_of
 from edlm.evaluation.experiment.lab import Job, Lab
 from edlm.evaluation.experiment.plan import Setting
 from edlm.evaluation.experiment.store import Entry, record_of
+from edlm.evaluation.likelihood.bounds import Batches
 from edlm.evaluation.samples.text import distinct_n, texts_of, unigram_entropy
 
 NUM_EXAMPLES = 4
@@ -32,10 +34,11 @@ def samples_key(setting: Setting, number: int) -> str:
 
 
 def _draw(lab: Lab, setting: Setting, number: int) -> Tensor:
-    seeds = range(lab.config.seed, lab.config.seed + number)
-    return setting.sampler.sample(
-        number, lab.length, batch_size=lab.config.samples.batch_size, seeds=seeds
-    ).tokens.cpu()
+    def tokens_of(rows: slice, seeds: range) -> Tensor:
+        return setting.sampler.sample(len(seeds), lab.length, seeds=seeds).tokens.cpu()
+
+    batches = Batches(seed=lab.config.seed, batch_size=lab.config.samples.batch_size)
+    return torch.cat([*batches.map(tokens_of, number)])
 
 
 def _diversity(lab: Lab, tokens: Tensor) -> Entry:

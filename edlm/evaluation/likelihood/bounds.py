@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,9 +11,11 @@ from tqdm.auto import tqdm
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Energy
 from edlm.evaluation.estimates.estimate import Estimate, Likelihood, mean_of
+from edlm.memory import in_batches
 from edlm.sampler.bounds import likelihood_bounds
 from edlm.sampler.sampler import EnergySampler
 
+_Result = TypeVar("_Result")
 ESTIMATOR = "bound (*) of the sampler, a draw for each row"
 
 
@@ -31,17 +33,24 @@ class Batches:
     batch_size: int = 32
     progress: str | None = None
 
-    def of(self, num_rows: int, start: int = 0) -> Iterator[tuple[slice, range]]:
-        """Rows and seeds of each batch of ``num_rows`` rows, from row ``start`` on.
+    def map(self, compute: Callable[[slice, range], _Result], num_rows: int, start: int = 0) -> Iterator[_Result]:
+        """What is computed of the rows and seeds of each batch of ``num_rows`` rows, from row ``start`` on.
+
+        Where memory does not suffice for a batch, batches are halved, see `in_batches`.
 
         Example:
-            >>> list(Batches(seed=7, batch_size=2).of(3))
+            >>> list(Batches(seed=7, batch_size=2).map(lambda *batch: batch, 3))
             [(slice(0, 2, None), range(7, 9)), (slice(2, 3, None), range(9, 10))]
         """
-        starts = range(start, num_rows, self.batch_size)
-        for first in tqdm(starts, desc=self.progress, disable=None if self.progress else True, leave=False):
-            end = min(first + self.batch_size, num_rows)
-            yield slice(first, end), range(self.seed + first, self.seed + end)
+
+        def seeded(rows: slice) -> _Result:
+            return compute(rows, range(self.seed + rows.start, self.seed + rows.stop))
+
+        hidden = None if self.progress else True
+        with tqdm(total=num_rows, initial=start, desc=self.progress, disable=hidden, leave=False) as bar:
+            for rows, result in in_batches(seeded, range(start, num_rows), self.batch_size):
+                yield result
+                bar.update(rows.stop - rows.start)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +118,8 @@ def estimate_bounds(
     if (counts != counts[0]).any():
         raise ValueError(f"given must leave equally many tokens to predict in each row, got {counts.unique().tolist()}")
     parts = [] if done is None else [done]
-    for rows, seeds in options.of(len(x_0), 0 if done is None else done.shape[1]):
+
+    def bounds_of(rows: slice, seeds: range) -> Tensor:
         nats = likelihood_bounds(
             samplers,
             x_0[rows],
@@ -118,7 +128,10 @@ def estimate_bounds(
             sampled_steps=options.sampled_steps,
             inner_draws=options.inner_draws,
         )
-        parts.append(torch.stack(nats).cpu())
+        return torch.stack(nats).cpu()
+
+    for nats in options.map(bounds_of, len(x_0), 0 if done is None else done.shape[1]):
+        parts.append(nats)
         if keep is not None:
             keep(torch.cat(parts, 1))
     directions = [

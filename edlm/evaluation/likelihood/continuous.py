@@ -103,16 +103,19 @@ class ContinuousTime(Batches):
         """
         if not len(x_0):
             raise ValueError(f"x_0 must be [n, length] with n >= 1, got {list(x_0.shape)}")
-        totals = torch.zeros(parts, len(x_0), dtype=torch.float64)
-        for rows, seeds in self.of(len(x_0)):
+
+        def integral(rows: slice, seeds: range) -> Tensor:
+            totals = torch.zeros(parts, len(seeds), dtype=torch.float64)
             for j, draw in enumerate(self.draws(target[rows], seeds)):
                 kept = draw.masked.any(1).nonzero()[:, 0]
                 if len(kept):
                     draw = MaskedDraw(draw.masked[kept], draw.t[kept], draw.weight[kept])
                     generators = RowStreams([seeds[i] for i in kept.tolist()]).values(j)
                     nats = draw.weight * loss(x_0[rows][kept], draw, generators)
-                    totals[:, rows.start + kept.cpu()] += nats.cpu()
-        return totals
+                    totals[:, kept.cpu()] += nats.cpu()
+            return totals
+
+        return torch.cat([*self.map(integral, len(x_0))], 1)
 
     def draws(self, target: Tensor, seeds: Sequence[int]) -> Iterator[MaskedDraw]:
         """Draws that together estimate the integral.

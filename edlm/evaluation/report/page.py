@@ -11,6 +11,7 @@ from edlm.evaluation.experiment.metrics import METRICS
 from edlm.evaluation.experiment.rows import Row, row_of_flat
 from edlm.evaluation.plots.evaluation import inline
 from edlm.evaluation.report import tables
+from edlm.files import write_atomically
 
 Result = Mapping[str, Any]
 
@@ -32,7 +33,7 @@ def write_report(result: Result, pictures: Mapping[str, str], path: str | Path) 
     )
     env.filters["inline"] = lambda svg, description: Markup(inline(svg, description))
     page = env.get_template("report.html.j2").render(pictures=pictures, **_context(result))
-    Path(path).write_text(page, encoding="utf-8")
+    write_atomically(path, page)
 
 
 def _context(result: Result) -> dict[str, Any]:

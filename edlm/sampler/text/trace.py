@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
+from edlm.files import write_atomically
 from edlm.sampler.output import Choice, StepInfo
 from edlm.sampler.text.blocks import View
 from edlm.sampler.text.prompts import Row
@@ -39,7 +40,7 @@ class Trace:
 
     def save(self, path: str | Path) -> None:
         """Write the page."""
-        Path(path).write_text(self.html(), encoding="utf-8")
+        write_atomically(path, self.html())
 
 
 def trace_of(
