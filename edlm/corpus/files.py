@@ -9,13 +9,16 @@ import logging
 import lzma
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
 from edlm.files import check_content
 
+_Piece = TypeVar("_Piece")
+_LARGEST_RATIO, _SMALL = 200, 2**26  # text shrinks some times; what seems to shrink more is taken only if it is small
+_PIECE, _FEW, _ROWS = 2**20, 2**10, 256  # bytes out, bytes in and rows that are unpacked at a time
 logger = logging.getLogger(__name__)
 
 
@@ -37,11 +40,25 @@ def read_file(path: Path, text_field: str, separator: str) -> list[str]:
         raise ValueError(f"a text file must end in {known_kinds()}, got {path}")
     check_content(path, "hold text")
     content = path.read_bytes()
-    try:
-        content = _COMPRESSED.get(path.suffix.lower(), bytes)(content)
-    except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
-        raise ValueError(f"a compressed file must be whole and of its suffix, got {path}: {error}") from error
+    if (unpack := _COMPRESSED.get(path.suffix.lower())) is not None:
+        try:
+            content = b"".join(_bounded(unpack(content), len, path, len(content)))
+        except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+            raise ValueError(f"a compressed file must be whole and of its suffix, got {path}: {error}") from error
     return _KINDS[kind](content, path, text_field, separator)
+
+
+def _bounded(pieces: Iterable[_Piece], size: Callable[[_Piece], int], path: Path, packed: int) -> Iterator[_Piece]:
+    """Pieces of what was packed in a file, up to a size that text may have."""
+    total, limit = 0, max(_SMALL, _LARGEST_RATIO * packed)
+    for piece in pieces:
+        total += size(piece)
+        if total > limit:
+            raise ValueError(
+                f"a compressed file must hold at most {_LARGEST_RATIO} times its own size, got more in {path} "
+                f"({packed} bytes)"
+            )
+        yield piece
 
 
 def known_kinds() -> str:
@@ -51,10 +68,13 @@ def known_kinds() -> str:
 
 def text_column(dataset: Any, name: str | Path, text_field: str) -> list[str | None]:
     """A column of a `datasets.Dataset`; ValueError, with the names of all, unless there is such a column of text."""
-    if getattr(dataset.features.get(text_field), "dtype", None) not in ("string", "large_string"):
-        columns = ", ".join(dataset.features)
-        raise ValueError(f"text_field must be a text column of {name} ({columns}), got {text_field!r}")
+    _check_column({column: getattr(kind, "dtype", None) for column, kind in dataset.features.items()}, name, text_field)
     return list(dataset[text_field])
+
+
+def _check_column(kinds: Mapping[str, str | None], name: str | Path, text_field: str) -> None:
+    if kinds.get(text_field) not in ("string", "large_string"):
+        raise ValueError(f"text_field must be a text column of {name} ({', '.join(kinds)}), got {text_field!r}")
 
 
 def _decode(content: bytes, path: Path) -> str:
@@ -112,32 +132,44 @@ def _read_table(content: bytes, path: Path, text_field: str, separator: str, *, 
 
 
 def _read_parquet(content: bytes, path: Path, text_field: str, separator: str) -> list[str | None]:
-    import datasets
     from pyarrow import ArrowException, parquet
 
     try:
-        table = parquet.read_table(io.BytesIO(content))
+        file = parquet.ParquetFile(io.BytesIO(content), page_checksum_verification=True)
+        _check_column({field.name: str(field.type) for field in file.schema_arrow}, path, text_field)
+        groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+        sizes = (group.total_byte_size for group in groups)  # as they say; small parts may repeat, too
+        _ = [*_bounded(sizes, lambda size: size, path, len(content))]
+        batches = file.iter_batches(_ROWS, columns=[text_field])
+        batches = _bounded(batches, lambda batch: batch.nbytes, path, len(content))
+        return [text for batch in batches for text in batch.column(0).to_pylist()]
     except (ArrowException, OSError) as error:
         raise ValueError(f"a .parquet file must be whole, got {path}: {error}") from error
-    return text_column(datasets.Dataset(table), path, text_field)
 
 
-def _unpack_zst(content: bytes) -> bytes:
+def _unpack_by(opened: Callable[[IO[bytes]], IO[bytes]], content: bytes) -> Iterator[bytes]:
+    with opened(io.BytesIO(content)) as file:
+        while piece := file.read(_PIECE):
+            yield piece
+
+
+def _unpack_zst(content: bytes) -> Iterator[bytes]:
     if importlib.util.find_spec("zstandard") is None:
         raise ValueError("a .zst file needs the package zstandard: pip install zstandard")
     import zstandard
 
-    parts = []
-    while content:  # a file may hold several frames
+    start = 0
+    while start < len(content):  # a file may hold several frames
         frame = zstandard.ZstdDecompressor().decompressobj()
-        try:
-            parts.append(frame.decompress(content))
-        except zstandard.ZstdError as error:
-            raise OSError(str(error)) from error
-        if not frame.eof:
-            raise EOFError("it ends before its end marker")
-        content = frame.unused_data
-    return b"".join(parts)
+        while not frame.eof:
+            if start >= len(content):
+                raise EOFError("it ends before its end marker")
+            some = content[start : start + _FEW]
+            try:
+                yield frame.decompress(some)
+            except zstandard.ZstdError as error:
+                raise OSError(str(error)) from error
+            start += len(some) - len(frame.unused_data)
 
 
 _Reader = Callable[[bytes, Path, str, str], list[str | None]]
@@ -148,4 +180,8 @@ _KINDS: dict[str, _Reader] = {
     ".tsv": partial(_read_table, dialect="excel-tab"),
     ".parquet": _read_parquet,
 }
-_COMPRESSED: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".xz": lzma.decompress, ".zst": _unpack_zst}
+_COMPRESSED: dict[str, Callable[[bytes], Iterator[bytes]]] = {
+    ".gz": partial(_unpack_by, lambda file: gzip.GzipFile(fileobj=file)),
+    ".xz": partial(_unpack_by, lzma.LZMAFile),
+    ".zst": _unpack_zst,
+}

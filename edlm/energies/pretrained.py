@@ -23,6 +23,7 @@ from edlm.energies.base import Energy
 from edlm.energies.card import EnergyCard, TrainedFor, generated_card
 from edlm.files import read_json, reading, write_atomically
 from edlm.hub import finding
+from edlm.rules import check
 
 SETTINGS = "energy.json"
 _FETCHED = ["*.json", "*.safetensors", "*.md"]
@@ -181,6 +182,7 @@ class PretrainedEnergy(Energy):
         described = read_json(path / SETTINGS)
         with reading(path / SETTINGS, "describe an energy"):
             name, settings, identity = (described[key] for key in ("energy", "settings", "denoiser"))
+            name = check("energy", name, str)
             identity = None if identity is None else DenoiserIdentity(**identity)
             trained_for = TrainedFor.from_json(described["trained_for"]) if "trained_for" in described else None
             if settings.pop("form", "normalized") == "unnormalized":  # saved before its class had a name of its own

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class Place(NamedTuple):
 class Parts:
     """The part files of a folder.
 
-    A line is an item, and holds its key and its value. What follows a file's last line break was torn by a kill: it is
+    A line is an item, and holds its key, its value and a checksum of both. What follows a file's last line break was torn by a kill: it is
     not read, and is cut off when the file is appended to.
 
     Args:
@@ -55,7 +56,9 @@ class Parts:
                 for number, line in enumerate(file, start=1):
                     if line.endswith(b"\n"):
                         with reading(f"{path}:{number}", "hold a work item"):
-                            key, _ = map(json.loads(line).__getitem__, ("key", "value"))
+                            key, value, crc = map(json.loads(line).__getitem__, ("key", "value", "crc32"))
+                            if crc != _crc(key, value):
+                                raise ValueError("one that has changed since it was written")
                             places[key] = Place(path, start)
                     start += len(line)
         return places
@@ -81,8 +84,8 @@ class Parts:
             nonlocal file
             if file is None:
                 file = _open_whole(path)
-            lines = (json.dumps({"key": key, "value": value}, ensure_ascii=False) for key, value in items)
-            file.write("".join(f"{line}\n" for line in lines).encode())
+            lines = ({"key": key, "crc32": _crc(key, value), "value": value} for key, value in items)
+            file.write("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines).encode())
             file.flush()
             os.fsync(file.fileno())
 
@@ -105,6 +108,10 @@ class Parts:
                     f"{path} must be as it was finished (SHA-256 {expected[:16]}...), got {found[:16]}...: "
                     "remove it, and its items are made again"
                 )
+
+
+def _crc(key: Key, value: Any) -> int:
+    return zlib.crc32(json.dumps([key, value]).encode())
 
 
 def _sha256(path: Path) -> str:

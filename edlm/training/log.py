@@ -12,7 +12,7 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from edlm.files import write_atomically
+from edlm.files import reading, write_atomically
 from edlm.packages import check_wandb
 from edlm.training.checkpoints import RunState
 from edlm.training.trainer_config import TrainerConfig
@@ -38,7 +38,8 @@ class RunLog:
         self.path = Path(config.output_dir) / "log.jsonl"
         check_wandb(config.wandb)
         if accelerator.is_main_process and self.path.exists():
-            lines = self.path.read_text().splitlines()
+            with reading(self.path, "hold the log of a run"):
+                lines = self.path.read_text(encoding="utf-8").splitlines()
             write_atomically(self.path, "".join(f"{x}\n" for x in lines if _step(x) <= state.step))
 
     def __enter__(self) -> RunLog:
@@ -90,8 +91,8 @@ class RunLog:
 
 def _step(line: str) -> float:
     try:
-        return json.loads(line)["step"]
-    except ValueError:  # the run was killed within this line
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):  # the run was killed within this line, or it is of something else
         return math.inf
 
 

@@ -123,12 +123,19 @@ def contents(folder: Path) -> dict[str, bytes]:
 def outcome_of(outcome: Outcome, after: Mapping[str, bytes], output: str | None) -> object:
     """What can be compared: what is printed, without rates, and the output's files that hold no times."""
     printed = re.sub(r"[\d.]+ a second|: \d+ of them new", "", outcome.out)
-    timeless = {".jsonl", ".parquet", ".safetensors", ".txt"}
-    kept = {name: content for name, content in after.items() if output and name.startswith(output)}
-    return printed, {
-        name: x
-        for name, x in kept.items()
-        if Path(name).suffix in timeless and ".parts" not in name and "log" not in name
+    return printed, timeless({name: content for name, content in after.items() if output and name.startswith(output)})
+
+
+def timeless(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Those of some files that are the same whenever they are made."""
+    suffixes = {".jsonl", ".parquet", ".safetensors", ".txt", ".svg", ".html", ".md"}
+    times = ("log.jsonl", "report.html", ".store.safetensors", "README.md")
+    return {
+        name: content
+        for name, content in files.items()
+        if Path(name).suffix in suffixes
+        and not name.endswith(times)
+        and not {".parts", "checkpoints"} & {*name.split("/")}
     }
 
 

@@ -48,7 +48,8 @@ def of_json(content: bytes, seed: int, number: int, skip: tuple[str, ...] = ()) 
     places = [place for place in places if not {*map(str, place)} & {*skip}]
     for i in range(number):
         place = chance.choice(places)
-        value = chance.choice((..., *OTHER_VALUES))
+        old = _at(json.loads(content), place)
+        value = chance.choice((..., *(new for new in OTHER_VALUES if not _alike(new, old))))
         name = f"{'.'.join(map(str, place))}={'gone' if value is ... else repr(value)[:12]}_{i}"
         yield name, lambda x, place=place, value=value: json.dumps(_changed(json.loads(x), place, value)).encode()
 
@@ -58,6 +59,18 @@ def _places(value: Any, above: tuple = ()) -> Iterator[tuple]:
     for key, inner in items:
         yield (*above, key)
         yield from _places(inner, (*above, key))
+
+
+def _at(value: Any, place: tuple) -> Any:
+    for key in place:
+        value = value[key]
+    return value
+
+
+def _alike(new: Any, old: Any) -> bool:
+    """Whether one value of a file is as good as another, for all that its reader can know."""
+    numbers = (int, float)
+    return type(new) is type(old) or isinstance(new, numbers) and isinstance(old, numbers)
 
 
 def _changed(value: Any, place: tuple, new: Any) -> Any:

@@ -65,7 +65,7 @@ def _texts(folder: Path) -> None:
     (folder / "stories.tsv").write_text(table.replace(",", "\t"))
     (folder / "stories.txt.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
     (folder / "stories.txt.xz").write_bytes(lzma.compress(text.encode()))
-    pq.write_table(pa.table({"text": STORIES}), folder / "stories.parquet")
+    pq.write_table(pa.table({"text": STORIES}), folder / "stories.parquet", write_page_checksum=True)
     (folder / "texts.jsonl").write_text(lines[: lines.index("\n", 200) + 1])
     (folder / "prompts.txt").write_text("the cat\na dog\n")
     (folder / "prompts.jsonl").write_text('{"prompt": "the cat"}\n{"text": "a <mask:3> on"}\n')
