@@ -18,10 +18,13 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from edlm.denoisers.pickles import load_pickle
 from edlm.files import check_weights, filling, load_safetensors, open_safetensors, read_json, reading
 from edlm.hub import load_tokenizer
+from edlm.rules import check, check_least, check_most
 
 SHARD_SIZE = "5GB"  # largest weight file that is written, unless told otherwise
 SAFETENSORS, PICKLES = (".safetensors",), (".ckpt", ".pth", ".th", ".bin", ".pt")
 _NOT_MODELS = ("optimizer.bin", "training_args.bin", "scheduler.pt", "optimizer.pt", "rng_state.pth")
+_SIZES = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "n_embd", "n_layer", "n_head"}
+_LARGEST = 2**24  # of any of these: more is damage, and is refused before anything is allocated
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,12 @@ class Checkpoint:
         """Content of ``config.json``; empty without one, ValueError if that holds no JSON object."""
         if not self.path.is_dir() or "config.json" not in self.files:
             return {}
-        return read_json(self.path / "config.json")
+        config = read_json(self.path / "config.json")
+        with reading(self.path / "config.json", "hold the sizes of a network"):
+            for name in _SIZES & config.keys():
+                check_least(1, **{name: check(name, config[name], int)})
+                check_most(_LARGEST, **{name: config[name]})
+        return config
 
     @property
     def model_type(self) -> str | None:

@@ -84,7 +84,7 @@ def locate(path: str | Path, gguf_file: str | None = None) -> tuple[str, str | N
     if not is_package and Path(path).suffix != ".gguf":
         check_given(model=path)
         if gguf_file is None and Path(path).is_dir():
-            Checkpoint.open(path)  # refuses damaged weights
+            _ = Checkpoint.open(path).config  # refuses damage
         return str(path), gguf_file
     if gguf_file is not None:
         raise ValueError(f"gguf_file names a file in a folder, got {gguf_file} with {path}")

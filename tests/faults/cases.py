@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.faults.forks import Forks, Outcome
+from tests.faults.forks import Forks, InProcess, Outcome
 
 PREVIOUS = b"of an earlier run\n"
 Damage = Callable[[Path], None]
@@ -37,7 +37,7 @@ class Case:
     output: str | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Verdict:
     """What is wrong with an outcome; all of it is empty if nothing is."""
 
@@ -56,7 +56,7 @@ class Verdict:
 class Judge:
     """Runs cases, and compares a success with that of the same command on undamaged files."""
 
-    forks: Forks
+    forks: Forks | InProcess
     world: Path
     scratch: Path
     _expected: dict[tuple[str, ...], object] = field(default_factory=dict)

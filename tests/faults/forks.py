@@ -3,6 +3,7 @@
 As a script it reads requests, one JSON object a line, and answers each with how its process ended.
 """
 
+import io
 import json
 import os
 import resource
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +35,14 @@ class Outcome:
 
 
 class Forks:
-    """Starts commands; used as a context."""
+    """Starts commands; used as a context.
+
+    Args:
+        world: An empty folder, in which the server builds the world, and by that imports whatever commands import.
+    """
+
+    def __init__(self, world: Path):
+        self.world = world
 
     def __enter__(self) -> "Forks":
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
@@ -46,8 +55,9 @@ class Forks:
         }
         environment.pop("EDLM_DEBUG", None)
         options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        command = [sys.executable, "-W", "ignore", "-m", "tests.faults.forks"]
+        command = [sys.executable, "-W", "ignore", "-m", "tests.faults.forks", str(self.world)]
         self._forks = subprocess.Popen(command, env=environment, cwd=ROOT, **options)
+        self._forks.stdout.readline()  # it is built
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -69,18 +79,32 @@ class Forks:
         return Outcome(*json.loads(self._forks.stdout.readline()))
 
 
+class InProcess:
+    """Runs commands in this process, without limits: starts at once."""
+
+    def run(self, words: Sequence[str], folder: Path) -> Outcome:
+        """As `Forks.run`."""
+        from edlm.cli import main
+
+        streams, before = [io.StringIO(), io.StringIO()], os.getcwd()
+        os.chdir(folder)
+        try:
+            with redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+                code = main(words)
+        finally:
+            os.chdir(before)
+        return Outcome(code, *(stream.getvalue() for stream in streams))
+
+
 def _serve() -> None:
     import tempfile
 
     from tests.faults.world import build
 
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # of the warm-up, which imports whatever commands import when they run
-    os.dup2(1, 2)
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        build(Path(folder))
-        os.chdir(ROOT)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    build(Path(sys.argv[1]))
+    print(file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         with tempfile.TemporaryDirectory() as folder:

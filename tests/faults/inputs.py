@@ -7,7 +7,7 @@ import os
 import pickle
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -700,8 +700,15 @@ def jobs(world: Path) -> Iterator[Case]:
     yield Case(kind, "other_job", other, ("rows.jsonl.parts",), lambda f: None, touched, "rows.jsonl")
 
 
-def all_cases(world: Path) -> list[Case]:
-    """All of them, in a fixed order; names are unique."""
-    makers = (token_files, models, checkpoints, results, prompts, corpora, jobs)
-    cases = [*command_lines(), *configs(), *(case for make in makers for case in make(world))]
-    return cases
+KINDS: dict[str, Callable[[Path], Iterator[Case]]] = {
+    "command lines": lambda _: command_lines(),
+    "configs": lambda _: configs(),
+    "token files": token_files,
+    "denoisers": lambda world: (case for case in models(world) if case.kind == "denoisers"),
+    "energies": lambda world: (case for case in models(world) if case.kind == "energies"),
+    "checkpoints": checkpoints,
+    "results": results,
+    "prompts": prompts,
+    "corpora": corpora,
+    "job folders": jobs,
+}

@@ -3,6 +3,7 @@
 import gzip
 import json
 import lzma
+import os
 import shutil
 from pathlib import Path
 
@@ -26,7 +27,16 @@ EVALUATE += ["--num_steps", "[2]", "--orders", "[random]", "--measure", "[bounds
 
 
 def build(folder: Path) -> None:
-    """Make the files, with relative names in ``folder``, which is the working directory."""
+    """Make the files, with relative names in ``folder``."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        _build(folder)
+    finally:
+        os.chdir(before)
+
+
+def _build(folder: Path) -> None:
     _texts(folder)
     run("prepare", "corpus", *CORPUS, "--output_dir", "corpus")
     corpus = PreparedCorpus.load("corpus")
