@@ -39,8 +39,12 @@ def reading(path: str | Path, rule: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ImportError):
+    except ImportError:
         raise
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     except Exception as error:
         raise ValueError(f"{path} must {rule}, got {what_is_wrong(path, error)}") from error
 

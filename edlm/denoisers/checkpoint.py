@@ -89,6 +89,7 @@ class Checkpoint:
             return {}
         config = read_json(self.path / "config.json")
         with reading(self.path / "config.json", "hold the sizes of a network"):
+            check("model_type", config.get("model_type"), str | None)
             for name in _SIZES & config.keys():
                 check_least(1, **{name: check(name, config[name], int)})
                 check_most(_LARGEST, **{name: config[name]})

@@ -64,7 +64,10 @@ def load_causal_lm(
     options = {"gguf_file": gguf_file} if gguf_file else {}
     hub = {name: v for name, v in model_options.items() if name in ("revision", "token", "trust_remote_code")}
     with finding("causal LM", folder), reading(path, "hold a causal LM"):
-        model = AutoModelForCausalLM.from_pretrained(folder, **{"dtype": torch.float32, **options, **model_options})
+        loading = {"dtype": torch.float32, "output_loading_info": True, **options, **model_options}
+        model, report = AutoModelForCausalLM.from_pretrained(folder, **loading)
+        if missing := sorted(report["missing_keys"]):  # transformers draws them at random
+            raise ValueError(f"weights without {missing[:5]}")
         has_tokenizer = needs_tokenizer or gguf_file or get_tokenizer_config(folder, **hub)  # else one is made up
         tokenizer = load_tokenizer(folder, **options, **hub) if has_tokenizer else None
     check_finite(model, path)

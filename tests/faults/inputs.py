@@ -189,7 +189,6 @@ def configs() -> Iterator[Case]:
     words = ("generate", "--config", "generate.yaml", "--output", "out.jsonl")
     good = "denoiser: denoiser\nenergy: head\nnum_samples: 5\nlength: 8\n"
     texts = {
-        "empty": "",
         "broken": "denoiser: [denoiser\n",
         "tabs": "denoiser:\n\t- x\n",
         "list": "- denoiser\n- head\n",
