@@ -125,18 +125,19 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
         with path.open("wb") as file:
             yield file
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + ".new")
-    try:
-        with naming_what_is_full(path), new.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-    sync_names(path.parent)
+    with naming_what_is_full(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with new.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(path)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
+        sync_names(path.parent)
 
 
 @contextmanager
@@ -159,17 +160,16 @@ def filling(folder: str | Path) -> Iterator[Path]:
         OSError: the files cannot be written, whatever kind of error their writer says that by.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     new, old = folder / ".new", folder / ".old"
     for left in (new, old):
         shutil.rmtree(left, ignore_errors=True)
     try:
-        new.mkdir()
         with naming_what_is_full(folder):
+            new.mkdir(parents=True)
             yield new
-        files = sync(new)
-        _exchange([(file, folder / file.relative_to(new), old / file.relative_to(new)) for file in files])
-        sync_names(folder)
+            files = sync(new)
+            _exchange([(file, folder / file.relative_to(new), old / file.relative_to(new)) for file in files])
+            sync_names(folder)
     finally:
         for left in (new, old):
             shutil.rmtree(left, ignore_errors=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from edlm.files import reading, sync_names
+from edlm.files import naming_what_is_full, reading, sync_names
 
 Key = str | int
 Keep = Callable[[Iterable[tuple[Key, Any]]], None]
@@ -30,8 +30,8 @@ class Place(NamedTuple):
 class Parts:
     """The part files of a folder.
 
-    A line is an item, and holds its key, its value and a checksum of both. What follows a file's last line break was torn by a kill: it is
-    not read, and is cut off when the file is appended to.
+    A line is an item, and holds its key, its value and a checksum of both. What follows a file's last line break was
+    torn by a kill: it is not read, and is cut off when the file is appended to.
 
     Args:
         folder: Is made when a part is written.
@@ -82,18 +82,21 @@ class Parts:
 
         def keep(items: Iterable[tuple[Key, Any]]) -> None:
             nonlocal file
-            if file is None:
-                file = _open_whole(path)
             lines = ({"key": key, "crc32": _crc(key, value), "value": value} for key, value in items)
-            file.write("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines).encode())
-            file.flush()
-            os.fsync(file.fileno())
+            content = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines).encode()
+            with naming_what_is_full(path):
+                if file is None:
+                    file = _open_whole(path)
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
 
         try:
             yield keep
         finally:
             if file is not None:
-                file.close()
+                with naming_what_is_full(path):
+                    file.close()
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of each part, by name."""

@@ -117,8 +117,8 @@ class Checkpoints:
         """Restore everything that was saved in `folder`.
 
         Raises:
-            ValueError: `folder` is damaged, or of a run with another identity; the message names the fields. Or it is of a version
-                of edlm that drew other noise.
+            ValueError: `folder` is damaged, or of a run with another identity; the message names the file or the
+                fields. Or it is of a version of edlm that drew other noise.
         """
         then = read_json(folder / "identity.json")
         if "global_batch_size" not in then:

@@ -12,7 +12,7 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from edlm.files import reading, write_atomically
+from edlm.files import naming_what_is_full, reading, write_atomically
 from edlm.packages import check_wandb
 from edlm.training.checkpoints import RunState
 from edlm.training.trainer_config import TrainerConfig
@@ -78,7 +78,7 @@ class RunLog:
         record = {"step": self.state.step, "split": split, "loss": values["loss"]}
         record |= {"metrics": metrics, **extra, "seconds": self.state.seconds}
         if self.accelerator.is_main_process:
-            with self.path.open("a") as file:
+            with naming_what_is_full(self.path), self.path.open("a") as file:
                 file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
         if split == "valid":
             gain = next((value for name, value in metrics.items() if name.startswith("gain")), math.inf)

@@ -58,7 +58,7 @@ WRITERS = {
         ("prepare", "corpus", *CORPUS, "--length", "8", "--source", _OTHER, "--output_dir", "disk/out"),
     ),
     "export": Writer(
-        ("export", "--denoiser", "denoiser", "--energies.head", "head", "--corpus", "corpus", "--output_dir", "disk/out"),
+        tuple("export --denoiser denoiser --energies.head head --corpus corpus --output_dir disk/out".split()),
         resumes=True,
     ),
     "train denoiser": Writer((*TRAIN[:2], "--start_from", "denoiser", *_RUN), resumes=True),
@@ -90,7 +90,7 @@ def fail_at(error: str, kind: str, number: int, folder: Path) -> None:
         inside = isinstance(file, (str, Path)) and Path(os.path.abspath(file)).is_relative_to(folder)
         if not inside or not set(mode) & set("wax+"):
             return real["open"](file, mode, buffering, encoding, errors, newline, **rest)
-        binary = Counted(file, mode.replace("b", "").replace("t", ""))
+        binary = Counted(file, mode.replace("b", "").replace("t", ""), **rest)
         buffered = io.BufferedRandom(binary) if "+" in mode else io.BufferedWriter(binary)
         return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding, errors, newline)
 

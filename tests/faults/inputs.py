@@ -1,5 +1,7 @@
 """The cases: every kind of input that edlm reads, damaged by hand and by seeds."""
 
+# ruff: noqa: E501  (lists of cases)
+
 import gzip
 import json
 import lzma

@@ -13,7 +13,7 @@ from tests.faults.forks import Forks
 from tests.faults.inputs import KINDS
 
 COLUMNS = ("kind", "cases", "tracebacks", "hangs", "wrong successes", "other", "seconds")
-LIMITS, FREE = (1, 300, 1500, 5000), (0, 1, 4096, 8192, 16384, 32768, 65536)
+LIMITS, FREE = (600, 1500, 5000), (0, 1, 4096, 8192, 16384, 32768, 65536)
 
 
 @dataclass
