@@ -59,9 +59,22 @@ def command_lines() -> Iterator[Case]:
             given = (*words, key, *("" if value == "''" else value for value in values))
             name = f"{' '.join(words[:2] if words[0] in ('prepare', 'train') else words[:1])} {more}"
             yield Case("command lines", name, given, (last, *values), output=output)
-    for text in WHOLE_LINES:
-        words = words_of(text)
-        yield Case("command lines", text, words, (words[-1], words[0]), output="out")
+    for key, value, named in (
+        ("energy", "causal:missing", "'missing'"),
+        ("energy", "causal:denoiser", "denoiser must hold a causal LM"),
+        ("energy", "package:missing", "missing"),
+        ("energy", "causal:", "model must be a name"),
+        ("energy", "text:", "model must be a name"),
+    ):
+        yield Case("command lines", f"rerank --{key} {value}", (*RERANKED, f"--{key}", value), (named,), output="out.jsonl")
+    for key, value, named in (
+        ("prompt", "\udcff", "valid Unicode"),
+        ("fill", "<mask:99999999999>", "99999999999"),
+        ("sampler.num_candidates", "1000000000", "memory"),
+    ):
+        yield Case("command lines", f"sample --{key} {value!r}", (*SAMPLED, f"--{key}", value), (named,), output="out.txt")
+    for text, named in WHOLE_LINES.items():
+        yield Case("command lines", text, words_of(text), (named,), output="out")
 
 
 NUMBERS = ("0", "-1", "1.5", "nan", "null", "x", "[]", "{a: 1}", "1e999", "''")
@@ -71,7 +84,7 @@ SAMPLE_WORDS = [
     *(f"--batch_size {value}" for value in NUMBERS),
     *(f"--length {value}" for value in (*NUMBERS, *HUGE)),
     *(f"--max_new_tokens {value}" for value in (*HUGE, "0", "-5", "x")),
-    *(f"--seed {value}" for value in ("-1", "x", "1.5", "nan", "1" + "0" * 40)),
+    *(f"--seed {value}" for value in ("-1", "x", "1.5", "nan")),
     *(f"--block_length {value}" for value in ("0", "-1", "x")),
     *(f"--sampler.num_steps {value}" for value in NUMBERS),
     *(f"--sampler.temperature {value}" for value in ("0", "-1", "nan", "x", "inf", "[]")),
@@ -82,11 +95,11 @@ SAMPLE_WORDS = [
     *(f"--sampler.order {value}" for value in ("x", "1", "[]", "bisectin")),
     *(f"--device {value}" for value in ("x", "cuda:99", "gpu", "meta", "1.5")),
     *(f"--denoiser {value}" for value in ("missing", "/missing", "prompts.txt", "corpus", "/", "''", "/dev/null", "lm")),
-    *(f"--energy {value}" for value in ("missing", "/missing", "prompts.txt", "denoiser", "causal:missing", "text:")),
-    *(f"--output {value}" for value in ("denoiser", "/missing/x", "/", "prompts.txt/x", "''")),
+    *(f"--energy {value}" for value in ("missing", "/missing", "prompts.txt", "denoiser")),
+    *(f"--output {value}" for value in ("denoiser", "/", "prompts.txt/x", "''")),
     *(f"--format {value}" for value in ("html", "1", "[]")),
-    "--sampler x", "--sampler 3", "--sampler.x 1", "--prompt \udcff", "--num_sample 3", "--x", "x", "--config", "--config missing.yaml",
-    "--config denoiser", "--trace denoiser", "--fill none", "--fill <mask:0>", "--fill <mask:99999999999>",
+    "--sampler x", "--sampler 3", "--sampler.x 1", "--num_sample 3", "--x", "x", "--config", "--config missing.yaml",
+    "--config denoiser", "--trace denoiser", "--fill none", "--fill <mask:0>", 
     "--fill <mask:99999999999999999999>", "--fill <mask:x>",
 ]  # fmt: skip
 GENERATE_WORDS = [
@@ -97,7 +110,7 @@ GENERATE_WORDS = [
     *(f"--length {value}" for value in HUGE),
     *(f"--max_new_tokens {value}" for value in (*HUGE, "-1")),
     *(f"--block_length {value}" for value in ("-1", "x")),
-    *(f"--seed {value}" for value in ("-1", "x", "nan", "1" + "0" * 40)),
+    *(f"--seed {value}" for value in ("-1", "x", "nan")),
     *(f"--output {value}" for value in ("x.csv", "denoiser", "/", "prompts.txt/x.jsonl", "x")),
     *(f"--prompts {value}" for value in ("missing.txt", "denoiser", "stories.csv", "missing.jsonl", "/", "x")),
     "--device x", "--sampler.schedule x", "--prompt x",
@@ -108,13 +121,13 @@ SCORE_WORDS = [
     *(f"--inner_draws {value}" for value in NUMBERS),
     *(f"--data {value}" for value in ("missing.txt", "/missing", "denoiser", "head", "lm/config.json", "/dev/null")),
     *(f"--text_field {value}" for value in ("missing", "''")),
-    *(f"--output {value}" for value in ("denoiser", "/missing/x", "''")),
+    *(f"--output {value}" for value in ("denoiser", "''")),
     "--split train", "--seed -1", "--block_length 0",
 ]  # fmt: skip
 RERANK_WORDS = [
     *(f"--temperature {value}" for value in ("0", "-1", "nan", "x", "inf")),
     *(f"--batch_size {value}" for value in ("0", "-1", "x", "1.5")),
-    *(f"--energy {value}" for value in ("missing", "causal:denoiser", "causal:", "head", "package:missing", "x.gguf", "null")),
+    *(f"--energy {value}" for value in ("missing", "head", "x.gguf", "null")),
     *(f"--data {value}" for value in ("missing.jsonl", "denoiser")),
     "--mode x", "--output denoiser", "--seed x",
 ]  # fmt: skip
@@ -127,7 +140,7 @@ EVALUATE_WORDS = [
     *(f"--max_minutes {value}" for value in ("0", "-1", "nan", "x")),
     *(f"--samples.{key} {value}" for key in ("timed_batches", "judged", "batch_size") for value in ("-1", "x", "nan")),
     *(f"--data {value}" for value in ("missing", "missing.safetensors", "denoiser", "denoiser/model.safetensors")),
-    *(f"--methods {value}" for value in ("[{name: x}]", "[{energy: head}]", "[1]", "x", "[{name: x, energy: missing}]")),
+    *(f"--methods {value}" for value in ("[{name: x, energy: head, order: 3}]", "[1]", "x")),
     *(f"--num_steps_of {value}" for value in ("{x: [1]}", "{random: 1}", "[1]", "{bisecting: [1]}")),
     *(f"--output {value}" for value in ("prompts.txt", "''", "prompts.txt/x")),
     *(f"--plot {value}" for value in ("x.gif", "denoiser")),
@@ -171,19 +184,40 @@ COMPARE_WORDS = [
     "--allow_other x",
 ]
 COMPARE_WORDS += ["--output denoiser", "--output ''", "--x 1"]
-WHOLE_LINES = [
-    "train", "train x", "x", "--x", "prepare", "generate", "compare a", "compare", "info", "info missing", "info prompts.txt",
-    "info corpus", "info /", "plot logs --logs [missing.jsonl] --output out.svg", "plot logs --logs [] --output out.svg",
-    "plot logs --logs [denoiser] --output out.svg", "plot logs --logs [prompts.txt] --output out.svg",
-    "plot logs --logs [stories.jsonl] --output out.svg", "plot logs --logs [run/log.jsonl] --output out.gif",
-    "export --denoiser denoiser --energies.head missing --corpus corpus --output_dir out",
-    "export --denoiser denoiser --energies.../up head --corpus corpus --output_dir out",
-    "export --denoiser missing --energies.head head --corpus corpus --output_dir out",
-    "demo --num_rows 0", "demo --num_rows x", "demo --num_stories 0", "languages", "languages oracle --num_samples 0",
-    "languages errors --num_samples -1", "benchmark --denoiser missing", "benchmark --num_steps [0]", "rerank",
-    "languages truth --corpus missing --denoiser denoiser", "train all", "train all --config missing.yaml",
-    "train all --config prompts.txt",
-]  # fmt: skip
+WHOLE_LINES = {
+    "train x": "train x",
+    "x": "'x'",
+    "--x": "--x",
+    "generate": "output",
+    "compare a": "b",
+    "compare": "a, b",
+    "info": "path",
+    "info missing": "missing",
+    "info prompts.txt": "prompts.txt",
+    "info corpus": "corpus",
+    "info /": "/",
+    "plot logs --logs [missing.jsonl] --output out.svg": "missing.jsonl",
+    "plot logs --logs [] --output out.svg": "logs",
+    "plot logs --logs [denoiser] --output out.svg": "denoiser",
+    "plot logs --logs [prompts.txt] --output out.svg": "prompts.txt",
+    "plot logs --logs [stories.jsonl] --output out.svg": "stories.jsonl",
+    "plot logs --logs [run/log.jsonl] --output out.gif": "out.gif",
+    "export --denoiser denoiser --energies.head missing --corpus corpus --output_dir out": "missing",
+    "export --denoiser denoiser --energies.../up head --corpus corpus --output_dir out": "../up",
+    "export --denoiser missing --energies.head head --corpus corpus --output_dir out": "missing",
+    "demo --num_rows 0": "num_rows",
+    "demo --num_rows x": "num_rows",
+    "demo --num_stories 0": "num_stories",
+    "languages oracle --num_samples 0": "num_samples",
+    "languages errors --num_samples -1": "num_samples",
+    "languages truth --corpus missing --denoiser denoiser": "missing",
+    "benchmark --denoiser missing": "missing",
+    "benchmark --num_steps [0]": "num_steps",
+    "rerank": "data",
+    "train all": "stages",
+    "train all --config missing.yaml": "missing.yaml",
+    "train all --config prompts.txt": "prompts.txt",
+}
 
 
 def configs() -> Iterator[Case]:
