@@ -104,10 +104,11 @@ class Checkpoints:
             self.accelerator.save_state(str(partial))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            sums = {file.relative_to(partial).as_posix(): _checksum(file) for file in sync(partial)}
-            write_atomically(partial / _CHECKSUMS, json.dumps(sums, indent=2))
-            partial.rename(target)
-            sync_names(self.directory)
+            with naming_what_is_full(target):
+                sums = {file.relative_to(partial).as_posix(): _checksum(file) for file in sync(partial)}
+                write_atomically(partial / _CHECKSUMS, json.dumps(sums, indent=2))
+                partial.rename(target)
+                sync_names(self.directory)
             for old in self.whole()[: -self.keep]:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()

@@ -66,13 +66,17 @@ def command_lines() -> Iterator[Case]:
         ("energy", "causal:", "model must be a name"),
         ("energy", "text:", "model must be a name"),
     ):
-        yield Case("command lines", f"rerank --{key} {value}", (*RERANKED, f"--{key}", value), (named,), output="out.jsonl")
+        yield Case(
+            "command lines", f"rerank --{key} {value}", (*RERANKED, f"--{key}", value), (named,), output="out.jsonl"
+        )
     for key, value, named in (
         ("prompt", "\udcff", "valid Unicode"),
         ("fill", "<mask:99999999999>", "99999999999"),
         ("sampler.num_candidates", "1000000000", "memory"),
     ):
-        yield Case("command lines", f"sample --{key} {value!r}", (*SAMPLED, f"--{key}", value), (named,), output="out.txt")
+        yield Case(
+            "command lines", f"sample --{key} {value!r}", (*SAMPLED, f"--{key}", value), (named,), output="out.txt"
+        )
     for text, named in WHOLE_LINES.items():
         yield Case("command lines", text, words_of(text), (named,), output="out")
 

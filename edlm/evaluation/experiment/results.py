@@ -122,6 +122,8 @@ class Results:
 
     def _check_nats(self) -> None:
         """Raise KeyError or ValueError where nats are not those of the rows' bounds."""
+        if unknown := self.nats.keys() - {row.key for row in self.rows}:
+            raise ValueError(f"rows of {min(unknown)!r}, which is no setting")
         for row in self.rows:
             if (bound := row.get("bound_nats_per_token")) is None:
                 continue

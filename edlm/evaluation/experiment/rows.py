@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 from edlm.evaluation.estimates.estimate import Estimate
 from edlm.evaluation.experiment.metrics import METRICS, Metric
-from edlm.rules import check
+from edlm.rules import MAX_COUNT, check, check_least, check_most
 from edlm.sampler.options import SamplerOptions
 
 # Options of files that were written before an option was.
@@ -130,6 +130,9 @@ def check_options_of(row: Row) -> None:
     """Raise ValueError for an option that is not what its hint says, as in a file that is damaged."""
     for name, hint in _HINTS.items():
         check(name, row.options[name], hint)
+    counts = {name: row.options[name] for name in ("num_steps", "group_size", "sampled_steps", "inner_draws")}
+    check_least(1, **counts)
+    check_most(MAX_COUNT, **counts)
 
 
 def _has(record: Mapping[str, Any], metric: Metric, is_old: bool) -> bool:

@@ -52,6 +52,11 @@ class Store:
         if path is not None and path.exists():
             self._load(path)
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether its file holds a value, or there is to be none."""
+        return self.path is None or self.path.exists()
+
     def find(self, key: str, made_from: Any) -> Entry | None:
         """The value of a key, or None where there is none or it was made from something else (JSON values)."""
         made, entry = self._entries.get(key, ("", None))
