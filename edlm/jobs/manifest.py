@@ -54,6 +54,8 @@ def check_manifest(folder: Path, identity: Mapping[str, Any]) -> None:
     with reading(path, "hold the manifest of a job"):
         there = check("identity", manifest["identity"], dict)
         checksums = check("checksums", manifest["checksums"], dict)
+        for name in checksums:
+            check(name, checksums[name], str)
         check("num_items", manifest["num_items"], int)
     if differing := [*_differences({name: there.get(name) for name in identity}, plain(identity))]:
         raise ValueError(

@@ -103,7 +103,7 @@ SAMPLE_WORDS = [
     *(f"--output {value}" for value in ("denoiser", "/", "prompts.txt/x", "''")),
     *(f"--format {value}" for value in ("html", "1", "[]")),
     "--sampler x", "--sampler 3", "--sampler.x 1", "--num_sample 3", "--x", "x", "--config", "--config missing.yaml",
-    "--config denoiser", "--trace denoiser", "--fill none", "--fill <mask:0>", 
+    "--config denoiser", "--trace denoiser", "--fill none", "--fill <mask:0>",
     "--fill <mask:99999999999999999999>", "--fill <mask:x>",
 ]  # fmt: skip
 GENERATE_WORDS = [
@@ -617,7 +617,8 @@ def prompts(world: Path) -> Iterator[Case]:
     }
     for path, (words, output) in uses.items():
         for i, text in enumerate(texts[path]):
-            yield _case(kind, f"{i}_{text[:30]!r}", words, path, lambda _, text=text: text, output)
+            named = ("a row must be at most",) if b"b" * 500 in text else ()  # only the LM knows how much it reads
+            yield _case(kind, f"{i}_{text[:30]!r}", words, path, lambda _, text=text: text, output, named)
         if path != "prompts.txt":
             for name, change in damage.of_bytes((world / path).read_bytes(), 17):
                 yield _case(kind, name, words, path, change, output)
