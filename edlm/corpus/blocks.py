@@ -8,7 +8,7 @@ import torch
 from safetensors.numpy import save
 
 from edlm.files import open_safetensors, reading, write_atomically
-from edlm.rules import MAX_COUNT
+from edlm.rules import MAX_COUNT, check_least
 
 FORMAT = "edlm-token-blocks-1"
 FEW_DOCUMENTS, NUM_STRETCHES = 10, 32
@@ -143,6 +143,7 @@ def load_blocks(path: str | Path) -> TokenBlocks:
             arrays = {name: _integers(name, file.get_tensor(name)) for name in file.keys()}
             vocabulary = metadata.pop("vocabulary", "")  # files of earlier versions have none
             counts = {name: int(count) for name, count in metadata.items()}
+            check_least(0, **counts)
             return TokenBlocks(**arrays, **counts, vocabulary=vocabulary)
 
 
