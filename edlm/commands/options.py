@@ -54,7 +54,7 @@ def parse_config(
     given = [*_pairs(words)]
     for key, file in given:
         if key == "config" and Path(file).is_file():
-            with reading(file, "hold YAML, a mapping of keys to values"):
+            with reading(file, "hold YAML"):
                 _check_mapping(yaml.safe_load(Path(file).read_text(encoding="utf-8")))
     parser = _parser(config, prog, positional and {key for key, _ in given})
     parser.description = with_examples(description, [f"{prog} {example}" for example in examples])
@@ -71,7 +71,7 @@ def parse_config(
 def _check_mapping(content: Any) -> None:
     """Raise TypeError for content that is no mapping, or that repeats its parts beyond all measure, or endlessly."""
     if not isinstance(content, dict):
-        raise TypeError("nothing" if content is None else f"a {type(content).__name__}")
+        raise TypeError(f"{'nothing' if content is None else type(content).__name__} in place of keys and values")
     sizes: dict[int, float] = {}
 
     def size(value: Any) -> float:

@@ -315,7 +315,15 @@ def token_files(world: Path) -> Iterator[Case]:
         for name, change in both:
             yield _case(kind, f"{command}_{name}", words, path, change, output)
         for name, change in _blocks(content):
-            yield _case(kind, f"{command}_{name}", words, path, change, output, (path, "blocks", "vocabulary", "characters_per_token=0"))
+            yield _case(
+                kind,
+                f"{command}_{name}",
+                words,
+                path,
+                change,
+                output,
+                (path, "blocks", "vocabulary", "characters_per_token=0"),
+            )
     path = "corpus/tokenizer/tokenizer.json"
     content = (world / path).read_bytes()
     for name, change in [*damage.of_bytes(content, 4), *damage.of_json(content, 5, 10)]:
