@@ -5,7 +5,7 @@ ARGS   ?=
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow gpu lint clean
+.PHONY: help setup demo test test-slow faults gpu lint clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test: $(READY)  ## run the tests and doctests on all cores (ARGS="-k name")
 test-slow: $(READY)  ## run the slow tests (that of the report needs chromium and chromium-driver)
 	$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev,browser]"
 	$(VENV)/bin/python -m pytest -m slow $(ARGS)
+
+faults: $(READY)  ## try damaged inputs, full disks and kills; print a table (ARGS="disk" for the kinds with that name)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -W ignore -m tests.faults $(ARGS)
 
 gpu: $(READY)  ## test, time and train on a GPU within MINUTES=9, into OUT=DIR; exit code 3 without one
 	PYTHON=$(VENV)/bin/python OUT=$(OUT) MINUTES=$(or $(MINUTES),9) .ci/gpu

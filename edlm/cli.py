@@ -9,6 +9,8 @@ from edlm.commands.parsing import COMMANDS, parse
 
 __all__ = ["main", "parse", "parse_config"]
 
+_LESS_MEMORY = "lower batch_size (of generate rows_per_item, of training trainer.batch_size), or the lengths"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; `argv` is the words after `edlm`. Returns the exit code."""
@@ -29,9 +31,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             record_failure(error)
         plain = isinstance(error, (ValueError, OSError, ImportError))  # ImportError: a package is missing
-        if not plain or os.environ.get("EDLM_DEBUG") == "1":
+        if os.environ.get("EDLM_DEBUG") == "1" or not (plain or _is_out_of_memory(error)):
             raise
-        print(f"edlm: error: {' '.join(str(error).split())}", file=sys.stderr)
+        advice = "" if plain else f"; {_LESS_MEMORY}"
+        print(f"edlm: error: {' '.join(str(error).split()) or 'no memory is left'}{advice}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    from edlm.memory import is_out_of_memory  # not for `edlm --help`
+
+    return is_out_of_memory(error)

@@ -1,9 +1,14 @@
 """Files are read so that every error names the file, whatever is wrong with it; and replaced as a whole."""
 
+import errno
 import hashlib
+import io
 import json
 import os
-from collections.abc import Iterator
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -12,6 +17,7 @@ from safetensors import safe_open
 
 _POINTER, _LONGEST = b"version https://git-lfs", 200
 _BLOCK = 2**20  # bytes
+_UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 @contextmanager
@@ -35,8 +41,12 @@ def reading(path: str | Path, rule: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ImportError):
+    except ImportError:
         raise
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     except Exception as error:
         raise ValueError(f"{path} must {rule}, got {what_is_wrong(path, error)}") from error
 
@@ -116,29 +126,126 @@ def sha256_of(path: str | Path) -> str:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of another when the block ends; folders are made.
+    """A file that takes the place of another when the block ends; folders are made, and links stay links.
 
-    After an error, a kill or a full disk inside, the other file is as it was.
+    After an error, a kill or a full disk inside, the other file is as it was. What is no file, such as /dev/stdout, is
+    written to as it is.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
-    try:
-        with new.open("wb") as file:
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-    sync_names(path.parent)
+        return
+    new = path.with_name(path.name + ".new")
+    with naming_what_is_full(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with new.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(path)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
+        sync_names(path.parent)
 
 
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Replace a file as a whole, see `replacing`."""
+@contextmanager
+def replacing_text(path: str | Path) -> Iterator[IO[str]]:
+    """As `replacing`, for text in UTF-8 whose line breaks stay as they are."""
     with replacing(path) as file:
-        file.write(content)
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        yield text
+        text.flush()
+        text.detach()
+
+
+@contextmanager
+def filling(folder: str | Path) -> Iterator[Path]:
+    """An empty folder, whose files take their places in another one, which is made, when the block ends.
+
+    After an error or a full disk inside, the files of the other folder are as they were.
+
+    Raises:
+        OSError: the files cannot be written, whatever kind of error their writer says that by.
+    """
+    folder = Path(folder)
+    new, old = folder / ".new", folder / ".old"
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        with naming_what_is_full(folder):
+            new.mkdir(parents=True)
+            yield new
+            files = sync(new)
+            _exchange([(file, folder / file.relative_to(new), old / file.relative_to(new)) for file in files])
+            sync_names(folder)
+    finally:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def sync(folder: Path) -> list[Path]:
+    """Put all files of a folder on disk; returns them."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    for file in files:
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+    return files
+
+
+def _exchange(moves: Sequence[tuple[Path, Path, Path]]) -> None:
+    """Rename each new file to its place, and what is there to another place; all or, after an error, none."""
+    undo: list[tuple[Path, Path]] = []
+    try:
+        for new, place, old in moves:
+            for source, target in ((place, old), (new, place)):
+                if source.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    source.replace(target)
+                    undo.append((target, source))
+    except BaseException:
+        for target, source in reversed(undo):
+            target.replace(source)
+        raise
+
+
+@contextmanager
+def naming_what_is_full(path: Path) -> Iterator[None]:
+    """Errors of a full or read-only disk become an OSError that names what was to be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNWRITABLE or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    except Exception as error:  # of the writers of safetensors, tokenizers and torch
+        if not re.search(r"\bos error \d+|PytorchStreamWriter", str(error)):
+            raise
+        raise OSError(f"{path} must be writable, got {what_is_wrong(path, error)}") from error
+
+
+def write_atomically(path: str | Path, content: bytes | str) -> None:
+    """Replace a file as a whole, see `replacing`; text in UTF-8."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def check_writable(*paths: str | Path | None) -> None:
+    """Fail before the long run: OSError where a file cannot be written; None is none."""
+    for path in paths:
+        if path is None:
+            continue
+        path = Path(os.path.abspath(path))
+        if path.is_dir():
+            raise IsADirectoryError(f"what is written must be a file, got the folder {path}")
+        folder = next(above for above in path.parents if above.exists())  # others are made
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def sync_names(folder: Path) -> None:

@@ -10,6 +10,8 @@ from typing import IO
 
 import psutil
 
+from edlm.files import naming_what_is_full
+
 
 class LockedError(OSError):
     """Another process writes to a folder; the message says which."""
@@ -34,10 +36,10 @@ def locked(folder: str | Path, name: str = ".lock") -> Iterator[None]:
     while not _is_current(path, file := _opened(path)):
         file.close()  # its last writer removed it just now
     with file:
-        file.truncate(0)
-        json.dump([os.getpid(), socket.gethostname()], file)
-        file.flush()
         try:
+            with naming_what_is_full(path):
+                file.truncate(0)
+                os.write(file.fileno(), json.dumps([os.getpid(), socket.gethostname()]).encode())
             yield
         finally:
             path.unlink(missing_ok=True)

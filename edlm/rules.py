@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 _Class = TypeVar("_Class", bound=type)
 _PLAIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set, range, NoneType)
 _NAMES = {int: "integer", float: "number", str: "text", bool: "bool", NoneType: "None"}
+MAX_COUNT = 2**31 - 1  # of anything: more is a slip of the hand, and is refused before anything is allocated
 _SHOWN = 80  # characters of a value in a message
 
 
@@ -50,6 +51,13 @@ def check_least(least: int, **values: Any) -> None:
             raise ValueError(f"{name} must be >= {least}, got {shown(value)}")
 
 
+def check_most(most: int, **values: Any) -> None:
+    """Refuse numbers above ``most``; values that are None or a text are left alone."""
+    for name, value in values.items():
+        if value is not None and not isinstance(value, str) and not value <= most:
+            raise ValueError(f"{name} must be <= {most}, got {shown(value)}")
+
+
 def check_given(**names: Any) -> None:
     """Refuse names of models and files that are empty: as a path that is the current folder."""
     for name, value in names.items():
@@ -65,9 +73,10 @@ def check_unicode(name: str, text: str) -> str:
 
 
 class Config:
-    """Base of dataclasses of options: refuses integers below 1, and texts and lists that are empty.
+    """Base of dataclasses of options: refuses integers below 1 or above 2**31 - 1, and texts and lists that are empty.
 
-    ``least`` of a field's metadata replaces the 1; for a ``seed`` it is 0. A default is always right.
+    ``least`` and ``most`` of a field's metadata replace these; a ``seed`` may be 0, and as great as it likes. A default
+    is always right.
 
     Example:
         >>> from edlm.commands.demo import DemoConfig
@@ -87,6 +96,8 @@ class Config:
             for number in value if several else [value]:
                 if isinstance(number, int) and not isinstance(number, bool):
                     check_least(1 if several else int(least), **{option.name: number})
+                    if option.name != "seed":
+                        check_most(option.metadata.get("most", MAX_COUNT), **{option.name: number})
 
 
 def check_options(cls: _Class) -> _Class:

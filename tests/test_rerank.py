@@ -227,6 +227,6 @@ def test_command_names_the_line_of_a_mistake(folder, capsys):
         assert error.startswith("edlm: error: ") and error.count("\n") == 1 and message in error, error
     assert "got none" in command(folder, "\n", capsys, code=2)
     assert "No such file" in command(folder, good, capsys, "--data", "nowhere.jsonl", code=2, name="--data")
-    nowhere = ["--output", str(folder / "nowhere" / "out.jsonl"), "--energy", "no such energy"]
-    assert main(["rerank", str(folder / "in.jsonl"), *nowhere]) == 2 and "nowhere/out.jsonl" in capsys.readouterr().err
+    nowhere = ["--output", str(folder / "in.jsonl" / "out.jsonl"), "--energy", "no such energy"]
+    assert main(["rerank", str(folder / "in.jsonl"), *nowhere]) == 2 and "in.jsonl/out.jsonl" in capsys.readouterr().err
     assert main(["rerank", str(folder / "in.jsonl")]) == 2 and "energy must be given" in capsys.readouterr().err

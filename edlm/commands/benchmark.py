@@ -8,6 +8,7 @@ from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy
 from edlm.evaluation.experiment.provenance import write_result
 from edlm.evaluation.samples.cost import measure_speed
+from edlm.files import check_writable
 from edlm.rules import Config
 from edlm.sampler.kernel import device_of
 
@@ -41,6 +42,7 @@ class BenchmarkConfig(Config):
 
 def run(config: BenchmarkConfig) -> None:
     """Time each setting, print a table, write JSON."""
+    check_writable(config.output)
     started = time.perf_counter()
     denoiser = load_denoiser(config.denoiser, device=config.device)
     device = device_of(denoiser)

@@ -7,6 +7,7 @@ import torch
 
 from edlm.commands.terminal import print_table
 from edlm.evaluation.report.comparison import FORMATS, Comparison
+from edlm.files import check_writable
 from edlm.rules import Config
 
 
@@ -36,6 +37,7 @@ class CompareConfig(Config):
 
 def run(config: CompareConfig) -> None:
     """Print the verdict and the differences, and write them if an output is given."""
+    check_writable(config.output)
     generator = torch.Generator().manual_seed(config.seed)
     found = Comparison.of(config.a, config.b, allow_other=config.allow_other, generator=generator)
     print(found.verdict)

@@ -11,12 +11,14 @@ from edlm.evaluation.evaluation import run as evaluate
 from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.rows import TERMINAL
 from edlm.evaluation.report.wandb import log_to_wandb
+from edlm.files import check_writable, write_atomically
 from edlm.packages import check_wandb
 
 
 def run(config: EvaluateConfig) -> None:
     """Measure what the output lacks, then write and print results and conclusions, the recommendation last."""
     check_wandb(config.wandb)
+    check_writable(config.markdown, config.plot)
     try:
         evaluation = evaluate(config)
     except KeyboardInterrupt:
@@ -48,6 +50,6 @@ def _show(evaluation: Evaluation) -> None:
     print("\n".join([*lines, *evaluation.ratios, *warnings]))
     if config.markdown:
         lines = [evaluation.table(), *(f"- {line}" for line in evaluation.ratios)]
-        Path(config.markdown).write_text("\n".join(lines) + "\n")
+        write_atomically(config.markdown, "\n".join(lines) + "\n")
     if config.plot:
         evaluation.plot(config.plot)

@@ -11,6 +11,7 @@ from edlm.denoisers.loading import load_denoiser
 from edlm.energies.loading import load_energy
 from edlm.evaluation.samples.text import texts_of
 from edlm.evaluation.samples.text_measures import words_of
+from edlm.files import write_atomically
 from edlm.rules import Config
 
 SHARD_SIZE = "15MB"  # repositories and mail take such files
@@ -39,6 +40,9 @@ class ExportConfig(Config):
 def run(config: ExportConfig) -> None:
     """Write float16 copies; they load as float32, and the energies still accept the denoiser."""
     target = Path(config.output_dir)
+    for name in config.energies:
+        if name != Path(name).name or name == "denoiser":
+            raise ValueError(f"energies must have names of folders, other than denoiser, got {name!r}")
     denoiser = load_denoiser(config.denoiser)
     for name, path in config.energies.items():
         energy = load_energy(path)
@@ -51,7 +55,7 @@ def run(config: ExportConfig) -> None:
     save_blocks(blocks, target / "valid.safetensors")
     (training_text,) = texts_of(denoiser, corpus.train.tokens.long().reshape(1, -1))
     if words := sorted({*words_of(training_text)}):
-        (target / "words.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+        write_atomically(target / "words.txt", "\n".join(words) + "\n")
     for name in config.energies:
         load_energy(target / name).check_denoiser(load_denoiser(target / "denoiser"))
     print(f"{sum(f.stat().st_size for f in target.rglob('*') if f.is_file()) / 2**20:.1f} MiB in {target}")

@@ -41,7 +41,7 @@ class GenerateConfig(GenerationOptions, ModelOptions):
     output: str
     prompts: str | None = None
     batch_size: int = 16
-    num_threads: int = 1
+    num_threads: int = field(default=1, metadata={"most": 2**10})
     engine: Literal["accelerate", "ray"] = "accelerate"
     ray: RayOptions = field(default_factory=RayOptions)
 

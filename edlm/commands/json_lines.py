@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edlm.evaluation.experiment.provenance import json_value
+from edlm.files import replacing_text
 
 
 def read_lines(path: str | Path, check: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
@@ -26,11 +27,11 @@ def read_lines(path: str | Path, check: Callable[[dict[str, Any]], None]) -> lis
         if not line.strip():
             continue
         try:
-            record = json.loads(line.decode("utf-8-sig"))  # its errors are ValueErrors, too
+            record = json.loads(line.decode("utf-8-sig"))  # its other errors are ValueErrors, too
             if not isinstance(record, dict):
                 raise ValueError(f"each line must be a JSON object, got {str(record)[:60]!r}")
             check(record)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}:{number}: {error}") from error
         records.append(record)
     if not records:
@@ -38,14 +39,8 @@ def read_lines(path: str | Path, check: Callable[[dict[str, Any]], None]) -> lis
     return records
 
 
-def check_writable(path: str | Path | None) -> None:
-    """Fail before the long run: OSError where the file cannot be written."""
-    if path is not None:
-        open(path, "a").close()
-
-
 def write_lines(path: str | Path | None, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write objects to a file, or to the standard output; numbers that are not finite become null."""
-    with open(path, "w", encoding="utf-8") if path is not None else nullcontext(sys.stdout) as target:
+    """Write objects to a file, as a whole, or to the standard output; numbers that are not finite become null."""
+    with replacing_text(path) if path is not None else nullcontext(sys.stdout) as target:
         for record in records:
             target.write(json.dumps(json_value(record), ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,6 +1,7 @@
 """A config dataclass from words and YAML files: its fields are the keys, and every mistake is one line."""
 
 import argparse
+import math
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from edlm.files import reading
 from edlm.rules import described, suggestion
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+_MOST_VALUES = 100_000  # of a config, repeated ones as often as they are
 
 
 def parse_config(
@@ -52,7 +55,7 @@ def parse_config(
     for key, file in given:
         if key == "config" and Path(file).is_file():
             with reading(file, "hold YAML"):
-                yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+                _check_mapping(yaml.safe_load(Path(file).read_text(encoding="utf-8")))
     parser = _parser(config, prog, positional and {key for key, _ in given})
     parser.description = with_examples(description, [f"{prog} {example}" for example in examples])
     if examples and {"--help", "-h"} & {*words}:
@@ -63,6 +66,24 @@ def parse_config(
     except (argparse.ArgumentError, TypeError) as error:  # TypeError: a value in place of a mapping
         raise ValueError(_in_one_line(str(error), hints, dict(given))) from error
     return config(**{key: value for key, value in values.items() if key != "config"})
+
+
+def _check_mapping(content: Any) -> None:
+    """Raise TypeError for content that is no mapping, or that repeats its parts beyond all measure, or endlessly."""
+    if not isinstance(content, dict):
+        raise TypeError(f"{'nothing' if content is None else type(content).__name__} in place of keys and values")
+    sizes: dict[int, float] = {}
+
+    def size(value: Any) -> float:
+        if not isinstance(value, dict | list):
+            return 1
+        if id(value) not in sizes:
+            sizes[id(value)] = math.inf  # of a part of itself
+            sizes[id(value)] = 1 + sum(map(size, value.values() if isinstance(value, dict) else value))
+        return sizes[id(value)]
+
+    if (number := size(content)) > _MOST_VALUES:
+        raise TypeError(f"{number:g} values, more than {_MOST_VALUES}")
 
 
 class _Help(DefaultHelpFormatter):

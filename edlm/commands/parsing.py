@@ -25,7 +25,8 @@ class Command(NamedTuple):
         """The function and the class of its config."""
         from transformers.utils import logging  # not for `edlm --help`
 
-        logging.disable_progress_bar()  # of loading weights: it would stand between a command's own lines
+        logging.disable_progress_bar()  # of loading weights: it would stand between a command's own lines,
+        logging.set_verbosity_error()  # as reports of what is loaded would; what matters in them is checked
         module, _, name = self.path.partition(":")
         function = getattr(importlib.import_module(f"edlm.commands.{module}"), name)
         return function, get_type_hints(function)["config"]

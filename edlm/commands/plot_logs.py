@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edlm.evaluation.plots.drawing import Line, plot
+from edlm.files import reading
 from edlm.rules import Config
 
 
@@ -37,8 +38,9 @@ def run(config: PlotLogsConfig) -> None:
 
 def line_of(log: Path) -> Line:
     """Validation losses of a run, nats per token, named after its file."""
-    records = [json.loads(line) for line in log.read_text().splitlines()]
-    valid = [record for record in records if record["split"] == "valid"]
+    with reading(log, "be the log of a training run"):
+        records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        valid = [(record["step"], record["loss"]) for record in records if record["split"] == "valid"]
     if not valid:
         raise ValueError(f"a log must hold validation losses, got none in {log}")
-    return Line(log.stem, "", [r["step"] for r in valid], [r["loss"] for r in valid])
+    return Line(log.stem, "", *map(list, zip(*valid, strict=True)))

@@ -1,16 +1,19 @@
 """``edlm rerank``: choose among finished texts of any generator."""
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 
-from edlm.commands.json_lines import check_writable, read_lines, write_lines
+from edlm.commands.json_lines import read_lines, write_lines
 from edlm.commands.terminal import print_table
 from edlm.evaluation.estimates.estimate import mean_of
 from edlm.evaluation.experiment.metrics import format_estimate
+from edlm.files import check_writable
 from edlm.processes import join, together
+from edlm.rules import check_unicode
 from edlm.sampler.reranking import RerankOptions, rerank
 
 
@@ -69,8 +72,16 @@ def _check(row: dict[str, Any]) -> None:
     prompt, texts, log_probs = (row.get(name) for name in ("prompt", "texts", "log_probs"))
     if not isinstance(prompt, str) or not isinstance(texts, list) or not texts or not _all(str, texts):
         raise ValueError(f"a row must hold a prompt (text) and texts (a list of at least one), got {str(row)[:60]!r}")
+    for text in (prompt, *texts):
+        check_unicode("a text", text)
     if log_probs is not None and not (isinstance(log_probs, list) and _all((int, float), log_probs)):
         raise ValueError(f"log_probs must be a list of numbers, got {str(log_probs)[:60]!r}")
+    if log_probs is not None and not (len(log_probs) == len(texts) and all(map(_is_finite, log_probs))):
+        raise ValueError(f"log_probs must be one finite number for each text, got {str(log_probs)[:60]!r}")
+
+
+def _is_finite(value: float) -> bool:
+    return not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _all(kind: type | tuple[type, ...], values: Iterable[Any]) -> bool:

@@ -3,11 +3,13 @@
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, TextIO
 
 from edlm.commands.models import ModelOptions
 from edlm.denoisers.base import Denoiser
+from edlm.files import check_writable, replacing_text
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.text.generation import GenerationOutput, Partial
 from edlm.sampler.text.prompts import num_new_tokens
@@ -49,21 +51,18 @@ class SampleConfig(ModelOptions):
 
 
 def run(config: SampleConfig) -> None:
-    """Load, sample and write batch by batch."""
+    """Load, sample batch by batch, and write; a file as a whole."""
+    check_writable(config.output, config.trace)
     sampler = config.load_sampler()
     if config.prompt is not None and config.fill is not None:
         raise ValueError("give a prompt or a text to fill, not both")
-    target = open(config.output, "w", encoding="utf-8") if config.output else sys.stdout
-    try:
+    with replacing_text(config.output) if config.output else nullcontext(sys.stdout) as target:
         for start in range(0, config.num_samples, config.batch_size):
             seeds = range(config.seed + start, config.seed + min(start + config.batch_size, config.num_samples))
             output = _draw(sampler, config, seeds)
             _write(target, output, sampler.denoiser, config.format)
             if config.trace and start == 0:
                 output.trace().save(config.trace)
-    finally:
-        if config.output:
-            target.close()
 
 
 def _draw(sampler: EnergySampler, config: SampleConfig, seeds: Sequence[int]) -> GenerationOutput:

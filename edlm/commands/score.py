@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from edlm.commands.json_lines import check_writable, write_lines
+from edlm.commands.json_lines import write_lines
 from edlm.commands.models import ModelOptions
 from edlm.commands.terminal import print_table
 from edlm.corpus.text import read_documents
@@ -14,6 +14,7 @@ from edlm.corpus.tokens import SEPARATOR
 from edlm.evaluation.estimates.estimate import ratio_of
 from edlm.evaluation.experiment.metrics import format_estimate
 from edlm.evaluation.likelihood.text import TextBounds, row_to_score
+from edlm.files import check_writable
 from edlm.sampler.text.prompts import Reader
 
 

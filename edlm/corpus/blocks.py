@@ -9,6 +9,7 @@ import torch
 from safetensors.numpy import save
 
 from edlm.files import open_safetensors, reading, write_atomically
+from edlm.rules import MAX_COUNT, check_least
 
 FORMAT = "edlm-token-blocks-1"
 FEW_DOCUMENTS, NUM_STRETCHES = 10, 32
@@ -155,7 +156,20 @@ def load_blocks(path: str | Path, *, mapped: bool = False) -> TokenBlocks:
             raise ValueError(f"format must be {FORMAT!r}, got {got!r} in {path}")
         with reading(path, "hold token blocks"):
             arrays = {name: file.get_tensor(name) for name in file.keys()}
+            for name, values in arrays.items():
+                _check_integers(name, values)
             arrays = {name: x if mapped and name == "tokens" else x.long() for name, x in arrays.items()}
             vocabulary = metadata.pop("vocabulary", "")  # files of earlier versions have none
             counts = {name: int(count) for name, count in metadata.items()}
+            check_least(0, **counts)
             return TokenBlocks(**arrays, **counts, vocabulary=vocabulary)
+
+
+def _check_integers(name: str, values: torch.Tensor) -> None:
+    if values.dtype in (torch.uint8, torch.uint16):
+        return
+    if values.dtype not in (torch.int8, torch.int16, torch.int32, torch.int64):
+        raise ValueError(f"{name} of {values.dtype}, which are no integers of at most 64 bits with a sign")
+    least, most = (int(values.min()), int(values.max())) if values.numel() else (0, 0)
+    if not 0 <= least <= most <= MAX_COUNT:
+        raise ValueError(f"{name} from {least} to {most}, outside of 0..{MAX_COUNT}")

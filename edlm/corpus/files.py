@@ -8,16 +8,18 @@ import logging
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from io import BufferedReader, BytesIO, RawIOBase, TextIOWrapper
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from edlm.files import check_content
 
+_Piece = TypeVar("_Piece")
+_LARGEST_RATIO, _SMALL = 200, 2**26  # text shrinks some times; what seems to shrink more is taken only if it is small
 logger = logging.getLogger(__name__)
-_ROWS, _BYTES = 1000, 2**16  # that are read at a time
+_ROWS, _BYTES, _FEW = 256, 2**16, 2**10  # rows, bytes, and packed bytes that are read at a time
 
 
 def kind_of(path: Path) -> str | None:
@@ -51,6 +53,19 @@ def read_file(path: Path, text_field: str, separator: str) -> Iterator[str | Non
         raise ValueError(f"a compressed file must be whole and of its suffix, got {path}: {error}") from error
 
 
+def _bounded(pieces: Iterable[_Piece], size: Callable[[_Piece], int], path: Path, packed: int) -> Iterator[_Piece]:
+    """Pieces of what was packed in a file, up to a size that text may have."""
+    total, limit = 0, max(_SMALL, _LARGEST_RATIO * packed)
+    for piece in pieces:
+        total += size(piece)
+        if total > limit:
+            raise ValueError(
+                f"a compressed file must hold at most {_LARGEST_RATIO} times its own size, got more in {path} "
+                f"({packed} bytes)"
+            )
+        yield piece
+
+
 def known_kinds() -> str:
     """The suffixes of `read_file`, in words."""
     return f"{', '.join(_KINDS)}, or one of these and {', '.join(_COMPRESSED)}"
@@ -64,7 +79,15 @@ def check_text_column(features: Mapping[str, Any], name: str | Path, text_field:
 
 
 def _opened(path: Path) -> IO[bytes]:
-    return _COMPRESSED.get(path.suffix.lower(), partial(open, mode="rb"))(path)
+    if (unpacked := _COMPRESSED.get(path.suffix.lower())) is None:
+        return path.open("rb")
+    return BufferedReader(_Unpacked(_bounded(_pieces(unpacked(path)), len, path, path.stat().st_size)))
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(_BYTES):
+            yield piece
 
 
 def _lines(content: IO[bytes], newline: str = "\n") -> TextIOWrapper:
@@ -107,6 +130,8 @@ def _read_json(content: IO[bytes], path: Path, text_field: str, separator: str) 
             records = json.loads(line.removesuffix("\n"))
         except json.JSONDecodeError as error:
             raise ValueError(f"JSON must be valid, got {error.msg} in {path}:{number + error.lineno - 1}") from error
+        except (ValueError, RecursionError) as error:  # numbers and nesting beyond all measure
+            raise ValueError(f"JSON must be valid, got {error} in {path}:{number}") from error
         for record in records if isinstance(records, list) else [records]:
             num_records += 1
             found = record.get(text_field) if isinstance(record, dict) else None
@@ -138,11 +163,15 @@ def _read_parquet(content: IO[bytes], path: Path, text_field: str, separator: st
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
+    size = path.stat().st_size
+    content = content if path.suffix.lower() not in _COMPRESSED else BytesIO(content.read())
     try:
-        table = ParquetFile(content if path.suffix.lower() not in _COMPRESSED else BytesIO(content.read()))
-        check_text_column(Features.from_arrow_schema(table.schema_arrow), path, text_field)
-        for batch in table.iter_batches(columns=[text_field], batch_size=_ROWS):
-            yield from batch.column(text_field).to_pylist()
+        file = ParquetFile(content, page_checksum_verification=True)
+        check_text_column(Features.from_arrow_schema(file.schema_arrow), path, text_field)
+        groups = map(file.metadata.row_group, range(file.metadata.num_row_groups))
+        _ = [*_bounded((group.total_byte_size for group in groups), int, path, size)]  # as they say
+        for batch in _bounded(file.iter_batches(_ROWS, columns=[text_field]), lambda x: x.nbytes, path, size):
+            yield from batch.column(0).to_pylist()
     except (ArrowException, OSError) as error:
         raise ValueError(f"a .parquet file must be whole, got {path}: {error}") from error
 
@@ -158,7 +187,7 @@ def _unpack_zst(path: Path) -> Iterator[bytes]:
 
     frame, is_open = None, False
     with path.open("rb") as file:
-        while content := file.read(_BYTES):
+        while content := file.read(_FEW):
             while content:  # a file may hold several frames
                 frame = frame if is_open else zstandard.ZstdDecompressor().decompressobj()
                 try:

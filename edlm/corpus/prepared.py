@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from edlm.corpus.blocks import TokenBlocks, load_blocks, save_blocks
 from edlm.corpus.tokens import vocabulary_fingerprint
+from edlm.files import filling
 from edlm.hub import load_tokenizer
 from edlm.rules import check_given
 
@@ -40,11 +41,11 @@ class PreparedCorpus:
             object.__setattr__(self, name, replace(blocks, vocabulary=made_by))
 
     def save(self, path: str | Path) -> None:
-        """Write ``tokenizer/``, ``train.safetensors`` and ``valid.safetensors`` below ``path``."""
-        path = Path(path)
-        self.tokenizer.save_pretrained(path / "tokenizer")
-        save_blocks(self.train, path / "train.safetensors")
-        save_blocks(self.valid, path / "valid.safetensors")
+        """Write ``tokenizer/``, ``train.safetensors`` and ``valid.safetensors`` below ``path``, all or none."""
+        with filling(path) as folder:
+            self.tokenizer.save_pretrained(folder / "tokenizer")
+            save_blocks(self.train, folder / "train.safetensors")
+            save_blocks(self.valid, folder / "valid.safetensors")
 
     @classmethod
     def load(cls, path: str | Path, *, mapped: bool = False) -> PreparedCorpus:

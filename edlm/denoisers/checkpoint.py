@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -14,12 +16,15 @@ from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from edlm.denoisers.pickles import load_pickle
-from edlm.files import check_weights, load_safetensors, open_safetensors, read_json, reading
+from edlm.files import check_weights, filling, load_safetensors, open_safetensors, read_json, reading
 from edlm.hub import load_tokenizer
+from edlm.rules import check, check_least, check_most
 
 SHARD_SIZE = "5GB"  # largest weight file that is written, unless told otherwise
 SAFETENSORS, PICKLES = (".safetensors",), (".ckpt", ".pth", ".th", ".bin", ".pt")
 _NOT_MODELS = ("optimizer.bin", "training_args.bin", "scheduler.pt", "optimizer.pt", "rng_state.pth")
+_SIZES = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "n_embd", "n_layer", "n_head"}
+_LARGEST = 2**24  # of any of these: more is damage, and is refused before anything is allocated
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,13 @@ class Checkpoint:
         """Content of ``config.json``; empty without one, ValueError if that holds no JSON object."""
         if not self.path.is_dir() or "config.json" not in self.files:
             return {}
-        return read_json(self.path / "config.json")
+        config = read_json(self.path / "config.json")
+        with reading(self.path / "config.json", "hold the sizes of a network"):
+            check("model_type", config.get("model_type"), str | None)
+            for name in _SIZES & config.keys():
+                check_least(1, **{name: check(name, config[name], int)})
+                check_most(_LARGEST, **{name: config[name]})
+        return config
 
     @property
     def model_type(self) -> str | None:
@@ -146,10 +157,16 @@ class Checkpoint:
         return ", ".join(parts)
 
 
-def remove_stale_weights(folder: Path) -> None:
-    """Remove what transformers, which removes old shards when it saves, leaves of a save in another form."""
-    is_sharded = any(folder.glob("model-*-of-*.safetensors"))
-    (folder / (SAFE_WEIGHTS_NAME if is_sharded else SAFE_WEIGHTS_INDEX_NAME)).unlink(missing_ok=True)
+@contextmanager
+def filling_with_weights(path: str | Path) -> Iterator[Path]:
+    """As `filling`, with a model's files, in place of the weights that are there, in whatever number of files."""
+    with filling(path) as folder:
+        yield folder
+        written = {file.name for file in folder.iterdir()}
+    for pattern in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, "model-*-of-*.safetensors"):
+        for file in Path(path).glob(pattern):
+            if file.name not in written:
+                file.unlink()
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
@@ -162,6 +179,13 @@ def _shards(index: Path) -> tuple[Path, ...]:
         if not (index.parent / name).is_file():
             raise FileNotFoundError(f"{index} names {name}, which is missing")
     return tuple(index.parent / name for name in names)
+
+
+def check_finite(module: torch.nn.Module, source: object) -> None:
+    """Refuse weights that are NaN or infinite, by a ValueError that names the first of them."""
+    for name, weight in module.named_parameters():
+        if not torch.isfinite(weight.detach().sum()) and not torch.isfinite(weight).all():  # a sum is fast
+            raise ValueError(f"{source}: weights must be finite, got NaN or infinity in {name}")
 
 
 def load_strictly(module: torch.nn.Module, weights: dict[str, Tensor], source: object, *, assign: bool = False) -> None:

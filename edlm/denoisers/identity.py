@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from edlm.corpus.tokens import digest
+from edlm.rules import check_options
 
 
+@check_options
 @dataclass(frozen=True)
 class DenoiserIdentity:
     """Which denoiser an energy belongs to.

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoModel
 
 from edlm.denoisers.base import Denoiser
-from edlm.denoisers.checkpoint import Checkpoint
+from edlm.denoisers.checkpoint import Checkpoint, check_finite
 from edlm.denoisers.families import FAMILIES
 from edlm.denoisers.families.family import Family, LoadOptions
 from edlm.hub import finding
@@ -58,6 +58,7 @@ def load_denoiser(
     else:
         denoiser = loader.load(checkpoint, loading)
     denoiser.family = loader.name
+    check_finite(denoiser, checkpoint.path)
     return denoiser.to(device).eval()
 
 
@@ -66,7 +67,7 @@ def usable_device(device: torch.device | str) -> torch.device | str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).item()
     except (AssertionError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"device must be one that torch can use here, got {str(device)!r}: {reason}") from error

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from edlm.denoisers.checkpoint import Checkpoint
+from edlm.denoisers.checkpoint import Checkpoint, check_finite
 from edlm.energies.text_scorer import TextScorer
 from edlm.files import reading
 from edlm.hub import finding, load_tokenizer
@@ -65,9 +65,13 @@ def load_causal_lm(
     options = {"gguf_file": gguf_file} if gguf_file else {}
     hub = {name: v for name, v in model_options.items() if name in ("revision", "token", "trust_remote_code")}
     with finding("causal LM", folder), reading(path, "hold a causal LM"):
-        model = AutoModelForCausalLM.from_pretrained(folder, **{"dtype": torch.float32, **options, **model_options})
+        loading = {"dtype": torch.float32, "output_loading_info": True, **options, **model_options}
+        model, report = AutoModelForCausalLM.from_pretrained(folder, **loading)
+        if missing := sorted(report["missing_keys"]):  # transformers draws them at random
+            raise ValueError(f"weights without {missing[:5]}")
         has_tokenizer = needs_tokenizer or gguf_file or get_tokenizer_config(folder, **hub)  # else one is made up
         tokenizer = load_tokenizer(folder, **options, **hub) if has_tokenizer else None
+    check_finite(model, path)
     model = model.to(device) if device is not None else model
     return CausalLM(model.eval(), tokenizer, gguf_file or Path(folder).name)
 
@@ -84,7 +88,7 @@ def locate(path: str | Path, gguf_file: str | None = None) -> tuple[str, str | N
     if not is_package and Path(path).suffix != ".gguf":
         check_given(model=path)
         if gguf_file is None and Path(path).is_dir():
-            Checkpoint.open(path)  # refuses damaged weights
+            _ = Checkpoint.open(path).config  # refuses damage
         return str(path), gguf_file
     if gguf_file is not None:
         raise ValueError(f"gguf_file names a file in a folder, got {gguf_file} with {path}")

@@ -17,12 +17,13 @@ from torch import Tensor
 from typing_extensions import Self
 
 from edlm.denoisers.base import DenoiserIdentity
-from edlm.denoisers.checkpoint import SHARD_SIZE, Checkpoint
+from edlm.denoisers.checkpoint import SHARD_SIZE, Checkpoint, check_finite, filling_with_weights
 from edlm.denoisers.loading import SHIPPED
 from edlm.energies.base import Energy
 from edlm.energies.card import EnergyCard, TrainedFor, generated_card
-from edlm.files import read_json, reading
+from edlm.files import read_json, reading, write_atomically
 from edlm.hub import finding
+from edlm.rules import check
 
 SETTINGS = "energy.json"
 _FETCHED = ["*.json", "*.safetensors", "*.md"]
@@ -88,16 +89,15 @@ class PretrainedEnergy(Energy):
             base_model: Hub id of what the energy was made from, for the generated card.
             max_shard_size: Largest weight file, such as "15MB"; larger weights are written to several.
         """
-        path = Path(path)
-        path.mkdir(parents=True, exist_ok=True)
         described = self._description()
-        (path / SETTINGS).write_text(json.dumps(described, indent=2) + "\n")
-        save_torch_state_dict(self._named_weights(dtype), path, max_shard_size=max_shard_size)
-        self._save_files(path)
         if model_card is None:
-            model_card = generated_card(type(self), described, path.name, base_model)
-        if model_card:
-            (path / "README.md").write_text(model_card, encoding="utf-8")
+            model_card = generated_card(type(self), described, Path(path).name, base_model)
+        with filling_with_weights(path) as folder:
+            write_atomically(folder / SETTINGS, json.dumps(described, indent=2) + "\n")
+            save_torch_state_dict(self._named_weights(dtype), folder, max_shard_size=max_shard_size)
+            self._save_files(folder)
+            if model_card:
+                write_atomically(folder / "README.md", model_card)
 
     def push_to_hub(
         self,
@@ -182,6 +182,7 @@ class PretrainedEnergy(Energy):
         described = read_json(path / SETTINGS)
         with reading(path / SETTINGS, "describe an energy"):
             name, settings, identity = (described[key] for key in ("energy", "settings", "denoiser"))
+            name = check("energy", name, str)
             identity = None if identity is None else DenoiserIdentity(**identity)
             trained_for = TrainedFor.from_json(described["trained_for"]) if "trained_for" in described else None
             if settings.pop("form", "normalized") == "unnormalized":  # saved before its class had a name of its own
@@ -199,6 +200,7 @@ class PretrainedEnergy(Energy):
         }
         if unexpected or set(missing) - tied:
             raise ValueError(f"{path}: weights missing {sorted(set(missing) - tied)}, unexpected {unexpected}")
+        check_finite(energy, path)
         energy.denoiser_identity, energy.trained_for = identity, trained_for
         energy._load_files(path)
         return energy.float().eval()

@@ -19,6 +19,7 @@ from edlm.evaluation.experiment.run import measure
 from edlm.evaluation.plots.evaluation import bounds_svg, energies_svg, frontier_svg, plot_bounds, save
 from edlm.evaluation.report.conclusions import conclusions
 from edlm.evaluation.report.page import write_report
+from edlm.files import write_atomically
 from edlm.lock import locked
 from edlm.processes import join, on_main_process
 
@@ -81,7 +82,7 @@ class Evaluation:
 
     def write_folder(self, folder: Path) -> None:
         """Write numbers as CSV, the pictures, and the page ``report.html``."""
-        (folder / "results.csv").write_text(as_csv(self.rows), encoding="utf-8", newline="")
+        write_atomically(folder / "results.csv", as_csv(self.rows))
         for name, svg in self._pictures().items():
             save(svg, folder / f"{name}.svg")
         self.report(folder / "report.html")

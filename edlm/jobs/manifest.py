@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edlm.files import read_json, write_atomically
+from edlm.files import read_json, reading, write_atomically
 from edlm.jobs.parts import Parts
-from edlm.rules import shown
+from edlm.rules import check, shown
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,18 @@ def check_manifest(folder: Path, identity: Mapping[str, Any]) -> None:
             raise ValueError(f"parts must have a manifest, got none in {folder}: remove it, or write elsewhere")
         return
     manifest = read_json(path)
-    there = manifest.get("identity", {})
+    with reading(path, "hold the manifest of a job"):
+        there = check("identity", manifest["identity"], dict)
+        checksums = check("checksums", manifest["checksums"], dict)
+        for name in checksums:
+            check(name, checksums[name], str)
+        check("num_items", manifest["num_items"], int)
     if differing := differences({name: there.get(name) for name in identity}, identity):
         raise ValueError(
             f"{folder} must hold parts of this very job, got others ({', '.join(differing)}): "
             "remove it, or write elsewhere"
         )
-    Parts(folder).check(manifest.get("checksums", {}))
+    Parts(folder).check(checksums)
 
 
 def differences(there: Any, here: Any) -> list[str]:

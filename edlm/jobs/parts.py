@@ -2,13 +2,14 @@
 
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from edlm.files import reading, sha256_of, sync_names
+from edlm.files import naming_what_is_full, reading, sha256_of, sync_names
 
 Key = str | int
 Keep = Callable[[Iterable[tuple[Key, Any]]], None]
@@ -28,8 +29,8 @@ class Place(NamedTuple):
 class Parts:
     """The part files of a folder.
 
-    A line is an item, and holds its key and its value. What follows a file's last line break was torn by a kill: it is
-    not read, and is cut off when the file is appended to.
+    A line is an item, and holds its key, its value and a checksum of both. What follows a file's last line break was
+    torn by a kill: it is not read, and is cut off when the file is appended to.
 
     Args:
         folder: Is made when a part is written.
@@ -54,7 +55,9 @@ class Parts:
                 for number, line in enumerate(file, start=1):
                     if line.endswith(b"\n"):
                         with reading(f"{path}:{number}", "hold a work item"):
-                            key, _ = map(json.loads(line).__getitem__, ("key", "value"))
+                            key, value, crc = map(json.loads(line).__getitem__, ("key", "value", "crc32"))
+                            if crc != _crc(key, value):
+                                raise ValueError("one that has changed since it was written")
                             places[key] = Place(path, start)
                     start += len(line)
         return places
@@ -78,18 +81,21 @@ class Parts:
 
         def keep(items: Iterable[tuple[Key, Any]]) -> None:
             nonlocal file
-            if file is None:
-                file = _open_whole(path)
-            lines = (json.dumps({"key": key, "value": value}, ensure_ascii=False) for key, value in items)
-            file.write("".join(f"{line}\n" for line in lines).encode())
-            file.flush()
-            os.fsync(file.fileno())
+            lines = ({"key": key, "crc32": _crc(key, value), "value": value} for key, value in items)
+            content = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines).encode()
+            with naming_what_is_full(path):
+                if file is None:
+                    file = _open_whole(path)
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
 
         try:
             yield keep
         finally:
             if file is not None:
-                file.close()
+                with naming_what_is_full(path):
+                    file.close()
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of each part, by name."""
@@ -104,6 +110,10 @@ class Parts:
                     f"{path} must be as it was finished (SHA-256 {expected[:16]}...), got {found[:16]}...: "
                     "remove it, and its items are made again"
                 )
+
+
+def _crc(key: Key, value: Any) -> int:
+    return zlib.crc32(json.dumps([key, value]).encode())
 
 
 def _open_whole(path: Path) -> IO[bytes]:

@@ -1,7 +1,6 @@
 """The loop over stages: minutes are divided as they are used, and what is finished is not run again."""
 
 import json
-import os
 import time
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from edlm.files import write_atomically
 from edlm.pipeline.config import PipelineConfig
 from edlm.pipeline.stage import last_words, start
 
@@ -43,9 +43,7 @@ class Progress:
     def save(self) -> None:
         """Write the file whole."""
         record = {"minutes": self.minutes, "granted": self.granted, "seconds": self.seconds}
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(record, indent=2) + "\n")
-        os.replace(partial, self.path)
+        write_atomically(self.path, json.dumps(record, indent=2) + "\n")
 
 
 def run(config: PipelineConfig) -> Progress:

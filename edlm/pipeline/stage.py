@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from edlm.files import write_atomically
 from edlm.pipeline.config import PipelineConfig, StageConfig
 
 # The key of each command that names its output, and the key of its minutes, if it takes any.
@@ -60,7 +61,7 @@ def options_of(name: str, stage: StageConfig, output: Path, minutes: float | Non
 def start(name: str, stage: StageConfig, output: Path, minutes: float | None) -> subprocess.Popen:
     """Start a stage; its words go to ``output/NAME.log``, its keys to ``output/NAME.yaml``."""
     options = yaml.safe_dump(options_of(name, stage, output, minutes), sort_keys=False)
-    (output / f"{name}.yaml").write_text(f"# edlm {stage.command} --config {name}.yaml\n{options}", encoding="utf-8")
+    write_atomically(output / f"{name}.yaml", f"# edlm {stage.command} --config {name}.yaml\n{options}")
     command = [sys.executable, "-m", "edlm", *stage.command.split(), "--config", str(output / f"{name}.yaml")]
     root = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}

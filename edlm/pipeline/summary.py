@@ -10,6 +10,7 @@ import yaml
 
 from edlm.corpus.prepared import PreparedCorpus
 from edlm.evaluation.experiment.provenance import provenance
+from edlm.files import write_atomically
 from edlm.pipeline.config import PipelineConfig, StageConfig
 from edlm.pipeline.run import Progress
 
@@ -41,7 +42,7 @@ def write_summary(config: PipelineConfig, progress: Progress) -> Path:
             lines.append(_table(_MEASURED, ([row.get(key) for key in _MEASURED] for row in results["settings"])))
             lines += _texts(results)
     path = output / "SUMMARY.md"
-    path.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+    write_atomically(path, "\n\n".join(lines) + "\n")
     return path
 
 

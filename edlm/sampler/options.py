@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from edlm.rules import check_least, check_options
+from edlm.rules import MAX_COUNT, check_least, check_most, check_options
 
 Order = Literal["ancestral", "random", "dilated", "bisecting", "left_to_right", "confidence"]
 ScheduleName = Literal["log_linear", "cosine", "polynomial"]
@@ -63,7 +63,9 @@ class SamplerOptions:
     """Weigh candidates as if they were drawn from the denoiser's own marginals instead of the proposal."""
 
     def __post_init__(self) -> None:
-        check_least(1, num_steps=self.num_steps, num_candidates=self.num_candidates, group_size=self.group_size)
+        counts = {name: getattr(self, name) for name in ("num_steps", "num_candidates", "group_size")}
+        check_least(1, **counts)
+        check_most(MAX_COUNT, **counts)
         if self.group_size is not None and self.scope == "sequence":
             raise ValueError(f"group_size needs scope='step': a sequence is judged as a whole; got {self.group_size}")
         if not 0 <= self.window[0] <= self.window[1] <= 1:

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from edlm.corpus.prepared import PreparedCorpus
 from edlm.denoisers.architecture import new_config
+from edlm.denoisers.checkpoint import filling_with_weights
 from edlm.energies.autoregressive import AutoregressiveEnergy
 from edlm.training.objectives import AutoregressiveObjective
 from edlm.training.options import describe, split_options
@@ -63,8 +64,9 @@ def run_config(config: TrainAutoregressiveConfig) -> AutoregressiveEnergy:
     model = AutoModelForCausalLM.from_config(settings)
 
     def save(trained: nn.Module, folder: Path) -> None:
-        trained.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        with filling_with_weights(folder) as new:
+            trained.save_pretrained(new)
+            tokenizer.save_pretrained(new)
         AutoregressiveEnergy(trained, bos_token_id=bos, tokenizer=tokenizer).save_pretrained(folder / "energy")
 
     path = train(

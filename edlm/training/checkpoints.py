@@ -15,6 +15,9 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
+from edlm.files import naming_what_is_full, read_json, reading, sync, sync_names, write_atomically
+
+_CHECKSUMS = "checksums.json"  # of the other files of a checkpoint
 _ROWS = 2**13  # of the data, that are read at a time
 
 
@@ -55,6 +58,8 @@ class RunState:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """For ``Accelerator.load_state``."""
+        if state.keys() != asdict(self).keys():
+            raise ValueError(f"the state of a run must hold {[*asdict(self)]}, got {[*state]}")
         self.__dict__.update(state)
 
 
@@ -94,12 +99,17 @@ class Checkpoints:
             for leftover in self.directory.glob("partial_*"):
                 shutil.rmtree(leftover)
             partial.mkdir(parents=True)
-            (partial / "identity.json").write_text(json.dumps(self.identity, indent=2))
+            write_atomically(partial / "identity.json", json.dumps(self.identity, indent=2))
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(partial))
+        with naming_what_is_full(target):
+            self.accelerator.save_state(str(partial))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            partial.rename(target)
+            with naming_what_is_full(target):
+                sums = {file.relative_to(partial).as_posix(): _checksum(file) for file in sync(partial)}
+                write_atomically(partial / _CHECKSUMS, json.dumps(sums, indent=2))
+                partial.rename(target)
+                sync_names(self.directory)
             for old in self.whole()[: -self.keep]:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
@@ -109,15 +119,16 @@ class Checkpoints:
         """Restore everything that was saved in `folder`.
 
         Raises:
-            ValueError: `folder` is of a run with another identity; the message names the fields. Or it is of a version
-                of edlm that drew other noise.
+            ValueError: `folder` is damaged, or of a run with another identity; the message names the file or the
+                fields. Or it is of a version of edlm that drew other noise.
         """
-        then = json.loads((folder / "identity.json").read_text())
+        then = read_json(folder / "identity.json")
         if "global_batch_size" not in then:
             raise ValueError(
                 f"a run must be resumed by a version of edlm that draws the same noise, got {folder} of an older one: "
                 "choose another output_dir, or finish the run with that version"
             )
+        _check_files(folder)
         now = json.loads(json.dumps(self.identity))
         differing = [
             f"{name} (checkpoint: {then.get(name)!r}, now: {now.get(name)!r})"
@@ -129,8 +140,35 @@ class Checkpoints:
                 f"a resumed run must keep the settings that change its maths; those of {folder} "
                 f"differ in {', '.join(differing)}"
             )
-        self.accelerator.load_state(str(folder))
+        try:
+            with reading(folder, "hold a checkpoint of this run"):
+                self.accelerator.load_state(str(folder))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{error}; remove {folder}, and the run resumes from the one before, or anew") from error
         self.accelerator.step = 0  # forward passes of the update; those saved are of another gradient_accumulation
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse a checkpoint whose files are not those that were saved, if that is known; earlier versions did not say."""
+    if not (folder / _CHECKSUMS).exists():
+        return
+    for name, expected in read_json(folder / _CHECKSUMS).items():
+        file = folder / name
+        if not file.is_file() or _checksum(file) != expected:
+            got = "other content" if file.is_file() else "none"
+            raise ValueError(
+                f"{file} must be as it was saved, got {got}: remove {folder}, and the run resumes from the one before, "
+                "or anew"
+            )
+
+
+def _checksum(path: Path) -> str:
+    """Size in bytes and CRC-32."""
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            crc = zlib.crc32(block, crc)
+        return f"{file.tell()} {crc:08x}"
 
 
 def _longer(name: str, then: Any, now: Any) -> bool:

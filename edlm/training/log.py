@@ -13,6 +13,7 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from edlm.files import naming_what_is_full, reading, write_atomically
 from edlm.packages import check_wandb
 from edlm.training.checkpoints import RunState
 from edlm.training.trainer_config import TrainerConfig
@@ -40,10 +41,9 @@ class RunLog:
         self.path = Path(config.output_dir) / "log.jsonl"
         check_wandb(config.wandb)
         if accelerator.is_main_process and self.path.exists():
-            lines = self.path.read_text().splitlines()
-            partial = self.path.with_suffix(".partial")
-            partial.write_text("".join(f"{x}\n" for x in lines if _step(x) <= state.step))
-            partial.replace(self.path)
+            with reading(self.path, "hold the log of a run"):
+                lines = self.path.read_text(encoding="utf-8").splitlines()
+            write_atomically(self.path, "".join(f"{x}\n" for x in lines if _step(x) <= state.step))
 
     def __enter__(self) -> RunLog:
         if self.config.wandb != "off":
@@ -91,7 +91,7 @@ class RunLog:
         record = {"step": self.state.step, "split": split, "loss": values["loss"]}
         record |= {"metrics": metrics, **extra, "seconds": self.state.seconds}
         if self.accelerator.is_main_process:
-            with self.path.open("a") as file:
+            with naming_what_is_full(self.path), self.path.open("a") as file:
                 file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
         if split == "valid":
             gain = next((value for name, value in metrics.items() if name.startswith("gain")), math.inf)
@@ -104,8 +104,8 @@ class RunLog:
 
 def _step(line: str) -> float:
     try:
-        return json.loads(line)["step"]
-    except ValueError:  # the run was killed within this line
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):  # the run was killed within this line, or it is of something else
         return math.inf
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
+from edlm.files import write_atomically
 from edlm.training.batches import GlobalBatches
 from edlm.training.checkpoints import Checkpoints, RunState, fingerprint
 from edlm.training.optimization import averaged, learning_rate_factor, parameter_groups
@@ -94,8 +95,7 @@ def prepare(model: nn.Module, train_blocks: Tensor, config: TrainerConfig, ident
     if accelerator.is_main_process:
         plain = {**asdict(config), "betas": list(config.betas), **about}
         text = yaml.safe_dump(plain, sort_keys=False)
-        Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-        (Path(config.output_dir) / "config.yaml").write_text(text)
+        write_atomically(Path(config.output_dir) / "config.yaml", text)
     accelerator.wait_for_everyone()
     return Run(accelerator, batches, model, trained, optimizer, scheduler, ema, state, checkpoints)
 

@@ -23,7 +23,7 @@ from edlm.training.trainer_config import TrainerConfig
 __all__ = ["NonFiniteLossError", "Objective", "TrainerConfig", "train"]
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(ValueError):
     """The loss or the gradient norm stopped being finite; nothing was saved from that state."""
 
 

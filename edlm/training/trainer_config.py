@@ -1,24 +1,28 @@
 """Options of a training run."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from edlm.rules import check_options
+from edlm.rules import MAX_COUNT, check_options
 
 _FREE_TO_CHANGE = (
     "output_dir batch_size gradient_accumulation max_minutes log_every valid_every valid_batches checkpoint_every "
     "keep_checkpoints resume wandb wandb_project"
 ).split()
 
-
+_MAX_BATCH = 2**20
 _COUNTS = "batch_size gradient_accumulation log_every valid_every valid_batches checkpoint_every keep_checkpoints"
 _RULES: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("output_dir", "the name of a folder", bool),
     (_COUNTS, ">= 1", lambda value: value >= 1),
+    ("batch_size gradient_accumulation", f"<= {_MAX_BATCH}", lambda value: value <= _MAX_BATCH),
     ("num_steps", "None or >= 1", lambda value: value is None or value >= 1),
+    (f"{_COUNTS} num_steps", f"<= {MAX_COUNT}", lambda value: value is None or value <= MAX_COUNT),
     ("warmup_steps weight_decay seed", ">= 0", lambda value: value >= 0),
-    ("learning_rate max_grad_norm", "> 0", lambda value: value > 0),
+    ("learning_rate", "> 0 and finite", lambda value: 0 < value < math.inf),
+    ("max_grad_norm", "> 0", lambda value: value > 0),
     ("max_minutes", "None or > 0", lambda value: value is None or value > 0),
     ("ema_decay", "in [0, 1)", lambda value: 0 <= value < 1),
     ("betas", "two numbers in [0, 1)", lambda value: all(0 <= beta < 1 for beta in value)),

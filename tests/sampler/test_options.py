@@ -253,7 +253,7 @@ def bound(x_0, **options):
         (lambda: make().fill([[0, MASK]]), r"tokens must be int64 \[batch, length\], got \[\[0, 3\]\]"),
         (lambda: make().sample(2.0, 3), "num_samples must be an integer, got 2.0"),
         (lambda: make().sample(1, 10**12), "a row must be at most 16777216 tokens long, got 1000000000000"),
-        (lambda: make().generate([[1]], 10**12), "a row must be at most 16777216 tokens long, got 1000000000001"),
+        (lambda: make().generate([[1]], 10**12), "max_new_tokens must be <= 16777216, got 1000000000000"),
         (
             lambda: make().sample(1, 3, seeds=[0.5]),
             r"seeds must be an integer, .*got \[0.5\]",

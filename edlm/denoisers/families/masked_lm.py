@@ -13,11 +13,12 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from edlm.denoisers.architecture import new_config
-from edlm.denoisers.checkpoint import SHARD_SIZE, Checkpoint, remove_stale_weights
+from edlm.denoisers.checkpoint import SHARD_SIZE, Checkpoint, filling_with_weights
 from edlm.denoisers.families.family import Family, LoadOptions
 from edlm.denoisers.logits import unpadded
 from edlm.denoisers.network import HiddenDenoiser
 from edlm.denoisers.vocabulary import Vocabulary, token_id
+from edlm.files import reading
 
 # Positions next to a row's end see its padding, which the attention mask does not hide: rows run without theirs.
 _LEAKS = ("big_bird", "convbert", "fnet", "mobilebert", "nystromformer", "longformer", "xlm", "flaubert")
@@ -82,10 +83,10 @@ class MaskedLMDenoiser(HiddenDenoiser):
 
     def save_pretrained(self, path: str | Path, *, max_shard_size: str = SHARD_SIZE) -> None:
         """Write the network, in files of at most this size, and its tokenizer as transformers does."""
-        self.network.save_pretrained(path, max_shard_size=max_shard_size)
-        remove_stale_weights(Path(path))
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(path)
+        with filling_with_weights(path) as folder:
+            self.network.save_pretrained(folder, max_shard_size=max_shard_size)
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(folder)
 
     def encode_tokens(
         self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool
@@ -214,9 +215,9 @@ def _recognizes(checkpoint: Checkpoint) -> bool:
 
 
 def _load(checkpoint: Checkpoint, options: LoadOptions) -> MaskedLMDenoiser:
-    model, report = AutoModelForMaskedLM.from_pretrained(
-        checkpoint.path, dtype=torch.float32, trust_remote_code=options.trust_remote_code, output_loading_info=True
-    )
+    loading = {"trust_remote_code": options.trust_remote_code, "output_loading_info": True}
+    with reading(checkpoint.path, "hold a masked LM"):
+        model, report = AutoModelForMaskedLM.from_pretrained(checkpoint.path, dtype=torch.float32, **loading)
     if missing := sorted(report["missing_keys"]):  # transformers draws them at random
         raise ValueError(f"{checkpoint.path}: weights missing {missing[:5]}; a denoiser needs its output layer too")
     tokenizer = checkpoint.tokenizer(options.tokenizer)

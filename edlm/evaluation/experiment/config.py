@@ -108,6 +108,8 @@ class EvaluateConfig(Config):
             raise ValueError(f"max_minutes must be null or > 0, got {self.max_minutes}")
         if self.folder is not None and self.folder.is_file():
             raise ValueError(f"output must be a folder, or end in .json, got the file {self.output}")
+        if self.plot is not None and not self.plot.endswith((".svg", ".png")):
+            raise ValueError(f"plot must end in .svg or .png, got {self.plot}")
         if self.methods is None and not self.energy and self.denoiser == SHIPPED_DENOISER:
             object.__setattr__(self, "methods", DEFAULT_METHODS)
             object.__setattr__(self, "orders", self.orders or DEFAULT_ORDERS)

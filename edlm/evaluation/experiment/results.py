@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +13,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from edlm.evaluation.estimates.estimate import document_values
+from edlm.evaluation.estimates.estimate import document_values, mean_of
 from edlm.evaluation.experiment.provenance import json_value, write_json
-from edlm.evaluation.experiment.rows import Row, flat, row_of_flat
+from edlm.evaluation.experiment.rows import Row, check_options_of, flat, row_of_flat
 from edlm.evaluation.likelihood.speedup import Curve
 from edlm.evaluation.samples.frontier import FrontierPoint
 from edlm.files import load_safetensors, read_json, reading, write_atomically
+from edlm.rules import check
 
 DOCUMENTS = "documents"  # of the rows, in their file
 ROWS, STORE = ".rows.safetensors", ".store.safetensors"  # next to the JSON file
@@ -115,6 +117,29 @@ class Results:
         if not of_rows.is_file():
             raise FileNotFoundError(f"a result must have its rows next to it, got no {of_rows}")
         with reading(path, "be a result of edlm evaluate"):
+            check("identity", record["identity"], dict)
             rows = [row_of_flat(setting) for setting in record.pop("settings")]
+            for row in rows:
+                check_options_of(row)
         nats = load_safetensors(of_rows)
-        return cls(record, rows, documents=nats.pop(DOCUMENTS, None), nats=nats, path=path)
+        loaded = cls(record, rows, documents=nats.pop(DOCUMENTS, None), nats=nats, path=path)
+        with reading(of_rows, f"hold the rows of {path}"):
+            loaded._check_nats()
+        return loaded
+
+    def _check_nats(self) -> None:
+        """Raise KeyError or ValueError where nats are not those of the rows' bounds."""
+        if unknown := self.nats.keys() - {row.key for row in self.rows}:
+            raise ValueError(f"rows of {min(unknown)!r}, which is no setting")
+        for row in self.rows:
+            if (bound := row.get("bound_nats_per_token")) is None:
+                continue
+            nats = self.nats[row.key]
+            if nats.dtype != torch.float32 or nats.ndim != 1 or nats.isnan().any():
+                raise ValueError(f"{nats.dtype} {[*nats.shape]} or NaN of {row.key}, in place of float32 [n]")
+            mean = mean_of(self.nats_of(row))
+            for name in ("value", "stderr"):
+                here, there = getattr(mean, name), getattr(bound, name)
+                if there is not None and not math.isclose(here, there, rel_tol=1e-4, abs_tol=1e-6):
+                    if not (math.isnan(here) and math.isnan(there)):
+                        raise ValueError(f"{row.key} of {name} {here:g}, in place of {there:g}")

@@ -5,10 +5,12 @@ import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_type_hints
 
 from edlm.evaluation.estimates.estimate import Estimate
 from edlm.evaluation.experiment.metrics import METRICS, Metric
+from edlm.rules import MAX_COUNT, check, check_least, check_most
+from edlm.sampler.options import SamplerOptions
 
 # Options of files that were written before an option was.
 DEFAULTS = {
@@ -27,6 +29,11 @@ DEFAULTS = {
     "inner_draws": 1,
     "carry_over": False,
     "energy": None,
+}
+_HINTS = {
+    **{name: hint for name, hint in get_type_hints(SamplerOptions).items() if name in ("order", *DEFAULTS)},
+    **{"name": str, "num_steps": int, "sampled_steps": int | None, "inner_draws": int, "carry_over": bool},
+    "energy": str | None,
 }
 OPTIONS = ("name", "order", "num_steps", *DEFAULTS)
 _KEYS_OF_METRICS = {key for metric in METRICS.values() for key in metric.names.values()}
@@ -117,6 +124,15 @@ def row_of_flat(record: Mapping[str, Any]) -> Row:
         if name not in OPTIONS and name not in _KEYS_OF_METRICS and not (is_old and value is None)
     }
     return Row(options, metrics, notes)
+
+
+def check_options_of(row: Row) -> None:
+    """Raise ValueError for an option that is not what its hint says, as in a file that is damaged."""
+    for name, hint in _HINTS.items():
+        check(name, row.options[name], hint)
+    counts = {name: row.options[name] for name in ("num_steps", "group_size", "sampled_steps", "inner_draws")}
+    check_least(1, **counts)
+    check_most(MAX_COUNT, **counts)
 
 
 def _has(record: Mapping[str, Any], metric: Metric, is_old: bool) -> bool:

@@ -56,7 +56,8 @@ def measure(lab: Lab) -> Results:
                     break
     finally:
         results = collect(lab)
-        results.write()
+        if lab.store.is_kept:  # else a call that resumes would take the results for those of an older version
+            results.write()
     return results
 
 

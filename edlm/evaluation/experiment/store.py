@@ -1,6 +1,7 @@
 """Measured values on disk, each with what it was made from, so that an interrupted evaluation resumes."""
 
 import json
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +53,11 @@ class Store:
         if path is not None and path.exists():
             self._load(path)
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether its file holds a value, or there is to be none."""
+        return self.path is None or self.path.exists()
+
     def find(self, key: str, made_from: Any) -> Entry | None:
         """The value of a key, or None where there is none or it was made from something else (JSON values)."""
         made, entry = self._entries.get(key, ("", None))
@@ -84,7 +90,8 @@ class Store:
         entries = {
             key: [made, entry.value, [*entry.tensors], entry.origin] for key, (made, entry) in self._entries.items()
         }
-        metadata = {"identity": self.identity, "entries": json.dumps(entries)}
+        described = json.dumps(entries)
+        metadata = {"identity": self.identity, "entries": described, "crc32": _crc(described, tensors)}
         write_atomically(self.path, save(tensors, metadata))
 
     def _load(self, path: Path) -> None:
@@ -96,6 +103,9 @@ class Store:
                     "remove it, or write elsewhere"
                 )
             with reading(path, "hold what edlm evaluate measured"):
+                whole = {name: file.get_tensor(name) for name in file.keys()}
+                if metadata.get("crc32", crc := _crc(metadata["entries"], whole)) != crc:  # earlier versions had none
+                    raise ValueError("values that have changed since they were written: remove it, or write elsewhere")
                 for key, (made, value, names, origin) in json.loads(metadata["entries"]).items():
                     tensors = {name: file.get_tensor(f"{key}/{name}") for name in names}
                     self._entries[key] = made, Entry(value, tensors, origin)
@@ -103,6 +113,14 @@ class Store:
 
 def _stable(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
+
+
+def _crc(entries: str, tensors: Mapping[str, Tensor]) -> str:
+    crc = zlib.crc32(entries.encode())
+    for name, tensor in sorted(tensors.items()):
+        crc = zlib.crc32(f"{name} {tensor.dtype} {[*tensor.shape]}".encode(), crc)
+        crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), crc)
+    return f"{crc:08x}"
 
 
 def record_of(metrics: Mapping[str, Estimate], **notes: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +12,7 @@ from tqdm.auto import tqdm
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Energy
 from edlm.evaluation.estimates.estimate import Estimate, Likelihood, mean_of
+from edlm.memory import in_batches
 from edlm.processes import Share, alone
 from edlm.sampler.bounds import likelihood_bounds
 from edlm.sampler.sampler import EnergySampler
@@ -39,14 +41,27 @@ class Batches:
     def map(self, num_rows: int, make: Callable[[slice, range], T], start: int = 0) -> Iterator[T]:
         """What ``make`` gives of rows and seeds of each batch of ``num_rows`` rows, in order, from row ``start`` on.
 
+        Where memory does not suffice for a batch, batches are halved, see `in_batches`.
+
         Example:
             >>> list(Batches(seed=7, batch_size=2).map(3, lambda rows, seeds: (rows.start, [*seeds])))
             [(0, [7, 8]), (2, [9])]
         """
-        ends = [(first, min(first + self.batch_size, num_rows)) for first in range(start, num_rows, self.batch_size)]
-        batches = [(slice(*both), range(*(self.seed + end for end in both))) for both in ends]
-        values = self.share(batches, lambda batch: make(*batch))
-        yield from tqdm(values, self.progress, total=len(batches), disable=None if self.progress else True, leave=False)
+        batches = [range(i, min(i + self.batch_size, num_rows)) for i in range(start, num_rows, self.batch_size)]
+        size = self.batch_size
+
+        def seeded(rows: slice) -> T:
+            return make(rows, range(self.seed + rows.start, self.seed + rows.stop))
+
+        def made(batch: range) -> list[T]:
+            nonlocal size
+            parts = [*in_batches(seeded, batch, size)]
+            size = max(rows.stop - rows.start for rows, _ in parts)
+            return [value for _, value in parts]
+
+        values = self.share(batches, made)
+        hidden = None if self.progress else True
+        yield from chain.from_iterable(tqdm(values, self.progress, total=len(batches), disable=hidden, leave=False))
 
 
 @dataclass(frozen=True, kw_only=True)

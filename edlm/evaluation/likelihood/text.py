@@ -1,8 +1,8 @@
 """Likelihood bounds of texts of any lengths, given what precedes them; and how often samplers write the true text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from edlm.evaluation.likelihood.bounds import Batches
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.text.blocks import View, check_block_length, views_of
 from edlm.sampler.text.prompts import Row
+
+_Result = TypeVar("_Result")
 
 
 def row_to_score(denoiser: Denoiser, context: Sequence[int], continuation: Sequence[int]) -> Row:
@@ -135,31 +137,42 @@ class TextBounds:
         Returns:
             Nats, low = good, shape ``[n]``, float64, on the CPU; 0 without a gap, ``inf`` for impossible text.
         """
+
+        def nats_of(pieces: list[_Piece], x_0: Tensor, target: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+            options = {"seeds": [piece.seed for piece in pieces], "inner_draws": self.inner_draws}
+            nats = self.sampler.likelihood_bound(x_0, given=~target, attention_mask=real, **options)
+            return torch.tensor([piece.row for piece in pieces]), nats.cpu()
+
         totals = torch.zeros(len(rows), dtype=torch.float64)
-        for pieces, x_0, target, real in self._batches(rows, seeds, self.num_draws, progress):
-            seeds = [piece.seed for piece in pieces]
-            nats = self.sampler.likelihood_bound(
-                x_0, given=~target, attention_mask=real, seeds=seeds, inner_draws=self.inner_draws
-            )
-            totals.index_add_(0, torch.tensor([piece.row for piece in pieces]), nats.cpu() / self.num_draws)
+        for numbers, nats in self._map(nats_of, rows, seeds, self.num_draws, progress):
+            totals.index_add_(0, numbers, nats / self.num_draws)
         return totals
 
     def would_write(self, rows: Sequence[Row], seeds: Sequence[int], *, progress: str | None = None) -> list[bool]:
         """Whether the sampler, with these seeds, writes exactly the tokens of each row's gap."""
-        equal = [True] * len(rows)
-        for pieces, x_0, target, real in self._batches(rows, seeds, 1, progress):
+
+        def written(pieces: list[_Piece], x_0: Tensor, target: Tensor, real: Tensor) -> list[tuple[int, bool]]:
             x_t = x_0.masked_fill(target, self.sampler.denoiser.mask_token_id)
             seeds = [piece.seed for piece in pieces]
-            written = self.sampler.fill(x_t, target=target, attention_mask=real, seeds=seeds).tokens
-            same = ((written == x_0) | ~target).all(1).tolist()
-            for piece, is_same in zip(pieces, same, strict=True):
-                equal[piece.row] &= is_same
+            tokens = self.sampler.fill(x_t, target=target, attention_mask=real, seeds=seeds).tokens
+            same = ((tokens == x_0) | ~target).all(1).tolist()
+            return [(piece.row, is_same) for piece, is_same in zip(pieces, same, strict=True)]
+
+        equal = [True] * len(rows)
+        for batch in self._map(written, rows, seeds, 1, progress):
+            for row, is_same in batch:
+                equal[row] &= is_same
         return equal
 
-    def _batches(
-        self, rows: Sequence[Row], seeds: Sequence[int], num_draws: int, progress: str | None
-    ) -> Iterator[tuple[list[_Piece], Tensor, Tensor, Tensor]]:
-        """Pieces with their ``x_0``, ``target`` and ``attention_mask``, each ``[batch, width]``."""
+    def _map(
+        self,
+        compute: Callable[[list[_Piece], Tensor, Tensor, Tensor], _Result],
+        rows: Sequence[Row],
+        seeds: Sequence[int],
+        num_draws: int,
+        progress: str | None,
+    ) -> Iterator[_Result]:
+        """Computed of pieces with their ``x_0``, ``target`` and ``attention_mask``, each ``[batch, width]``."""
         pieces = [
             piece
             for i, (row, seed) in enumerate(zip(rows, seeds, strict=True))
@@ -171,12 +184,12 @@ class TextBounds:
         device = next(iter([*denoiser.parameters(), *denoiser.buffers()])).device
         pad = int(denoiser.mask_token_id == 0)  # any token but the mask
 
-        def padded(places: slice, _: range) -> tuple[list[_Piece], Tensor, Tensor, Tensor]:
+        def padded(places: slice, _: range) -> _Result:
             batch = pieces[places]
             x_0 = pad_sequence([piece.x_0 for piece in batch], True, pad)
             target = pad_sequence([piece.target for piece in batch], True, False)
             real = pad_sequence([torch.ones_like(piece.target) for piece in batch], True, False)
-            return batch, x_0.to(device), target.to(device), real.to(device)
+            return compute(batch, x_0.to(device), target.to(device), real.to(device))
 
         return Batches(batch_size=self.batch_size, progress=progress).map(len(pieces), padded)
 

@@ -1,11 +1,12 @@
 """The parts that all plots share: a figure in a fixed style, lines with their labels, and axes."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from edlm.evaluation.plots.marks import place_marks
+from edlm.files import replacing
 from edlm.packages import install_line
 
 INK = "#1b1b19"  # text, axes and the base; within a page, the text colour of the page
@@ -76,8 +77,9 @@ def drawing(
         figure = Figure(figsize=size, layout="constrained")
         yield figure, figure.subplots(rows, columns, sharex="col")
         metadata = None if suffix == ".png" else {"Date": None}
-        options = {"format": "svg", "transparent": True} if suffix is None else {}
-        figure.savefig(file, dpi=200, metadata=metadata, **options)
+        options = {"format": "svg", "transparent": True} if suffix is None else {"format": suffix[1:]}
+        with nullcontext(file) if suffix is None else replacing(file) as target:
+            figure.savefig(target, dpi=200, metadata=metadata, **options)
 
 
 def plot(

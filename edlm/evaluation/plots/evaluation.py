@@ -13,6 +13,7 @@ import numpy as np
 from edlm.evaluation.experiment.rows import Row
 from edlm.evaluation.plots.drawing import COLOURS, INK, STYLES, Line, draw_lines, drawing, dress, plot
 from edlm.evaluation.samples.frontier import FrontierPoint
+from edlm.files import write_atomically
 
 _FEW = 7  # lines of the plot of energies
 _NO_MARKER = [(dashes, None) for dashes, _ in STYLES]
@@ -128,7 +129,7 @@ def inline(svg: str, description: str) -> str:
 def save(svg: str, path: Path) -> None:
     """The plot as a file, on white."""
     ground = '<rect width="100%" height="100%" fill="#ffffff"/>'
-    path.write_text(re.sub(r"(<svg[^>]*>)", rf"\1{ground}", svg, count=1), encoding="utf-8")
+    write_atomically(path, re.sub(r"(<svg[^>]*>)", rf"\1{ground}", svg, count=1))
 
 
 def plot_sequence_errors(rows: Sequence[dict[str, Any]], path: str | Path) -> None:

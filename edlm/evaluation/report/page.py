@@ -14,6 +14,7 @@ from edlm.evaluation.plots.evaluation import inline
 from edlm.evaluation.report import tables
 from edlm.evaluation.report.findings import published_formula
 from edlm.evaluation.report.samples import samples_of
+from edlm.files import write_atomically
 
 Result = Mapping[str, Any]
 
@@ -40,7 +41,7 @@ def write_page(template: str, path: str | Path, **context: Any) -> None:
     )
     env.filters["inline"] = lambda svg, description: Markup(inline(svg, description))
     env.filters["minus"] = lambda text: re.sub(r"(?<![\w-])-(?=[\d∞])", "−", text)
-    Path(path).write_text(env.get_template(template).render(context), encoding="utf-8")
+    write_atomically(path, env.get_template(template).render(context))
 
 
 def _context(result: Result) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
-from edlm.rules import check, check_least, check_unicode, shown
-from edlm.sampler.inputs import check_length
+from edlm.rules import check, check_least, check_most, check_unicode, shown
+from edlm.sampler.inputs import MAX_TOKENS, check_length
 
 Message = dict[str, str]
 Prompts = str | Sequence[str] | Sequence[Sequence[int]] | Sequence[Message] | Sequence[Sequence[Message]] | None
@@ -55,6 +55,7 @@ def rows_of_prompts(
     """
     max_new_tokens = check("max_new_tokens", max_new_tokens, int)
     check_least(1, max_new_tokens=max_new_tokens)
+    check_most(MAX_TOKENS, max_new_tokens=max_new_tokens)
     alone = prompts is None or (isinstance(prompts, Sequence) and prompts and isinstance(prompts[0], dict))
     prompts = _several("prompts", [prompts] if alone else prompts, _Prompt, _PROMPTS)
     suffixes = [suffix] * len(prompts) if suffix is None or isinstance(suffix, str) else list(suffix)
@@ -83,6 +84,7 @@ def num_new_tokens(denoiser: Denoiser, prompt: str | None, length: int) -> int:
     Raises:
         ValueError: the prompt leaves no room in ``length``.
     """
+    check_most(MAX_TOKENS, length=length)
     given = len(rows_of_prompts(denoiser, prompt, 1)[0].tokens) - 1
     if given >= length:
         raise ValueError(f"length must be above the prompt's {given} tokens, got {length}")

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
+from edlm.files import write_atomically
 from edlm.sampler.output import Choice, StepInfo
 from edlm.sampler.text.blocks import View
 from edlm.sampler.text.picture import picture_of
@@ -44,8 +45,7 @@ class Trace:
 
     def save(self, path: str | Path) -> None:
         """Write the page; or, if the path ends in .svg, the picture."""
-        content = self.svg() if Path(path).suffix == ".svg" else self.html()
-        Path(path).write_text(content, encoding="utf-8")
+        write_atomically(path, self.svg() if Path(path).suffix == ".svg" else self.html())
 
 
 def trace_of(

@@ -1,0 +1,47 @@
+"""Memory that does not suffice: it is recognised on every device, and batches are halved until it does."""
+
+import gc
+import logging
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+logger = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or the machine, has no memory left."""
+    of_torch = isinstance(error, torch.OutOfMemoryError) or "std::bad_alloc" in str(error)
+    return isinstance(error, MemoryError) or of_torch or should_reduce_batch_size(error)
+
+
+def in_batches(compute: Callable[[slice], _Result], rows: range, batch_size: int) -> Iterator[tuple[slice, _Result]]:
+    """Batches of rows, and what is computed of each; where memory does not suffice, they are half as long from there.
+
+    Args:
+        compute: Must depend on the rows alone, not on which are computed together.
+        rows: Consecutive numbers.
+        batch_size: Rows of the first batches.
+
+    Raises:
+        RuntimeError: memory does not suffice for a single row; it is the function's error.
+    """
+    start = rows.start
+    while start < rows.stop:
+        batch = slice(start, min(start + batch_size, rows.stop))
+        try:
+            result = compute(batch)
+        except (RuntimeError, MemoryError) as error:
+            if batch_size == 1 or not is_out_of_memory(error):
+                raise
+            batch_size = max(1, min(batch_size, batch.stop - start) // 2)
+            logger.warning("memory did not suffice: from here on, batch_size is %d", batch_size)
+        else:
+            yield batch, result
+            start = batch.stop
+            continue
+        gc.collect()  # outside of the handler, whose error holds the frames, and by them the tensors
+        clear_device_cache()
