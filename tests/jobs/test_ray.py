@@ -12,7 +12,6 @@ import pytest
 
 from edlm.cli import main
 from edlm.jobs.generation import parts_of
-from tests.jobs import test_generation
 from tests.jobs.forks import ROOT
 from tests.jobs.test_generation import refused, whole, words
 
@@ -24,7 +23,6 @@ from edlm.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 JOB = {"num_samples": 200, "rows_per_item": 2, "batch_size": 4}
-models = test_generation.models
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray")
 
 
