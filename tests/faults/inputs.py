@@ -60,6 +60,7 @@ def command_lines() -> Iterator[Case]:
             name = f"{' '.join(words[:2] if words[0] in ('prepare', 'train') else words[:1])} {more}"
             yield Case("command lines", name, given, (last, *values), output=output)
     for key, value, named in (
+        ("energy", "head", "causal LM ('causal:PATH')"),
         ("energy", "causal:missing", "'missing'"),
         ("energy", "causal:denoiser", "denoiser must hold a causal LM"),
         ("energy", "package:missing", "missing"),
@@ -131,7 +132,7 @@ SCORE_WORDS = [
 RERANK_WORDS = [
     *(f"--temperature {value}" for value in ("0", "-1", "nan", "x", "inf")),
     *(f"--batch_size {value}" for value in ("0", "-1", "x", "1.5")),
-    *(f"--energy {value}" for value in ("missing", "head", "x.gguf", "null")),
+    *(f"--energy {value}" for value in ("missing", "x.gguf", "null")),
     *(f"--data {value}" for value in ("missing.jsonl", "denoiser")),
     "--mode x", "--output denoiser", "--seed x",
 ]  # fmt: skip
@@ -162,7 +163,7 @@ CORPUS_WORDS = [
     "--tokenizer_kind x", "--text_field ''", "--split train", "--denoiser missing", "--language.kind x",
 ]  # fmt: skip
 TRAIN_WORDS = [
-    *(f"--trainer.num_steps {value}" for value in ("0", "-1", "1.5", "x", "nan", "null")),
+    *(f"--trainer.num_steps {value}" for value in ("0", "-1", "1.5", "x", "nan")),
     *(f"--trainer.batch_size {value}" for value in ("0", "-1", "1.5", "x", "nan", *HUGE[1:])),
     *(f"--trainer.gradient_accumulation {value}" for value in ("0", "-1", "x", *HUGE[1:])),
     *(f"--trainer.learning_rate {value}" for value in ("0", "-1", "nan", "x", "inf")),
@@ -214,7 +215,7 @@ WHOLE_LINES = {
     "demo --num_stories 0": "num_stories",
     "languages oracle --num_samples 0": "num_samples",
     "languages errors --num_samples -1": "num_samples",
-    "languages truth --corpus missing --denoiser denoiser": "missing",
+    "languages truth --corpus missing --denoiser denoiser": "mask token",
     "benchmark --denoiser missing": "missing",
     "benchmark --num_steps [0]": "num_steps",
     "rerank": "data",
