@@ -1,8 +1,8 @@
 """Generation by actors of Ray, on any number of machines; the driver alone writes, as their items arrive."""
 
+import builtins
 import json
 import logging
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,7 +88,8 @@ def generate_by_actors(
             )
             for batch in batches.iter_batches(batch_size=None):
                 if error := batch["error"][0]:
-                    raise pickle.loads(error)
+                    kind, said = json.loads(error)
+                    raise getattr(builtins, kind, RuntimeError)(said)
                 yield [*zip(batch["key"].tolist(), map(json.loads, batch["value"]), strict=True)]
 
         new = write(outline, output, lambda job: job.collect(finished, title))
@@ -110,11 +111,11 @@ class _Maker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Items as JSON; or an error, which Ray would put into words of its own."""
-        keys, error = batch["item"].tolist(), b""
+        keys, error = batch["item"].tolist(), ""
         try:
             values = [json.dumps(self._generation.item(key)) for key in keys]
         except Exception as raised:
-            values, error = [""] * len(keys), pickle.dumps(raised)
+            values, error = [""] * len(keys), json.dumps([type(raised).__name__, str(raised)])
         return {"key": keys, "value": values, "error": [error] * len(keys)}
 
 

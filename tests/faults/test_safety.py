@@ -149,7 +149,7 @@ def test_memory_that_does_not_suffice_is_one_line(world, monkeypatch, capsys):
 
     monkeypatch.chdir(world)
     monkeypatch.delenv("EDLM_DEBUG", raising=False)
-    monkeypatch.setattr("edlm.commands.sample.load_energy", no_memory)
+    monkeypatch.setattr("edlm.commands.models.load_energy", no_memory)
     assert main(SAMPLE) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "out of memory" in error and "lower batch_size" in error

@@ -6,6 +6,7 @@ import random
 import re
 import subprocess
 import sys
+import zlib
 
 import pyarrow.parquet as pq
 import pytest
@@ -220,7 +221,7 @@ def test_another_job_is_refused_before_a_model_is_loaded_where_possible(models, 
     assert "sampler.top_k is None there and 3 here" in refused(
         words(models, output, num_samples=2, **{"sampler.top_k": 3}), capsys
     )
-    monkeypatch.setattr("edlm.commands.generate.load_denoiser", lambda *args, **options: pytest.fail("loaded"))
+    monkeypatch.setattr("edlm.commands.models.load_denoiser", lambda *args, **options: pytest.fail("loaded"))
     message = refused(words(models, output, num_samples=3, seed=6), capsys)
     assert "options.num_samples is 2 there and 3 here, options.seed is 5 there and 6 here" in message
     (tmp_path / "a.txt").write_text("the")
@@ -249,7 +250,7 @@ def test_another_job_is_refused_before_a_model_is_loaded_where_possible(models, 
 )
 def test_mistakes_are_named_before_anything_is_loaded(models, tmp_path, capsys, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("edlm.commands.generate.load_denoiser", lambda *args, **options: pytest.fail("loaded"))
+    monkeypatch.setattr("edlm.commands.models.load_denoiser", lambda *args, **options: pytest.fail("loaded"))
     (tmp_path / "folder.jsonl").mkdir()
     (tmp_path / "empty.txt").write_text("\n \n")
     (tmp_path / "bytes.txt").write_bytes(b"a\xff")
@@ -287,7 +288,8 @@ def test_damaged_rows_of_a_part_are_never_merged(sampler, tmp_path):
     swapped, short, other = first["value"][::-1], first["value"][:1], [3, 4]
     for value in (swapped, short, other, first["value"] * 2, None):
         (parts_of(output) / "manifest.json").write_text(json.dumps(manifest))
-        part.write_text(f"{json.dumps({'key': 0, 'value': value})}\n{lines[1]}\n")
+        item = {"key": 0, "value": value, "crc32": zlib.crc32(json.dumps([0, value]).encode())}
+        part.write_text(f"{json.dumps(item)}\n{lines[1]}\n")
         with pytest.raises(ValueError, match="a.jsonl.parts must hold each of 4 rows once, got "):
             generate(Generation(sampler, options), output)
         assert output.read_bytes() == content

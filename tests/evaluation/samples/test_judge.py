@@ -303,7 +303,7 @@ def asked(monkeypatch):
     def loader(result):
         return lambda path, **options: calls.append((path, options)) or result
 
-    monkeypatch.setattr(module.AutoModelForCausalLM, "from_pretrained", loader(random_model()))
+    monkeypatch.setattr(module.AutoModelForCausalLM, "from_pretrained", loader((random_model(), {"missing_keys": []})))
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", loader(tokenizer()))
     return calls
 
@@ -326,7 +326,8 @@ def test_a_gguf_file_is_named_apart_from_its_folder(asked, package):
         asked.clear()
         loaded = Judge.from_pretrained(path, gguf_file=gguf_file)
         options = {"gguf_file": file.name}
-        assert asked == [(str(package), {**options, "dtype": torch.float32}), (str(package), options)]
+        of_model = {**options, "dtype": torch.float32, "output_loading_info": True}
+        assert asked == [(str(package), of_model), (str(package), options)]
         assert loaded.name == "tiny.Q4.gguf"
     assert "a_judge_package" not in sys.modules
 
