@@ -5,6 +5,7 @@ import importlib
 import re
 from collections.abc import Callable, Sequence
 from itertools import takewhile
+from logging import ERROR, getLogger
 from typing import Any, NamedTuple, get_type_hints
 
 from jsonargparse import ArgumentParser
@@ -27,6 +28,7 @@ class Command(NamedTuple):
 
         logging.disable_progress_bar()  # of loading weights: it would stand between a command's own lines,
         logging.set_verbosity_error()  # as reports of what is loaded would; what matters in them is checked
+        getLogger("accelerate.utils.other").setLevel(ERROR)  # and of tied weights in each checkpoint
         module, _, name = self.path.partition(":")
         function = getattr(importlib.import_module(f"edlm.commands.{module}"), name)
         return function, get_type_hints(function)["config"]

@@ -77,7 +77,7 @@ def write_corpus(recipe: Recipe, folder: str | Path) -> PreparedCorpus:
     except TooFewDocumentsError as error:
         if has_valid or config.streaming:
             raise
-        shutil.rmtree(unfinished)
+        shutil.rmtree(unfinished, ignore_errors=True)
         num_blocks = _write_whole(recipe, unfinished, _feeds(recipe, False, lambda text: False))
         logger.warning(
             "too few documents to hold some out (%s): the last %d blocks are held out (a line %s separates documents)",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -102,24 +104,24 @@ class Vocabulary:
             if blocks.vocabulary and self.fingerprint and blocks.vocabulary != self.fingerprint:
                 got = f"{blocks.vocabulary} and {self.fingerprint}"
                 raise ValueError(f"blocks must be made with the tokenizer of the denoiser, got vocabularies {got}")
-            counts = _counts(blocks.tokens, self.size)
-            wrong = [i for i in (*self.impossible, *range(self.size, len(counts))) if counts[i]]
-            if wrong:
-                name = "" if self.tokenizer is None else f" {self.tokenizer.convert_ids_to_tokens(wrong[0])!r}"
-                got = f"{counts[wrong[0]]} of{name} (id {wrong[0]})"
+            if wrong := _counts_of_impossible(blocks.tokens, self.size, self.impossible):
+                token, count = next(iter(wrong.items()))
+                named = self.tokenizer is not None and token < self.size
+                name = f" {self.tokenizer.convert_ids_to_tokens(token)!r}" if named else ""
+                got = f"{count} of{name} (id {token})"
                 raise ValueError(
                     f"blocks must hold no token that the denoiser rules out, got {got}: prepare the corpus anew"
                 )
 
 
-def _counts(tokens: torch.Tensor, size: int) -> list[int]:
-    """How often each id occurs, of at least so many; in parts, as tokens may be mapped from a large file."""
-    counts = torch.zeros(size, dtype=torch.long)
+def _counts_of_impossible(tokens: torch.Tensor, size: int, impossible: Collection[int]) -> dict[int, int]:
+    """How often each id occurs that is impossible or beyond the size; in parts: tokens may be mapped from a file."""
+    never, counts = torch.tensor([*impossible], dtype=torch.long), Counter()
     for rows in tokens.split(_ROWS):
-        part = torch.bincount(rows.flatten().long(), minlength=len(counts))
-        part[: len(counts)] += counts
-        counts = part
-    return counts.tolist()
+        ids = rows.flatten().long()
+        ids, numbers = ids[(ids < 0) | (ids >= size) | torch.isin(ids, never)].unique(return_counts=True)
+        counts.update(dict(zip(ids.tolist(), numbers.tolist(), strict=True)))
+    return dict(sorted(counts.items()))
 
 
 def first_given(*values: int | None, of: str) -> int:

@@ -1,4 +1,4 @@
-"""Output of a run: a progress bar, ``log.jsonl``, and wandb if requested."""
+"""Output of a run: a progress bar, ``log.jsonl``, ``config.yaml``, and wandb if requested."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
@@ -22,7 +24,7 @@ _TIMED_UPDATES = 10
 
 
 class RunLog:
-    """The main process's bar, ``output_dir/log.jsonl`` with an object per event, and its trackers.
+    """The main process's bar, ``log.jsonl`` with an object per event, ``config.yaml``, and trackers.
 
     Lines after the step that a run resumes from are dropped, so that no step is logged twice. Used as
     a context.
@@ -31,12 +33,16 @@ class RunLog:
         accelerator: Built with ``log_with="wandb"`` unless ``config.wandb`` is "off".
         config: Its ``output_dir``, ``num_steps``, ``wandb`` and ``wandb_project``.
         state: Read at every event.
+        about: JSON values that ``config.yaml`` holds next to those of ``config``.
 
     Raises:
+        ValueError: ``log.jsonl`` is damaged.
         ImportError: ``config.wandb`` is not "off" and wandb is not installed.
     """
 
-    def __init__(self, accelerator: Accelerator, config: TrainerConfig, state: RunState) -> None:
+    def __init__(
+        self, accelerator: Accelerator, config: TrainerConfig, state: RunState, about: Mapping[str, Any]
+    ) -> None:
         self.accelerator, self.config, self.state = accelerator, config, state
         self.path = Path(config.output_dir) / "log.jsonl"
         check_wandb(config.wandb)
@@ -44,6 +50,9 @@ class RunLog:
             with reading(self.path, "hold the log of a run"):
                 lines = self.path.read_text(encoding="utf-8").splitlines()
             write_atomically(self.path, "".join(f"{x}\n" for x in lines if _step(x) <= state.step))
+        if accelerator.is_main_process:
+            everything = {**asdict(config), "betas": list(config.betas), **about}
+            write_atomically(self.path.with_name("config.yaml"), yaml.safe_dump(everything, sort_keys=False))
 
     def __enter__(self) -> RunLog:
         if self.config.wandb != "off":

@@ -1,18 +1,15 @@
 """The objects of a training run, built or restored."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from edlm.files import write_atomically
 from edlm.training.batches import GlobalBatches
 from edlm.training.checkpoints import Checkpoints, RunState, fingerprint
 from edlm.training.optimization import averaged, learning_rate_factor, parameter_groups
@@ -84,7 +81,6 @@ def prepare(model: nn.Module, train_blocks: Tensor, config: TrainerConfig, ident
     trained = nn.ParameterList(x for x in model.parameters() if x.requires_grad)
     ema = averaged(trained, config.ema_decay) if config.ema_decay else None
     accelerator.register_for_checkpointing(scheduler, state, *([] if ema is None else [ema]))
-    about = identity.get("about", {})
     identity = {name: value for name, value in identity.items() if name != "about"}
     everything = config.identity() | {
         "global_batch_size": batches.size,
@@ -92,11 +88,6 @@ def prepare(model: nn.Module, train_blocks: Tensor, config: TrainerConfig, ident
         **identity,
     }
     checkpoints = _open_checkpoints(accelerator, everything, config)
-    if accelerator.is_main_process:
-        plain = {**asdict(config), "betas": list(config.betas), **about}
-        text = yaml.safe_dump(plain, sort_keys=False)
-        write_atomically(Path(config.output_dir) / "config.yaml", text)
-    accelerator.wait_for_everyone()
     return Run(accelerator, batches, model, trained, optimizer, scheduler, ema, state, checkpoints)
 
 

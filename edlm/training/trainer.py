@@ -93,7 +93,7 @@ def train(
         train_blocks = near_device(train_blocks, accelerator.device)
         limit = 60 * (config.max_minutes or math.inf) + (earlier if config.num_steps else 0)
         late = earlier >= limit
-        with RunLog(accelerator, config, state) as log:
+        with RunLog(accelerator, config, state, (identity or {}).get("about", {})) as log:
             set_train_mode(run.model)
             while state.step < num_steps and not late:
                 tick = time.monotonic()
