@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from edlm.corpus.blocks import TokenBlocks, metadata_of, smallest_kind
-from edlm.files import replacing
+from edlm.files import naming_what_is_full, replacing
 
 _DOCUMENTS = np.dtype(np.int32)
 
@@ -26,7 +26,7 @@ class Spool:
     """
 
     def __init__(self, path: Path, length: int, largest: int, num_blocks: int = 0):
-        self._shape, self._kind = [num_blocks, length], smallest_kind(largest)
+        self._path, self._shape, self._kind = path, [num_blocks, length], smallest_kind(largest)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._tokens, self._documents = (path.with_suffix(f".{name}").open("a+b") for name in ("tokens", "documents"))
         self._tokens.truncate(num_blocks * length * self._kind.itemsize)
@@ -34,15 +34,17 @@ class Spool:
 
     def write(self, tokens: np.ndarray, documents: np.ndarray) -> None:
         """Append blocks, int64 ``[n, length]``, and the document of each."""
-        self._tokens.write(tokens.astype(self._kind).tobytes())
-        self._documents.write(documents.astype(_DOCUMENTS).tobytes())
+        with naming_what_is_full(self._path):
+            self._tokens.write(tokens.astype(self._kind).tobytes())
+            self._documents.write(documents.astype(_DOCUMENTS).tobytes())
         self._shape[0] += len(tokens)
 
     def sync(self) -> None:
         """Put all blocks on disk."""
-        for file in (self._tokens, self._documents):
-            file.flush()
-            os.fsync(file.fileno())
+        with naming_what_is_full(self._path):
+            for file in (self._tokens, self._documents):
+                file.flush()
+                os.fsync(file.fileno())
 
     def save(self, path: Path, counts: Mapping[str, int], vocabulary: str, *, with_documents: bool) -> None:
         """Write the file that `save_blocks` would write, in pieces."""
