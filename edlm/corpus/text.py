@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from edlm.corpus.files import check_text_column, kind_of, known_kinds, read_file
 from edlm.corpus.tokens import SEPARATOR
 
 logger = logging.getLogger(__name__)
+_warn_once = cache(logger.warning)  # a preparation reads a folder several times
 MASK, UNKNOWN = "<|mask|>", "<|unk|>"
 _ROWS = 1000  # of a data set that are read at a time
 
@@ -108,7 +110,7 @@ def _read_folder(folder: Path, text_field: str, separator: str) -> Iterator[str]
         (read if number else skipped.setdefault(reason or "no text", [])).append(file.relative_to(folder).as_posix())
     said = [f"{reason}: {_some(names)}" for reason, names in skipped.items()]
     end = f"; skipped {'; '.join(said)}" if said else ""
-    logger.warning("%s: %d documents, read from %s%s", folder, total, _some(read) or "no file", end)
+    _warn_once("%s: %d documents, read from %s%s", folder, total, _some(read) or "no file", end)
 
 
 def _some(names: list[str], most: int = 8) -> str:

@@ -16,10 +16,11 @@ from edlm.corpus.spool import Spool
 from edlm.corpus.streaming import Position, Window, iterate_windows
 from edlm.corpus.text import TooFewDocumentsError, check_sides, held_out_by, iterate_documents, train_tokenizer
 from edlm.corpus.tokens import SEPARATOR, vocabulary_fingerprint
-from edlm.files import read_json, write_atomically
+from edlm.files import filling, naming_what_is_full, read_json, write_atomically
 from edlm.hub import load_tokenizer
 
 logger = logging.getLogger(__name__)
+_FILES = ("tokenizer", "valid.safetensors", "train.safetensors")
 TRAINED_ON = 2**27  # characters, at most, for a tokenizer
 
 
@@ -73,9 +74,25 @@ def write_corpus(recipe: Recipe, folder: str | Path) -> PreparedCorpus:
     if not config.streaming:
         shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        _write(recipe, unfinished, _feeds(recipe, has_valid, held_out_by(config.valid_fraction)))
+        with naming_what_is_full(unfinished):
+            _write_sides(recipe, unfinished, has_valid)
+            with filling(folder) as new:
+                for name in _FILES:
+                    (unfinished / name).replace(new / name)
+    except BaseException:
+        if not config.streaming:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    shutil.rmtree(unfinished)
+    return PreparedCorpus.load(folder, mapped=True)
+
+
+def _write_sides(recipe: Recipe, unfinished: Path, has_valid: bool) -> None:
+    """Both sides; of too few documents the last blocks are held out."""
+    try:
+        _write(recipe, unfinished, _feeds(recipe, has_valid, held_out_by(recipe.config.valid_fraction)))
     except TooFewDocumentsError as error:
-        if has_valid or config.streaming:
+        if has_valid or recipe.config.streaming:
             raise
         shutil.rmtree(unfinished, ignore_errors=True)
         num_blocks = _write_whole(recipe, unfinished, _feeds(recipe, False, lambda text: False))
@@ -83,14 +100,6 @@ def write_corpus(recipe: Recipe, folder: str | Path) -> PreparedCorpus:
             "too few documents to hold some out (%s): the last %d blocks are held out (a line %s separates documents)",
             *(error, num_blocks, SEPARATOR),
         )
-    finally:
-        if not (config.streaming or (unfinished / "train.safetensors").exists()):
-            shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.rmtree(folder / "tokenizer", ignore_errors=True)
-    for name in ("tokenizer", "valid.safetensors", "train.safetensors"):
-        (unfinished / name).replace(folder / name)
-    shutil.rmtree(unfinished)
-    return PreparedCorpus.load(folder, mapped=True)
 
 
 def _feeds(recipe: Recipe, has_valid: bool, is_held_out: Callable[[str], bool]) -> list[_Feed]:

@@ -3,6 +3,7 @@
 As a script it reads requests, one JSON object a line, and answers each with how its process ended.
 """
 
+import fcntl
 import io
 import json
 import os
@@ -97,7 +98,6 @@ class InProcess:
 
 
 def _serve() -> None:
-    import tempfile
 
     from tests.faults.world import build
 
@@ -107,10 +107,13 @@ def _serve() -> None:
     print(file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        with tempfile.TemporaryDirectory() as folder:
-            logs = [Path(folder) / name for name in ("out", "err")]
-            code = _wait(_fork(request, logs))
-            texts = [log.read_text(encoding="utf-8", errors="replace") for log in logs]
+        reads, writes = zip(*(os.pipe() for _ in range(2)), strict=True)  # no files, whose length may be limited
+        for end in writes:
+            fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, 2**20)
+        pid = _fork(request, writes)
+        for end in writes:
+            os.close(end)
+        code, texts = _wait(pid), [_content(end) for end in reads]
         print(json.dumps([code, *texts]), file=answers, flush=True)
 
 
@@ -126,14 +129,27 @@ def _wait(pid: int) -> int | None:
     return None
 
 
-def _fork(request: dict, logs: Sequence[Path]) -> int:
+def _content(end: int) -> str:
+    """What is in a pipe, whose other end a grandchild may hold open; closes it."""
+    os.set_blocking(end, False)
+    content = b""
+    try:
+        while some := os.read(end, 2**16):
+            content += some
+    except BlockingIOError:
+        pass
+    os.close(end)
+    return content.decode(errors="replace")
+
+
+def _fork(request: dict, ends: Sequence[int]) -> int:
     if pid := os.fork():
         return pid
     code = 1
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for stream, log in enumerate(logs, start=1):
-            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+        for stream, end in enumerate(ends, start=1):
+            os.dup2(end, stream)
         os.chdir(request["folder"])
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (mapped + BYTES,) * 2)
