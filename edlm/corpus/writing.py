@@ -20,7 +20,6 @@ from edlm.files import filling, naming_what_is_full, read_json, write_atomically
 from edlm.hub import load_tokenizer
 
 logger = logging.getLogger(__name__)
-_FILES = ("tokenizer", "valid.safetensors", "train.safetensors")
 TRAINED_ON = 2**27  # characters, at most, for a tokenizer
 
 
@@ -77,7 +76,8 @@ def write_corpus(recipe: Recipe, folder: str | Path) -> PreparedCorpus:
         with naming_what_is_full(unfinished):
             _write_sides(recipe, unfinished, has_valid)
             with filling(folder) as new:
-                for name in _FILES:
+                shutil.copytree(unfinished / "tokenizer", new / "tokenizer")  # blocks can be saved again, this not
+                for name in ("valid.safetensors", "train.safetensors"):
                     (unfinished / name).replace(new / name)
     except BaseException:
         if not config.streaming:
