@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from edlm.commands.options import parse_config
@@ -15,6 +16,7 @@ _LESS_MEMORY = "lower batch_size (of generate rows_per_item, of training trainer
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; `argv` is the words after `edlm`. Returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    warnings.formatwarning = lambda message, *about: f"edlm: warning: {message}\n"  # without a place in the code
     try:
         try:
             name, config = parse(argv)

@@ -19,6 +19,7 @@ from edlm.evaluation.experiment.run import measure
 from edlm.evaluation.plots.evaluation import bounds_svg, energies_svg, frontier_svg, plot_bounds, save
 from edlm.evaluation.report.conclusions import conclusions
 from edlm.evaluation.report.page import write_report
+from edlm.evaluation.report.recommendation import FEW_BATCHES
 from edlm.files import write_atomically
 from edlm.lock import locked
 from edlm.processes import join, on_main_process
@@ -54,11 +55,12 @@ class Evaluation:
     @property
     def ratios(self) -> list[str]:
         """Comparisons of time at equal bound, in words."""
-        return [
-            "{name} ({order}) reaches the bound of {than} ({than_order}, {than_steps} steps) in {value:.3f} "
-            "[{low:.3f}, {high:.3f}] of its time".format(**ratio)
-            for ratio in self.conclusions["time_ratios"]  # inf: never; nan: of one row
-        ]
+        batches = [len(row.notes["seconds_of_batches"]) for row in self.rows if "seconds_of_batches" in row.notes]
+        is_sure = min(batches, default=0) >= FEW_BATCHES
+        share = "{value:.3f} [{low:.3f}, {high:.3f}]" if is_sure else "about {value:.2f} (few batches were timed)"
+        text = f"{{name}} ({{order}}) reaches the bound of {{than}} ({{than_order}}, {{than_steps}} steps) in {share}"
+        records = self.conclusions["time_ratios"]  # inf: never; nan: of one row
+        return [f"{text.format(**ratio)} of its time" for ratio in records]
 
     def table(self) -> str:
         """All settings as a table in Markdown."""

@@ -150,7 +150,8 @@ class Disks:
             disk, before = folder / "disk", contents(folder / "disk")
             page = os.sysconf("SC_PAGESIZE")
             used = shutil.disk_usage(disk).used
-            _mount(f"remount,size={used + free // page * page}" if free else "remount,ro", disk)
+            size = max(page, used + free // page * page)  # 0 is no limit
+            _mount(f"remount,size={size}" if free else "remount,ro", disk)
             outcome = self.forks.run(writer.words, folder)
             left = contents(disk)
             _mount("remount,rw,size=64m", disk)

@@ -21,8 +21,8 @@ class MethodConfig(SamplerOptions):
         order: One of ``orders``; null for those.
         num_steps: Only at these numbers of steps; null for all of the table's.
         sampled_steps: Estimate the gain from so many steps of each row; null for all of them.
-        inner_draws: Draws inside of the bound's logarithm: more of them cost energy passes and make it tighter, which
-            matters at sequence scope.
+        inner_draws: Draws inside of the bound's logarithm: more of them cost energy passes and make it tighter. null
+            for 16 where candidates are whole sequences, whose bound is very loose otherwise, and else 1.
     """
 
     name: str = "head_exact"
@@ -32,7 +32,7 @@ class MethodConfig(SamplerOptions):
     order: Order | None = None
     num_steps: tuple[int, ...] | None = None
     sampled_steps: int | None = None
-    inner_draws: int = 1
+    inner_draws: int | None = None
 
     def __post_init__(self) -> None:
         Config.__post_init__(self)

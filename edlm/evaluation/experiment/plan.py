@@ -18,6 +18,8 @@ from edlm.evaluation.experiment.rows import Row
 from edlm.sampler.kernel import device_of
 from edlm.sampler.sampler import EnergySampler
 
+_OF_SEQUENCES = 16  # draws inside of the bound
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -117,7 +119,9 @@ def _with_energies(
 
 def _setting(m: MethodConfig, denoiser: Denoiser, energy: Energy | None, cell: Mapping[str, Any]) -> Setting:
     sampled = m.sampled_steps if m.sampled_steps and m.sampled_steps < cell["num_steps"] else None
-    return Setting(m.name, EnergySampler(denoiser, energy, **cell, **m.sampler_options), sampled, m.inner_draws)
+    sampler = EnergySampler(denoiser, energy, **cell, **m.sampler_options)
+    has_sequences = sampler.scope == "sequence" and sampler.candidates_weighed > 1
+    return Setting(m.name, sampler, sampled, m.inner_draws or (_OF_SEQUENCES if has_sequences else 1))
 
 
 def _check_names(config: EvaluateConfig, rows: Sequence[Row]) -> None:
