@@ -221,7 +221,7 @@ def naming_what_is_full(path: Path) -> Iterator[None]:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     except Exception as error:  # of the writers of safetensors, tokenizers and torch
-        if not re.search(r"\bos error \d+|PytorchStreamWriter|inline_container", str(error)):
+        if not re.search(r"\bos error \d+|PytorchStreamWriter|inline_container|iostream error", str(error)):
             raise
         raise OSError(f"{path} must be writable, got {what_is_wrong(path, error)}") from error
 

@@ -115,15 +115,20 @@ def check_options(cls: _Class) -> _Class:
 
     @wraps(init)
     def checking_init(self: Any, *args: Any, **options: Any) -> None:
-        for name in options:
-            if name not in taken:
-                raise ValueError(f"{type(self).__name__} has no option {name!r}; {_nearest(name, list(taken))}")
+        check_names(type(self).__name__, options, list(taken))
         placed = [checked(name, value) for name, value in zip(by_place, args, strict=False)]
         named = {name: checked(name, value) for name, value in options.items()}
         init(self, *placed, *args[len(placed) :], **named)
 
     cls.__init__ = checking_init
     return cls
+
+
+def check_names(owner: str, names: Iterable[str], known: list[str]) -> None:
+    """ValueError for a name of an option that is not known, with the nearest one that is."""
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{owner} has no option {name!r}; {_nearest(name, known)}")
 
 
 def shown(value: Any) -> str:

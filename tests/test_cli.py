@@ -312,3 +312,19 @@ def test_every_script_is_tested_above_and_every_command_can_be_loaded():
 def _python(*args: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run([sys.executable, *args], capture_output=True, text=True, cwd=ROOT, env=env)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--energy", "a", "--energy", "b"],
+        ["--energy", "a", "b"],
+        ["--energy=a", "--energy=b"],
+        ["--energy", "[a, b]"],
+        ["--energy", "[a]", "b"],
+    ],
+)
+def test_several_values_of_a_key_are_a_list(words):
+    _, config = parse(["evaluate", "--denoiser", "d", *words, "--num_steps", "2", "4", "--seed", "1", "--seed", "2"])
+    assert [method.energy for method in config.methods] == ["a", "b"]
+    assert config.num_steps == (2, 4) and config.seed == 2

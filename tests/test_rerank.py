@@ -230,3 +230,9 @@ def test_command_names_the_line_of_a_mistake(folder, capsys):
     nowhere = ["--output", str(folder / "in.jsonl" / "out.jsonl"), "--energy", "no such energy"]
     assert main(["rerank", str(folder / "in.jsonl"), *nowhere]) == 2 and "in.jsonl/out.jsonl" in capsys.readouterr().err
     assert main(["rerank", str(folder / "in.jsonl")]) == 2 and "energy must be given" in capsys.readouterr().err
+
+
+def test_only_the_first_k_texts_are_considered():
+    texts = [["ccc", "bb", "a"], ["a"]]
+    output = edlm.rerank(["", ""], texts, lambda whole: [float(len(text)) for text in whole], mode="best", k=2)
+    assert output.text == ["bb", "a"] and [len(of_row) for of_row in output.energies] == [2, 1]

@@ -1,6 +1,7 @@
 """A config dataclass from words and YAML files: its fields are the keys, and every mistake is one line."""
 
 import argparse
+import json
 import math
 import re
 import shlex
@@ -11,7 +12,7 @@ from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
@@ -50,7 +51,7 @@ def parse_config(
         ValueError: an unknown key, a wrong type, a required key without a value, or a value that breaks its rule.
     """
     hints = dict(_hints(config))
-    words = _files_first([_spelled(word, hints) for word in words])
+    words = _files_first(_gathered([_spelled(word, hints) for word in words], hints))
     given = [*_pairs(words)]
     for key, file in given:
         if key == "config" and Path(file).is_file():
@@ -177,6 +178,33 @@ def _spelled(word: str, hints: Mapping[str, Any]) -> str:
         return word
     spelled = whole if whole in {*hints, "print_config", "help_all"} else f"{head}.{key.rpartition('.')[2]}"
     return f"--{spelled}{equals}{value}"
+
+
+def _gathered(words: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
+    """Words in which several values of a key that takes them, one after the other or each with the key, are a list."""
+    several, gathered, key = {}, [], None
+    for word in words:
+        name, equals, value = word[2:].partition("=") if word.startswith("--") else (key, "", word)
+        if name is None or not any(get_origin(kind) is tuple for kind in (hints.get(name), *get_args(hints.get(name)))):
+            gathered.append(word)
+            key = None
+            continue
+        if name not in several:
+            gathered.append(f"--{name}")
+        several.setdefault(name, []).extend([value] if equals or not word.startswith("--") else [])
+        key = None if equals else name
+    for name, values in several.items():
+        if len(values) > 1:
+            plain = [value for text in values for value in (yaml.safe_load(text) if text[:1] == "[" else [text])]
+            values = [f"[{', '.join(_quoted(value) for value in plain)}]"]
+        place = gathered.index(f"--{name}")
+        gathered[place : place + 1] = [f"--{name}={values[0]}"] if values else [f"--{name}"]
+    return gathered
+
+
+def _quoted(value: Any) -> str:
+    is_number = not isinstance(value, str) or re.fullmatch(r"-?[\d.]+", value)
+    return str(value) if is_number else json.dumps(value)
 
 
 def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from edlm.files import check_writable, replacing_text
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.text.generation import GenerationOutput, Partial
 from edlm.sampler.text.prompts import num_new_tokens
+from edlm.sampler.text.trace import check_trace
 from edlm.sampler.text.transcript import decode
 
 
@@ -25,7 +26,7 @@ class SampleConfig(ModelOptions):
         fill: Text to complete, in place of a prompt; its gaps are <mask>, <mask:12> for 12 tokens, or the tokenizer's
             mask token.
         num_samples: Number of samples.
-        length: Tokens of each, prompt included.
+        length: Tokens of each, prompt included; null for 128, or as many as the denoiser takes.
         max_new_tokens: Tokens after the prompt; null for what it leaves of ``length``.
         block_length: Tokens written together, block after block, each in all steps; null for all at once.
         batch_size: Sequences at a time.
@@ -39,7 +40,7 @@ class SampleConfig(ModelOptions):
     prompt: str | None = field(default=None, metadata={"least": 0})
     fill: str | None = None
     num_samples: int = 4
-    length: int = 128
+    length: int | None = None
     max_new_tokens: int | None = None
     block_length: int | None = None
     batch_size: int = 16
@@ -52,6 +53,8 @@ class SampleConfig(ModelOptions):
 
 def run(config: SampleConfig) -> None:
     """Load, sample batch by batch, and write; a file as a whole."""
+    if config.trace is not None:
+        check_trace(config.trace)
     check_writable(config.output, config.trace)
     sampler = config.load_sampler()
     if config.prompt is not None and config.fill is not None:

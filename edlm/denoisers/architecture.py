@@ -12,7 +12,13 @@ PRESETS = {"tiny": (128, 6, 4, 256), "small": (384, 8, 6, 768), "base": (768, 12
 
 
 def preset(name: str, model_type: str, length: int) -> dict[str, Any]:
-    """Settings of a size for blocks of ``length``; all layers of a ModernBERT see the whole block, as heads need it."""
+    """Settings of a size for blocks of ``length``; all layers of a ModernBERT see the whole block, as heads need it.
+
+    Raises:
+        ValueError: there is no such size.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"model must be one of {', '.join(PRESETS)}, or a mapping of settings, got {name}")
     settings = dict(zip(_SIZES, PRESETS[name], strict=True)) | {"max_position_embeddings": length + 2}
     return settings | ({"global_attn_every_n_layers": 1} if model_type == "modernbert" else {})
 

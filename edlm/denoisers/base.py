@@ -14,6 +14,7 @@ from edlm.denoisers.encoding import Encoding
 from edlm.denoisers.identity import DenoiserIdentity
 from edlm.denoisers.vocabulary import Vocabulary
 from edlm.diffusion.slots import Slots, places_of
+from edlm.modules import ShortRepr
 
 
 def _all_rows_equal(*tables: Tensor | None) -> bool:
@@ -41,17 +42,16 @@ def _of_vocabulary(name: str, *, settable: bool) -> property:
     return property(get, put if settable else None, doc=f"`Vocabulary.{name}`.")
 
 
-class Denoiser(nn.Module, ABC):
+class Denoiser(ShortRepr, nn.Module, ABC):
     """A network that predicts every masked token from the others: ``log p_theta(x_0^i | x_t)``.
 
-    A subclass gives ``encode_tokens`` (the expensive pass) and ``decode`` (the output layer, applied only
-    where a log-probability is needed). The SUBS rules of MDLM hold here, once for all families:
-    no mass on the mask token or on unused columns, and a revealed token carries over.
+    A subclass gives ``encode_tokens`` (the expensive pass) and ``decode`` (the output layer, applied only where a
+    log-probability is needed). The SUBS rules of MDLM hold here, once for all families: no mass on the mask token or on
+    unused columns, and a revealed token carries over.
 
     Args:
         vocabulary: Its tokens and what frames its texts.
-        shift: Whether the network's output at position i - 1 predicts token i; then nothing predicts the
-            first token, which must be given.
+        shift: Whether output i - 1 predicts token i; then nothing predicts the first token, which must be given.
         time_conditioned: Whether the output depends on ``t``.
         max_length: Longest sequence it takes, framing tokens included; None if not known.
         block_size: Tokens that are written together, left to right block by block; None without blocks.

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from edlm.denoisers.base import Denoiser, DenoiserIdentity
 from edlm.diffusion.slots import Slots
 from edlm.energies.decision import Decision, Step
+from edlm.modules import ShortRepr
 from edlm.numerics import precise
 from edlm.rules import check
 
 Reads = Literal["slots", "prefix", "sequence"]
 
 
-class Energy(nn.Module, ABC):
+class Energy(ShortRepr, nn.Module, ABC):
     """A sequence-level energy: nats, low = plausible; candidates get weight ``exp(-energy)``.
 
     Attributes:
@@ -192,19 +193,31 @@ class WeightedSum(Energy):
         self.reads_hidden = any(energy.reads_hidden for energy in self.energies)
         self.proposal_share = sum(w * e.proposal_share for w, e in zip(self.weights, self.energies, strict=True))
 
+    def __repr__(self) -> str:
+        return " + ".join(
+            f"{weight:g} * {energy!r}" for weight, energy in zip(self.weights, self.energies, strict=True)
+        )
+
     @property
     def recommended(self) -> dict[str, Any]:
-        """Those of sequence scope if a term needs it, else of the term that recommends the most candidates."""
+        """Those of sequence scope if a term needs it, else of the term that recommends the most candidates.
+
+        Exact terms, whose sum is not, have 8 candidates; and the order is one that all trained terms were trained on.
+        """
+        terms = [energy.recommended for energy in self.energies]
+        orders = [options["order"] for options in terms if options.get("order") in (self.trained_orders or ())]
+        order = {"order": orders[0]} if orders else {}
         if self.reads != "slots":
-            return super().recommended
-        with_candidates = [e.recommended for e in self.energies if e.recommended.get("num_candidates") is not None]
-        return max(with_candidates, key=lambda options: options["num_candidates"], default={})
+            return {**super().recommended, **order}
+        with_candidates = [options for options in terms if options.get("num_candidates") is not None]
+        exact = {"num_candidates": 8} if any("num_candidates" in options for options in terms) else {}
+        return {**max(with_candidates, key=lambda options: options["num_candidates"], default=exact), **order}
 
     @property
     def trained_orders(self) -> tuple[str, ...] | None:
-        """Orders that all its trained terms were trained on; None if no term was trained."""
+        """Orders that all its trained terms were trained on; None if no term was trained, or there are none."""
         orders = [energy.trained_orders for energy in self.energies if energy.trained_orders is not None]
-        return tuple(order for order in orders[0] if all(order in each for each in orders)) if orders else None
+        return tuple(order for order in orders[0] if all(order in each for each in orders)) or None if orders else None
 
     def check_denoiser(self, denoiser: Denoiser) -> None:
         for energy in self.energies:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from edlm.denoisers.checkpoint import Checkpoint, check_finite
@@ -72,6 +73,8 @@ def load_causal_lm(
         has_tokenizer = needs_tokenizer or gguf_file or get_tokenizer_config(folder, **hub)  # else one is made up
         tokenizer = load_tokenizer(folder, **options, **hub) if has_tokenizer else None
     check_finite(model, path)
+    if model.config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not model.config.is_decoder:
+        raise ValueError(f"{path} must hold a causal LM, got a {model.config.model_type} that reads both sides")
     model = model.to(device) if device is not None else model
     return CausalLM(model.eval(), tokenizer, gguf_file or Path(folder).name)
 

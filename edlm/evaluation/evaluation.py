@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from edlm.evaluation.report.recommendation import FEW_BATCHES
 from edlm.files import write_atomically
 from edlm.lock import locked
 from edlm.processes import join, on_main_process
+from edlm.rules import check_names
+from edlm.sampler.options import SamplerOptions
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class Evaluation:
 
     results: Results
     config: EvaluateConfig
+
+    def __repr__(self) -> str:
+        return f"Evaluation({len(self.rows)} settings of {self.config.denoiser})"
 
     @property
     def rows(self) -> Sequence[Row]:
@@ -110,9 +115,10 @@ def evaluate(
 
     Args:
         denoiser: Folder, hub id, shipped name, or the object.
-        energy: The same of energies, one or several; each is used as it recommends.
+        energy: The same of energies, one or several; each is used as it recommends, or as ``options`` say.
         data: Held-out text, or blocks that ``edlm prepare corpus`` wrote.
-        options: Other fields of `EvaluateConfig`: ``num_rows``, ``num_steps``, ``measure``, ``output`` ...
+        options: Other fields of `EvaluateConfig`: ``num_rows``, ``num_steps``, ``measure``, ``output`` ...; and of
+            `SamplerOptions`, for the energies: ``num_candidates``, ``scope`` ...
 
     Raises:
         TypeError: an option is unknown.
@@ -127,7 +133,12 @@ def evaluate(
         if isinstance(given, Energy):
             energies[i] = f"{type(given).__name__}{i or ''}"
             models[energies[i]] = given
-    return run(EvaluateConfig(denoiser=denoiser, energy=tuple(energies), data=data, **options), models)
+    known, of_sampler = ({field.name for field in fields(kind)} for kind in (EvaluateConfig, SamplerOptions))
+    check_names("evaluate", options, [*known, *of_sampler])
+    of_sampler -= known
+    how = {name: options.pop(name) for name in of_sampler & options.keys()}
+    config = EvaluateConfig(denoiser=denoiser, energy=tuple(energies), data=data, **options)
+    return run(replace(config, methods=tuple(replace(method, **how) for method in config.methods)), models)
 
 
 def run(config: EvaluateConfig, models: dict[str, Denoiser | Energy] | None = None) -> Evaluation:

@@ -51,8 +51,8 @@ class GenerationOptions(Config):
     num_samples: int = 1
     """Rows of each prompt, one after the other; or from nothing."""
 
-    length: int = 128
-    """Tokens of a row, prompt included; a text with gaps has its own."""
+    length: int | None = None
+    """Tokens of a row, prompt included; None for 128, or as many as the denoiser takes. Text with gaps has its own."""
 
     max_new_tokens: int | None = None
     """Tokens after a prompt; None for what it leaves of ``length``."""

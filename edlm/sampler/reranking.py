@@ -33,6 +33,9 @@ class RerankOptions:
     mode: Literal["sample", "best"] = "sample"
     """"sample" chooses by weight, "best" the text of the lowest energy."""
 
+    k: int | None = None
+    """Only the first k texts of a row are considered; None for all."""
+
     temperature: float = 1.0
     """Weights are ``exp(-E / temperature)``, divided by ``q`` where it is given; below 1 sharpens."""
 
@@ -106,6 +109,8 @@ def rerank(
         for text in chain.from_iterable(values):
             check_unicode(name, text)
     log_probs = [None] * len(texts) if log_probs is None else log_probs
+    texts = [list(of_row)[: how.k] for of_row in texts]
+    log_probs = [of_row if of_row is None else list(of_row)[: how.k] for of_row in log_probs]
     if not len(prompts) == len(texts) == len(log_probs):
         got = f"{len(prompts)} prompts, {len(texts)} rows of texts and {len(log_probs)} of log_probs"
         raise ValueError(f"there must be texts (and log_probs) for each prompt, got {got}")

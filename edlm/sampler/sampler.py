@@ -19,8 +19,6 @@ from edlm.sampler.text.generation import GenerationOutput, Partial, Writing
 from edlm.sampler.text.options import GenerateOptions, InfillOptions
 from edlm.sampler.text.prompts import Prompts
 
-MAX_NEW_TOKENS = 64  # of `generate`
-
 
 class EnergySampler(Kernel):
     """Denoise step by step; at each step draw candidates, score them jointly, keep one by importance weight.
@@ -178,7 +176,7 @@ class EnergySampler(Kernel):
     def generate(
         self,
         prompts: Prompts,
-        max_new_tokens: int = MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
         *,
         callback: Callable[[Partial], object] | None = None,
         **options: Any,
@@ -188,7 +186,7 @@ class EnergySampler(Kernel):
         Args:
             prompts: Text or texts, which the denoiser's tokenizer reads and its prefix precedes; or lists of token
                 ids; None for a text that need not begin at a beginning ("" does).
-            max_new_tokens: Tokens to write, 64 by default.
+            max_new_tokens: Tokens to write; by default 64, or as many as the longest prompt leaves.
             callback: Called with a `Partial` after each step.
             options: Fields of `GenerateOptions`, such as ``stop``, ``block_length``, ``seed``.
 
@@ -208,7 +206,7 @@ class EnergySampler(Kernel):
 
     __call__ = generate
 
-    def stream(self, prompts: Prompts, max_new_tokens: int = MAX_NEW_TOKENS, **options: Any) -> Writing:
+    def stream(self, prompts: Prompts, max_new_tokens: int | None = None, **options: Any) -> Writing:
         """As `generate`, step by step: yields a `Partial` after each, and returns the output at its end.
 
         Options are checked at once; the text of the last partial is that of the output.

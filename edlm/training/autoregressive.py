@@ -1,8 +1,8 @@
 """Train a causal LM on a prepared corpus, as energy and as judge."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from edlm.corpus.prepared import PreparedCorpus
-from edlm.denoisers.architecture import new_config
+from edlm.denoisers.architecture import new_config, preset
 from edlm.denoisers.checkpoint import filling_with_weights
 from edlm.energies.autoregressive import AutoregressiveEnergy
 from edlm.training.objectives import AutoregressiveObjective
@@ -28,13 +28,14 @@ class TrainAutoregressiveConfig:
             is its tokenizer's bos, else eos, cls, sep or mask token.
         trainer: The run.
         model_type: Architecture, by its transformers name.
-        model: Its settings, as in its transformers config.
+        model: Its settings, as in its transformers config; or a size: "tiny", "small" or "base" (about 2, 15, 110M
+            parameters).
     """
 
     corpus: str
     trainer: TrainerConfig
     model_type: str = "llama"
-    model: dict[str, Any] = field(default_factory=dict)
+    model: Literal["tiny", "small", "base"] | dict[str, Any] = "small"
 
 
 def train_autoregressive(
@@ -45,7 +46,7 @@ def train_autoregressive(
     Returns:
         The energy as it is saved in ``output_dir/final/energy``.
     """
-    trainer, options = split_options(trainer, options)
+    trainer, options = split_options(TrainAutoregressiveConfig, trainer, options)
     return run_config(TrainAutoregressiveConfig(corpus, trainer, **options))
 
 
@@ -57,11 +58,14 @@ def run_config(config: TrainAutoregressiveConfig) -> AutoregressiveEnergy:
     bos = next(token for token in starts if token is not None)  # a corpus has a separator, cls or mask
     torch.manual_seed(config.trainer.seed)
     special = {"bos_token_id": bos, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
-    settings = new_config(config.model_type, config.model, vocab_size=len(tokenizer), **special)
-    positions, length = getattr(settings, "max_position_embeddings", None), corpus.train.tokens.shape[1]
+    length, model = corpus.train.tokens.shape[1], config.model
+    if isinstance(model, str):
+        model = preset(model, config.model_type, length)
+    settings = new_config(config.model_type, model, vocab_size=len(tokenizer), **special)
+    positions = getattr(settings, "max_position_embeddings", None)
     if positions is not None and positions < length:
         raise ValueError(f"max_position_embeddings must be >= the corpus's block length {length}, got {positions}")
-    model = AutoModelForCausalLM.from_config(settings)
+    network = AutoModelForCausalLM.from_config(settings)
 
     def save(trained: nn.Module, folder: Path) -> None:
         with filling_with_weights(folder) as new:
@@ -70,13 +74,13 @@ def run_config(config: TrainAutoregressiveConfig) -> AutoregressiveEnergy:
         AutoregressiveEnergy(trained, bos_token_id=bos, tokenizer=tokenizer).save_pretrained(folder / "energy")
 
     path = train(
-        model,
+        network,
         AutoregressiveObjective(bos),
         corpus.train.tokens,
         corpus.valid.tokens,
         config.trainer,
         save=save,
-        identity={"model_type": config.model_type, "model": config.model, "about": describe(config)},
+        identity={"model_type": config.model_type, "model": model, "about": describe(config)},
     )
-    PartialState().print(f"causal LM of {sum(p.numel() for p in model.parameters()):,} parameters in {path}")
+    PartialState().print(f"causal LM of {sum(p.numel() for p in network.parameters()):,} parameters in {path}")
     return AutoregressiveEnergy.from_pretrained(path / "energy")

@@ -71,7 +71,7 @@ def train_denoiser(corpus: str | PreparedCorpus, trainer: TrainerConfig | None =
     Raises:
         ValueError: an unknown option, or a value that breaks its rule.
     """
-    trainer, options = split_options(trainer, options)
+    trainer, options = split_options(TrainDenoiserConfig, trainer, options)
     return run_config(TrainDenoiserConfig(corpus, trainer, **options))
 
 

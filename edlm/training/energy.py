@@ -78,7 +78,7 @@ def train_energy(
     Raises:
         ValueError: an unknown kind, or a value that breaks its rule.
     """
-    trainer, options = split_options(trainer, options)
+    trainer, options = split_options(TrainEnergyConfig, trainer, options)
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {list(KINDS)}, got {kind!r}")
     return run_config(TrainEnergyConfig(corpus, denoiser, trainer, kind, **options))

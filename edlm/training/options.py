@@ -7,18 +7,24 @@ from typing import Any
 
 from edlm import __version__
 from edlm.energies.head_settings import HeadOptions
+from edlm.rules import check_names
 from edlm.training.objectives import EnergyObjectiveConfig
 from edlm.training.trainer_config import TrainerConfig
 
 _OPTIONS = (EnergyObjectiveConfig, HeadOptions)
 
 
-def split_options(trainer: TrainerConfig | None, options: dict[str, Any]) -> tuple[TrainerConfig, dict[str, Any]]:
+def split_options(
+    config: type, trainer: TrainerConfig | None, options: dict[str, Any]
+) -> tuple[TrainerConfig, dict[str, Any]]:
     """The trainer's config, made of its fields among ``options`` unless it is given; and the other options.
 
     Raises:
-        ValueError: both are given, or neither ``trainer`` nor ``output_dir``.
+        ValueError: both are given, or neither ``trainer`` nor ``output_dir``; or an option is neither the trainer's nor
+            of the dataclass ``config``.
     """
+    known = [field.name for kind in (config, TrainerConfig) for field in fields(kind)]
+    check_names(f"training by a {config.__name__}", options, known)
     names = {field.name for field in fields(TrainerConfig)} & options.keys()
     if (trainer is None) != ("output_dir" in names) or (trainer is not None and names):
         raise ValueError(

@@ -17,8 +17,10 @@ from edlm.energies import (
     WeightedSum,
     load_energy,
 )
+from edlm.energies.card import TrainedFor
 from edlm.sampler import EnergySampler
 from tests.chance import assert_law
+from tests.energies.heads import disturbed_head, modernbert
 from tests.enumerable import BOS, MASK, decide, fillings, random_causal_lm, random_denoiser
 
 INF = float("inf")
@@ -262,3 +264,13 @@ def test_weights_that_do_not_fit_are_an_error(tmp_path):
     (tmp_path / "energy.json").write_text(json.dumps(described))
     with pytest.raises(ValueError, match="weights missing .*transformer.h.1"):
         load_energy(tmp_path)
+
+
+def test_sums_of_heads_are_weighed_in_an_order_that_all_were_trained_on():
+    denoiser = modernbert()
+    a, b = disturbed_head(denoiser), disturbed_head(denoiser)
+    a.trained_for, b.trained_for = (TrainedFor((order,), (2,), (1,), None) for order in ("bisecting", "random"))
+    assert (2 * a).recommended == (a - a / 2).recommended == {"num_candidates": 8, "order": "bisecting"}
+    assert (a + b).recommended == {"num_candidates": 8} and (a + b).trained_orders is None
+    assert len(EnergySampler(denoiser, a + b, num_steps=2).generate(None, 4, seed=0).tokens) == 1
+    assert repr(2 * a + b) == "2 * ResidualHead(2,480 parameters) + 1 * ResidualHead(2,480 parameters)"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edlm import EnergySampler
+from edlm import CallableEnergy, EnergySampler
 from edlm.corpus.blocks import TokenBlocks, save_blocks
 from edlm.energies import Energy
 from edlm.evaluation import EvaluateConfig, evaluate
@@ -56,3 +56,23 @@ def test_shipped_heads_are_for_the_shipped_denoiser_alone(tmp_path):
     assert EvaluateConfig(denoiser="org/model").methods == ()
     with pytest.raises(ValueError, match="data must be given for a denoiser that is not shipped"):
         evaluate(random_denoiser(), Repetition(), **SMALL)
+
+
+def test_options_of_the_sampler_are_for_the_energies(blocks, tmp_path):
+    """A function recommends no number of candidates."""
+    energy = CallableEnergy(lambda candidates, x_partial, log_proposal: (candidates == 1).sum(-1).float())
+    options = {"measure": ("bounds",), **SMALL}
+    with pytest.raises(ValueError, match="num_candidates must be given"):
+        evaluate(random_denoiser(), energy, str(tmp_path / "blocks.safetensors"), **options)
+    found = evaluate(random_denoiser(), energy, str(tmp_path / "blocks.safetensors"), num_candidates=3, **options)
+    assert [row.options["num_candidates"] for row in found.rows] == [1, 3]
+
+
+def test_a_denoiser_alone_can_be_measured_and_mistakes_are_named(blocks, tmp_path):
+    data = str(tmp_path / "blocks.safetensors")
+    found = evaluate(random_denoiser(), [], data, quick=True, measure=("bounds",), **SMALL)
+    assert {row.name for row in found.rows} == {"base"} and repr(found).startswith("Evaluation(")
+    with pytest.raises(ValueError, match="measure must be some of .* did you mean 'bounds'"):
+        evaluate(random_denoiser(), [], data, measure=["bound"])
+    with pytest.raises(ValueError, match="evaluate has no option 'quik'; did you mean 'quick'"):
+        evaluate(random_denoiser(), [], data, quik=True)

@@ -17,7 +17,7 @@ from edlm.evaluation.experiment.parts import (
     SamplesConfig,
     methods_named,
 )
-from edlm.rules import Config
+from edlm.rules import Config, suggestion
 from edlm.sampler.options import Order
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -119,6 +119,9 @@ class EvaluateConfig(Config):
         if self.orders is not None and (unknown := set(self.num_steps_of) - set(self.orders)):
             raise ValueError(f"num_steps_of must name some of the orders {list(self.orders)}, got {sorted(unknown)}")
         object.__setattr__(self, "report", self.report and self.folder is not None)
+        if unknown := [stage for stage in self.measure or () if stage not in STAGES]:
+            near = suggestion(unknown[0], Stage)
+            raise ValueError(f"measure must be some of {', '.join(STAGES)}, got {unknown[0]!r}{near}")
         object.__setattr__(self, "measure", self._resolved_stages())
 
     def _resolved_stages(self) -> tuple[Stage, ...]:
@@ -163,14 +166,14 @@ class EvaluateConfig(Config):
             judged=min(samples.judged, 8),
         )
         few = (0.8, 1.0, 1.2) if frontier == FrontierConfig() else frontier.temperatures[:3]
-        methods = frontier.methods or tuple(method.name for method in self.methods[:1])
+        methods = frontier.methods or tuple(method.name for method in self.methods[:1]) or None
         if continuous == ContinuousConfig():
             continuous = replace(continuous, num_rows=8, num_draws=2)
         order = (self.orders or DEFAULT_ORDERS)[-1]
         return replace(
             self,
             num_rows=min(self.num_rows, 16),
-            orders=(order,),
+            orders=self.orders and (order,) if self.methods else (order,),  # None: those of the energies
             num_steps=tuple(sorted(self.num_steps_of.get(order, self.num_steps))[:2]),
             num_steps_of={},
             samples=samples,

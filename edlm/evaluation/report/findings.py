@@ -13,6 +13,7 @@ from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.likelihood.published import WARNING
 from edlm.evaluation.report.cells import words
 from edlm.evaluation.report.outcomes import (
+    NEGLIGIBLE,
     Cells,
     Record,
     beside_control,
@@ -47,8 +48,9 @@ def energy_lines(effects: Sequence[Record], gains: Sequence[Record]) -> list[dic
 def _energy_line(line: Cells, gains: Sequence[Record]) -> dict[str, Any]:
     is_control = line[0]["is_control"]
     no_gain = ("no gain", "no gain") if is_control else ("no difference", "too few texts to tell")
-    said = {"helps": "helps", "none": no_gain[0], "hurts": "hurts", "unclear": no_gain[1]}
-    groups, parts = grouped(line, outcome, said), []
+    said = {"helps": "helps", "little": "helps by less than 2 %", "none": no_gain[0], "hurts": "hurts"}
+    said |= {"unclear": no_gain[1]}
+    groups, parts = grouped(line, _outcome, said), []
     for kind, cells in groups.items():
         shown = cells if len(cells) < 4 else [cells[0], cells[-1]]
         values = [interval_of(cell) + (f" at {cell['num_steps']}" if cells[1:] else "") for cell in shown]
@@ -61,8 +63,13 @@ def _energy_line(line: Cells, gains: Sequence[Record]) -> dict[str, Any]:
     parts += beside_control(line, line, gains)
     name, order = line[0]["name"], line[0]["order"]
     about = f"{name} ({words(order)} order{', a control' if is_control else ''})"
-    found = "mixed" if {"helps", "hurts"} <= set(groups) else [*groups][0]
+    found = "mixed" if {"helps", "hurts"} <= set(groups) else [*groups][0].replace("little", "none")
     return {"name": name, "order": order, "outcome": found, "text": f"{about}: {'; '.join(parts)}."}
+
+
+def _outcome(cell: Record) -> str:
+    found = outcome(cell)
+    return "little" if found == "helps" and cell["value"] < NEGLIGIBLE else found
 
 
 def judged_at_equal_entropy(frontier: Sequence[Record]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ from edlm.sampler.output import StepInfo, join_steps
 from edlm.sampler.step import denoise
 from edlm.sampler.text.blocks import View, check_block_length, gather_views, scatter_views, views_of
 from edlm.sampler.text.options import GenerateOptions, InfillOptions, TextOptions
-from edlm.sampler.text.prompts import Prompts, Row, rows_of_prompts, rows_of_texts
+from edlm.sampler.text.prompts import NEW_TOKENS, Prompts, Row, rows_of_prompts, rows_of_texts
 from edlm.sampler.text.trace import Trace, trace_of
 from edlm.sampler.text.transcript import Transcript
 
@@ -43,6 +44,9 @@ class GenerationOutput:
     _views: Sequence[Sequence[View | None]] = field(repr=False)
     _transcript: Transcript = field(repr=False)
     _traced: GenerationOutput | None = field(default=None, repr=False)  # the first of several batches
+
+    def __repr__(self) -> str:
+        return f"GenerationOutput({len(self.text)} rows, {len(self.steps)} steps)"
 
     def trace(self, max_rows: int = 4, max_candidates: int = 5) -> Trace:
         """How the texts came about, step by step, as a page: ``output.trace().save("trace.html")``.
@@ -89,11 +93,17 @@ Writing = Generator[Partial, None, GenerationOutput]
 """The texts after each step, and at its end the output."""
 
 
-def continuations(kernel: Kernel, prompts: Prompts, max_new_tokens: int, options: GenerateOptions) -> Writing:
+def continuations(kernel: Kernel, prompts: Prompts, max_new_tokens: int | None, options: GenerateOptions) -> Writing:
     """Continue prompts step by step; see `EnergySampler.generate`."""
     denoiser = kernel.denoiser
     block_length = check_block_length(denoiser, options.block_length)
     transcript = Transcript(denoiser, options.eos_token_id, options.stop)
+    if max_new_tokens is None:
+        room = math.inf
+        if block_length is None and denoiser.max_length is not None:
+            given = rows_of_prompts(denoiser, prompts, 1, options.suffix)
+            room = denoiser.max_length + 1 - max(len(row.tokens) for row in given)
+        max_new_tokens = max(1, min(NEW_TOKENS, room))
     rows = rows_of_prompts(denoiser, prompts, max_new_tokens, options.suffix)
     return written(kernel, rows, options, transcript, block_length)
 

@@ -45,6 +45,9 @@ class Row:
         return written
 
 
+LENGTH, NEW_TOKENS = 128, 64  # of a text, and after a prompt, where nobody says
+
+
 def rows_of_prompts(
     denoiser: Denoiser, prompts: Prompts, max_new_tokens: int, suffix: str | Sequence[str] | None = None
 ) -> list[Row]:
@@ -78,12 +81,13 @@ def rows_of_prompts(
     return rows
 
 
-def num_new_tokens(denoiser: Denoiser, prompt: str | None, length: int) -> int:
-    """Tokens of ``length`` that remain after a prompt and its framing tokens.
+def num_new_tokens(denoiser: Denoiser, prompt: str | None, length: int | None) -> int:
+    """Tokens of ``length`` that remain after a prompt and its frame; None stands for 128, or all the denoiser takes.
 
     Raises:
         ValueError: the prompt leaves no room in ``length``.
     """
+    length = min(LENGTH, denoiser.max_length or LENGTH) if length is None else length
     check_most(MAX_TOKENS, length=length)
     given = len(rows_of_prompts(denoiser, prompt, 1)[0].tokens) - 1
     if given >= length:

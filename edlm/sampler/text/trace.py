@@ -44,8 +44,15 @@ class Trace:
         return picture_of(self.rows[0]["steps"])
 
     def save(self, path: str | Path) -> None:
-        """Write the page; or, if the path ends in .svg, the picture."""
+        """Write the page (.html, .htm) or the picture (.svg); ValueError for any other suffix."""
+        check_trace(path)
         write_atomically(path, self.svg() if Path(path).suffix == ".svg" else self.html())
+
+
+def check_trace(path: str | Path) -> None:
+    """ValueError unless a trace can be written to a file of this name."""
+    if Path(path).suffix not in (".html", ".htm", ".svg"):
+        raise ValueError(f"a trace must end in .html or .svg, got {path}")
 
 
 def trace_of(

@@ -315,6 +315,12 @@ def test_mistakes(prompts, options, message):
         sampler.stream(prompts, **options)  # at once, not at the first step
 
 
+def test_by_default_as_much_is_written_as_the_longest_prompt_leaves():
+    sampler = EnergySampler(watched([], max_length=8), num_steps=1)
+    assert [len(row) for row in sampler.generate([[1], [1, 1, 1]]).tokens] == [6, 8]
+    assert len(sampler.generate([[1]], block_length=4).tokens[0]) == 65
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 9])
 def test_batches_in_turn_are_as_all_rows_at_once(batch_size):
     denoiser = modernbert()

@@ -179,3 +179,11 @@ def test_lines_of_the_picture_break_at_blanks_and_at_line_ends():
     lines = ["".join(line.itertext()) for line in root.iter(f"{SVG}text") if len(line)]
     assert lines[0] == "one two" and lines[1].startswith("three word") and lines[1].endswith("word")
     assert max(map(len, lines)) == 88 and sum(line.count("x") for line in lines) == 100
+
+
+def test_a_trace_of_another_suffix_is_refused(tmp_path, capsys):
+    trace = reranked().generate(None, 3, seed=0).trace()
+    with pytest.raises(ValueError, match="a trace must end in .html or .svg, got .*trace.png"):
+        trace.save(tmp_path / "trace.png")
+    assert main(["sample", "--trace", str(tmp_path / "trace.png"), "--num_samples=1", "--length=8"]) == 2
+    assert "must end in .html or .svg" in capsys.readouterr().err and not [*tmp_path.iterdir()]
