@@ -90,7 +90,7 @@ def _pieces(file: IO[bytes]) -> Iterator[bytes]:
             yield piece
 
 
-def _lines(content: IO[bytes], newline: str | None = "\n") -> TextIOWrapper:
+def _lines(content: IO[bytes], newline: str = "\n") -> TextIOWrapper:
     return TextIOWrapper(content, encoding="utf-8-sig", newline=newline)
 
 
@@ -106,7 +106,7 @@ def _bad_byte(content: IO[bytes], path: Path) -> str:
 
 def _read_text(content: IO[bytes], path: Path, text_field: str, separator: str) -> Iterator[str]:
     is_end, inline, parts, lines = re.compile(rf"{re.escape(separator)}[ \t\r]*\n?").fullmatch, 0, 0, []
-    for line in _lines(content, newline=None):
+    for line in _lines(content):
         if is_end(line):
             yield "".join(lines).strip("\r\n")
             lines, parts = [], parts + 1

@@ -23,7 +23,7 @@ _WHY_NOT = {
     "slower": ("at {} the base with more passes is as good sooner", "the base with more passes is as good sooner"),
     "other order": ("at {} the base in another order is better", "the base in another order is better"),
     "control": ("at {} a control is better", "a control is better"),
-    "little": ("less than 2 % is gained at {}", "less than 2 % is gained"),
+    "little": ("it gains less than 2 % at {}", "it gains less than 2 %"),
     "none": ("no benefit at {}", "no benefit"),
     "hurts": ("worse than the base at {}", "worse than the base"),
     "unclear": ("too few texts to tell at {}", "too few texts to tell"),
