@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
@@ -63,9 +64,12 @@ class Evaluation:
         batches = [len(row.notes["seconds_of_batches"]) for row in self.rows if "seconds_of_batches" in row.notes]
         is_sure = min(batches, default=0) >= FEW_BATCHES
         share = "{value:.3f} [{low:.3f}, {high:.3f}]" if is_sure else "about {value:.2f} (few batches were timed)"
-        text = f"{{name}} ({{order}}) reaches the bound of {{than}} ({{than_order}}, {{than_steps}} steps) in {share}"
-        records = self.conclusions["time_ratios"]  # inf: never; nan: of one row
-        return [f"{text.format(**ratio)} of its time" for ratio in records]
+        base = "the bound of {than} ({than_order}, {than_steps} steps)"
+        reaches, never = (f"{{name}} ({{order}}) {verb} {base}" for verb in ("reaches", "never reaches"))
+        return [
+            (never if math.isinf(ratio["value"]) else f"{reaches} in {share} of its time").format(**ratio)
+            for ratio in self.conclusions["time_ratios"]
+        ]
 
     def table(self) -> str:
         """All settings as a table in Markdown."""

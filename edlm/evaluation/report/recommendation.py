@@ -68,14 +68,14 @@ def recommend(effects: Sequence[Record], gains: Sequence[Record]) -> tuple[str, 
 
 def _standing(cell: Record, beaten: bool) -> str:
     """Whether it is "worth" it, or why not; ``beaten`` by a control."""
-    found, time = outcome(cell), cell["time"]
+    found = outcome(cell)
     if found != "helps":
         return found
     if cell["value"] < NEGLIGIBLE:
         return "little"
     if beaten or cell["better_base"] is not None:
         return "control" if beaten else "other order"
-    return "slower" if time is not None and time["low"] > 1 else "worth"
+    return "slower" if is_timed(cell) and cell["time"]["low"] > 1 else "worth"
 
 
 def is_timed(cell: Record) -> bool:
