@@ -328,3 +328,10 @@ def test_several_values_of_a_key_are_a_list(words):
     _, config = parse(["evaluate", "--denoiser", "d", *words, "--num_steps", "2", "4", "--seed", "1", "--seed", "2"])
     assert [method.energy for method in config.methods] == ["a", "b"]
     assert config.num_steps == (2, 4) and config.seed == 2
+
+
+def test_several_texts_stay_texts_also_where_they_look_like_numbers():
+    _, config = parse(["prepare", "corpus", "--source", "2020", "1.5", "--output_dir", "c"])
+    assert config.source == ("2020", "1.5")
+    _, config = parse(["evaluate", "--denoiser", "d", "--orders", "random", "bisecting"])
+    assert config.orders == ("random", "bisecting")

@@ -185,7 +185,7 @@ def _gathered(words: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
     several, gathered, key = {}, [], None
     for word in words:
         name, equals, value = word[2:].partition("=") if word.startswith("--") else (key, "", word)
-        if name is None or not any(get_origin(kind) is tuple for kind in (hints.get(name), *get_args(hints.get(name)))):
+        if _parts_of(hints.get(name)) is None:
             gathered.append(word)
             key = None
             continue
@@ -196,15 +196,16 @@ def _gathered(words: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
     for name, values in several.items():
         if len(values) > 1:
             plain = [value for text in values for value in (yaml.safe_load(text) if text[:1] == "[" else [text])]
-            values = [f"[{', '.join(_quoted(value) for value in plain)}]"]
+            is_text = str in _parts_of(hints[name])
+            values = [f"[{', '.join(json.dumps(str(x)) if is_text else str(x) for x in plain)}]"]
         place = gathered.index(f"--{name}")
         gathered[place : place + 1] = [f"--{name}={values[0]}"] if values else [f"--{name}"]
     return gathered
 
 
-def _quoted(value: Any) -> str:
-    is_number = not isinstance(value, str) or re.fullmatch(r"-?[\d.]+", value)
-    return str(value) if is_number else json.dumps(value)
+def _parts_of(hint: Any) -> tuple[Any, ...] | None:
+    """Types of the values of a key that takes several; None for one that takes one."""
+    return next((get_args(kind) for kind in (hint, *get_args(hint)) if get_origin(kind) is tuple), None)
 
 
 def _pairs(words: Sequence[str]) -> Iterator[tuple[str, str]]:

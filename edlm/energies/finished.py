@@ -22,7 +22,7 @@ from edlm.energies.text import TextEnergy
 FinishedEnergy = Callable[[Sequence[str], Sequence[Sequence[str]]], list[Tensor]]
 """``f(prompts, texts of each) -> energies of each``, nats, float64, on the CPU."""
 
-_ROWS_AT_A_TIME = 16
+ROWS_AT_A_TIME = 16
 
 
 def load_finished_energy(
@@ -118,8 +118,8 @@ class ConditionalScorer:
         rows = [self._read(prompt, of_prompt) for prompt, of_prompt in zip(prompts, texts, strict=True)]
         energies: list[Tensor] = [torch.empty(0)] * len(rows)
         by_length = sorted(range(len(rows)), key=lambda r: max(map(len, rows[r][0])), reverse=True)
-        for start in range(0, len(by_length), _ROWS_AT_A_TIME):
-            chunk = by_length[start : start + _ROWS_AT_A_TIME]
+        for start in range(0, len(by_length), ROWS_AT_A_TIME):
+            chunk = by_length[start : start + ROWS_AT_A_TIME]
             sequences = [torch.tensor(ids) for r in chunk for ids in rows[r][0]]
             first = torch.tensor([rows[r][1] for r in chunk for _ in rows[r][0]])
             owner = torch.tensor([r for r in chunk for _ in rows[r][0]])

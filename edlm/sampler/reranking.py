@@ -12,13 +12,11 @@ from torch import Tensor
 from edlm.denoisers.loading import usable_device
 from edlm.diffusion.streams import RowStreams, row_seeds
 from edlm.energies.base import Energy
-from edlm.energies.finished import load_finished_energy
+from edlm.energies.finished import ROWS_AT_A_TIME, load_finished_energy
 from edlm.processes import Share, alone
 from edlm.rules import check, check_options, check_unicode
 from edlm.sampler.proposal import draw_categorical
 from edlm.sampler.reweighting import effective_sample_size, log_weights
-
-_ROWS_AT_A_TIME = 16
 
 
 @check_options
@@ -118,7 +116,7 @@ def rerank(
         raise ValueError(f"there must be a text for each prompt, got none in row {empty[0]}")
     judge = load_finished_energy(energy, usable_device(how.device))
     by_length = sorted(range(len(texts)), key=lambda row: -max(map(len, texts[row])) - len(prompts[row]))
-    chunks = [by_length[start : start + _ROWS_AT_A_TIME] for start in range(0, len(by_length), _ROWS_AT_A_TIME)]
+    chunks = [by_length[start : start + ROWS_AT_A_TIME] for start in range(0, len(by_length), ROWS_AT_A_TIME)]
     judged = share(chunks, lambda rows: judge([prompts[row] for row in rows], [texts[row] for row in rows]))
     of_row = dict(zip(by_length, chain.from_iterable(judged), strict=True))
     energies = [of_row[row] for row in range(len(texts))]
