@@ -1,4 +1,4 @@
-"""Decoder architectures of transformers (Llama, Qwen2, GPT-2), run without a causal mask."""
+"""Decoder architectures of transformers (Llama, Qwen2, GPT-2), run with both sides or block by block in view."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from edlm.denoisers.checkpoint import load_strictly
 from edlm.denoisers.network import HiddenDenoiser, shifted
+from edlm.denoisers.visibility import added_to_scores, visible_positions
 from edlm.denoisers.vocabulary import Vocabulary
 
 # Old versions of transformers saved these, which are computed.
@@ -16,7 +17,7 @@ _COMPUTED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 
 
 class DecoderDenoiser(HiddenDenoiser):
-    """A causal language model of transformers that was trained to denoise, and sees both sides.
+    """A causal language model of transformers that was trained to denoise: it sees both sides, or blocks up to its own.
 
     Attention gets a mask of four dimensions, which every version and every implementation of attention in
     transformers takes as it is; ``is_causal`` of its layers then has no effect. The output layer is applied only
@@ -52,9 +53,10 @@ class DecoderDenoiser(HiddenDenoiser):
         self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool
     ) -> tuple[Callable[[], Tensor], tuple[Tensor, ...] | None]:
         tokens = self._as_fed(x_t)
+        visible = visible_positions(tokens.shape[1], self.block_size, attention_mask, tokens.device)
         output = self.network.base_model(
             input_ids=tokens,
-            attention_mask=see_both_sides(tokens, attention_mask, self.network.dtype),
+            attention_mask=added_to_scores(visible, tokens.shape[1], self.network.get_input_embeddings().weight),
             use_cache=False,
             output_hidden_states=keep_hidden,
             return_dict=True,
@@ -73,19 +75,6 @@ class DecoderDenoiser(HiddenDenoiser):
         if self.network_mask_token_id == self.mask_token_id:
             return tokens
         return tokens.masked_fill(tokens == self.mask_token_id, self.network_mask_token_id)
-
-
-def see_both_sides(x_t: Tensor, attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Mask added to attention scores: 0, and the lowest number at padding; ``[1 or n, 1, length, length]``.
-
-    Padding sees the other positions too, so that no softmax is empty.
-    """
-    length = x_t.shape[1]
-    if attention_mask is None:
-        return torch.zeros(1, 1, 1, length, dtype=dtype, device=x_t.device).expand(1, 1, length, length)
-    added = torch.zeros(x_t.shape, dtype=dtype, device=x_t.device)
-    added = added.masked_fill(~attention_mask.bool(), torch.finfo(dtype).min)
-    return added[:, None, None].expand(-1, 1, length, length)
 
 
 def build_network(

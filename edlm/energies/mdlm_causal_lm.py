@@ -10,9 +10,10 @@ from transformers.modeling_outputs import CausalLMOutput
 from typing_extensions import Self
 
 from edlm.denoisers.checkpoint import Checkpoint
-from edlm.denoisers.families.dit import DiT, DiTShape, visible_positions
+from edlm.denoisers.families.dit import DiT, DiTShape
 from edlm.denoisers.families.dit_denoiser import GPT2_ROWS, GPT2_SEPARATOR, mask_of
 from edlm.denoisers.families.lightning import is_lightning, load_backbone, load_hub_network, setting, settings_of
+from edlm.denoisers.visibility import visible_positions
 
 
 class MDLMCausalLMConfig(PretrainedConfig):

@@ -13,9 +13,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
-from edlm.denoisers.decoder import DecoderDenoiser, build_network, rename, see_both_sides
+from edlm.denoisers.decoder import DecoderDenoiser, build_network, rename
 from edlm.denoisers.families.family import Family, LoadOptions, unwrap_logits
 from edlm.denoisers.logits import LogitsDenoiser
+from edlm.denoisers.visibility import added_to_scores, visible_positions
 from edlm.denoisers.vocabulary import Vocabulary, token_id
 
 LLAMA_MASK, GPT2_SMALL_MASK, GPT2_VOCABULARY = 811, 10541, 50257
@@ -55,12 +56,13 @@ def _load(checkpoint: Checkpoint, options: LoadOptions, model_type: str) -> Deno
 
 def _wrap(module: nn.Module, tokenizer: Any = None, *, mask_token_id: int | None = None, model_type: str) -> Denoiser:
     """A denoiser of a ``DiscreteDiffusionModel`` (with its authors' attention patch), or of a plain causal LM."""
-    vocab_size, dtype = len(module.lm_head.weight), module.lm_head.weight.dtype
+    vocab_size = len(module.lm_head.weight)
     vocabulary, fed = _vocabulary(model_type, module.config, vocab_size, tokenizer, mask_token_id)
 
     def call(x_t: Tensor, t: Tensor, attention_mask: Tensor | None) -> Tensor:
         tokens = x_t.masked_fill(x_t == vocabulary.mask_token_id, fed)
-        both_sides = see_both_sides(tokens, attention_mask, dtype)
+        visible = visible_positions(tokens.shape[1], None, attention_mask, tokens.device)
+        both_sides = added_to_scores(visible, tokens.shape[1], like=module.lm_head.weight)
         return unwrap_logits(module(tokens, attention_mask=both_sides.expand(len(tokens), -1, -1, -1)))
 
     max_length = getattr(module.config, "max_position_embeddings", None)

@@ -100,25 +100,6 @@ class DiT(nn.Module):
         return self.output_layer.linear(self.run(tokens, sigma, visible)[0]())
 
 
-def visible_positions(
-    length: int, block_size: int | None, attention_mask: Tensor | None, device: torch.device
-) -> Tensor | None:
-    """Which positions (columns) each position (row) reads, bool ``[batch or 1, 1, length, length]``; None: all.
-
-    It reads itself, blocks up to its own (``block_size`` 1: a causal model; None: no blocks), and no padding, where
-    ``attention_mask[batch, length]`` is False.
-    """
-    visible = None
-    if block_size is not None:
-        block = torch.arange(length, device=device) // block_size
-        visible = (block[:, None] >= block)[None, None]
-    if attention_mask is not None:
-        itself = torch.eye(length, dtype=torch.bool, device=device)  # so that rows of padding have something to read
-        real = attention_mask.to(device).bool()[:, None, None, :] | itself
-        visible = real if visible is None else visible & real
-    return visible
-
-
 class _SigmaMap(nn.Module):
     """Sines and cosines of the noise level, through two layers."""
 

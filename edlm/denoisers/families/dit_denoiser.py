@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from edlm.denoisers.checkpoint import load_strictly
-from edlm.denoisers.families.dit import DiT, DiTShape, rotary_frequencies, visible_positions
+from edlm.denoisers.families.dit import DiT, DiTShape, rotary_frequencies
 from edlm.denoisers.families.family import unwrap_logits
 from edlm.denoisers.logits import LogitsDenoiser, unpadded
 from edlm.denoisers.network import NetworkDenoiser
+from edlm.denoisers.visibility import visible_positions
 from edlm.denoisers.vocabulary import Vocabulary, first_given, token_id
 
 NOISE_EPS = 1e-3  # of the published log-linear schedules
