@@ -62,7 +62,7 @@ class ByHand(nn.Module):
                 assert attention_mask == "full"
         elif self.family in ("diffullama", "diffugpt"):
             assert attention_mask.is_floating_point() and attention_mask.shape == (n, 1, length, length)
-            real = attention_mask[:, 0, -1] == 0
+            real = attention_mask[:, 0, 0] == 0
         else:
             assert attention_mask is None
         out = torch.zeros(n, length, published.VOCAB)
