@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from edlm.denoisers.base import Denoiser, FunctionDenoiser
+from edlm.denoisers.base import Denoiser
+from edlm.denoisers.function import FunctionDenoiser
 from edlm.diffusion.slots import Slots
 from edlm.energies.base import Decision, Step
 from edlm.sampler.proposal import make_decision

@@ -1,4 +1,4 @@
-"""The denoiser protocol, and a denoiser made of a function."""
+"""The denoiser protocol."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edlm.denoisers.cache import KeyValues
 from edlm.denoisers.encoding import Encoding
 from edlm.denoisers.identity import DenoiserIdentity
 from edlm.denoisers.vocabulary import Vocabulary
@@ -120,6 +121,11 @@ class Denoiser(ShortRepr, nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} keeps no hidden states")
 
     @property
+    def can_prefill(self) -> bool:
+        """Whether passes can go on from keys and values of tokens that were run before."""
+        return False
+
+    @property
     def identity(self) -> DenoiserIdentity | None:
         """Which checkpoint this is; None for a function."""
         return None
@@ -132,8 +138,9 @@ class Denoiser(ShortRepr, nn.Module, ABC):
         *,
         rows: Tensor | None = None,
         keep_hidden: bool = False,
+        cache: KeyValues | None = None,
     ) -> Encoding:
-        """Run the network; once for all rows if they are the same.
+        """Run the network; once for all rows if they are the same, and only at positions that no cache holds.
 
         Args:
             x_t: Tokens, shape ``[batch, length]``.
@@ -141,25 +148,54 @@ class Denoiser(ShortRepr, nn.Module, ABC):
             attention_mask: False at padding, shape ``[batch, length]``.
             rows: Rows to run (all by default), shape ``[encoded_rows]``.
             keep_hidden: Keep the states that enter the blocks.
+            cache: From `prefill`, of the whole batch. Of the positions that it holds nothing is computed.
 
         Raises:
             ValueError: ``x_t`` is longer than `max_length`, or `shift` and the first token of a row is masked.
         """
-        if t is None:
-            t = (x_t == self.mask_token_id).float().mean(1)
-        if rows is None:
-            rows = torch.arange(len(x_t), device=x_t.device)
+        t, rows = self.check_rows(x_t, t, rows)
         place = places_of(rows, len(x_t))
         x_t, t = x_t[rows], t[rows]
         attention_mask = attention_mask[rows] if attention_mask is not None else None
-        self._check_sequences(x_t)
+        if cache is not None:
+            of_rows = cache.select(rows)
+            return Encoding(*self.encode_remaining(x_t, t, attention_mask, keep_hidden, of_rows), place)
         if _all_rows_equal(x_t, t, attention_mask):  # such as before the first step
             place = place.clamp(max=0)
             x_t, t = x_t[:1], t[:1]
             attention_mask = attention_mask[:1] if attention_mask is not None else None
         return Encoding(*self.encode_tokens(x_t, t, attention_mask, keep_hidden), place)
 
-    def _check_sequences(self, x_t: Tensor) -> None:
+    def encode_remaining(
+        self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool, cache: KeyValues
+    ) -> tuple[Callable[[], Tensor], tuple[Tensor, ...] | None]:
+        """As `encode_tokens`, of the positions that the cache does not hold; others have features of no meaning."""
+        raise ValueError(f"{type(self).__name__} holds no keys and values")
+
+    def prefill(self, x_t: Tensor, attention_mask: Tensor | None = None, **options: Any) -> KeyValues:
+        """Keys and values of tokens, for passes that go on from them.
+
+        Exact for a denoiser that writes in blocks, whose finished blocks read nothing on their right; else approximate:
+        as of these tokens, whatever the later ones are.
+
+        Args:
+            x_t: Whole rows, shape ``[batch, length]``.
+            attention_mask: True at positions that are held from now on, shape ``[batch, length]``; all by default.
+            options: ``rows``, ``t`` and ``keep_hidden`` as for `encode`; ``cache``, to which the positions that it does
+                not hold are added.
+
+        Raises:
+            ValueError: it `can_prefill` nothing; or it writes in blocks, and one is not complete.
+        """
+        raise ValueError(f"{type(self).__name__} holds no keys and values")
+
+    def check_rows(self, x_t: Tensor, t: Tensor | None, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Times ``[batch]`` and rows ``[encoded_rows]``, by default those of `encode`; it checks these rows."""
+        if t is None:
+            t = (x_t == self.mask_token_id).float().mean(1)
+        if rows is None:
+            rows = torch.arange(len(x_t), device=x_t.device)
+        x_t = x_t[rows]
         if self.max_length is not None and x_t.shape[1] > self.max_length:
             raise ValueError(f"x_t must hold at most max_length = {self.max_length} tokens, got {x_t.shape[1]}")
         if self.shift and x_t.shape[1] and (x_t[:, 0] == self.mask_token_id).any():
@@ -168,6 +204,7 @@ class Denoiser(ShortRepr, nn.Module, ABC):
                 f"x_t must begin with a given token{begin}, since nothing predicts the first one (shift), "
                 f"got the mask {self.mask_token_id} there"
             )
+        return t, rows
 
     def possible(self, logits: Tensor) -> Tensor:
         """Logits ``[n, vocab_size]`` as they are drawn from: impossible columns are ``-inf``; a new tensor.
@@ -224,37 +261,3 @@ class Denoiser(ShortRepr, nn.Module, ABC):
     def forward(self, x_t: Tensor, slots: Slots, t: Tensor | None = None) -> Tensor:
         """Log-probabilities at the slots from a fresh pass, not checked: what training differentiates."""
         return self.normalize(self.decode(self.encode(x_t, t).at(slots)), check=False)
-
-
-class FunctionDenoiser(Denoiser):
-    """A denoiser from a function, for oracles and quick experiments.
-
-    Args:
-        f: ``f(x_t[batch, length], t[batch]) -> log_probs[batch, length, vocab_size]``, nats; need not be
-            normalised, and may return an expanded view (it is never written into). Rows in which no
-            token is due are left out of the call.
-        mask_token_id: Outside (``= vocab_size``) or inside the columns, which then get no mass.
-        vocab_size: Number of columns.
-
-    Example:
-        >>> uniform = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 4), mask_token_id=4, vocab_size=4)
-        >>> uniform.log_probs(torch.tensor([[4, 2]])).exp()
-        tensor([[[0.2500, 0.2500, 0.2500, 0.2500],
-                 [0.0000, 0.0000, 1.0000, 0.0000]]])
-    """
-
-    def __init__(self, f: Callable[[Tensor, Tensor], Tensor], mask_token_id: int, vocab_size: int):
-        super().__init__(Vocabulary(vocab_size, mask_token_id), time_conditioned=True)
-        self.f = f
-
-    def encode_tokens(
-        self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool
-    ) -> tuple[Callable[[], Tensor], None]:
-        log_probs = self.f(x_t, t)
-        expected = (*x_t.shape, self.vocab_size)
-        if tuple(log_probs.shape) != expected:
-            raise ValueError(f"f must return log_probs of shape {expected}, got {tuple(log_probs.shape)}")
-        return lambda: log_probs, None
-
-    def decode(self, features: Tensor) -> Tensor:
-        return features

@@ -7,16 +7,18 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from edlm.denoisers.cache import Past
+from edlm.denoisers.caching import CachingDenoiser
 from edlm.denoisers.checkpoint import load_strictly
-from edlm.denoisers.network import HiddenDenoiser, shifted
-from edlm.denoisers.visibility import added_to_scores, visible_positions
+from edlm.denoisers.network import HiddenDenoiser
+from edlm.denoisers.visibility import added_to_scores
 from edlm.denoisers.vocabulary import Vocabulary
 
 # Old versions of transformers saved these, which are computed.
 _COMPUTED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 
 
-class DecoderDenoiser(HiddenDenoiser):
+class DecoderDenoiser(HiddenDenoiser, CachingDenoiser):
     """A causal language model of transformers that was trained to denoise: it sees both sides, or blocks up to its own.
 
     Attention gets a mask of four dimensions, which every version and every implementation of attention in
@@ -49,21 +51,26 @@ class DecoderDenoiser(HiddenDenoiser):
             raise ValueError(f"the mask token must be one of the network's {rows} embeddings, got {fed}")
         self.network_mask_token_id = fed
 
-    def encode_tokens(
-        self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool
+    def run(
+        self,
+        tokens: Tensor,
+        t: Tensor,
+        visible: Tensor | None,
+        positions: Tensor | None = None,
+        past: Past | None = None,
+        keep_hidden: bool = False,
     ) -> tuple[Callable[[], Tensor], tuple[Tensor, ...] | None]:
-        tokens = self._as_fed(x_t)
-        visible = visible_positions(tokens.shape[1], self.block_size, attention_mask, tokens.device)
+        options = {} if past is None else {"past_key_values": past, "position_ids": positions}
         output = self.network.base_model(
-            input_ids=tokens,
+            input_ids=self._as_fed(tokens),
             attention_mask=added_to_scores(visible, tokens.shape[1], self.network.get_input_embeddings().weight),
-            use_cache=False,
+            use_cache=past is not None,
             output_hidden_states=keep_hidden,
             return_dict=True,
+            **options,
         )
         states = output.last_hidden_state
-        features = shifted(states) if self.shift else states
-        return lambda: features, output.hidden_states[:-1] if keep_hidden else None
+        return lambda: states, output.hidden_states[:-1] if keep_hidden else None
 
     def decode(self, features: Tensor) -> Tensor:
         return self.network.get_output_embeddings()(features)

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from edlm.denoisers.base import Denoiser, DenoiserIdentity, FunctionDenoiser
+from edlm.denoisers.base import Denoiser, DenoiserIdentity
+from edlm.denoisers.function import FunctionDenoiser
 from edlm.denoisers.vocabulary import Vocabulary
 from edlm.diffusion.slots import Slots
 

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from edlm.denoisers.base import FunctionDenoiser
+from edlm.denoisers.function import FunctionDenoiser
 from edlm.diffusion.slots import Slots
 from edlm.energies import AutoregressiveEnergy, load_energy
 from edlm.sampler import EnergySampler

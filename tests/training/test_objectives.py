@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edlm.corpus.languages import MarkovChain
-from edlm.denoisers.base import FunctionDenoiser
+from edlm.denoisers.function import FunctionDenoiser
 from edlm.diffusion.schedule import Cosine, LogLinear, Polynomial, bell_times
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import BatchStreams

@@ -1,8 +1,11 @@
 """The diffusion transformer of the MDLM code base, without flash attention, under its published parameter names."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,14 +71,22 @@ class DiT(nn.Module):
         return self.vocab_embed["embedding"][tokens]
 
     def run(
-        self, tokens: Tensor, sigma: Tensor | None = None, visible: Tensor | None = None
+        self,
+        tokens: Tensor,
+        sigma: Tensor | None = None,
+        visible: Tensor | None = None,
+        *,
+        positions: Tensor | None = None,
+        past: Any = None,
     ) -> tuple[Callable[[], Tensor], tuple[Tensor, ...]]:
         """Run all blocks but the last.
 
         Args:
             tokens: Shape ``[n, length]``.
             sigma: Noise levels, shape ``[n]``; not read without a condition.
-            visible: Whether a position (row) reads another (column), shape ``[n or 1, 1, length, length]``.
+            visible: Whether a position (row) reads a key (column), shape ``[n or 1, 1, length, keys]``.
+            positions: Of the tokens, shape ``[n or 1, length]``; from 0 on by default.
+            past: ``update(keys, values, layer)`` joins them with what it holds, as transformers' ``Cache``.
 
         Returns:
             What runs the last block and the last norm and gives the features ``[n, length, hidden_size]``; and
@@ -83,14 +94,16 @@ class DiT(nn.Module):
         """
         states, entering = self.embed(tokens), []
         condition = F.silu(self.sigma_map(sigma)) if self.shape.cond_dim is not None else None
-        angles = _rotary_angles(tokens.shape[1], self.shape.hidden_size // self.shape.num_heads, tokens.device)
-        for block in self.blocks[:-1]:
+        positions = torch.arange(tokens.shape[1], device=tokens.device)[None] if positions is None else positions
+        angles = _rotary_angles(positions, self.shape.hidden_size // self.shape.num_heads)
+        of_layers = [_Attention(angles, visible, i, past) for i in range(len(self.blocks))]
+        for block, attention in zip(self.blocks[:-1], of_layers, strict=False):
             entering.append(states)
-            states = block(states, condition, angles, visible)
+            states = block(states, condition, attention)
         entering.append(states)
 
         def finish() -> Tensor:
-            output = self.blocks[-1](states, condition, angles, visible)
+            output = self.blocks[-1](states, condition, of_layers[-1])
             return self.output_layer.features(output, condition)
 
         return finish, tuple(entering)
@@ -98,6 +111,27 @@ class DiT(nn.Module):
     def forward(self, tokens: Tensor, sigma: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
         """Logits ``[n, length, vocab_size]``; arguments as for `run`."""
         return self.output_layer.linear(self.run(tokens, sigma, visible)[0]())
+
+
+@dataclass(frozen=True)
+class _Attention:
+    """How the heads of a layer read.
+
+    Attributes:
+        angles: Cosines and sines of the positions, each ``[n or 1, 1, length, head_size / 2]``.
+        visible, past: As for `DiT.run`.
+        layer: Index of the layer.
+    """
+
+    angles: tuple[Tensor, Tensor]
+    visible: Tensor | None
+    layer: int
+    past: Any
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if self.past is not None:
+            key, value = self.past.update(key, value, self.layer)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=self.visible)
 
 
 class _SigmaMap(nn.Module):
@@ -129,21 +163,19 @@ class _Block(nn.Module):
         if shape.cond_dim is not None:
             self.adaLN_modulation = nn.Linear(shape.cond_dim, 6 * size)
 
-    def forward(
-        self, states: Tensor, condition: Tensor | None, angles: tuple[Tensor, Tensor], visible: Tensor | None
-    ) -> Tensor:
+    def forward(self, states: Tensor, condition: Tensor | None, attention: _Attention) -> Tensor:
         if condition is None:
-            states = states + self._attend(self.norm1(states), angles, visible)
+            states = states + self._attend(self.norm1(states), attention)
             return states + self.mlp(self.norm2(states))
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.adaLN_modulation(condition)[:, None].chunk(6, -1)
-        attended = self._attend(_modulate(self.norm1(states), shift_1, scale_1), angles, visible)
+        attended = self._attend(_modulate(self.norm1(states), shift_1, scale_1), attention)
         states = states + gate_1 * attended
         return states + gate_2 * self.mlp(_modulate(self.norm2(states), shift_2, scale_2))
 
-    def _attend(self, states: Tensor, angles: tuple[Tensor, Tensor], visible: Tensor | None) -> Tensor:
+    def _attend(self, states: Tensor, attention: _Attention) -> Tensor:
         packed = self.attn_qkv(states).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        query, key = _rotate(packed[:2], angles)
-        read = F.scaled_dot_product_attention(query, key, packed[2], attn_mask=visible)
+        query, key = _rotate(packed[:2], attention.angles)
+        read = attention(query, key, packed[2])
         return self.attn_out(read.transpose(1, 2).flatten(2))
 
 
@@ -166,10 +198,9 @@ def _modulate(states: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return states * (1 + scale) + shift
 
 
-def _rotary_angles(length: int, head_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines ``[length, head_size / 2]``, float32."""
-    frequencies = rotary_frequencies(head_size).to(device)
-    angles = torch.arange(length, device=device, dtype=torch.float32)[:, None] * frequencies
+def _rotary_angles(positions: Tensor, head_size: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of ``positions[n, length]``, ``[n, 1, length, head_size / 2]``, float32."""
+    angles = positions[:, None, :, None].float() * rotary_frequencies(head_size).to(positions.device)
     return angles.cos(), angles.sin()
 
 

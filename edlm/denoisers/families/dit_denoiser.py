@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edlm.denoisers.cache import Past
+from edlm.denoisers.caching import CachingDenoiser
 from edlm.denoisers.checkpoint import load_strictly
 from edlm.denoisers.families.dit import DiT, DiTShape, rotary_frequencies
 from edlm.denoisers.families.family import unwrap_logits
 from edlm.denoisers.logits import LogitsDenoiser, unpadded
-from edlm.denoisers.network import NetworkDenoiser
-from edlm.denoisers.visibility import visible_positions
 from edlm.denoisers.vocabulary import Vocabulary, first_given, token_id
 
 NOISE_EPS = 1e-3  # of the published log-linear schedules
@@ -27,7 +27,7 @@ def total_noise(t: Tensor) -> Tensor:
     return -torch.log1p(-(1 - NOISE_EPS) * t.float())
 
 
-class DiTDenoiser(NetworkDenoiser):
+class DiTDenoiser(CachingDenoiser):
     """A `DiT` as ``p_theta``: the softmax of its outputs at masked positions, the mask's column left out.
 
     This holds for all its families: MDLM, D3PM and BD3-LM predict ``x_0``, and SEDD's concrete scores
@@ -68,15 +68,18 @@ class DiTDenoiser(NetworkDenoiser):
     def num_blocks(self) -> int:
         return self.network.shape.num_blocks
 
-    def encode_tokens(
-        self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool
+    def run(
+        self,
+        tokens: Tensor,
+        t: Tensor,
+        visible: Tensor | None,
+        positions: Tensor | None = None,
+        past: Past | None = None,
+        keep_hidden: bool = False,
     ) -> tuple[Callable[[], Tensor], tuple[Tensor, ...] | None]:
-        visible = visible_positions(x_t.shape[1], self.block_size, attention_mask, x_t.device)
-        finish, entering = self.network.run(x_t, noise_level(t, self.time_conditioned), visible)
-        if keep_hidden:
-            return finish, entering
-        features = finish()
-        return lambda: features, None
+        sigma = noise_level(t, self.time_conditioned)
+        finish, entering = self.network.run(tokens, sigma, visible, positions=positions, past=past)
+        return finish, entering if keep_hidden else None
 
     def decode(self, features: Tensor) -> Tensor:
         return self.network.output_layer.linear(features)

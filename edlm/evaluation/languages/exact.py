@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from edlm.corpus.languages import Dyck, HiddenMarkov, MarkovChain
-from edlm.denoisers.base import Denoiser, FunctionDenoiser
+from edlm.denoisers.base import Denoiser
+from edlm.denoisers.function import FunctionDenoiser
 from edlm.energies.callable import CallableEnergy
 
 Language = MarkovChain | HiddenMarkov | Dyck

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edlm.corpus.languages import HiddenMarkov, MarkovChain
-from edlm.denoisers.base import FunctionDenoiser
+from edlm.denoisers.function import FunctionDenoiser
 from edlm.energies import CallableEnergy, OracleEnergy
 from edlm.evaluation.languages.oracle import cells, measure_cells, measure_data, shares_of_oracle
 from edlm.sampler import EnergySampler

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edlm.corpus.languages import MarkovChain
-from edlm.denoisers.base import FunctionDenoiser
+from edlm.denoisers.function import FunctionDenoiser
 from edlm.diffusion.schedule import get_schedule
 from edlm.evaluation import continuous_nelbo
 from edlm.evaluation.languages.exact import exact_denoiser

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import edlm
-from edlm.denoisers.base import FunctionDenoiser
+from edlm.denoisers.function import FunctionDenoiser
 from edlm.energies.callable import CallableEnergy
 from edlm.evaluation.likelihood.text import TextBounds, measure_recovery, middle_third, row_to_score, windows_of
 from edlm.sampler.sampler import EnergySampler
