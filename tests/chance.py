@@ -44,10 +44,10 @@ class BulkStreams:
     def __init__(self, seeds):
         self._generator = torch.Generator().manual_seed(len(seeds))
 
-    def order(self) -> BulkStreams:
+    def order(self, block: int = 0) -> BulkStreams:
         return self
 
-    def values(self, step: int | Tensor) -> BulkStreams:
+    def values(self, step: int | Tensor, block: int | Tensor = 0) -> BulkStreams:
         return self
 
     def uniform(self, counts: Tensor, repeats: int = 1, repeating: Tensor | None = None) -> Tensor:

@@ -166,17 +166,14 @@ class Denoiser(ShortRepr, nn.Module, ABC):
             attention_mask = attention_mask[:1] if attention_mask is not None else None
         return Encoding(*self.encode_tokens(x_t, t, attention_mask, keep_hidden), place)
 
-    def encode_remaining(
-        self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool, cache: KeyValues
-    ) -> tuple[Callable[[], Tensor], tuple[Tensor, ...] | None]:
-        """As `encode_tokens`, of the positions that the cache does not hold; others have features of no meaning."""
+    def encode_remaining(self, *arguments: Any) -> tuple[Callable[[], Tensor], tuple[Tensor, ...] | None]:
+        """As `encode_tokens`, and a cache as the last argument; features where it holds a token mean nothing."""
         raise ValueError(f"{type(self).__name__} holds no keys and values")
 
     def prefill(self, x_t: Tensor, attention_mask: Tensor | None = None, **options: Any) -> KeyValues:
         """Keys and values of tokens, for passes that go on from them.
 
-        Exact for a denoiser that writes in blocks, whose finished blocks read nothing on their right; else approximate:
-        as of these tokens, whatever the later ones are.
+        Exact for a denoiser that writes in blocks, whose finished blocks read nothing on their right; else approximate.
 
         Args:
             x_t: Whole rows, shape ``[batch, length]``.

@@ -16,40 +16,46 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class RowStreams:
-    """One stream for the reveal order and one for values and choices, for each row of a batch.
+    """One stream for the reveal order and one for values and choices, for each row of a batch and each of its blocks.
 
     The value stream starts anew at each step, so equal seeds give equal orders and paired draws
     whatever was drawn at the steps before.
 
     Args:
         seeds: One non-negative integer a row.
-        block: Index of a block of text; each block has its own streams.
+        blocks: Block of text, of each row, that counts as block 0; 0 by default.
 
     Raises:
         ValueError: a seed is negative.
     """
 
-    def __init__(self, seeds: Sequence[int] | Tensor, block: int = 0):
+    def __init__(self, seeds: Sequence[int] | Tensor, blocks: Sequence[int] | None = None):
         self.seeds = [int(seed) for seed in seeds]
         if any(seed < 0 for seed in self.seeds):
             raise ValueError(f"seeds must be >= 0, got {min(self.seeds)}")
-        self._block = (block,) if block else ()
+        self._blocks = [0] * len(self.seeds) if blocks is None else list(blocks)
 
     def __len__(self) -> int:
         return len(self.seeds)
 
-    def order(self) -> RowGenerators:
-        """The streams that the reveal order is drawn from."""
-        return RowGenerators([(seed, _ORDER, *self._block) for seed in self.seeds])
+    def order(self, block: int = 0) -> RowGenerators:
+        """The streams that the reveal order of a block is drawn from."""
+        return self._generators(_ORDER, block=block)
 
-    def values(self, step: int | Tensor) -> RowGenerators:
-        """The streams that tokens and choices of a step (one for all rows, or ``step[row]``) are drawn from."""
-        steps = step.tolist() if isinstance(step, Tensor) else [step] * len(self)
-        return RowGenerators([(seed, _VALUES, at, *self._block) for seed, at in zip(self.seeds, steps, strict=True)])
+    def values(self, step: int | Tensor, block: int | Tensor = 0) -> RowGenerators:
+        """The streams that tokens and choices of a step of a block are drawn from; one for all rows, or one a row."""
+        return self._generators(_VALUES, step, block=block)
 
     def steps(self) -> RowGenerators:
         """Streams that choose which steps of a row are measured, where its bound is estimated from some of them."""
-        return RowGenerators([(seed, _STEPS) for seed in self.seeds])
+        return self._generators(_STEPS)
+
+    def _generators(self, use: int, *numbers: int | Tensor, block: int | Tensor = 0) -> RowGenerators:
+        table = [n.tolist() if isinstance(n, Tensor) else [n] * len(self) for n in (*numbers, block)]
+        rows = zip(self.seeds, self._blocks, *table, strict=True)
+        # Block 0 has the key of a text without blocks.
+        blocks = [(seed, *at, first + later) for seed, first, *at, later in rows]
+        return RowGenerators([(seed, use, *at, *((b,) if b else ())) for seed, *at, b in blocks])
 
 
 class RowGenerators:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
@@ -25,6 +26,7 @@ class Step:
         attention_mask: False at padding, shape ``[batch, length]``; None without padding.
         revealed: Positions that are written: the first slots of each row. Set in steps of a sampler.
         uses: Rows on which the energy is used, bool, shape ``[batch]``. Set in steps of a sampler.
+        memory: What energies keep from step to step of a run, by keys of their own; None in a step alone.
     """
 
     denoiser: Denoiser
@@ -35,6 +37,7 @@ class Step:
     attention_mask: Tensor | None = None
     revealed: Slots | None = None
     uses: Tensor | None = None
+    memory: dict[Any, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ from edlm.lock import locked
 from edlm.packages import versions
 from edlm.processes import join, on_main_process
 from edlm.rules import Config, check_options
+from edlm.sampler.kernel import Kernel
 from edlm.sampler.sampler import EnergySampler
-from edlm.sampler.text.blocks import check_block_length, views_of
+from edlm.sampler.text.blocks import views_of
 from edlm.sampler.text.generation import run, written
-from edlm.sampler.text.options import InfillOptions, TextOptions
+from edlm.sampler.text.options import GenerateOptions, InfillOptions, TextOptions
 from edlm.sampler.text.prompts import Row, num_new_tokens, rows_of_prompts, rows_of_texts
 from edlm.sampler.text.transcript import Transcript, decode
 
@@ -126,8 +127,8 @@ class Generation:
         denoiser, indices = self.sampler.denoiser, self.outline.indices(key)
         sources = [index // self.options.num_samples for index in indices]
         seeds = [seed_of(self.options.seed, index) >> 1 for index in indices]  # signed integers of 64 bits hold it
-        arguments = TextOptions(seeds=seeds), Transcript(denoiser), self._block_length
-        output = run(written(self.sampler, [self._rows[source] for source in sources], *arguments))
+        rows = [self._rows[source] for source in sources]
+        output = run(written(self._kernel, rows, TextOptions(seeds=seeds), Transcript(denoiser)))
         return [
             {
                 **{"index": index, "prompt_index": source, "seed": seed, "prompt": self.prompts[source].text},
@@ -151,8 +152,8 @@ class Generation:
         }
 
     @cached_property
-    def _block_length(self) -> int | None:
-        return check_block_length(self.sampler.denoiser, self.options.block_length)
+    def _kernel(self) -> Kernel:
+        return GenerateOptions(block_length=self.options.block_length).kernel(self.sampler)
 
     @cached_property
     def _rows(self) -> list[Row]:
@@ -171,7 +172,7 @@ class Generation:
                 raise ValueError(
                     f"block_length must be null with gaps, which are filled at once, got {options.block_length}"
                 )
-            views_of(row, denoiser, self._block_length)
+            views_of(row, denoiser, self._kernel.block_length)
         except ValueError as error:
             raise ValueError(f"{prompt.place}: {error}") from error
         return row

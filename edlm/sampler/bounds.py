@@ -6,11 +6,13 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from edlm.diffusion.plan import RevealPlan
 from edlm.diffusion.streams import RowStreams
 from edlm.sampler import inputs
 from edlm.sampler.decisions import log_prob
 from edlm.sampler.kernel import Kernel
-from edlm.sampler.step import Passes, begin_steps
+from edlm.sampler.passes import Passes
+from edlm.sampler.step import begin_steps, check_first_step
 
 
 @torch.no_grad()
@@ -46,50 +48,53 @@ def likelihood_bounds(
     streams, denoiser = RowStreams(seeds), samplers[0].denoiser
     target, real = inputs.check_data(denoiser, x_0, given, attention_mask)
     x_t = x_0.masked_fill(target, denoiser.mask_token_id)
-    for sampler in samplers:
-        inputs.check_completeness(sampler, x_t, target, real)
-    passes = Passes(denoiser, any(s.energy is not None and s.energy.reads_hidden for s in samplers), real)
+    passes = Passes(denoiser, any(s.energy is not None and s.energy.reads_hidden for s in samplers))
     totals = [0.0] * len(samplers)
     by_steps = {sampler.num_steps: sampler for sampler in samplers}
-    plans = {num_steps: sampler.plan(target, streams.order()) for num_steps, sampler in by_steps.items()}
+    plans = {num_steps: sampler.plan(target, streams) for num_steps, sampler in by_steps.items()}
+    for sampler in samplers:
+        check_first_step(sampler, plans[sampler.num_steps], x_t, real)
     x_ts = dict.fromkeys(plans, x_t)
-    for num_steps, at, weight in _visits(len(x_0), list(plans), sampled_steps, streams):
+    for num_steps, at, weight in _visits(len(x_0), list(plans.values()), sampled_steps, streams):
         plan, at = plans[num_steps], at.to(x_0.device)
         if sampled_steps is not None:
             x_ts[num_steps] = plan.teacher_forced(x_0, at, denoiser.mask_token_id)
         indices = [i for i, sampler in enumerate(samplers) if sampler.num_steps == num_steps]
-        steps = begin_steps([samplers[i] for i in indices], plan, at, x_ts[num_steps], passes)
+        steps = begin_steps([samplers[i] for i in indices], plan, at, x_ts[num_steps], passes, real)
         for i, step in zip(indices, steps, strict=True):
-            log_p = log_prob(samplers[i], step, streams.values(at), x_0, inner_draws[i])
+            log_p = log_prob(samplers[i], step, streams.values(at % num_steps, at // num_steps), x_0, inner_draws[i])
             totals[i] = totals[i] - weight * log_p
         x_ts[num_steps] = steps[0].revealed.write(x_ts[num_steps], steps[0].revealed.gather(x_0))
     return totals
 
 
 def _visits(
-    batch_size: int, numbers: list[int], sampled: int | None, streams: RowStreams
+    batch_size: int, plans: list[RevealPlan], sampled: int | None, streams: RowStreams
 ) -> list[tuple[int, Tensor, float]]:
     """List of ``(num_steps, step index of each row [batch], weight)``.
 
     Sorted by time, so that steps from equal tokens share a pass; the weight is the number of steps represented.
     """
     if sampled is None:
-        times = sorted((Fraction(i, num_steps), num_steps, i) for num_steps in numbers for i in range(num_steps))
+        times = sorted(
+            (Fraction(i, plan.num_steps), plan.num_steps, i) for plan in plans for i in range(plan.total_steps)
+        )
         return [(num_steps, torch.full((batch_size,), i), 1.0) for _, num_steps, i in times]
     visits = []
-    for num_steps in numbers:
-        if not 1 <= sampled <= num_steps:
-            raise ValueError(f"sampled_steps must lie in 1..num_steps ({num_steps}), got {sampled}")
-        edges = torch.arange(sampled + 1) * num_steps // sampled
+    for plan in plans:
+        if not 1 <= sampled <= plan.total_steps:
+            raise ValueError(f"sampled_steps must lie in 1..num_steps ({plan.total_steps}), got {sampled}")
+        edges = torch.arange(sampled + 1) * plan.total_steps // sampled
         widths = edges.diff()
         uniforms = streams.steps().uniform(torch.full((batch_size,), sampled))[:, 0].view(batch_size, sampled)
         drawn = edges[:-1] + (uniforms * widths).long()
-        visits += [(num_steps, drawn[:, j], float(widths[j])) for j in range(sampled)]
+        visits += [(plan.num_steps, drawn[:, j], float(widths[j])) for j in range(sampled)]
     return visits
 
 
 def _check_alike(samplers: Sequence[Kernel]) -> None:
-    for name, attribute in (("denoiser", "denoiser"), ("order", "order"), ("schedule", "masking_schedule")):
+    attributes = {name: name for name in ("denoiser", "order", "block_length")} | {"schedule": "masking_schedule"}
+    for name, attribute in attributes.items():
         values = [getattr(sampler, attribute) for sampler in samplers]
         if any(value is not values[0] and value != values[0] for value in values):
             got = "several" if name == "denoiser" else values

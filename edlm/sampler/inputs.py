@@ -19,21 +19,19 @@ def check_length(length: int, max_length: int | None = None) -> None:
 
 
 def check_tokens(
-    kernel: Kernel, x_t: Tensor, target: Tensor | None, attention_mask: Tensor | None
+    denoiser: Denoiser, x_t: Tensor, target: Tensor | None = None, attention_mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Positions to fill, bool, and real positions, None if all are; arguments are those of `EnergySampler.fill`.
 
     Raises:
-        ValueError: ``x_t`` cannot be filled by this kernel.
+        ValueError: ``x_t`` cannot be filled by this denoiser.
     """
-    real = _real_positions(kernel.denoiser, x_t, attention_mask)
-    masked = x_t == kernel.denoiser.mask_token_id
+    real = _real_positions(denoiser, x_t, attention_mask)
+    masked = x_t == denoiser.mask_token_id
     if target is not None:
         _check_table("target", target, torch.bool, x_t)
         masked = masked & target.to(masked.device)
-    masked = masked if real is None else masked & real
-    check_completeness(kernel, x_t, masked, real)
-    return masked, real
+    return (masked if real is None else masked & real), real
 
 
 def check_data(

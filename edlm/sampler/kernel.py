@@ -11,9 +11,10 @@ from torch import Tensor
 from typing_extensions import Self
 
 from edlm.denoisers.base import Denoiser
-from edlm.diffusion.orders import RANDOM_ORDERS, RankedOrder, RevealPlan, name_of_order, plan_reveal
+from edlm.diffusion.orders import RANDOM_ORDERS, RankedOrder, name_of_order
+from edlm.diffusion.plan import RevealPlan, blocks_of, plan_reveal
 from edlm.diffusion.schedule import Schedule, get_schedule
-from edlm.diffusion.streams import RowGenerators
+from edlm.diffusion.streams import RowStreams
 from edlm.energies.base import Energy, TokenwiseEnergy
 from edlm.rules import check_options, shown
 from edlm.sampler.options import Order, SamplerOptions, ScheduleName
@@ -59,6 +60,7 @@ class Kernel(SamplerOptions):
         super().__post_init__()
         for name, value in self._recommended().items():
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "block_length", self._checked_block_length())
         self.denoiser.eval()
         _ = self.proposal, self.masking_schedule  # check their options
         if self.num_candidates is None:
@@ -85,9 +87,17 @@ class Kernel(SamplerOptions):
         low, high = self.window
         return (low < t) & (t <= high) if self.energy is not None else torch.zeros_like(t, dtype=torch.bool)
 
-    def plan(self, masked: Tensor, generators: RowGenerators) -> RevealPlan:
+    def plan(self, masked: Tensor, streams: RowStreams) -> RevealPlan:
         """When each position of ``masked[batch, length]`` is revealed; see `plan_reveal`."""
-        return plan_reveal(masked, self.order, self.num_steps, self.masking_schedule, generators)
+
+        def of_block(masked: Tensor, block: int = 0) -> RevealPlan:
+            return plan_reveal(masked, self.order, self.num_steps, self.masking_schedule, streams.order(block))
+
+        if self.block_length is None:
+            return of_block(masked)
+        blocks = blocks_of(masked, self.block_length, aligned=self.denoiser.block_size is not None)
+        number = int(blocks.max()) + 1 if blocks.numel() else 1
+        return RevealPlan.in_turn([of_block(masked & (blocks == b), b) for b in range(number)], blocks)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -150,6 +160,12 @@ class Kernel(SamplerOptions):
             scope = "step" if k is None or group_size is not None else recommended.get("scope", "step")
         order = recommended.get("order", "bisecting") if self.order == "auto" else self.order
         return {"num_candidates": k, "scope": scope, "group_size": group_size, "order": order}
+
+    def _checked_block_length(self) -> int | None:
+        size = self.denoiser.block_size
+        if size is not None and self.block_length not in (None, size):
+            raise ValueError(f"block_length must be the denoiser's block_size ({size}), got {self.block_length}")
+        return size if self.block_length is None else self.block_length
 
     def _check_tokenwise(self) -> None:
         if self.energy is not None and not isinstance(self.energy, TokenwiseEnergy):

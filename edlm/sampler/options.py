@@ -20,7 +20,7 @@ class SamplerOptions:
     """
 
     num_steps: int
-    """Denoiser passes ``T``, >= 1. Step ``i = 0..T-1`` goes from time ``1 - i/T`` to ``1 - (i+1)/T``."""
+    """Denoiser passes ``T`` of a block, >= 1. Step ``i = 0..T-1`` goes from time ``1 - i/T`` to ``1 - (i+1)/T``."""
 
     num_candidates: int | None | Literal["auto"] = "auto"
     """Candidates ``k`` of a decision; 1 is the base sampler. None decides token by token, exactly, from an energy that
@@ -36,6 +36,10 @@ class SamplerOptions:
 
     order: Order | Literal["auto"] = "auto"
     """Reveal order, see `edlm.diffusion.orders`. "auto": one that the energy was trained on, else "bisecting"."""
+
+    block_length: int | None = None
+    """Tokens that are written together, in ``num_steps`` passes, left to right block by block. None: the denoiser's
+    ``block_size``, or all at once."""
 
     schedule: ScheduleName = "log_linear"
     """Masking schedule, for the ancestral order."""
@@ -63,7 +67,7 @@ class SamplerOptions:
     """Weigh candidates as if they were drawn from the denoiser's own marginals instead of the proposal."""
 
     def __post_init__(self) -> None:
-        counts = {name: getattr(self, name) for name in ("num_steps", "num_candidates", "group_size")}
+        counts = {name: getattr(self, name) for name in ("num_steps", "num_candidates", "group_size", "block_length")}
         check_least(1, **counts)
         check_most(MAX_COUNT, **counts)
         if self.group_size is not None and self.scope == "sequence":

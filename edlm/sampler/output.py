@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from edlm.diffusion.slots import Slots
 from edlm.numerics import precise
@@ -58,6 +57,31 @@ class Choice(DecisionInfo):
     weights: Tensor | None = None
     likeliest: tuple[Tensor, Tensor] | None = None
 
+    def placed(self, rows: Sequence[tuple[int, int]], num_rows: int) -> Choice:
+        """The same in a batch of ``num_rows``, given pairs of a row and its number there; others are left out."""
+        sources, places = (torch.tensor(numbers) for numbers in zip(*rows, strict=True))
+        number = torch.full((self.slots.batch_size,), -1)
+        number[sources] = places
+        moved = number[self.slots.rows.cpu()]
+        index = (moved >= 0).nonzero()[:, 0]
+        index = index[moved[index].argsort(stable=True)].to(self.slots.rows.device)
+        of_slots = self.slots.part(index)
+        slots = Slots(moved.to(index.device)[index], of_slots.positions, of_slots.ranks, num_rows)
+
+        def of_rows(table: Tensor | None) -> Tensor | None:
+            if table is None:
+                return None
+            whole = table.new_zeros(num_rows, *table.shape[1:])
+            whole[places.to(table.device)] = table[sources.to(table.device)]
+            return whole
+
+        likeliest = None if self.likeliest is None else tuple(table[index] for table in self.likeliest)
+        tables = {name: of_rows(getattr(self, name)) for name in ("chosen", "weights", *_OF_ROWS)}
+        return Choice(slots=slots, tokens=self.tokens[index], likeliest=likeliest, **tables)
+
+
+_OF_ROWS = [field.name for field in fields(DecisionInfo)]
+
 
 @dataclass(frozen=True)
 class StepInfo(DecisionInfo):
@@ -69,8 +93,8 @@ class StepInfo(DecisionInfo):
         step: Index, from 0.
         t: Time at which it starts.
         num_revealed: Tokens written, ``[batch]``.
-        denoiser_calls: Denoiser passes: 0 where no row was due, else one a batch.
-        choices: Its decisions, where the batch was not made of several.
+        denoiser_calls: Denoiser passes, one a batch in which a row was due; one that served several steps counts once.
+        choices: Its decisions, each with some rows of the batch.
     """
 
     step: int
@@ -113,38 +137,42 @@ def concatenate(outputs: Sequence[SampleOutput]) -> SampleOutput:
     if len(outputs) == 1:
         return outputs[0]
     tokens = torch.cat([output.tokens for output in outputs])
-    steps = join_steps([output.steps for output in outputs])
-    return SampleOutput(tokens, steps, tuple(seed for output in outputs for seed in output.seeds))
+    seeds = tuple(seed for output in outputs for seed in output.seeds)
+    longest, first, parts = max((output.steps for output in outputs), key=len), 0, []
+    for output in outputs:
+        parts.append((output.steps, [(row, first + row) for row in range(len(output.tokens))]))
+        first += len(output.tokens)
+    steps = [
+        merge_steps([(steps[i], rows) for steps, rows in parts if i < len(steps)], len(tokens), like)
+        for i, like in enumerate(longest)
+    ]
+    return SampleOutput(tokens, tuple(steps), seeds)
 
 
-def join_steps(batches: Sequence[Sequence[StepInfo]]) -> tuple[StepInfo, ...]:
-    """Steps of consecutive batches as those of one; a batch that has fewer steps decides nothing in the others."""
-    longest = max(batches, key=len)
-    steps = []
-    for i, first in enumerate(longest):
-        infos = [steps[i] if i < len(steps) else _idle(first, len(steps[0].ess)) for steps in batches if steps]
-        padding = {"num_revealed": 0, "energies": 0, "ess": first.energies.shape[-1]}
-        padding |= dict.fromkeys(("redraws", "kept", "judged"), 0)
-        rows = {name: _join([getattr(info, name) for info in infos], value) for name, value in padding.items()}
-        calls = sum(info.denoiser_calls for info in infos)
-        steps.append(StepInfo(step=first.step, t=first.t, denoiser_calls=calls, **rows))
-    return tuple(steps)
+def merge_steps(parts: Sequence[tuple[StepInfo, Sequence[tuple[int, int]]]], num_rows: int, like: StepInfo) -> StepInfo:
+    """One step of ``num_rows`` rows from steps of some of them; the other rows decide nothing in it.
 
-
-def _idle(info: StepInfo, num_rows: int) -> StepInfo:
-    """A step of so many rows in which nothing is decided."""
-    uses = torch.zeros(num_rows, dtype=torch.bool, device=info.ess.device)
-    nothing = DecisionInfo.without_energy(uses, info.energies.shape[-1])
-    rows = {name: getattr(nothing, name) for name in ("redraws", "kept", "judged")}
-    if info.energies.ndim == 3:
-        rows |= {"energies": nothing.energies[:, None], "ess": nothing.ess[:, None]}
-    else:
-        rows |= {"energies": nothing.energies, "ess": nothing.ess}
-    return StepInfo(step=info.step, t=info.t, num_revealed=rows["redraws"], denoiser_calls=0, **rows)
-
-
-def _join(tables: Sequence[Tensor], value: float) -> Tensor:
-    """Batches may differ in their number of groups: pad as rows are that decide nothing in a group."""
-    if tables[0].ndim == 1:
-        return torch.cat(tables)
-    return pad_sequence([row for table in tables for row in table], batch_first=True, padding_value=value)
+    Args:
+        parts: Steps, with pairs of a row of theirs and its number in the whole.
+        num_rows: Rows of the whole.
+        like: A step with the index, the time and, without parts, the shapes of the whole.
+    """
+    fills = {"num_revealed": 0, "energies": 0, "ess": like.energies.shape[-1]}
+    fills |= dict.fromkeys(("redraws", "kept", "judged"), 0)
+    tables, by_group = {}, ("energies", "ess") if like.energies.ndim == 3 else ()
+    for name, fill in fills.items():
+        alone = getattr(like, name)
+        theirs = [getattr(info, name) for info, _ in parts] or [alone[:, :1] if name in by_group else alone]
+        shape = [max(sizes) for sizes in zip(*(table.shape[1:] for table in theirs), strict=True)]
+        whole = theirs[0].new_full((num_rows, *shape), fill)
+        for table, (_, rows) in zip(theirs, parts, strict=False):
+            sources, places = zip(*rows, strict=True)
+            whole[(torch.tensor(places), *(slice(size) for size in table.shape[1:]))] = table[list(sources)]
+        tables[name] = whole
+    return StepInfo(
+        step=like.step,
+        t=like.t,
+        denoiser_calls=sum(info.denoiser_calls for info, _ in parts),
+        choices=tuple(choice.placed(rows, num_rows) for info, rows in parts for choice in info.choices),
+        **tables,
+    )

@@ -5,44 +5,20 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from edlm.denoisers.base import Denoiser, Encoding
-from edlm.diffusion.orders import RevealPlan
+from edlm.denoisers.base import Denoiser
+from edlm.denoisers.encoding import Encoding
+from edlm.diffusion.plan import RevealPlan
 from edlm.diffusion.slots import Slots
-from edlm.diffusion.streams import RowStreams
+from edlm.diffusion.streams import RowGenerators, RowStreams
 from edlm.energies.base import Step
 from edlm.numerics import widest_float
 from edlm.sampler import inputs
 from edlm.sampler.decisions import decide
 from edlm.sampler.kernel import Kernel
 from edlm.sampler.output import DecisionInfo, StepInfo, merge_decisions
+from edlm.sampler.passes import Passes
 
 _TIE = 2.0**-10  # nats
-
-
-class Passes:
-    """Denoiser passes on a batch; one serves all consecutive calls that start from the same tokens.
-
-    Args:
-        denoiser: The network that is run.
-        keep_hidden: Whether to keep its states in all passes; None keeps them where an energy reads them.
-        attention_mask: Of the batch: False at padding, bool, shape ``[batch, length]``; None without padding.
-    """
-
-    def __init__(self, denoiser: Denoiser, keep_hidden: bool | None = None, attention_mask: Tensor | None = None):
-        self.denoiser = denoiser
-        self.keep_hidden = keep_hidden
-        self.attention_mask = attention_mask
-        self._last: tuple[tuple[Tensor, ...], Encoding] | None = None
-
-    def encode(self, x_t: Tensor, t: Tensor, rows: Tensor, reads_hidden: bool) -> Encoding:
-        """The pass on ``rows`` of ``x_t[batch, length]`` at times ``t[batch]``; an energy may read its states."""
-        keep_hidden = reads_hidden if self.keep_hidden is None else self.keep_hidden
-        inputs = (x_t, t, rows, torch.tensor(keep_hidden))
-        if self._last is None or not all(map(torch.equal, inputs, self._last[0])):
-            self._last = None  # so that two are never kept
-            encoding = self.denoiser.encode(x_t, t, self.attention_mask, rows=rows, keep_hidden=keep_hidden)
-            self._last = (inputs, encoding)
-        return self._last[1]
 
 
 @torch.no_grad()
@@ -53,51 +29,46 @@ def denoise(
     *,
     target: Tensor | None = None,
     attention_mask: Tensor | None = None,
-    num_likeliest: int = 0,
 ) -> Iterator[tuple[Tensor, StepInfo]]:
     """Run all steps, one by one; arguments and errors are those of `EnergySampler.fill`, which runs it to its end.
-
-    ``num_likeliest`` is that of `TextOptions`.
 
     Yields:
         After each step its ``x_s[batch, length]`` and its diagnostics.
     """
-    masked, real = inputs.check_tokens(kernel, x_t, target, attention_mask)
-    plan = kernel.plan(masked, streams.order())
-    passes = Passes(kernel.denoiser, attention_mask=real)
-    grouped = kernel.group_size is not None and not kernel.tokenwise
-    for i in range(kernel.num_steps):
-        (step,) = begin_steps([kernel], plan, x_t.new_full((len(x_t),), i), x_t, passes)
-        x_t, choices = decide(kernel, step, streams.values(i), num_likeliest)
-        decisions = choices or [DecisionInfo.without_energy(step.uses, kernel.candidates_weighed)]
-        info = StepInfo(
-            step=i,
-            t=1 - i / kernel.num_steps,
-            num_revealed=(x_t != step.x_t).sum(1),
-            denoiser_calls=int(len(step.slots) > 0),
-            choices=tuple(choices),
-            **merge_decisions(decisions, grouped),
-        )
+    masked, real = inputs.check_tokens(kernel.denoiser, x_t, target, attention_mask)
+    plan = kernel.plan(masked, streams)
+    check_first_step(kernel, plan, x_t, real)
+    passes = Passes(kernel.denoiser)
+    for i in range(plan.total_steps):
+        (step,) = begin_steps([kernel], plan, x_t.new_full((len(x_t),), i), x_t, passes, real)
+        x_s, info = take_step(kernel, step, streams.values(i % kernel.num_steps, i // kernel.num_steps), i)
+        x_t = torch.cat([x_s, x_t[:, x_s.shape[1] :]], 1)
         yield x_t, info
 
 
-def begin_steps(kernels: Sequence[Kernel], plan: RevealPlan, at: Tensor, x_t: Tensor, passes: Passes) -> list[Step]:
+def begin_steps(
+    kernels: Sequence[Kernel], plan: RevealPlan, at: Tensor, x_t: Tensor, passes: Passes, real: Tensor | None = None
+) -> list[Step]:
     """The steps ``at[batch]`` of kernels that differ in energies and decisions only, from one pass on ``x_t``.
 
     Only rows that are due are run. Positions that are not revealed are filled only where an energy judges whole
-    sequences.
+    sequences. Of a denoiser that writes in blocks, a step ends with its row's block.
+
+    ``real`` is False at padding, bool, ``[batch, length]``; None without padding.
     """
     denoiser = kernels[0].denoiser
-    masked = (x_t == denoiser.mask_token_id) & plan.target
-    t = time_of(at, kernels[0].num_steps)
+    block = plan.block(at)
+    masked = (x_t == denoiser.mask_token_id) & block
+    t = time_of(at % plan.num_steps, plan.num_steps)
     due = plan.num_due(at, masked) > 0
-    real = passes.attention_mask
+    seen, seen_real = _cut(denoiser, x_t, real, block & masked.any(1, keepdim=True))
+    width = seen.shape[1]
     uses = [due & kernel.uses_energy(t) for kernel in kernels]
     fills = [_positions_to_fill(k, of_rows, masked, due) for k, of_rows in zip(kernels, uses, strict=True)]
     rows = torch.stack([due, *(fill.any(1) for fill in fills if fill is not None)]).any(0).nonzero()[:, 0]
     t = t.float()
     reads_hidden = any(k.energy.reads_hidden for k, of_rows in zip(kernels, uses, strict=True) if of_rows.any())
-    encoding = passes.encode(x_t, t, rows, reads_hidden) if len(rows) else None
+    encoding = passes.encode(seen, t, rows, seen_real, block[:, :width], reads_hidden) if len(rows) else None
     confidence = _confidence(denoiser, encoding, masked & due[:, None]) if plan.by_confidence else None
     revealed = plan.slots(at, masked, confidence)
     steps = []
@@ -106,14 +77,56 @@ def begin_steps(kernels: Sequence[Kernel], plan: RevealPlan, at: Tensor, x_t: Te
         if fill is not None:
             fill[revealed.rows, revealed.positions] = False
             slots = revealed.followed_by(Slots.where(fill))
-        steps.append(Step(denoiser, x_t, t, encoding, slots, real, revealed, of_rows))
+        steps.append(Step(denoiser, seen, t, encoding, slots, seen_real, revealed, of_rows, passes.memory))
     return steps
 
 
 def begin_step(kernel: Kernel, i: int, x_t: Tensor) -> Step:
     """Step ``i``, in an order that is not random, of rows ``x_t[batch, length]`` that began fully masked."""
-    plan = kernel.plan(torch.ones_like(x_t, dtype=torch.bool), RowStreams([0] * len(x_t)).order())
+    plan = kernel.plan(torch.ones_like(x_t, dtype=torch.bool), RowStreams([0] * len(x_t)))
     return begin_steps([kernel], plan, x_t.new_full((len(x_t),), i), x_t, Passes(kernel.denoiser))[0]
+
+
+def take_step(
+    kernel: Kernel, step: Step, streams: RowGenerators, number: int, num_likeliest: int = 0
+) -> tuple[Tensor, StepInfo]:
+    """Decide a step: its ``x_s``, as long as its ``x_t``, and its diagnostics as step ``number`` of all blocks."""
+    x_s, choices = decide(kernel, step, streams, num_likeliest)
+    decisions = choices or [DecisionInfo.without_energy(step.uses, kernel.candidates_weighed)]
+    grouped = kernel.group_size is not None and not kernel.tokenwise
+    info = StepInfo(
+        step=number % kernel.num_steps,
+        t=1 - number % kernel.num_steps / kernel.num_steps,
+        num_revealed=(x_s != step.x_t).sum(1),
+        denoiser_calls=int(len(step.slots) > 0),
+        choices=tuple(choices),
+        **merge_decisions(decisions, grouped),
+    )
+    return x_s, info
+
+
+def check_first_step(kernel: Kernel, plan: RevealPlan, x_t: Tensor, real: Tensor | None) -> None:
+    """Raise ValueError where the energy needs complete sequences, or a prefix without masks, and masks stay."""
+    first = plan.block(torch.zeros(len(x_t), dtype=torch.long, device=x_t.device))
+    seen, real = _cut(kernel.denoiser, x_t, real, first)
+    inputs.check_completeness(kernel, seen, first[:, : seen.shape[1]], real)
+
+
+def _cut(denoiser: Denoiser, x_t: Tensor, real: Tensor | None, block: Tensor) -> tuple[Tensor, Tensor | None]:
+    """What a step sees: of a denoiser that writes in blocks, rows up to the end of ``block[batch, length]``.
+
+    Rows without one are as long as the longest.
+    """
+    if denoiser.block_size is None or not block.any():
+        return x_t, real
+    places = torch.arange(x_t.shape[1], device=x_t.device)
+    last = torch.where(block, places, -1).amax(1)
+    ends = (last // denoiser.block_size + 1) * denoiser.block_size
+    width = min(int(ends.max()), x_t.shape[1])
+    ends = ends.masked_fill(last < 0, width).clamp(max=width)
+    inside = places[:width] < ends[:, None]
+    inside = inside if real is None else inside & real[:, :width]
+    return x_t[:, :width], None if bool(inside.all()) else inside
 
 
 def _positions_to_fill(kernel: Kernel, uses: Tensor, masked: Tensor, due: Tensor) -> Tensor | None:

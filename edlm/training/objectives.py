@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edlm.denoisers.base import Denoiser
-from edlm.diffusion.orders import plan_reveal
+from edlm.diffusion.plan import plan_reveal
 from edlm.diffusion.schedule import LogLinear, Schedule, antithetic_times, mask_tokens
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import BatchStreams

@@ -6,7 +6,8 @@ from typing import get_args
 import pytest
 import torch
 
-from edlm.diffusion.orders import ORDERS, plan_reveal
+from edlm.diffusion.orders import ORDERS
+from edlm.diffusion.plan import plan_reveal
 from edlm.diffusion.schedule import Cosine, LogLinear, Polynomial
 from edlm.diffusion.streams import RowStreams
 from edlm.sampler.options import Order

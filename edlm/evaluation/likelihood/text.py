@@ -13,7 +13,8 @@ from edlm.diffusion.streams import seed_of
 from edlm.evaluation.estimates.estimate import Estimate, mean_of
 from edlm.evaluation.likelihood.bounds import Batches
 from edlm.sampler.sampler import EnergySampler
-from edlm.sampler.text.blocks import View, check_block_length, views_of
+from edlm.sampler.text.blocks import View, views_of
+from edlm.sampler.text.options import GenerateOptions
 from edlm.sampler.text.prompts import Row
 
 _Result = TypeVar("_Result")
@@ -119,11 +120,11 @@ class TextBounds:
         for name, value in (("batch_size", batch_size), ("num_draws", num_draws), ("inner_draws", inner_draws)):
             if value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
-        self.sampler = sampler
+        self.sampler = sampler = GenerateOptions(block_length=block_length).kernel(sampler)
         self.batch_size = batch_size
         self.num_draws = 1 if sampler.bound_is_exact else num_draws
         self.inner_draws = inner_draws
-        self.block_length = check_block_length(sampler.denoiser, block_length)
+        self.block_length = sampler.block_length
         self.context = context
 
     def bounds(self, rows: Sequence[Row], seeds: Sequence[int], *, progress: str | None = None) -> Tensor:

@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from edlm.denoisers.base import Denoiser
-from edlm.rules import check_least
 from edlm.sampler.text.prompts import Row
 
 
@@ -25,16 +24,6 @@ class View:
     target: Tensor
 
 
-def check_block_length(denoiser: Denoiser, block_length: int | None) -> int | None:
-    """The requested block length, or the denoiser's own; ValueError where it does not fit the denoiser's."""
-    if block_length is None:
-        return denoiser.block_size
-    check_least(1, block_length=block_length)
-    if denoiser.block_size not in (None, block_length):
-        raise ValueError(f"block_length must be the denoiser's block_size ({denoiser.block_size}), got {block_length}")
-    return block_length
-
-
 def views_of(row: Row, denoiser: Denoiser, block_length: int | None) -> list[View]:
     """A view for each block of the row that holds something to write, left to right.
 
@@ -42,7 +31,7 @@ def views_of(row: Row, denoiser: Denoiser, block_length: int | None) -> list[Vie
     blocks, begins with the row. The frame is always included. A denoiser that writes in blocks of its own, at multiples
     of their size, sees nothing on the right of the block.
 
-    ``block_length`` is that of `check_block_length`; None writes all at once.
+    ``block_length`` is that of `Kernel`; None writes all at once.
 
     Raises:
         ValueError: the row is too long to be written at once, or a block is.
@@ -94,7 +83,7 @@ def _seen(row: Row, denoiser: Denoiser, start: int, stop: int, block_length: int
 
 
 def gather_views(
-    tokens: Sequence[Tensor], views: Sequence[View | None], pad_token_id: int
+    tokens: Sequence[Tensor | None], views: Sequence[View | None], pad_token_id: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The views of rows ``tokens[r][length]``, padded on the right; a row without a view is all padding.
 
@@ -102,16 +91,13 @@ def gather_views(
         ``x_t``, ``target`` and ``attention_mask``, each ``[batch, width]``.
     """
     nothing = View(torch.arange(0), torch.zeros(0, dtype=torch.bool))
-    seen = [(row, view or nothing) for row, view in zip(tokens, views, strict=True)]
+    seen = [(nothing.index if view is None else row, view or nothing) for row, view in zip(tokens, views, strict=True)]
     x_t = pad_sequence([row[view.index] for row, view in seen], True, pad_token_id)
     target = pad_sequence([view.target for _, view in seen], True, False)
     real = pad_sequence([torch.ones_like(view.target) for _, view in seen], True, False)
     return x_t, target, real
 
 
-def scatter_views(tokens: Sequence[Tensor], views: Sequence[View | None], x_s: Tensor) -> list[Tensor]:
-    """The rows with their views written back, as new tensors."""
-    return [
-        row if view is None else row.index_copy(0, view.index, seen[: len(view.index)])
-        for row, view, seen in zip(tokens, views, x_s, strict=True)
-    ]
+def scatter_view(tokens: Tensor, view: View, x_s: Tensor) -> Tensor:
+    """The row ``tokens[length]`` with its view, the first of ``x_s[width]``, written back, as a new tensor."""
+    return tokens.index_copy(0, view.index, x_s[: len(view.index)])

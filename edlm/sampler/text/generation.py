@@ -1,21 +1,23 @@
-"""Text from prompts and text with gaps, written block by block and step by step."""
+"""Text from prompts and text with gaps, written step by step, each row at its own pace."""
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
-import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from edlm.diffusion.streams import RowStreams, row_seeds
-from edlm.sampler.kernel import Kernel, device_of
-from edlm.sampler.output import StepInfo, join_steps
-from edlm.sampler.step import denoise
-from edlm.sampler.text.blocks import View, check_block_length, gather_views, scatter_views, views_of
+from edlm.sampler.kernel import Kernel
+from edlm.sampler.output import StepInfo
+from edlm.sampler.passes import Passes, check_cache
+from edlm.sampler.text.blocks import View, views_of
+from edlm.sampler.text.lanes import Desk, Lane, TakenStep, in_order
 from edlm.sampler.text.options import GenerateOptions, InfillOptions, TextOptions
 from edlm.sampler.text.prompts import NEW_TOKENS, Prompts, Row, rows_of_prompts, rows_of_texts
 from edlm.sampler.text.trace import Trace, trace_of
@@ -31,8 +33,10 @@ class GenerationOutput:
             Empty strings for a denoiser without a tokenizer.
         fills: The written text of each gap of each row.
         tokens: Of each row, with frame and without padding, int64, ``[length]``; they continue after an end of text.
-        steps: One entry a step, block after block; rows that are done decide nothing in it.
+        steps: One entry for each step of each block, in this order, whenever a row took it; a row that is done, or has
+            no such block, decides nothing in it.
         seeds: The seed of each row, with which it can be written again, alone or in any batch.
+        marginals: "exact"; or "approximate", from keys that were not computed anew (``cache`` "prefix" or "dual").
     """
 
     text: list[str]
@@ -40,24 +44,23 @@ class GenerationOutput:
     tokens: list[Tensor]
     steps: tuple[StepInfo, ...]
     seeds: tuple[int, ...]
+    marginals: Literal["exact", "approximate"]
     _rows: Sequence[Row] = field(repr=False)
     _views: Sequence[Sequence[View | None]] = field(repr=False)
     _transcript: Transcript = field(repr=False)
-    _traced: GenerationOutput | None = field(default=None, repr=False)  # the first of several batches
 
     def __repr__(self) -> str:
-        return f"GenerationOutput({len(self.text)} rows, {len(self.steps)} steps)"
+        about = "" if self.marginals == "exact" else f", {self.marginals}"
+        return f"GenerationOutput({len(self.text)} rows, {len(self.steps)} steps{about})"
 
     def trace(self, max_rows: int = 4, max_candidates: int = 5) -> Trace:
         """How the texts came about, step by step, as a page: ``output.trace().save("trace.html")``.
 
         Args:
-            max_rows: Rows that are shown, from the first on, of the first batch.
+            max_rows: Rows that are shown, from the first on.
             max_candidates: Candidates of a decision that are shown, of the largest weights, and the chosen one. Where
                 tokens are decided without candidates, the likeliest ones are shown if ``num_likeliest`` were recorded.
         """
-        if self._traced is not None:
-            return self._traced.trace(max_rows, max_candidates)
         rows = list(zip(self._rows, self.seeds, strict=True))[:max_rows]
         return trace_of(rows, self._views, self.steps, self._transcript.tokenizer, max_candidates)
 
@@ -72,13 +75,13 @@ class Partial:
     """Texts after a step.
 
     Attributes:
-        step: Number of steps before it, in all blocks.
-        block: Index of the block that is written.
+        step: Number of steps of the batch before it.
+        num_done: Steps of rows that were taken, or that decide nothing and are left out, so far.
         tokens: Of each row, masks at positions not yet written, int64, ``[length]``.
     """
 
     step: int
-    block: int
+    num_done: int
     tokens: list[Tensor]
     _rows: Sequence[Row] = field(repr=False)
     _transcript: Transcript = field(repr=False)
@@ -95,24 +98,22 @@ Writing = Generator[Partial, None, GenerationOutput]
 
 def continuations(kernel: Kernel, prompts: Prompts, max_new_tokens: int | None, options: GenerateOptions) -> Writing:
     """Continue prompts step by step; see `EnergySampler.generate`."""
-    denoiser = kernel.denoiser
-    block_length = check_block_length(denoiser, options.block_length)
-    transcript = Transcript(denoiser, options.eos_token_id, options.stop)
+    kernel = options.kernel(kernel)
+    denoiser, transcript = kernel.denoiser, Transcript(kernel.denoiser, options.eos_token_id, options.stop)
     if max_new_tokens is None:
         room = math.inf
-        if block_length is None and denoiser.max_length is not None:
+        if kernel.block_length is None and denoiser.max_length is not None:
             given = rows_of_prompts(denoiser, prompts, 1, options.suffix)
             room = denoiser.max_length + 1 - max(len(row.tokens) for row in given)
         max_new_tokens = max(1, min(NEW_TOKENS, room))
     rows = rows_of_prompts(denoiser, prompts, max_new_tokens, options.suffix)
-    return written(kernel, rows, options, transcript, block_length)
+    return written(kernel, rows, options, transcript)
 
 
 def infillings(kernel: Kernel, texts: str | Sequence[str], options: InfillOptions) -> Writing:
     """Fill the gaps of texts step by step; see `EnergySampler.infill`."""
-    denoiser = kernel.denoiser
-    rows = rows_of_texts(denoiser, texts, options.mask, options.span_length)
-    return written(kernel, rows, options, Transcript(denoiser), denoiser.block_size)
+    rows = rows_of_texts(kernel.denoiser, texts, options.mask, options.span_length)
+    return written(options.kernel(kernel), rows, options, Transcript(kernel.denoiser))
 
 
 def run(writing: Writing, callback: Callable[[Partial], object] | None = None) -> GenerationOutput:
@@ -126,85 +127,69 @@ def run(writing: Writing, callback: Callable[[Partial], object] | None = None) -
             callback(partial)
 
 
-def written(
-    kernel: Kernel, rows: Sequence[Row], options: TextOptions, transcript: Transcript, block_length: int | None
-) -> Writing:
-    """Fill the gaps of rows step by step; mistakes are errors at once. ``block_length`` is checked."""
-    kernel = options.kernel(kernel)
+def written(kernel: Kernel, rows: Sequence[Row], options: TextOptions, transcript: Transcript) -> Writing:
+    """Fill the gaps of rows step by step; mistakes are errors at once. ``options.kernel`` has made the kernel."""
+    check_cache(kernel.denoiser, options.cache)
+    if options.cache in ("prefix", "dual") and kernel.block_length is None:
+        raise ValueError(f"cache {options.cache!r} needs block_length: it is renewed with each block; got None")
     rows = [row for row in rows for _ in range(options.num_return_sequences)]
     seeds = row_seeds(len(rows), options.seed if options.seeds is None else options.seeds)
     RowStreams(seeds)  # checks them
-    views = [views_of(row, kernel.denoiser, block_length) for row in rows]
-    size = options.batch_size or max(1, len(rows))
-    parts = [[table[i : i + size] for table in (rows, views, seeds)] for i in range(0, len(rows), size)]
-    batches = [_write_blocks(kernel, *part, transcript, options.num_likeliest) for part in parts]
-    writing = batches[0] if len(batches) == 1 else _write_in_turn(batches, rows, transcript)
-    num_steps = sum(kernel.num_steps * max(map(len, of_part)) for _, of_part, _ in parts)
-    return _show_progress(writing, num_steps) if options.progress else writing
-
-
-def _write_in_turn(batches: Sequence[Writing], rows: Sequence[Row], transcript: Transcript) -> Writing:
-    """Batches of the rows, one after the other; a partial text holds all rows."""
-    outputs, tokens, num_steps = [], [row.tokens for row in rows], 0
-    for writing in batches:
-        first = sum(len(output.text) for output in outputs)
-        while True:
-            try:
-                partial = next(writing)
-            except StopIteration as end:
-                outputs.append(end.value)
-                tokens[first : first + len(end.value.tokens)] = end.value.tokens
-                break
-            tokens[first : first + len(partial.tokens)] = partial.tokens
-            yield replace(partial, step=num_steps, tokens=[*tokens], _rows=rows)
-            num_steps += 1
-    whole = {name: [x for output in outputs for x in getattr(output, name)] for name in ("text", "fills", "seeds")}
-    steps = join_steps([output.steps for output in outputs])
-    whole["seeds"] = tuple(whole["seeds"])
-    return replace(outputs[0], **whole, tokens=tokens, steps=steps, _traced=outputs[0])
+    views = [views_of(row, kernel.denoiser, kernel.block_length) for row in rows]
+    writing = _write(kernel, rows, views, seeds, options, transcript)
+    return _show_progress(writing, kernel.num_steps * sum(map(len, views))) if options.progress else writing
 
 
 def _show_progress(writing: Writing, num_steps: int) -> Writing:
-    """The same, with a bar of its steps."""
+    """The same, with a bar of the steps of all rows."""
     with tqdm(total=num_steps, desc="steps", leave=False) as bar:
         while True:
             try:
                 partial = next(writing)
             except StopIteration as end:
                 return end.value
-            bar.update()
+            bar.update(partial.num_done - bar.n)
             yield partial
 
 
-def _write_blocks(
+def _write(
     kernel: Kernel,
     rows: Sequence[Row],
-    views: list[list[View]],
+    views: Sequence[Sequence[View]],
     seeds: Sequence[int],
+    options: TextOptions,
     transcript: Transcript,
-    num_likeliest: int,
 ) -> Writing:
-    """Write block ``b`` of every row in the same steps; rows that have come to an end, or have no such block, wait."""
-    device = device_of(kernel.denoiser)
-    tokens, steps, seen, pad = [row.tokens for row in rows], [], [], _padding(kernel, transcript)
-    for block in range(max(map(len, views))):
-        now = [of_row[block] if block < len(of_row) else None for of_row in views]
-        if not any(now):
-            break
-        x_t, target, real = (table.to(device) for table in gather_views(tokens, now, pad))
-        options = {"target": target, "attention_mask": real, "num_likeliest": num_likeliest}
-        for x_s, info in denoise(kernel, x_t, RowStreams(seeds, block), **options):
-            tokens = scatter_views(tokens, now, x_s.cpu())
-            yield Partial(len(steps), block, tokens, rows, transcript)
-            steps.append(info)
-            seen.append(now)
-        for r, row in enumerate(rows):
-            later = views[r][block + 1 :]
-            if later and transcript.has_stopped(row, tokens[r]):
-                tokens[r] = tokens[r].index_fill(0, torch.cat([view.index[view.target] for view in later]), pad)
-                views[r] = []
+    """Each step takes one of each row that is being written, whichever it is; a row that is done makes room for one."""
+    desk = Desk(kernel, Passes(kernel.denoiser, cache=options.cache), _padding(kernel, transcript))
+    tokens, waiting = [row.tokens for row in rows], deque(r for r, of_row in enumerate(views) if of_row)
+    lanes: list[Lane | None] = [None] * min(options.batch_size or len(rows), len(waiting))
+    taken: list[TakenStep] = []
+    num_done = num_ticks = 0
+    while waiting or any(lanes):
+        for place, lane in enumerate(lanes):
+            if lane is None and waiting:
+                r = waiting.popleft()
+                lanes[place] = Lane.begin(kernel, r, seeds[r], views[r], tokens[r])
+        taken.append(desk.take(lanes, tokens, options.num_likeliest))
+        for place, lane in enumerate(lanes):
+            if lane is None:
+                continue
+            before = lane.num_done
+            has_block = lane.advance(kernel, tokens[lane.row])
+            if not has_block and transcript.has_stopped(rows[lane.row], tokens[lane.row]):
+                tokens[lane.row] = lane.abandon(tokens[lane.row], desk.pad)
+            elif not has_block:
+                has_block = lane.next_block(kernel, tokens[lane.row])
+            lanes[place] = lane if has_block else None
+            num_done += lane.num_done - before
+        yield Partial(num_ticks, num_done, [*tokens], rows, transcript)
+        num_ticks += 1
     text, fills = zip(*(transcript.read(row, now) for row, now in zip(rows, tokens, strict=True)), strict=True)
-    return GenerationOutput(list(text), list(fills), tokens, tuple(steps), tuple(seeds), rows, seen, transcript)
+    steps, blocks = in_order(taken, len(rows), kernel.num_steps)
+    seen = [[of_row[b] if b < len(of_row) else None for of_row in views] for b in blocks]
+    about = "approximate" if desk.passes.is_approximate else "exact"
+    return GenerationOutput(list(text), list(fills), tokens, steps, tuple(seeds), about, rows, seen, transcript)
 
 
 def _padding(kernel: Kernel, transcript: Transcript) -> int:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from edlm.rules import check_least, check_options
 from edlm.sampler.kernel import Kernel
+from edlm.sampler.passes import CacheName
 
 
 @check_options
@@ -38,7 +39,13 @@ class TextOptions:
     """One seed a row: another name of ``seed``, as the methods on tokens have it."""
 
     batch_size: int | None = None
-    """Rows that are written together; None: all of them. The texts are the same, and memory is bounded."""
+    """Rows that are written together; None: all of them. One that is done makes room for the next. The texts are the
+    same, and memory is bounded."""
+
+    cache: CacheName = "auto"
+    """Keys and values that are kept. "auto": of finished blocks, for a denoiser that writes in blocks; exact. "none".
+    For one that sees both sides, as they were when a block began: of what precedes the block ("prefix"), or of all
+    around it ("dual"); approximate, and the output says so."""
 
     progress: bool = False
     """Show a progress bar of the steps."""
@@ -51,7 +58,8 @@ class TextOptions:
 
     def kernel(self, kernel: Kernel) -> Kernel:
         """The kernel with the proposal of this call."""
-        given = {name: getattr(self, name) for name in ("num_steps", "temperature", "top_p", "top_k")}
+        names = ("num_steps", "temperature", "top_p", "top_k", "block_length")
+        given = {name: getattr(self, name, None) for name in names}
         return replace(kernel, **{name: value for name, value in given.items() if value is not None})
 
 
@@ -67,9 +75,8 @@ class GenerateOptions(TextOptions):
     """Strings that end a text; special tokens, such as "</s>", among them."""
 
     block_length: int | None = None
-    """Tokens that are written together, in ``num_steps`` passes; blocks follow left to right, also beyond the
-    denoiser's ``max_length``, and rows that have come to an end cost no more passes. None: the denoiser's
-    ``block_size``, or all at once."""
+    """Tokens that are written together, for this call; blocks follow left to right, also beyond the denoiser's
+    ``max_length``, and rows that have come to an end cost no more passes. None keeps the sampler's."""
 
     suffix: str | Sequence[str] | None = None
     """Text after the written text, for all prompts or one for each."""

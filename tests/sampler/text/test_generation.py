@@ -257,7 +257,7 @@ def test_chat_messages_are_read_by_the_template():
 def test_stream_shows_every_step_and_ends_with_the_output(stories):
     partials: list = []
     output = stories.generate("Tom had", 8, seed=0, block_length=4, callback=partials.append)
-    assert [(p.step, p.block) for p in partials] == [(0, 0), (1, 0), (2, 1), (3, 1)]
+    assert [(p.step, p.num_done) for p in partials] == [(0, 1), (1, 2), (2, 3), (3, 4)]
     assert all(isinstance(p, Partial) and p.text[0].startswith("Tom had") for p in partials)
     masks = [p.text[0].count("<|mask|>") for p in partials]
     assert masks == [6, 4, 2, 0] and partials[-1].text == output.text
@@ -339,4 +339,5 @@ def test_batches_in_turn_are_as_all_rows_at_once(batch_size):
     assert [partial.step for partial in partials] == [*range(len(partials))]
     assert all(len(partial.text) == 6 for partial in partials)
     assert all(map(torch.equal, partials[-1].tokens, whole.tokens)) or batch_size == 9
-    assert len(parts.trace(max_rows=6).rows) == min(batch_size, 6)
+    shown = [[[step["pieces"] for step in row["steps"]] for row in output.trace(6).rows] for output in (parts, whole)]
+    assert len(shown[0]) == 6 and shown[0] == shown[1]

@@ -1,0 +1,173 @@
+"""The plan of a batch: which positions of each row are revealed at each step, block by block or all together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from edlm.diffusion.orders import ORDERS, MaskedRows, RankedOrder
+from edlm.diffusion.schedule import Schedule
+from edlm.diffusion.slots import Slots
+from edlm.diffusion.streams import BatchOrder, RowGenerators
+
+
+@dataclass(frozen=True)
+class RevealPlan:
+    """When each initially masked position of each row is revealed.
+
+    Steps are counted through all blocks: ``num_steps`` of the first block, then those of the second, and so on.
+
+    Attributes:
+        ranking: Positions in the order of revelation, initially masked ones first; ``[batch, length]``.
+        bounds: ``bounds[b, i]`` positions of row ``b`` are revealed before step ``i``;
+            ``[batch, num_blocks * num_steps + 1]``.
+        target: Positions that are revealed, bool, ``[batch, length]``; other masks stay.
+        num_steps: Steps of a block.
+        blocks: Block of each target position, from 0, ``[batch, length]``; None where there is one.
+        by_confidence: The ranking of a step is made from its marginals instead.
+    """
+
+    ranking: Tensor
+    bounds: Tensor
+    target: Tensor
+    num_steps: int
+    blocks: Tensor | None = None
+    by_confidence: bool = False
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all blocks."""
+        return self.bounds.shape[1] - 1
+
+    def block(self, step: Tensor) -> Tensor:
+        """Target positions of the block that ``step[batch]`` is one of, bool, ``[batch, length]``."""
+        return self.target if self.blocks is None else self.target & (self.blocks == step[:, None] // self.num_steps)
+
+    def num_due(self, step: Tensor, masked: Tensor) -> Tensor:
+        """How many positions ``step[batch]`` decides, ``[batch]``; what earlier steps left masked is due again.
+
+        ``masked`` is that of `slots`.
+        """
+        rows = torch.arange(len(self.bounds), device=self.bounds.device)
+        end = (step // self.num_steps + 1) * self.num_steps
+        revealed = self.bounds[rows, end] - masked.sum(1)
+        return self.bounds[rows, step + 1] - revealed
+
+    def slots(self, step: Tensor, masked: Tensor, confidence: Tensor | None = None) -> Slots:
+        """The reveal set of a step, in the order in which its tokens are decided.
+
+        Args:
+            step: Step index of each row, shape ``[batch]``.
+            masked: Masked target positions of its `block` when the step begins, bool, shape ``[batch, length]``.
+            confidence: The largest log-probability of each position, shape ``[batch, length]``;
+                needed by (and only by) the confidence order. Ties go to the lowest position.
+        """
+        if self.by_confidence != (confidence is not None):
+            raise ValueError("confidence is needed by the confidence order, and by no other")
+        ranking = self.ranking
+        if confidence is not None:
+            ranking = confidence.masked_fill(~masked, -torch.inf).argsort(dim=1, descending=True, stable=True)
+        candidates = masked.gather(1, ranking)
+        due = candidates & (candidates.cumsum(1) <= self.num_due(step, masked)[:, None])
+        return Slots.from_ranked(ranking, due)
+
+    def planned(self, rows: Tensor, step: Tensor) -> Slots:
+        """The reveal sets that the plan has for ``step[n]`` of its rows ``rows[n]``, as a batch of ``n`` rows."""
+        return self._ranked(rows, self.bounds[rows, step], self.bounds[rows, step + 1])
+
+    def teacher_forced(self, x_0: Tensor, step: Tensor, mask_token_id: int) -> Tensor:
+        """Tokens ``[batch, length]`` when step ``step[b]`` of each row begins, if the data was revealed so far."""
+        rows = torch.arange(len(step), device=step.device)
+        masked = self._ranked(rows, self.bounds[rows, step], self.bounds[:, -1])
+        return masked.write(x_0, torch.full_like(masked.positions, mask_token_id))
+
+    def _ranked(self, rows: Tensor, first: Tensor, last: Tensor) -> Slots:
+        """The positions of ranks ``first[n] .. last[n] - 1`` of rows ``rows[n]``."""
+        if self.by_confidence:
+            raise ValueError("the confidence order depends on the marginals: its steps must be run one by one")
+        ranks = torch.arange(self.ranking.shape[1], device=rows.device)
+        return Slots.from_ranked(self.ranking[rows], (first[:, None] <= ranks) & (ranks < last[:, None]))
+
+    @classmethod
+    def in_turn(cls, plans: Sequence[RevealPlan], blocks: Tensor) -> RevealPlan:
+        """One block after the other; ``plans[b]`` is that of the positions where ``blocks[batch, length]`` is ``b``."""
+        if len(plans) == 1:
+            return plans[0]
+        rank = torch.stack([plan.ranking.argsort(1) for plan in plans]).gather(0, blocks.clamp(min=0)[None])[0]
+        target = torch.stack([plan.target for plan in plans]).any(0)
+        ranking = (blocks * rank.shape[1] + rank).masked_fill(~target, torch.iinfo(rank.dtype).max)
+        before = torch.stack([plan.bounds[:, -1] for plan in plans]).cumsum(0)
+        bounds = [plans[0].bounds] + [
+            plan.bounds[:, 1:] + done[:, None] for plan, done in zip(plans[1:], before, strict=False)
+        ]
+        ranking = ranking.argsort(dim=1, stable=True)
+        return replace(plans[0], ranking=ranking, bounds=torch.cat(bounds, 1), target=target, blocks=blocks)
+
+    @classmethod
+    def of_rows(cls, plans: Sequence[RevealPlan | None], length: int, device: torch.device) -> RevealPlan:
+        """Plans of single rows and one block each as that of a batch of this length; None for a row without targets."""
+        first = next(plan for plan in plans if plan is not None)
+        ranking = torch.arange(length).repeat(len(plans), 1)
+        target = torch.zeros(len(plans), length, dtype=torch.bool)
+        bounds = first.bounds.new_zeros(len(plans), first.bounds.shape[1])
+        for r, plan in enumerate(plans):
+            if plan is not None:
+                width = plan.target.shape[1]
+                ranking[r, :width], target[r, :width], bounds[r] = plan.ranking[0], plan.target[0], plan.bounds[0]
+        tables = (table.to(device) for table in (ranking, bounds, target))
+        return cls(*tables, first.num_steps, None, first.by_confidence)
+
+
+def plan_reveal(
+    masked: Tensor,
+    order: str | RankedOrder,
+    num_steps: int,
+    schedule: Schedule,
+    generators: RowGenerators | BatchOrder,
+) -> RevealPlan:
+    """Draw or lay down the reveal order of each row: one of ``ORDERS`` or a function like them, for `MaskedRows`.
+
+    Raises:
+        ValueError: ``order`` is unknown, or its bounds do not rise from 0 to all positions of each row.
+    """
+    if not callable(order) and order not in ORDERS:
+        raise ValueError(f"order must be one of {list(ORDERS)}, got {order!r}")
+    rows = MaskedRows(masked, num_steps, schedule, generators)
+    key, bounds = order(rows) if callable(order) else ORDERS[order](rows)
+    if callable(order):
+        _check_bounds(bounds, rows)
+    ranking = key.masked_fill(~masked, torch.inf).argsort(dim=1, stable=True)
+    return RevealPlan(ranking, bounds, masked, num_steps, by_confidence=order == "confidence")
+
+
+def blocks_of(masked: Tensor, block_length: int, aligned: bool) -> Tensor:
+    """Number of the block of each position, from 0, ``[batch, length]``; blocks without masks are not counted.
+
+    Args:
+        masked: Positions that are to be revealed, bool, shape ``[batch, length]``.
+        block_length: Tokens of a block.
+        aligned: Blocks begin at multiples of their length; else the first one at the first masked position of a row.
+
+    Example:
+        >>> masked = torch.tensor([[0, 1, 1, 1, 0, 0, 0, 1]]).bool()
+        >>> blocks_of(masked, 2, aligned=True).tolist()
+        [[0, 0, 1, 1, 1, 1, 2, 2]]
+    """
+    places = torch.arange(masked.shape[1], device=masked.device).expand_as(masked)
+    first = torch.zeros_like(places[:, :1]) if aligned else masked.int().argmax(1, keepdim=True)
+    index = (places - first).clamp(min=0) // block_length
+    counted = torch.zeros(len(masked), int(index.max()) + 1 if index.numel() else 0, device=masked.device)
+    counted = counted.scatter_reduce(1, index, masked.float(), "amax")
+    return (counted.cumsum(1).long() - 1).clamp(min=0).gather(1, index)
+
+
+def _check_bounds(bounds: Tensor, rows: MaskedRows) -> None:
+    expected = (len(rows.masked), rows.num_steps + 1)
+    if bounds.shape != expected:
+        raise ValueError(f"an order's bounds must have shape {expected}, got {tuple(bounds.shape)}")
+    ends = torch.stack([torch.zeros_like(rows.counts), rows.counts], 1)
+    if (bounds.diff(dim=1) < 0).any() or not torch.equal(bounds[:, [0, -1]], ends.to(bounds)):
+        raise ValueError(f"an order's bounds must rise from 0 to the number of positions, got {bounds.tolist()}")
