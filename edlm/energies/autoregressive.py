@@ -14,7 +14,8 @@ from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Decision
 from edlm.energies.candidate_text import at_slots, check_same_tokens, ends_of_text, log_proposal_until, readable
 from edlm.energies.causal_lm import load_causal_lm, split_options
-from edlm.energies.causal_scoring import TokenScorer, distinct_rows
+from edlm.energies.causal_scoring import TokenScorer
+from edlm.energies.prefixes import distinct_rows, prefixes_of
 from edlm.energies.pretrained import PretrainedEnergy
 from edlm.hub import load_tokenizer
 from edlm.rules import check
@@ -161,7 +162,8 @@ class AutoregressiveEnergy(PretrainedEnergy):
         tokens = tokens.masked_fill(unknown | ~is_text, 0)
         # Identical candidates of a row are scored once.
         first, kind = distinct_rows(torch.cat([rows[:, None], ends[:, None], tokens], 1))
-        log_p_ar = self._scorer.sum_terms(tokens[first], terms[rows[first]] & is_text[first], rows[first])[kind]
+        memory = prefixes_of(self._scorer, decision.step.memory)
+        log_p_ar = self._scorer.sum_terms(tokens[first], terms[rows[first]] & is_text[first], rows[first], memory)[kind]
         log_p_ar = torch.where(unknown.any(1), -torch.inf, log_p_ar)
         energy[active] = energy[active] - log_p_ar.view(-1, k).to(energy)
         return energy

@@ -1,6 +1,5 @@
 """Sums of ``log p_AR`` terms of many sequences: prefixes run once, logits only where a term is needed."""
 
-import copy
 import inspect
 from collections.abc import Iterator
 
@@ -9,6 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from edlm.diffusion.slots import places_of
+from edlm.energies.prefixes import ReadPrefixes, at_least_float32, selected
 from edlm.numerics import widest_float
 
 LOGITS_PER_PASS = 2**28  # 1 GiB in float32
@@ -52,13 +53,14 @@ class TokenScorer:
         plain = layers <= {DynamicLayer, DynamicSlidingWindowLayer}
         self._shares_prefixes = plain and "past_key_values" in arguments
 
-    def sum_terms(self, tokens: Tensor, terms: Tensor, rows: Tensor) -> Tensor:
+    def sum_terms(self, tokens: Tensor, terms: Tensor, rows: Tensor, prefixes: ReadPrefixes | None = None) -> Tensor:
         """Sum of ``log p_AR`` over the terms of each sequence.
 
         Args:
             tokens: Shape ``[n, length]``.
             terms: Which tokens are scored, bool, shape ``[n, length]``.
             rows: Sequences of the same row have the same first term, and agree before it; shape ``[n]``.
+            prefixes: What was read before, to go on from; of this model.
 
         Returns:
             float64, shape ``[n]``, on the device of ``tokens``.
@@ -68,22 +70,29 @@ class TokenScorer:
         total = torch.zeros(len(rows), dtype=widest_float(device), device=device)
         if not terms.any():
             return total.to(home)
-        if not self._shares_prefixes or len(rows.unique()) == len(rows):
+        alone = prefixes is None and len(rows.unique()) == len(rows)
+        if not self._shares_prefixes or alone:
             self._add(total, torch.arange(len(rows), device=device), tokens, terms, start=0)
             return total.to(home)
+        prefixes = ReadPrefixes() if prefixes is None else prefixes
+        prefixes.begin()
         for chunk in self._chunks_of_rows(terms, rows):
             start = int(terms[chunk].int().argmax(1).min())
             owner = rows[chunk].unique_consecutive(return_inverse=True)[1]
             first = torch.cat([owner.new_ones(1), owner.diff()]).nonzero()[:, 0]
-            cache = DynamicCache(config=self.model.config)
-            logits = self.model(
-                tokens[chunk[first], :start], past_key_values=cache, use_cache=True, logits_to_keep=1
-            ).logits
-            log_probs = logits[:, 0].to(_at_least_float32(logits)).log_softmax(-1)
-            next_term = log_probs[owner, tokens[chunk, start]].to(total)
-            total[chunk] += torch.where(terms[chunk, start], next_term, 0.0)
-            self._add(total, chunk, tokens, terms, start, (cache, owner))
+            for some, read in prefixes.read(tokens[chunk[first], :start], self._go_on):
+                place = places_of(some, len(first))[owner]
+                part, place = chunk[place >= 0], place[place >= 0]
+                next_term = read.log_probs[place, tokens[part, start]].to(total)
+                total[part] += torch.where(terms[part, start], next_term, 0.0)
+                self._add(total, part, tokens, terms, start, (read.cache, place))
         return total.to(home)
+
+    def _go_on(self, tokens: Tensor, cache: DynamicCache | None) -> tuple[DynamicCache, Tensor]:
+        """Read ``tokens[n, length]`` after those of a cache: the cache of all, and ``log p_AR`` of the next token."""
+        cache = DynamicCache(config=self.model.config) if cache is None else cache
+        logits = self.model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        return cache, logits[:, 0].to(at_least_float32(logits)).log_softmax(-1)
 
     def _as_read(self, tokens: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
         """Prepend BOS, zero all tokens after the last term, and check length and ids."""
@@ -150,40 +159,11 @@ class TokenScorer:
             options = {"use_cache": False}
             if prefix is not None:
                 cache, owner = prefix
-                options = {"past_key_values": _selected(cache, owner[has_more][part]), "use_cache": True}
+                options = {"past_key_values": selected(cache, owner[has_more][part]), "use_cache": True}
             members = chunk[part]
             logits = self.model(tokens[members, start:stop], logits_to_keep=keep, **options).logits
-            logits = logits.to(_at_least_float32(logits))
+            logits = logits.to(at_least_float32(logits))
             targets = tokens[members, start + 1 : stop + 1][:, keep]
             log_p = logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
             log_p = torch.where(needed[members][:, keep], log_p.to(total), 0.0)
             total[members] += log_p.sum(1)
-
-
-def _selected(cache: DynamicCache, rows: Tensor) -> DynamicCache:
-    """Rows of a cache; the original is not changed, since layers replace their tensors and never write in them."""
-    selected = copy.copy(cache)
-    selected.layers = [copy.copy(layer) for layer in cache.layers]
-    selected.reorder_cache(rows)
-    return selected
-
-
-def _at_least_float32(logits: Tensor) -> torch.dtype:
-    return torch.promote_types(logits.dtype, torch.float32)
-
-
-def distinct_rows(sequences: Tensor) -> tuple[Tensor, Tensor]:
-    """First index of each distinct sequence, and for each sequence the number of the one that equals it.
-
-    Sorting 64-bit keys is much faster than sorting sequences; if two keys collide, all count as distinct.
-    """
-    count = len(sequences)
-    everyone = torch.arange(count, device=sequences.device)
-    draw = torch.Generator().manual_seed(0)
-    odd = torch.randint(-(2**62), 2**62, (sequences.shape[1],), generator=draw) * 2 + 1
-    kind = (sequences * odd.to(sequences.device)).sum(1).unique(return_inverse=True)[1]
-    first = torch.full((int(kind.max()) + 1,), count, device=sequences.device)
-    first.scatter_reduce_(0, kind, everyone, "amin")
-    if not torch.equal(sequences[first[kind]], sequences):
-        return everyone, everyone
-    return first, kind

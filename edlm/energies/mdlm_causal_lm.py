@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutput
 from typing_extensions import Self
 
@@ -126,21 +127,28 @@ class MDLMCausalLM(PreTrainedModel):
         return self.backbone.vocab_embed
 
     def forward(
-        self, input_ids: Tensor, logits_to_keep: int | Tensor = 0, use_cache: bool = False, **unused: Any
+        self,
+        input_ids: Tensor,
+        logits_to_keep: int | Tensor = 0,
+        past_key_values: Cache | None = None,
+        **unused: Any,
     ) -> CausalLMOutput:
         """Log-probabilities of the next tokens, as ``logits``.
 
         Args:
             input_ids: Shape ``[n, length]``.
             logits_to_keep: The last so many positions (0: all), or the positions themselves.
-            use_cache: Ignored: there is no cache.
+            past_key_values: Keys and values of the tokens before, to which those of these are added.
             unused: Whatever else transformers hands on.
 
         Returns:
             ``logits`` of shape ``[n, kept, vocab_size]``.
         """
-        visible = visible_positions(input_ids.shape[1], 1, None, input_ids.device)
-        features = self.backbone.run(input_ids, None, visible)[0]()
+        begin = 0 if past_key_values is None else past_key_values.get_seq_length()
+        end = begin + input_ids.shape[1]
+        visible = visible_positions(end, 1, None, input_ids.device)[..., begin:, :]
+        positions = torch.arange(begin, end, device=input_ids.device)[None]
+        features = self.backbone.run(input_ids, None, visible, positions=positions, past=past_key_values)[0]()
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.backbone.output_layer.linear(features[:, kept]).float()
         mask = torch.tensor([self.config.mask_token_id], device=logits.device)

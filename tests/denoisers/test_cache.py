@@ -75,7 +75,7 @@ def test_held_tokens_are_not_run_again(kind):
 
 @each
 @torch.no_grad()
-def test_keys_of_a_network_that_sees_both_sides_are_exact_until_a_token_changes(kind):
+def test_keys_that_see_both_sides_are_exact_until_a_token_changes(kind):
     denoiser, (x_t, held, real) = blockwise(kind, block_size=None), rows()
     slots = Slots.where((x_t == MASK) & real)
     cache = denoiser.prefill(x_t, real).without(~held)

@@ -126,7 +126,7 @@ def test_bounds_in_blocks_share_passes_and_run_each_block_once(kind):
     assert ((mean - together[0]).abs() < 4 * stderr + 1e-5).all()
 
 
-def test_bidirectional_denoiser_in_blocks_is_the_generated_text_and_its_bound():
+def test_both_sides_in_blocks_are_the_generated_text_and_its_bound():
     denoiser = blockwise("decoder", block_size=None)
     sampler = EnergySampler(denoiser, num_steps=1, block_length=3, order="left_to_right")
     start = torch.tensor([[5, 1] + [MASK] * 7])
