@@ -152,9 +152,9 @@ def vocabulary_of(rows: int, tokenizer: Any, mask_token_id: int | None = None) -
     return Vocabulary.of(tokenizer, rows, mask, prefix_ids=() if begin is None else (begin,), eos_token_id=end)
 
 
-def build_dit(shape: DiTShape, weights: dict[str, Tensor], source: object) -> DiT:
+def build_dit(shape: DiTShape, weights: dict[str, Tensor], source: object, kind: type[DiT] = DiT) -> DiT:
     """The network of published weights; ValueError if they do not fit, or the rotary frequencies differ."""
-    network = DiT(shape)
+    network = kind(shape)
     weights, expected = dict(weights), rotary_frequencies(shape.hidden_size // shape.num_heads)
     frequencies = weights.pop("rotary_emb.inv_freq", None)
     if frequencies is not None and (
