@@ -22,9 +22,9 @@ def load_energy(path_or_name: str | Path, revision: str | None = None, *, carry_
         path_or_name: Folder, or ``org/name`` on the hub; ``"tinystories"`` for the shipped head, or the name of another
             shipped energy (``"tinystories/autoregressive"``). ``"causal:PATH"`` makes an `AutoregressiveEnergy` of a
             causal LM over the denoiser's tokens, ``"text:PATH"`` a `TextEnergy` of one with any tokens; their PATH is
-            a folder, hub id, ``.gguf`` file, ``package:NAME`` or ``.ckpt`` file. ``"server:URL#MODEL"`` makes a `TextEnergy` of an LM
-            that is served elsewhere, see `ServedLM.from_name`. A ``.ckpt`` file of EDLM's own code holds a
-            `DiTSequenceEnergy`.
+            a folder, hub id, ``.gguf`` file or ``package:NAME``, and of "causal:" also an ``ar.ckpt`` of MDLM.
+            ``"server:URL#MODEL"`` makes a `TextEnergy` of an LM that is served elsewhere, see `ServedLM.from_name`. A
+            ``.ckpt`` file of EDLM's own code holds a `DiTSequenceEnergy`.
         revision: Of the hub's repository: branch, tag or commit.
         carry_over: Of an `AutoregressiveEnergy`; as it was saved by default.
 
