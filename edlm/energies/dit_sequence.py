@@ -13,7 +13,7 @@ from edlm.denoisers.families import FAMILIES
 from edlm.denoisers.families.dit import DiT, DiTShape
 from edlm.denoisers.families.dit_denoiser import noise_level
 from edlm.denoisers.families.family import LoadOptions
-from edlm.denoisers.families.lightning import is_lightning, load_energy_network, settings_of
+from edlm.denoisers.families.lightning import flag, is_lightning, load_energy_network, settings_of
 from edlm.denoisers.visibility import visible_positions
 from edlm.energies.whole_sequence import WholeSequenceEnergy, mean_over
 
@@ -122,7 +122,7 @@ class DiTSequenceEnergy(WholeSequenceEnergy):
         check_finite(network, source)
         energy = cls(
             network.float(),
-            time_conditioned=bool(config.get("time_conditioning", False)),
+            time_conditioned=flag(config, "time_conditioning", source),
             max_tokens_per_pass=max_tokens_per_pass,
         )
         energy.denoiser_identity = denoiser.identity

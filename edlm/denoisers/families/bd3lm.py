@@ -11,6 +11,7 @@ from edlm.denoisers.families.family import Family, LoadOptions
 from edlm.denoisers.families.lightning import (
     check_last_row_is_mask,
     check_noise,
+    flag,
     is_lightning,
     load_backbone,
     load_hub_network,
@@ -23,7 +24,7 @@ from edlm.denoisers.logits import LogitsDenoiser
 
 def _recognizes(checkpoint: Checkpoint) -> bool:
     if is_lightning(checkpoint):
-        return bool(settings_of(checkpoint).get("cross_attn"))
+        return flag(settings_of(checkpoint), "cross_attn", checkpoint.path)
     return checkpoint.model_type == "bd3lm"
 
 
@@ -42,12 +43,12 @@ def _load(checkpoint: Checkpoint, options: LoadOptions) -> DiTDenoiser:
     else:
         config, network = checkpoint.config, _hub_network(checkpoint)
         # Baselines published in this layout (MDLM, SEDD) have no blocks.
-        has_blocks, length = config.get("cross_attn", True), config.get("model_length")
+        has_blocks, length = flag(config, "cross_attn", source, default=True), config.get("model_length")
     return DiTDenoiser(
         network.to(options.dtype),
         tokenizer,
         mask_token_id=options.mask_token_id,
-        time_conditioned=bool(config.get("time_conditioning", False)),
+        time_conditioned=flag(config, "time_conditioning", source),
         name=checkpoint.name,
         block_size=size(config, "block_size", source) if has_blocks else None,
         max_length=length,
@@ -69,7 +70,7 @@ def _lightning_network(checkpoint: Checkpoint) -> DiT:
     for name, allowed in (("backbone", ("dit", "hf_dit")), ("parameterization", ("subs",))):
         if (value := setting(config, name, source)) not in allowed:
             raise ValueError(f"{source}: {name} must be {allowed[0]!r}, got {value!r}")
-    if config.get("time_conditioning"):
+    if flag(config, "time_conditioning", source):
         check_noise(config, source)
     return load_backbone(checkpoint)
 

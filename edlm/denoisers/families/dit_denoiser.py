@@ -162,7 +162,7 @@ def build_dit(shape: DiTShape, weights: dict[str, Tensor], source: object, kind:
     ):
         raise ValueError(
             f"{source}: rotary_emb.inv_freq must have base 10000 and {len(expected)} frequencies "
-            f"({shape.num_heads} heads), got {len(frequencies)} of other values or number"
+            f"({shape.num_heads} heads), got {frequencies.numel()} of other values or number"
         )
     load_strictly(network, weights, source)
     return network

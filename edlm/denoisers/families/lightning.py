@@ -11,7 +11,7 @@ from edlm.denoisers.families.dit import DiT, DiTShape
 from edlm.denoisers.families.dit_denoiser import NOISE_EPS, build_dit
 from edlm.denoisers.pickles import plain
 from edlm.files import reading
-from edlm.rules import check, check_least, check_most
+from edlm.rules import check, check_least, check_most, shown
 
 ENERGY = "ebm."  # of EDLM's checkpoints
 _PREFIX, _COMPILED, _EMBEDDING = "backbone.", "_orig_mod.", "vocab_embed.embedding"
@@ -75,6 +75,13 @@ def size(config: dict[str, Any], path: str, source: object) -> int:
     return value
 
 
+def flag(config: dict[str, Any], name: str, source: object, default: bool = False) -> bool:
+    """A setting that is true or false; ValueError if it is neither."""
+    value = config.get(name)
+    with reading(source, "hold the settings of a network"):
+        return default if value is None else check(name, value, bool)
+
+
 def check_noise(config: dict[str, Any], source: object) -> None:
     """Refuse noise other than the log-linear one, whose level `total_noise` gives."""
     noise = setting(config, "noise.type", source)
@@ -89,7 +96,9 @@ def check_last_row_is_mask(config: dict[str, Any], source: object) -> None:
     data = config.get("data")
     name = data.get("tokenizer_name_or_path") if isinstance(data, dict) else None
     if name is not None and not str(name).startswith("gpt2"):
-        raise ValueError(f"{source}: mask_token_id or the tokenizer must be given, since it was trained with {name!r}")
+        raise ValueError(
+            f"{source}: mask_token_id or the tokenizer must be given, since it was trained with {shown(name)}"
+        )
 
 
 def dit_shape(config: dict[str, Any], vocab_size: int, source: object, *, conditioned: bool = True) -> DiTShape:

@@ -11,6 +11,7 @@ from edlm.denoisers.families.family import Family, LoadOptions
 from edlm.denoisers.families.lightning import (
     check_last_row_is_mask,
     check_noise,
+    flag,
     is_lightning,
     load_backbone,
     load_hub_network,
@@ -45,7 +46,7 @@ def _load(checkpoint: Checkpoint, options: LoadOptions, family: str) -> DiTDenoi
         network.to(options.dtype),
         tokenizer,
         mask_token_id=options.mask_token_id,
-        time_conditioned=bool(config.get("time_conditioning", False)),
+        time_conditioned=flag(config, "time_conditioning", checkpoint.path),
         name=checkpoint.name,
         max_length=length,
     )
@@ -66,14 +67,14 @@ def _check_settings(config: dict[str, Any], family: str, checkpoint: Checkpoint)
         )
     if backbone not in ("dit", "hf_dit"):
         raise ValueError(f"{source}: backbone must be 'dit', got {backbone!r}")
-    if config.get("cross_attn"):
+    if flag(config, "cross_attn", source):
         raise ValueError(f"{source} must have no blocks for family={family!r}, got cross_attn true: it is a BD3-LM")
     if parameterization not in _PARAMETERIZATIONS[family]:
         raise ValueError(
             f"{source}: parameterization must be one of {list(_PARAMETERIZATIONS[family])} for family={family!r}, "
             f"got {parameterization!r}"
         )
-    if config.get("time_conditioning"):
+    if flag(config, "time_conditioning", source):
         check_noise(config, source)
 
 
@@ -81,7 +82,7 @@ def _recognizes(checkpoint: Checkpoint, family: str) -> bool:
     if is_lightning(checkpoint):
         config = settings_of(checkpoint)
         is_d3pm = config.get("parameterization") == "d3pm"
-        return not config.get("cross_attn") and is_d3pm == (family == "d3pm")
+        return not flag(config, "cross_attn", checkpoint.path) and is_d3pm == (family == "d3pm")
     return checkpoint.model_type == "mdlm" and family == "mdlm"
 
 
