@@ -62,7 +62,7 @@ def test_settings_that_do_not_fit(tmp_path):
     refuse("backbone must be 'dit', got 'dimamba'", "bd3lm", block_size=4, backbone="dimamba")
     refuse("must have no blocks for family='mdlm', got cross_attn true", "bd3lm", "mdlm", block_size=4)
     refuse("must be a folder of model_type 'bd3lm' or its Lightning checkpoint", "mdlm", "bd3lm")
-    refuse("must hold the settings of a network, got cross_attn must be True or False, got 'yes'", "mdlm", cross_attn="yes")
+    refuse("hold the settings of a network, got cross_attn must be True or False, got 'yes'", "mdlm", cross_attn="yes")
     sizes = dict(published.lightning_config()["model"])
     for name, value, got in (("n_heads", "two", "'two'"), ("hidden_size", 2**30, "1073741824"), ("n_blocks", [3], "")):
         refuse(
