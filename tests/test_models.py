@@ -2,10 +2,15 @@
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
 
 from edlm import ResidualHead, load_denoiser
 from edlm.cli import main
 from edlm.commands.models import ModelOptions
+from tests.denoisers.published_edlm import write_edlm
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +51,20 @@ def test_the_command_writes_the_text_of_a_denoiser_without_a_tokenizer(folder, c
     words[2] = str(folder / "bare")
     assert main([*words, "--denoiser_tokenizer", str(folder / "tokenizer")]) == 0
     assert capsys.readouterr().out == expected
+
+
+def test_the_command_reranks_by_the_energy_of_an_official_checkpoint(tmp_path, capsys):
+    path = write_edlm(tmp_path / "edlm")
+    words = {word: i for i, word in enumerate("a b c d e f g h i <unk> <end>".split())}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<end>")
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    options = ["sample", "--denoiser", str(path), "--prompt=a b", "--max_new_tokens=8", "--energy", str(path)]
+    assert main(options) == 2
+    assert f"must have a tokenizer, got none in {path}: give denoiser_tokenizer" in capsys.readouterr().err
+    written = []
+    for energy in ([], ["--energy", "null"]):
+        assert main([*options, "--denoiser_tokenizer", str(tmp_path / "tokenizer"), *energy]) == 0
+        written.append(capsys.readouterr().out)
+    assert "a b" in written[0] and written[0] != written[1]

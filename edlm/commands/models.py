@@ -20,9 +20,9 @@ class ModelOptions(Config):
     """Folder, hub id or shipped name."""
 
     energy: str | None = "auto"
-    """Folder of an energy, a shipped name, or a causal LM as "causal:PATH" (the denoiser's tokens), "text:PATH" (any
-    tokens) or "server:URL#MODEL" (served elsewhere); null for the base sampler; "auto" for the shipped energy of a
-    shipped denoiser, and none for any other."""
+    """Folder of an energy, a ``.ckpt`` file of EDLM, a shipped name, or a causal LM as "causal:PATH" (the denoiser's
+    tokens), "text:PATH" (any tokens) or "server:URL#MODEL" (served elsewhere); null for the base sampler; "auto" for
+    the shipped energy of a shipped denoiser, and none for any other."""
 
     sampler: SamplerOptions = field(default_factory=lambda: SamplerOptions(num_steps=8))
     """How to sample."""
@@ -42,11 +42,15 @@ class ModelOptions(Config):
 
         Raises:
             OSError: there is no such model.
-            ValueError: it does not fit.
+            ValueError: it does not fit, or there is no tokenizer.
         """
         where = device if device is not None and self.device == "auto" else self.device
         options = {"tokenizer": self.denoiser_tokenizer, "dtype": self.denoiser_dtype}
         denoiser, name = load_denoiser(self.denoiser, device=where, **options), self.energy
+        if denoiser.tokenizer is None:
+            raise ValueError(
+                f"a denoiser of text must have a tokenizer, got none in {self.denoiser}: give denoiser_tokenizer"
+            )
         if name == "auto":
             name = self.denoiser if (SHIPPED / self.denoiser / "head").is_dir() else None
         energy = None if name is None else load_energy(name)

@@ -24,7 +24,7 @@ SHARD_SIZE = "5GB"  # largest weight file that is written, unless told otherwise
 SAFETENSORS, PICKLES = (".safetensors",), (".ckpt", ".pth", ".th", ".bin", ".pt")
 _NOT_MODELS = ("optimizer.bin", "training_args.bin", "scheduler.pt", "optimizer.pt", "rng_state.pth")
 _SIZES = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "n_embd", "n_layer", "n_head"}
-_LARGEST = 2**24  # of any of these: more is damage, and is refused before anything is allocated
+LARGEST = 2**24  # of any of these: more is damage, and is refused before anything is allocated
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Checkpoint:
             check("model_type", config.get("model_type"), str | None)
             for name in _SIZES & config.keys():
                 check_least(1, **{name: check(name, config[name], int)})
-                check_most(_LARGEST, **{name: config[name]})
+                check_most(LARGEST, **{name: config[name]})
         return config
 
     @property

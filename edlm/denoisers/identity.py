@@ -31,12 +31,13 @@ class DenoiserIdentity:
     vocabulary: str
 
     def differences(self, other: DenoiserIdentity) -> list[str]:
-        """What differs, in words; the name alone may differ, since folders are renamed."""
+        """What differs, in words; not the name, since folders are renamed, nor a vocabulary that is not known here."""
         theirs = asdict(other)
+        ignored = {"name"} if self.vocabulary else {"name", "vocabulary"}
         return [
             f"{field} {mine!r} != {theirs[field]!r}"
             for field, mine in asdict(self).items()
-            if field != "name" and mine != theirs[field]
+            if field not in ignored and mine != theirs[field]
         ]
 
 

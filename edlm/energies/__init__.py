@@ -3,6 +3,7 @@
 from edlm.energies.autoregressive import AutoregressiveEnergy
 from edlm.energies.base import Decision, Energy, Step, TokenwiseEnergy, WeightedSum
 from edlm.energies.callable import CallableEnergy, TextFunctionEnergy
+from edlm.energies.dit_sequence import DiTSequenceEnergy
 from edlm.energies.loading import load_energy
 from edlm.energies.mdlm_causal_lm import MDLMCausalLM
 from edlm.energies.oracle import OracleEnergy
@@ -16,6 +17,7 @@ __all__ = [
     "AutoregressiveEnergy",
     "CallableEnergy",
     "Decision",
+    "DiTSequenceEnergy",
     "Energy",
     "MDLMCausalLM",
     "OracleEnergy",

@@ -15,12 +15,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from edlm.denoisers.checkpoint import Checkpoint, check_finite
+from edlm.energies.mdlm_causal_lm import MDLMCausalLM
 from edlm.energies.text_scorer import TextScorer
 from edlm.files import reading
 from edlm.hub import finding, load_tokenizer
 from edlm.rules import check_given, check_least
 
-PACKAGE = "package:"
+PACKAGE, OFFICIAL = "package:", ".ckpt"
 NOT_SCORED = -100
 
 
@@ -49,12 +50,13 @@ def load_causal_lm(
     """Load a transformers causal LM and its tokenizer.
 
     Args:
-        path: Folder or hub id; a ``.gguf`` file; or ``"package:NAME"``, an installed Python package that holds one
-            ``.gguf`` file.
+        path: Folder or hub id; a ``.gguf`` file; ``"package:NAME"``, an installed Python package that holds one
+            ``.gguf`` file; or a ``.ckpt`` file, see `MDLMCausalLM.from_checkpoint`, which has no tokenizer.
         gguf_file: Name of a file in the folder ``path``; read with the package ``gguf``.
         needs_tokenizer: A model without a tokenizer is an error.
         device: Where the model runs; where transformers puts it by default.
-        model_options: Passed to transformers, such as ``dtype`` (float32 by default).
+        model_options: Passed to transformers, such as ``dtype`` (float32 by default); or to
+            `MDLMCausalLM.from_checkpoint`, such as ``averaged``.
 
     Raises:
         ModuleNotFoundError: the package is not installed.
@@ -62,6 +64,12 @@ def load_causal_lm(
             damaged.
         OSError: there is no such model here.
     """
+    if Path(path).suffix == OFFICIAL and gguf_file is None:
+        if needs_tokenizer:
+            raise ValueError(f"a causal LM of texts must have a tokenizer, got {path}: it scores tokens, 'causal:PATH'")
+        model = MDLMCausalLM.from_checkpoint(path, **model_options)
+        check_finite(model, path)
+        return CausalLM(model.to(device) if device is not None else model, None, Path(path).name)
     folder, gguf_file = locate(path, gguf_file)
     options = {"gguf_file": gguf_file} if gguf_file else {}
     hub = {name: v for name, v in model_options.items() if name in ("revision", "token", "trust_remote_code")}

@@ -6,6 +6,8 @@ from typing import Any
 from edlm.denoisers.loading import SHIPPED
 from edlm.energies.autoregressive import AutoregressiveEnergy
 from edlm.energies.base import Energy
+from edlm.energies.causal_lm import OFFICIAL
+from edlm.energies.dit_sequence import DiTSequenceEnergy
 from edlm.energies.pretrained import SETTINGS, PretrainedEnergy
 from edlm.energies.served_lm import ServedLM
 from edlm.energies.text import TextEnergy
@@ -20,8 +22,9 @@ def load_energy(path_or_name: str | Path, revision: str | None = None, *, carry_
         path_or_name: Folder, or ``org/name`` on the hub; ``"tinystories"`` for the shipped head, or the name of another
             shipped energy (``"tinystories/autoregressive"``). ``"causal:PATH"`` makes an `AutoregressiveEnergy` of a
             causal LM over the denoiser's tokens, ``"text:PATH"`` a `TextEnergy` of one with any tokens; their PATH is
-            a folder, hub id, ``.gguf`` file or ``package:NAME``. ``"server:URL#MODEL"`` makes a `TextEnergy` of an LM
-            that is served elsewhere, see `ServedLM.from_name`.
+            a folder, hub id, ``.gguf`` file or ``package:NAME``, and of "causal:" also an ``ar.ckpt`` of MDLM.
+            ``"server:URL#MODEL"`` makes a `TextEnergy` of an LM that is served elsewhere, see `ServedLM.from_name`. A
+            ``.ckpt`` file of EDLM's own code holds a `DiTSequenceEnergy`.
         revision: Of the hub's repository: branch, tag or commit.
         carry_over: Of an `AutoregressiveEnergy`; as it was saved by default.
 
@@ -49,6 +52,8 @@ def _load(name: str, revision: str | None) -> Energy:
         if name.startswith(prefix):
             options: dict[str, Any] = {"revision": revision} if revision is not None else {}
             return kind.from_causal_lm(name.removeprefix(prefix), **options)
+    if name.endswith(OFFICIAL) and not Path(name).is_dir():
+        return DiTSequenceEnergy.from_checkpoint(name, revision=revision)
     for shipped in (SHIPPED / name / "head", SHIPPED / name):
         if not Path(name).is_absolute() and (shipped / SETTINGS).is_file():
             return PretrainedEnergy.from_pretrained(shipped)

@@ -13,7 +13,7 @@ from typing_extensions import Self
 from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.families.dit import DiT, DiTShape
 from edlm.denoisers.families.dit_denoiser import GPT2_ROWS, GPT2_SEPARATOR, mask_of
-from edlm.denoisers.families.lightning import is_lightning, load_backbone, load_hub_network, setting, settings_of
+from edlm.denoisers.families.lightning import is_lightning, load_backbone, load_hub_network, settings_of, size
 from edlm.denoisers.visibility import visible_positions
 
 
@@ -90,22 +90,25 @@ class MDLMCausalLM(PreTrainedModel):
         revision: str | None = None,
         mask_token_id: int | None = None,
         bos_token_id: int | None = None,
+        averaged: bool = True,
         dtype: torch.dtype = torch.float32,
     ) -> Self:
-        """Load ``ar.ckpt`` of MDLM, or a hub folder of model type ``bd3lm`` that is causal.
+        """Load ``ar.ckpt`` of MDLM, BD3-LM or DUO, or a hub folder of model type ``bd3lm`` that is causal.
 
         Args:
             path_or_hub_id: File, folder or hub id.
             revision: Of the hub's repository.
             mask_token_id: The last row by default.
             bos_token_id: Saved in the configuration; for GPT-2's tokens 50256 by default.
+            averaged: Take the averaged weights of a Lightning file, where there are any. EDLM-AR as its authors ran it
+                used the others.
             dtype: Of the weights.
 
         Raises:
             FileNotFoundError: it is not there, and cannot be a hub id.
             ValueError: it is not an autoregressive model of the MDLM code base, or its parts do not fit together.
         """
-        backbone, length = _load_backbone(Checkpoint.open(path_or_hub_id, revision))
+        backbone, length = _load_backbone(Checkpoint.open(path_or_hub_id, revision), averaged)
         rows = backbone.shape.vocab_size
         if bos_token_id is None and rows == GPT2_ROWS:
             bos_token_id = GPT2_SEPARATOR
@@ -155,17 +158,18 @@ class MDLMCausalLM(PreTrainedModel):
         return CausalLMOutput(logits=logits.index_fill(-1, mask, -torch.inf).log_softmax(-1))
 
 
-def _load_backbone(checkpoint: Checkpoint) -> tuple[DiT, int]:
+def _load_backbone(checkpoint: Checkpoint, averaged: bool) -> tuple[DiT, int]:
     """The network, and how many tokens it was trained on."""
     source = checkpoint.path
     if checkpoint.model_type == "bd3lm" and checkpoint.config.get("causal"):
         if checkpoint.config.get("adaln", True):
             raise ValueError(f"{source} must have adaln false, since a causal model has no noise level, got true")
         backbone = load_hub_network(checkpoint, conditioned=False)
-        return backbone, setting(checkpoint.config, "model_length", source)
-    if is_lightning(checkpoint) and settings_of(checkpoint).get("backbone") == "ar":
-        backbone = load_backbone(checkpoint, conditioned=False)
-        return backbone, setting(settings_of(checkpoint), "model.length", source)
+        return backbone, size(checkpoint.config, "model_length", source)
+    config = settings_of(checkpoint) if is_lightning(checkpoint) else {}
+    if "ar" in (config.get("backbone"), config.get("parameterization")):
+        backbone = load_backbone(checkpoint, conditioned=False, averaged=averaged)
+        return backbone, size(config, "model.length", source)
     raise ValueError(
         f"{source} must be a Lightning checkpoint with backbone 'ar' or a causal folder of model_type 'bd3lm', "
         f"got {checkpoint.describe()}"

@@ -12,13 +12,12 @@ from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel
 from typing_extensions import Self
 
 from edlm.denoisers.families.masked_lm import MaskedLMDenoiser
-from edlm.energies.base import Decision
-from edlm.energies.pretrained import PretrainedEnergy
+from edlm.energies.whole_sequence import WholeSequenceEnergy, mean_over
 
 TIME_FEATURES = 128
 
 
-class SequenceEnergy(PretrainedEnergy):
+class SequenceEnergy(WholeSequenceEnergy):
     """``E(x_0, x_t, t)``: scalar of a Transformer on a complete candidate (EDLM-NCE), nats.
 
     Its input is ``embedding(x_0) + [x_t is masked] * vector + mlp(t)``; its states are averaged over
@@ -48,17 +47,12 @@ class SequenceEnergy(PretrainedEnergy):
         True
     """
 
-    reads = "sequence"
-
     def __init__(self, encoder: PreTrainedModel, *, max_tokens_per_pass: int = 16384):
-        super().__init__()
+        super().__init__(max_tokens_per_pass)
         if "inputs_embeds" not in inspect.signature(encoder.forward).parameters:
             raise ValueError(f"an encoder must accept inputs_embeds, {type(encoder).__name__} does not")
-        if max_tokens_per_pass < 1:
-            raise ValueError(f"max_tokens_per_pass must be >= 1, got {max_tokens_per_pass}")
         width = encoder.get_input_embeddings().embedding_dim
         self.encoder = encoder
-        self.max_tokens_per_pass = max_tokens_per_pass
         self.was_masked = nn.Parameter(torch.zeros(width))
         self.time_mlp = nn.Sequential(nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
         # The same shift for all candidates needs no constant: weights are normalised.
@@ -93,35 +87,7 @@ class SequenceEnergy(PretrainedEnergy):
         model = AutoModelForMaskedLM.from_config(config, dtype=torch.float32)
         return cls(model.base_model, max_tokens_per_pass=settings["max_tokens_per_pass"])
 
-    def forward(self, decision: Decision) -> Tensor:
-        """Energies ``[batch, k]``; 0 in rows without slots.
-
-        Raises:
-            ValueError: a candidate holds a mask at a real position.
-        """
-        step, k = decision.step, decision.num_candidates
-        energy = torch.zeros_like(decision.log_proposal)
-        active = decision.slots.counts.nonzero()[:, 0]
-        if not len(active):
-            return energy
-        x_0 = decision.candidates[active].flatten(0, 1)
-        rows = active.repeat_interleave(k)
-        real = step.attention_mask.bool()[rows] if step.attention_mask is not None else None
-        masked = x_0 == step.denoiser.mask_token_id
-        if (masked if real is None else masked & real).any():
-            raise ValueError("SequenceEnergy needs complete candidates, got masks: use scope='sequence'")
-        was_masked = step.x_t[rows] == step.denoiser.mask_token_id
-        size = len(x_0) if self.training else max(1, self.max_tokens_per_pass // x_0.shape[1])
-        values = torch.cat(
-            [
-                self._judge(x_0[part], was_masked[part], step.t[rows[part]], _rows_of(real, part))
-                for part in torch.arange(len(x_0), device=x_0.device).split(size)
-            ]
-        )
-        return energy.index_put((active,), values.view(-1, k).to(energy))
-
-    def _judge(self, x_0: Tensor, was_masked: Tensor, t: Tensor, real: Tensor | None) -> Tensor:
-        """Energies ``[n]`` of sequences ``[n, length]``."""
+    def judge(self, x_0: Tensor, x_t: Tensor, was_masked: Tensor, t: Tensor, real: Tensor | None) -> Tensor:
         embedded = self.encoder.get_input_embeddings()(x_0)
         dtype = self.project.weight.dtype
         time = self.time_mlp(_time_features(t).to(dtype))[:, None]
@@ -131,15 +97,7 @@ class SequenceEnergy(PretrainedEnergy):
             attention_mask=real.long() if real is not None else None,
             return_dict=True,
         ).last_hidden_state.float()
-        if real is None:
-            pooled = states.mean(1)
-        else:
-            pooled = (states * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp(min=1)
-        return self.project(pooled.to(dtype))[:, 0]
-
-
-def _rows_of(table: Tensor | None, rows: Tensor) -> Tensor | None:
-    return table[rows] if table is not None else None
+        return self.project(mean_over(states, real).to(dtype))[:, 0]
 
 
 def _time_features(t: Tensor) -> Tensor:

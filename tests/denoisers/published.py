@@ -97,19 +97,43 @@ def lightning_config(**changes):
     return {**config, **changes}
 
 
-def write_mdlm_lightning(path, weights=None, averaged=None, compiled=False, legacy=False, extra=None, **config):
+def write_mdlm_lightning(
+    path, weights=None, averaged=None, compiled=False, legacy=False, extra=None, whole=None, ema=True, **config
+):
     weights = weights or backbone_weights()
     prefix = "backbone._orig_mod." if compiled else "backbone."
     state = {prefix + name: weight for name, weight in weights.items()}
     state |= {"noise.sigma_max": torch.tensor(6.9), "valid_metrics.nll.weight": torch.tensor(0.0), **(extra or {})}
     content = {"state_dict": state, "loops": {"fit_loop": {}}, "sampler": {"random_state": None}, "epoch": 2}
-    if averaged is not None:
+    if averaged is not None and ema:
         shadows = averaged if isinstance(averaged, list) else shadow_params(averaged)
         content["ema"] = {"decay": 0.9999, "num_updates": 9, "shadow_params": shadows}
     with fake_packages() as (as_omegaconf, tokenizer):
-        content["hyper_parameters"] = {"config": as_omegaconf(lightning_config(**config)), "tokenizer": tokenizer}
+        content["hyper_parameters"] = {
+            "config": as_omegaconf(whole or lightning_config(**config)),
+            "tokenizer": tokenizer,
+        }
         torch.save(content, path, _use_new_zipfile_serialization=not legacy)
     return path
+
+
+def algo_config(name, noise="loglinear", **algo):
+    """Settings as BD3-LM's and DUO's code keeps them: some in a section of their own."""
+    config = lightning_config(noise={"type": noise, "eps": 1e-3})
+    parts = {key: config.pop(key) for key in ("backbone", "parameterization", "time_conditioning", "T")}
+    return {**config, "algo": {"name": name, **parts, "causal_attention": False, **algo}}
+
+
+def write_algo(path, name, block_size=None, noise="loglinear", config=None, **options):
+    """A Lightning file of BD3-LM's code, where ``block_size`` is given, or of DUO's."""
+    algo = {key: options.pop(key) for key in list(options) if key not in ("weights", "averaged", "compiled", "extra")}
+    whole = {**algo_config(name, noise, **algo), **(config or {})}
+    if block_size is not None:
+        whole["block_size"] = block_size
+        whole["algo"] |= {"cross_attn": name == "bd3lm", "ignore_bos": True, "var_min": True, "sampler": "semi_ar"}
+        bounds = {"sampling_eps_min": torch.tensor(1e-3), "sampling_eps_max": torch.tensor(0.999)}
+        options["extra"] = {**bounds, **(options.get("extra") or {})}
+    return write_mdlm_lightning(path.with_suffix(".ckpt"), whole=whole, **options)
 
 
 def write_lightning(path, **options):

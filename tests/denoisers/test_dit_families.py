@@ -11,6 +11,7 @@ from edlm.diffusion.slots import Slots
 from tests.denoisers import published
 from tests.denoisers.plain_dit import plain_logits
 from tests.denoisers.published import BLOCKS, LENGTH, MASK, ROWS, SIZE, backbone_weights, write_lightning, write_run
+from tests.denoisers.published_edlm import write_edlm
 
 X_T = torch.tensor([[3, MASK, 0, MASK, MASK, 7, MASK], [MASK, 5, MASK, 1, 2, MASK, 8]])
 T = torch.tensor([0.3, 0.85])
@@ -21,6 +22,7 @@ def sigma(t):
     return -math.log(1 - 0.999 * t)
 
 
+TIMED = {"time_conditioning": True, "noise": "log-linear"}
 FORMATS = {
     "mdlm": (published.write_mdlm_hub, "mdlm", False),
     "mdlm, timed": (partial(published.write_mdlm_hub, time_conditioning=True), "mdlm", True),
@@ -29,11 +31,23 @@ FORMATS = {
     "mdlm.ckpt, compiled": (partial(write_lightning, compiled=True), "mdlm", False),
     "mdlm.ckpt, sedd": (partial(write_lightning, parameterization="sedd", time_conditioning=True), "mdlm", True),
     "d3pm.ckpt": (partial(write_lightning, parameterization="d3pm", time_conditioning=True), "d3pm", True),
+    "edlm.ckpt": (write_edlm, "mdlm", False),
+    "duo.ckpt, mdlm": (partial(published.write_algo, name="mdlm", noise="log-linear"), "mdlm", False),
+    "duo.ckpt, sedd": (partial(published.write_algo, name="sedd", parameterization="score", **TIMED), "mdlm", True),
+    "duo.ckpt, d3pm": (partial(published.write_algo, name="d3pm", parameterization="mean", **TIMED), "d3pm", True),
+    "bd3lm.ckpt": (partial(published.write_algo, name="bd3lm", block_size=BLOCK), "bd3lm", False),
+    "bd3lm.ckpt, compiled": (
+        partial(published.write_algo, name="bd3lm", block_size=BLOCK, compiled=True),
+        "bd3lm",
+        False,
+    ),
+    "bd3lm.ckpt, no blocks": (partial(published.write_algo, name="mdlm", block_size="${model.length}"), "mdlm", False),
     "sedd": (published.write_sedd, "sedd", True),
     "sedd run": (write_run, "sedd", True),
     "bd3lm": (partial(published.write_bd3lm, block_size=BLOCK), "bd3lm", False),
     "bd3lm, no blocks": (partial(published.write_bd3lm, cross_attn=False), "bd3lm", False),
 }
+WITH_BLOCKS = {"bd3lm", "bd3lm.ckpt", "bd3lm.ckpt, compiled"}
 each = pytest.mark.parametrize("name", FORMATS)
 
 
@@ -43,7 +57,7 @@ def load(name, tmp_path, **options):
 
 def expected_log_probs(name, weights, x_t, t):
     timed = FORMATS[name][2]
-    reads = (lambda i, j: j // BLOCK <= i // BLOCK) if name == "bd3lm" else lambda i, j: True
+    reads = (lambda i, j: j // BLOCK <= i // BLOCK) if name in WITH_BLOCKS else lambda i, j: True
     rows = []
     for tokens, time in zip(x_t.tolist(), t.tolist(), strict=True):
         logits = plain_logits(weights, tokens, sigma(time) if timed else 0.0, reads)[:, :MASK]
@@ -60,8 +74,8 @@ def expected_log_probs(name, weights, x_t, t):
 def test_log_probs_of_a_published_checkpoint(name, tmp_path):
     denoiser = load(name, tmp_path)
     assert (denoiser.mask_token_id, denoiser.vocab_size, denoiser.max_length) == (MASK, ROWS, LENGTH)
-    assert denoiser.time_conditioned == FORMATS[name][2]
-    assert denoiser.block_size == (BLOCK if name == "bd3lm" else None)
+    assert (denoiser.family, denoiser.time_conditioned) == FORMATS[name][1:]
+    assert denoiser.block_size == (BLOCK if name in WITH_BLOCKS else None)
     assert denoiser.identity.name == "tiny" + ".ckpt" * ("ckpt" in name)
     expected = expected_log_probs(name, backbone_weights(), X_T, T)
     torch.testing.assert_close(denoiser.log_probs(X_T, T), expected, rtol=1e-5, atol=1e-5)

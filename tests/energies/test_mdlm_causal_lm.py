@@ -55,6 +55,29 @@ def test_averaged_weights_are_taken(tmp_path):
 
 
 @torch.no_grad()
+def test_edlm_ar_as_it_was_run_takes_the_weights_that_are_not_averaged(tmp_path):
+    raw, averaged = (backbone_weights(seed=seed, conditioned=False) for seed in (0, 1))
+    path = published.write_ar_ckpt(tmp_path / "ar.ckpt", weights=raw, averaged=averaged)
+    energy = AutoregressiveEnergy(MDLMCausalLM.from_checkpoint(path, averaged=False), bos_token_id=4)
+    torch.testing.assert_close(energy.log_prob(TOKENS), expected_terms(4).sum(1), rtol=1e-5, atol=1e-5)
+    by_name = AutoregressiveEnergy.from_causal_lm(path, averaged=False, bos_token_id=4)
+    assert torch.equal(by_name.log_prob(TOKENS), energy.log_prob(TOKENS)) and by_name.tokenizer is None
+    of_averages = AutoregressiveEnergy(MDLMCausalLM.from_checkpoint(path), bos_token_id=4).log_prob(TOKENS)
+    assert (of_averages - energy.log_prob(TOKENS)).abs().min() > 0.1
+
+
+@torch.no_grad()
+def test_a_checkpoint_is_an_energy_by_its_name(tmp_path):
+    path = published.write_ar_ckpt(tmp_path / "ar.ckpt")
+    energy = load_energy(f"causal:{path}")
+    assert isinstance(energy, AutoregressiveEnergy) and energy.bos_token_id is None  # GPT-2's is not in a table of 12
+    expected = AutoregressiveEnergy(MDLMCausalLM.from_checkpoint(path), bos_token_id=None)
+    assert torch.equal(energy.log_prob(TOKENS), expected.log_prob(TOKENS))
+    with pytest.raises(ValueError, match="a causal LM of texts must have a tokenizer, got .*ar.ckpt: it scores tokens"):
+        load_energy(f"text:{path}")
+
+
+@torch.no_grad()
 def test_the_energy_comes_back_without_the_checkpoint(tmp_path):
     model = MDLMCausalLM.from_checkpoint(write_ckpt(tmp_path / "ar"), bos_token_id=4)
     energy = AutoregressiveEnergy(model, bos_token_id=4)

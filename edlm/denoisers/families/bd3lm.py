@@ -5,36 +5,74 @@ from typing import Any
 from torch import nn
 
 from edlm.denoisers.checkpoint import Checkpoint
+from edlm.denoisers.families.dit import DiT
 from edlm.denoisers.families.dit_denoiser import DiTDenoiser, wrap_official
 from edlm.denoisers.families.family import Family, LoadOptions
-from edlm.denoisers.families.lightning import load_hub_network, setting
+from edlm.denoisers.families.lightning import (
+    check_last_row_is_mask,
+    check_noise,
+    flag,
+    is_lightning,
+    load_backbone,
+    load_hub_network,
+    setting,
+    settings_of,
+    size,
+)
 from edlm.denoisers.logits import LogitsDenoiser
 
 
 def _recognizes(checkpoint: Checkpoint) -> bool:
+    if is_lightning(checkpoint):
+        return flag(settings_of(checkpoint), "cross_attn", checkpoint.path)
     return checkpoint.model_type == "bd3lm"
 
 
 def _load(checkpoint: Checkpoint, options: LoadOptions) -> DiTDenoiser:
-    config, source = checkpoint.config, checkpoint.path
+    source = checkpoint.path
     if not _recognizes(checkpoint):
-        raise ValueError(f"{source} must be a folder of model_type 'bd3lm', got {checkpoint.describe()}")
+        raise ValueError(
+            f"{source} must be a folder of model_type 'bd3lm' or its Lightning checkpoint, got {checkpoint.describe()}"
+        )
+    tokenizer = checkpoint.tokenizer(options.tokenizer)
+    if is_lightning(checkpoint):
+        config, network = settings_of(checkpoint), _lightning_network(checkpoint)
+        has_blocks, length = True, size(config, "model.length", source)
+        if tokenizer is None and options.mask_token_id is None:
+            check_last_row_is_mask(config, source)
+    else:
+        config, network = checkpoint.config, _hub_network(checkpoint)
+        # Baselines published in this layout (MDLM, SEDD) have no blocks.
+        has_blocks, length = flag(config, "cross_attn", source, default=True), config.get("model_length")
+    return DiTDenoiser(
+        network.to(options.dtype),
+        tokenizer,
+        mask_token_id=options.mask_token_id,
+        time_conditioned=flag(config, "time_conditioning", source),
+        name=checkpoint.name,
+        block_size=size(config, "block_size", source) if has_blocks else None,
+        max_length=length,
+    )
+
+
+def _hub_network(checkpoint: Checkpoint) -> DiT:
+    config = checkpoint.config
     if config.get("causal", False):
         raise ValueError(
-            f"{source} must be a diffusion model, got an autoregressive one: "
+            f"{checkpoint.path} must be a diffusion model, got an autoregressive one: "
             "it makes an energy, see edlm.energies.MDLMCausalLM.from_checkpoint"
         )
-    # Baselines published in this layout (MDLM, SEDD) have no blocks.
-    has_blocks = config.get("cross_attn", True)
-    return DiTDenoiser(
-        load_hub_network(checkpoint, conditioned=config.get("adaln", True)).to(options.dtype),
-        checkpoint.tokenizer(options.tokenizer),
-        mask_token_id=options.mask_token_id,
-        time_conditioned=bool(config.get("time_conditioning", False)),
-        name=checkpoint.name,
-        block_size=setting(config, "block_size", source) if has_blocks else None,
-        max_length=config.get("model_length"),
-    )
+    return load_hub_network(checkpoint, conditioned=config.get("adaln", True))
+
+
+def _lightning_network(checkpoint: Checkpoint) -> DiT:
+    config, source = settings_of(checkpoint), checkpoint.path
+    for name, allowed in (("backbone", ("dit", "hf_dit")), ("parameterization", ("subs",))):
+        if (value := setting(config, name, source)) not in allowed:
+            raise ValueError(f"{source}: {name} must be {allowed[0]!r}, got {value!r}")
+    if flag(config, "time_conditioning", source):
+        check_noise(config, source)
+    return load_backbone(checkpoint)
 
 
 def _wrap(module: nn.Module, tokenizer: Any = None, *, block_size: int | None = None, **options: Any) -> LogitsDenoiser:

@@ -155,9 +155,9 @@ def vocabulary_of(rows: int, tokenizer: Any, mask_token_id: int | None = None) -
     return Vocabulary.of(tokenizer, rows, mask, prefix_ids=() if begin is None else (begin,), eos_token_id=end)
 
 
-def build_dit(shape: DiTShape, weights: dict[str, Tensor], source: object) -> DiT:
+def build_dit(shape: DiTShape, weights: dict[str, Tensor], source: object, kind: type[DiT] = DiT) -> DiT:
     """The network of published weights; ValueError if they do not fit, or the rotary frequencies differ."""
-    network = DiT(shape)
+    network = kind(shape)
     weights, expected = dict(weights), rotary_frequencies(shape.hidden_size // shape.num_heads)
     frequencies = weights.pop("rotary_emb.inv_freq", None)
     if frequencies is not None and (
@@ -165,7 +165,7 @@ def build_dit(shape: DiTShape, weights: dict[str, Tensor], source: object) -> Di
     ):
         raise ValueError(
             f"{source}: rotary_emb.inv_freq must have base 10000 and {len(expected)} frequencies "
-            f"({shape.num_heads} heads), got {len(frequencies)} of other values or number"
+            f"({shape.num_heads} heads), got {frequencies.numel()} of other values or number"
         )
     load_strictly(network, weights, source)
     return network

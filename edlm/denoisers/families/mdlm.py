@@ -1,4 +1,4 @@
-"""MDLM: hub folders, and Lightning checkpoints of the official code; D3PM with absorbing noise: such checkpoints."""
+"""MDLM: hub folders, and Lightning checkpoints of its code, BD3-LM's, DUO's and EDLM's; D3PM: such checkpoints."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,10 +8,21 @@ from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.families.dit_denoiser import DiTDenoiser, wrap_official
 from edlm.denoisers.families.family import Family, LoadOptions
-from edlm.denoisers.families.lightning import is_lightning, load_backbone, load_hub_network, setting, settings_of
+from edlm.denoisers.families.lightning import (
+    check_last_row_is_mask,
+    check_noise,
+    flag,
+    is_lightning,
+    load_backbone,
+    load_hub_network,
+    setting,
+    settings_of,
+    size,
+)
 
 # Meaning of the network's outputs, by family; sedd forms scores outside of the network.
 _PARAMETERIZATIONS = {"mdlm": ("subs", "sedd"), "d3pm": ("d3pm",)}
+_UNIFORM = ("duo", "duo_base", "hyperbolic_duo", "distillation", "ot-finetune")  # of DUO's algo.name
 
 
 def _load(checkpoint: Checkpoint, options: LoadOptions, family: str) -> DiTDenoiser:
@@ -22,7 +33,7 @@ def _load(checkpoint: Checkpoint, options: LoadOptions, family: str) -> DiTDenoi
         config = settings_of(checkpoint)
         _check_settings(config, family, checkpoint)
         network = load_backbone(checkpoint)
-        length = setting(config, "model.length", checkpoint.path)
+        length = size(config, "model.length", checkpoint.path)
     else:
         raise ValueError(
             f"{checkpoint.path} must be a folder of model_type 'mdlm' or a Lightning checkpoint for "
@@ -30,12 +41,12 @@ def _load(checkpoint: Checkpoint, options: LoadOptions, family: str) -> DiTDenoi
         )
     tokenizer = checkpoint.tokenizer(options.tokenizer)
     if tokenizer is None and options.mask_token_id is None:
-        _check_last_row_is_mask(config, checkpoint)
+        check_last_row_is_mask(config, checkpoint.path)
     return DiTDenoiser(
         network.to(options.dtype),
         tokenizer,
         mask_token_id=options.mask_token_id,
-        time_conditioned=bool(config.get("time_conditioning", False)),
+        time_conditioned=flag(config, "time_conditioning", checkpoint.path),
         name=checkpoint.name,
         max_length=length,
     )
@@ -43,39 +54,35 @@ def _load(checkpoint: Checkpoint, options: LoadOptions, family: str) -> DiTDenoi
 
 def _check_settings(config: dict[str, Any], family: str, checkpoint: Checkpoint) -> None:
     """Refuse networks trained for another task."""
-    source = checkpoint.path
-    if setting(config, "backbone", source) == "ar" or setting(config, "parameterization", source) == "ar":
+    source, algo = checkpoint.path, config.get("algo")
+    name = algo.get("name") if isinstance(algo, dict) else None
+    if name in _UNIFORM or config.get("diffusion") == "uniform":
+        got = f"algo.name {name!r}" if name in _UNIFORM else "diffusion 'uniform'"
+        raise ValueError(f"{source} must be trained with masks, got {got}, whose noise is any token")
+    backbone, parameterization = (setting(config, key, source) for key in ("backbone", "parameterization"))
+    if "ar" in (backbone, parameterization):
         raise ValueError(
             f"{source} must be a diffusion model, got an autoregressive one: "
             "it makes an energy, see edlm.energies.MDLMCausalLM.from_checkpoint"
         )
-    if config["backbone"] not in ("dit", "hf_dit"):
-        raise ValueError(f"{source}: backbone must be 'dit', got {config['backbone']!r}")
-    if config["parameterization"] not in _PARAMETERIZATIONS[family]:
+    if backbone not in ("dit", "hf_dit"):
+        raise ValueError(f"{source}: backbone must be 'dit', got {backbone!r}")
+    if flag(config, "cross_attn", source):
+        raise ValueError(f"{source} must have no blocks for family={family!r}, got cross_attn true: it is a BD3-LM")
+    if parameterization not in _PARAMETERIZATIONS[family]:
         raise ValueError(
             f"{source}: parameterization must be one of {list(_PARAMETERIZATIONS[family])} for family={family!r}, "
-            f"got {config['parameterization']!r}"
+            f"got {parameterization!r}"
         )
-    if config.get("time_conditioning"):
-        noise = setting(config, "noise.type", source)
-        if noise != "loglinear":
-            raise ValueError(f"{source}: noise.type must be 'loglinear' with time_conditioning, got {noise!r}")
-
-
-def _check_last_row_is_mask(config: dict[str, Any], checkpoint: Checkpoint) -> None:
-    """The mask is an extra row for GPT-2's tokenizer, but not for one that has a mask token."""
-    data = config.get("data")
-    name = data.get("tokenizer_name_or_path") if isinstance(data, dict) else None
-    if name is not None and not str(name).startswith("gpt2"):
-        raise ValueError(
-            f"{checkpoint.path}: mask_token_id or the tokenizer must be given, since it was trained with {name!r}"
-        )
+    if flag(config, "time_conditioning", source):
+        check_noise(config, source)
 
 
 def _recognizes(checkpoint: Checkpoint, family: str) -> bool:
     if is_lightning(checkpoint):
-        is_d3pm = settings_of(checkpoint).get("parameterization") == "d3pm"
-        return is_d3pm == (family == "d3pm")
+        config = settings_of(checkpoint)
+        is_d3pm = config.get("parameterization") == "d3pm"
+        return not flag(config, "cross_attn", checkpoint.path) and is_d3pm == (family == "d3pm")
     return checkpoint.model_type == "mdlm" and family == "mdlm"
 
 

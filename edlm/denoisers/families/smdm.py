@@ -44,7 +44,7 @@ class _Network(LlamaForCausalLM):
 
 
 def _load(checkpoint: Checkpoint, options: LoadOptions) -> Denoiser:
-    weights, tokenizer = checkpoint.weights(), checkpoint.tokenizer(options.tokenizer)
+    weights, tokenizer = _weights_of(checkpoint), checkpoint.tokenizer(options.tokenizer)
     config = _config_of(weights, checkpoint)
     names = dict(_NAMES)
     for i in range(config.num_hidden_layers):
@@ -118,8 +118,25 @@ def _vocabulary(size: int, tokenizer: Any, mask_token_id: int | None) -> Vocabul
     return Vocabulary.of(tokenizer, size, size, eos_token_id=token_id(tokenizer, "eos"))
 
 
+def _weights_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Those of a training file, next to the optimiser's state, or of a file of weights alone."""
+    training = _training_weights(checkpoint)
+    return checkpoint.weights() if training is None else training
+
+
+def _training_weights(checkpoint: Checkpoint) -> dict[str, Tensor] | None:
+    """What one pickle holds under ``model``; None if it is no such file."""
+    if len(checkpoint.weight_files) != 1 or "model" not in checkpoint.weight_names or not checkpoint.pickles:
+        return None
+    weights = checkpoint.pickles[0]["model"]
+    if not isinstance(weights, dict):
+        return None
+    return {str(name): weight for name, weight in weights.items() if isinstance(weight, Tensor)}
+
+
 def _recognizes(checkpoint: Checkpoint) -> bool:
-    return checkpoint.weight_names >= _MARKS
+    training = _training_weights(checkpoint)
+    return (checkpoint.weight_names if training is None else training.keys()) >= _MARKS
 
 
 FAMILY = Family("smdm", _recognizes, _load, wrap)
