@@ -484,7 +484,7 @@ def test_sample_fills_masks_and_continues_prompts_as_the_library(runs, denoiser)
     assert [row["tokens"] for row in rows] == [tokens.tolist() for tokens in output.tokens]
     assert [row["text"] for row in rows] == output.text
     output = sampler.generate("the", 20, num_return_sequences=2, seed=3, block_length=5, eos_token_id=None)
-    rows = records(runs, prompt="the", length=len(output.tokens[0]), block_length=5, **same)
+    rows = records(runs, prompt="the", length=len(output.tokens[0]), sampler__block_length=5, **same)
     assert len(output.tokens[0]) > denoiser.max_length  # block after block, beyond the trained length
     assert [row["tokens"] for row in rows] == [tokens.tolist() for tokens in output.tokens]
 

@@ -10,6 +10,7 @@ from typing import Literal, TextIO
 from edlm.commands.models import ModelOptions
 from edlm.denoisers.base import Denoiser
 from edlm.files import check_writable, replacing_text
+from edlm.sampler.passes import CacheName
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.text.generation import GenerationOutput, Partial
 from edlm.sampler.text.prompts import num_new_tokens
@@ -28,7 +29,8 @@ class SampleConfig(ModelOptions):
         num_samples: Number of samples.
         length: Tokens of each, prompt included; null for 128, or as many as the denoiser takes.
         max_new_tokens: Tokens after the prompt; null for what it leaves of ``length``.
-        block_length: Tokens written together, block after block, each in all steps; null for all at once.
+        cache: Keys and values that are kept: "auto" where that is exact, "none"; or, approximately and in blocks
+            (``sampler.block_length``), "prefix" or "dual".
         batch_size: Sequences at a time.
         seed: Sample i has the seed ``seed + i``.
         format: "text", or "jsonl" with diagnostics of each step.
@@ -42,7 +44,7 @@ class SampleConfig(ModelOptions):
     num_samples: int = 4
     length: int | None = None
     max_new_tokens: int | None = None
-    block_length: int | None = None
+    cache: CacheName = "auto"
     batch_size: int = 16
     seed: int = 0
     format: Literal["text", "jsonl"] = "text"
@@ -75,10 +77,11 @@ def _draw(sampler: EnergySampler, config: SampleConfig, seeds: Sequence[int]) ->
         print(f"--- seed {seeds[0]}, step {partial.step}\n{partial.text[0]}\n", file=sys.stderr)
 
     options = {"num_return_sequences": len(seeds), "seed": seeds, "callback": show if config.stream else None}
+    options["cache"] = config.cache
     options["num_likeliest"] = 5 if config.trace and seeds[0] == config.seed else 0
     if config.fill is None:
         new = config.max_new_tokens or num_new_tokens(sampler.denoiser, config.prompt, config.length)
-        return sampler.generate(config.prompt, new, eos_token_id=None, block_length=config.block_length, **options)
+        return sampler.generate(config.prompt, new, eos_token_id=None, **options)
     return sampler.infill(config.fill, **options)
 
 
@@ -86,7 +89,8 @@ def _write(target: TextIO, output: GenerationOutput, denoiser: Denoiser, format:
     for row, tokens in enumerate(output.tokens):
         text = decode(denoiser, tokens)
         if format == "text":
-            target.write(f"--- seed {output.seeds[row]}\n{text}\n\n")
+            about = "" if output.marginals == "exact" else f", {output.marginals} marginals"
+            target.write(f"--- seed {output.seeds[row]}{about}\n{text}\n\n")
             continue
         steps = [
             {
@@ -99,6 +103,7 @@ def _write(target: TextIO, output: GenerationOutput, denoiser: Denoiser, format:
             }
             for info in output.steps
         ]
-        record = {"seed": output.seeds[row], "text": text, "tokens": tokens.tolist(), "steps": steps}
+        record = {"seed": output.seeds[row], "text": text, "tokens": tokens.tolist(), "marginals": output.marginals}
+        record["steps"] = steps
         target.write(json.dumps(record) + "\n")
     target.flush()

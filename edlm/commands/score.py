@@ -29,7 +29,6 @@ class ScoreConfig(ModelOptions):
         separator: In .txt, a line with nothing else ends a text; a file without one is one text.
         num_draws: Draws of a bound that are averaged; one where it is exact.
         inner_draws: Draws of candidates inside each; give at least 16 where candidates are whole sequences.
-        block_length: Tokens that are written together; null for the denoiser's own, else all at once.
         batch_size: Texts, or windows of long ones, at a time.
         seed: Text i has the seed ``seed + i``.
         output: JSONL file to write; the standard output by default.
@@ -42,7 +41,6 @@ class ScoreConfig(ModelOptions):
     separator: str = SEPARATOR
     num_draws: int = 1
     inner_draws: int = 1
-    block_length: int | None = None
     batch_size: int = 16
     seed: int = 0
     output: str | None = None
@@ -59,7 +57,7 @@ def run(config: ScoreConfig) -> None:
     texts = read_documents(config.data, split=config.split, text_field=config.text_field, separator=config.separator)
     sampler = config.load_sampler()
     denoiser = sampler.denoiser
-    options = {name: getattr(config, name) for name in ("batch_size", "num_draws", "inner_draws", "block_length")}
+    options = {name: getattr(config, name) for name in ("batch_size", "num_draws", "inner_draws")}
     reader = Reader(denoiser)
     rows = [row_to_score(denoiser, [], reader.read(text)) for text in texts]
     num_tokens = [int(row.is_gap().sum()) for row in rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -141,6 +141,24 @@ def plan_reveal(
         _check_bounds(bounds, rows)
     ranking = key.masked_fill(~masked, torch.inf).argsort(dim=1, stable=True)
     return RevealPlan(ranking, bounds, masked, num_steps, by_confidence=order == "confidence")
+
+
+def plan_in_blocks(
+    masked: Tensor, block_length: int | None, plan: Callable[[Tensor, int], RevealPlan], *, aligned: bool
+) -> RevealPlan:
+    """The plan of blocks, one after the other; `blocks_of` says which they are.
+
+    Args:
+        masked: Positions that are to be revealed, bool, shape ``[batch, length]``.
+        block_length: Tokens of a block; None for one block.
+        plan: ``plan(masked, b)``: that of block ``b``, where ``masked[batch, length]`` is left of it.
+        aligned: As for `blocks_of`.
+    """
+    if block_length is None:
+        return plan(masked, 0)
+    blocks = blocks_of(masked, block_length, aligned)
+    number = int(blocks.max()) + 1 if blocks.numel() else 1
+    return RevealPlan.in_turn([plan(masked & (blocks == b), b) for b in range(number)], blocks)
 
 
 def blocks_of(masked: Tensor, block_length: int, aligned: bool) -> Tensor:

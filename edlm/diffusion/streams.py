@@ -125,9 +125,9 @@ class BatchStreams:
         index = (torch.tensor(self.rows, dtype=torch.long) * stride % self.size).double()
         return (index / self.size + self._generator(_PLACES).random()) % 1
 
-    def order(self) -> BatchOrder:
-        """What the reveal order is drawn from."""
-        return BatchOrder(self._uniform(_ORDER, self.length))
+    def order(self, block: int = 0) -> BatchOrder:
+        """What the reveal order of a block is drawn from."""
+        return BatchOrder(self._uniform(_ORDER, self.length, block=block))
 
     def values(self, *shape: int) -> Tensor:
         """Numbers that tokens are drawn from, shape ``[rows, *shape, length]``."""
@@ -137,14 +137,15 @@ class BatchStreams:
         """Numbers that choose a group of tokens for each of ``count`` decisions of a row, shape ``[rows, count]``."""
         return self._uniform(_GROUPS, count)
 
-    def _uniform(self, use: int, *shape: int) -> Tensor:
-        blocks = -(-math.prod(shape) // 4)  # Philox makes four numbers at a time
-        generator = self._generator(use, self.rows.start * blocks)
-        drawn = torch.from_numpy(generator.random((len(self.rows), 4 * blocks)))
+    def _uniform(self, use: int, *shape: int, block: int = 0) -> Tensor:
+        fours = -(-math.prod(shape) // 4)  # Philox makes four numbers at a time
+        generator = self._generator(use, self.rows.start * fours, block)
+        drawn = torch.from_numpy(generator.random((len(self.rows), 4 * fours)))
         return drawn[:, : math.prod(shape)].unflatten(1, shape)
 
-    def _generator(self, use: int, blocks: int = 0) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(np.random.SeedSequence((*self._key, use))).advance(blocks))
+    def _generator(self, use: int, fours: int = 0, block: int = 0) -> np.random.Generator:
+        key = (*self._key, use, *((block,) if block else ()))
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)).advance(fours))
 
 
 class BatchOrder:

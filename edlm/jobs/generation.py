@@ -21,11 +21,11 @@ from edlm.lock import locked
 from edlm.packages import versions
 from edlm.processes import join, on_main_process
 from edlm.rules import Config, check_options
-from edlm.sampler.kernel import Kernel
+from edlm.sampler.passes import CacheName, check_cache
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.text.blocks import views_of
 from edlm.sampler.text.generation import run, written
-from edlm.sampler.text.options import GenerateOptions, InfillOptions, TextOptions
+from edlm.sampler.text.options import InfillOptions, TextOptions
 from edlm.sampler.text.prompts import Row, num_new_tokens, rows_of_prompts, rows_of_texts
 from edlm.sampler.text.transcript import Transcript, decode
 
@@ -58,8 +58,8 @@ class GenerationOptions(Config):
     max_new_tokens: int | None = None
     """Tokens after a prompt; None for what it leaves of ``length``."""
 
-    block_length: int | None = None
-    """Tokens written together after a prompt, block after block, each in all steps; None for all at once."""
+    cache: CacheName = "auto"
+    """Keys and values that are kept, see `TextOptions`."""
 
     seed: int = 0
     """Row i has a seed that is made of this one and of i."""
@@ -111,6 +111,7 @@ class Generation:
     prompts: Sequence[Prompt] = (Prompt(),)
 
     def __post_init__(self) -> None:
+        check_cache(self.sampler, self.options.cache)
         _ = self._rows  # checks them
 
     @cached_property
@@ -121,19 +122,21 @@ class Generation:
     def item(self, key: int) -> list[dict[str, Any]]:
         """The rows of an item, JSON values.
 
-        A row has ``index``, ``prompt_index``, ``seed``, ``prompt``, ``text``, ``tokens`` and ``passes``, the denoiser
-        passes that wrote some of its tokens.
+        A row has ``index``, ``prompt_index``, ``seed``, ``prompt``, ``text``, ``tokens``; ``passes``, the denoiser
+        passes that wrote some of its tokens; and ``marginals``, "exact" or "approximate" (see ``cache``).
         """
         denoiser, indices = self.sampler.denoiser, self.outline.indices(key)
         sources = [index // self.options.num_samples for index in indices]
         seeds = [seed_of(self.options.seed, index) >> 1 for index in indices]  # signed integers of 64 bits hold it
         rows = [self._rows[source] for source in sources]
-        output = run(written(self._kernel, rows, TextOptions(seeds=seeds), Transcript(denoiser)))
+        options = TextOptions(seeds=seeds, cache=self.options.cache)
+        output = run(written(self.sampler, rows, options, Transcript(denoiser)))
         return [
             {
                 **{"index": index, "prompt_index": source, "seed": seed, "prompt": self.prompts[source].text},
                 **{"text": decode(denoiser, tokens), "tokens": tokens.tolist()},
                 "passes": sum(int(step.num_revealed[r] > 0) for step in output.steps),
+                "marginals": output.marginals,
             }
             for r, (index, source, seed, tokens) in enumerate(zip(indices, sources, seeds, output.tokens, strict=True))
         ]
@@ -152,10 +155,6 @@ class Generation:
         }
 
     @cached_property
-    def _kernel(self) -> Kernel:
-        return GenerateOptions(block_length=self.options.block_length).kernel(self.sampler)
-
-    @cached_property
     def _rows(self) -> list[Row]:
         """A row of each prompt, before anything is written."""
         return [self._row(prompt) for prompt in self.prompts]
@@ -166,13 +165,9 @@ class Generation:
             if not prompt.has_gaps:
                 new = options.max_new_tokens or num_new_tokens(denoiser, prompt.text, options.length)
                 (row,) = rows_of_prompts(denoiser, prompt.text, new)
-            elif options.block_length is None:
-                (row,) = rows_of_texts(denoiser, prompt.text, InfillOptions().mask, InfillOptions().span_length)
             else:
-                raise ValueError(
-                    f"block_length must be null with gaps, which are filled at once, got {options.block_length}"
-                )
-            views_of(row, denoiser, self._kernel.block_length)
+                (row,) = rows_of_texts(denoiser, prompt.text, InfillOptions().mask, InfillOptions().span_length)
+            views_of(row, denoiser, self.sampler.block_length)
         except ValueError as error:
             raise ValueError(f"{prompt.place}: {error}") from error
         return row

@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from edlm.denoisers.base import Denoiser
 from edlm.diffusion.orders import RANDOM_ORDERS, RankedOrder, name_of_order
-from edlm.diffusion.plan import RevealPlan, blocks_of, plan_reveal
+from edlm.diffusion.plan import RevealPlan, plan_in_blocks, plan_reveal
 from edlm.diffusion.schedule import Schedule, get_schedule
 from edlm.diffusion.streams import RowStreams
 from edlm.energies.base import Energy, TokenwiseEnergy
@@ -90,14 +90,10 @@ class Kernel(SamplerOptions):
     def plan(self, masked: Tensor, streams: RowStreams) -> RevealPlan:
         """When each position of ``masked[batch, length]`` is revealed; see `plan_reveal`."""
 
-        def of_block(masked: Tensor, block: int = 0) -> RevealPlan:
+        def of_block(masked: Tensor, block: int) -> RevealPlan:
             return plan_reveal(masked, self.order, self.num_steps, self.masking_schedule, streams.order(block))
 
-        if self.block_length is None:
-            return of_block(masked)
-        blocks = blocks_of(masked, self.block_length, aligned=self.denoiser.block_size is not None)
-        number = int(blocks.max()) + 1 if blocks.numel() else 1
-        return RevealPlan.in_turn([of_block(masked & (blocks == b), b) for b in range(number)], blocks)
+        return plan_in_blocks(masked, self.block_length, of_block, aligned=self.denoiser.block_size is not None)
 
     @property
     def options(self) -> dict[str, Any]:

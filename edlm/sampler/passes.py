@@ -8,6 +8,7 @@ from torch import Tensor
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.cache import KeyValues
 from edlm.denoisers.encoding import Encoding
+from edlm.sampler.kernel import Kernel
 
 CacheName = Literal["auto", "none", "prefix", "dual"]
 
@@ -27,9 +28,6 @@ class Passes:
     Attributes:
         memory: What energies keep from step to step, by any key of their own.
 
-    Raises:
-        ValueError: the cache is approximate, and the denoiser writes in blocks, or holds no keys.
-
     References:
         Approximate caches: Fast-dLLM, arXiv:2505.22618.
     """
@@ -38,7 +36,6 @@ class Passes:
         self.denoiser = denoiser
         self.keep_hidden = keep_hidden
         self.is_approximate = cache in ("prefix", "dual")
-        check_cache(denoiser, cache)
         self._cache_name = cache
         self._holds = denoiser.can_prefill and (self.is_approximate or (denoiser.block_size and cache == "auto"))
         self._cache: KeyValues | None = None
@@ -103,11 +100,14 @@ class Passes:
         return held if real is None else held & real
 
 
-def check_cache(denoiser: Denoiser, cache: CacheName) -> None:
-    """Refuse a cache that the denoiser cannot have, by ValueError."""
+def check_cache(kernel: Kernel, cache: CacheName) -> None:
+    """Refuse a cache that the denoiser, or its order, cannot have, by ValueError."""
     if cache not in ("prefix", "dual"):
         return
+    denoiser = kernel.denoiser
     if denoiser.block_size is not None:
         raise ValueError(f"cache must be 'auto' or 'none' for a denoiser that writes in blocks, got {cache!r}")
     if not denoiser.can_prefill:
         raise ValueError(f"cache {cache!r} needs a denoiser that can hold keys, got {type(denoiser).__name__}")
+    if kernel.block_length is None:
+        raise ValueError(f"cache {cache!r} needs block_length, since it is renewed with each block; got None")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edlm.denoisers.base import Denoiser
-from edlm.diffusion.plan import plan_reveal
+from edlm.diffusion.plan import plan_in_blocks, plan_reveal
 from edlm.diffusion.schedule import LogLinear, Schedule, antithetic_times, mask_tokens
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import BatchStreams
@@ -180,15 +180,21 @@ class EnergyObjective:
         num_steps, order, group_size = (
             mixture[int(u * len(mixture))] for mixture, u in zip(mixtures, streams.common(3).tolist(), strict=True)
         )
-        plan = plan_reveal(torch.ones_like(x_0, dtype=torch.bool), order, num_steps, LogLinear(), streams.order())
-        at = (streams.places() * num_steps).long().clamp(max=num_steps - 1)
+        plan = plan_in_blocks(
+            torch.ones_like(x_0, dtype=torch.bool),
+            self.denoiser.block_size,
+            lambda masked, block: plan_reveal(masked, order, num_steps, LogLinear(), streams.order(block)),
+            aligned=True,
+        )
+        at = (streams.places() * plan.total_steps).long().clamp(max=plan.total_steps - 1)
         later = at[:, None] + torch.arange(self.config.decisions_per_pass if self.config.scope == "step" else 1)
-        rows, nth = (later < num_steps).nonzero(as_tuple=True)  # of each decision
+        rows, nth = (later < (at // num_steps + 1)[:, None] * num_steps).nonzero(as_tuple=True)  # of each decision
         at, source, steps = (x.to(x_0.device) for x in (at, rows, later[rows, nth]))
-        x_t, t = plan.teacher_forced(x_0, at, self.denoiser.mask_token_id), 1 - at.float() / num_steps
+        x_t, t = plan.teacher_forced(x_0, at, self.denoiser.mask_token_id), 1 - at % num_steps / num_steps
         encoding = self.denoiser.encode(x_t, t, keep_hidden=self.reads_hidden)
         if self.config.scope == "sequence":
-            step = Step(self.denoiser, x_t, t, encoding, Slots.where(x_t == self.denoiser.mask_token_id))
+            masked = plan.block(at) & (x_t == self.denoiser.mask_token_id)
+            step = Step(self.denoiser, x_t, t, encoding, Slots.where(masked))
         else:
             encoding = replace(encoding, place=encoding.place[source])
             step = Step(self.denoiser, x_t[source], t[source], encoding, plan.planned(source, steps))

@@ -90,7 +90,7 @@ SAMPLE_WORDS = [
     *(f"--length {value}" for value in (*NUMBERS, *HUGE)),
     *(f"--max_new_tokens {value}" for value in (*HUGE, "0", "-5", "x")),
     *(f"--seed {value}" for value in ("-1", "x", "1.5", "nan")),
-    *(f"--block_length {value}" for value in ("0", "-1", "x")),
+    *(f"--sampler.block_length {value}" for value in ("0", "-1", "x")),
     *(f"--sampler.num_steps {value}" for value in NUMBERS),
     *(f"--sampler.temperature {value}" for value in ("0", "-1", "nan", "x", "inf", "[]")),
     *(f"--sampler.top_p {value}" for value in ("0", "-1", "nan", "2", "x")),
@@ -114,7 +114,7 @@ GENERATE_WORDS = [
     *(f"--num_threads {value}" for value in ("0", "-1", "x", *HUGE)),
     *(f"--length {value}" for value in HUGE),
     *(f"--max_new_tokens {value}" for value in (*HUGE, "-1")),
-    *(f"--block_length {value}" for value in ("-1", "x")),
+    *(f"--sampler.block_length {value}" for value in ("-1", "x")),
     *(f"--seed {value}" for value in ("-1", "x", "nan")),
     *(f"--output {value}" for value in ("x.csv", "denoiser", "/", "prompts.txt/x.jsonl", "x")),
     *(f"--prompts {value}" for value in ("missing.txt", "denoiser", "stories.csv", "missing.jsonl", "/", "x")),
@@ -127,7 +127,7 @@ SCORE_WORDS = [
     *(f"--data {value}" for value in ("missing.txt", "/missing", "denoiser", "head", "lm/config.json", "/dev/null")),
     *(f"--text_field {value}" for value in ("missing", "''")),
     *(f"--output {value}" for value in ("denoiser", "''")),
-    "--split train", "--seed -1", "--block_length 0",
+    "--split train", "--seed -1", "--sampler.block_length 0",
 ]  # fmt: skip
 RERANK_WORDS = [
     *(f"--temperature {value}" for value in ("0", "-1", "nan", "x", "inf")),

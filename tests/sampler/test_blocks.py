@@ -8,7 +8,11 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from edlm import AutoregressiveEnergy, EnergySampler
+from edlm.diffusion.streams import BatchStreams
+from edlm.evaluation.likelihood.continuous import continuous_nelbo
+from edlm.evaluation.likelihood.published import published_perplexity
 from edlm.sampler.bounds import likelihood_bounds
+from edlm.training.objectives import EnergyObjective, EnergyObjectiveConfig
 from tests.denoisers.blockwise import KINDS, MASK, VOCAB, blockwise
 
 each = pytest.mark.parametrize("kind", KINDS)
@@ -163,7 +167,7 @@ def test_approximate_caches_say_so_and_run_less(kind, cache):
 
 def test_caches_that_do_not_fit_are_refused():
     sampler = EnergySampler(blockwise("decoder", block_size=None), num_steps=2)
-    with pytest.raises(ValueError, match="cache 'dual' needs block_length: it is renewed with each block; got None"):
+    with pytest.raises(ValueError, match="cache 'dual' needs block_length, since it is renewed .*; got None"):
         sampler.generate(PROMPTS, 4, cache="dual")
     with pytest.raises(
         ValueError, match="cache must be 'auto' or 'none' for a denoiser that writes in blocks, got 'dual'"
@@ -182,3 +186,29 @@ def test_no_row_waits_for_another():
     passes = sum(info.denoiser_calls for info in output.steps)
     steps = [sum(bool(info.num_revealed[r]) for info in output.steps) for r in range(3)]
     assert passes < sum(steps) and passes <= math.ceil((sum(steps) + max(steps)) / 2)
+
+
+@pytest.mark.parametrize("kind", ["decoder", "dit"])
+def test_continuous_bound_of_blocks_is_one_token_a_step_in_random_order(kind):
+    denoiser = blockwise(kind)
+    x_0 = torch.randint(0, MASK, (2, 10), generator=torch.Generator().manual_seed(2))
+    given = torch.arange(10).expand(2, -1) < torch.tensor([1, 3])[:, None]
+    sampler = EnergySampler(denoiser, num_steps=4, order="random")
+    draws = sampler.likelihood_bound(x_0.repeat(600, 1), given=given.repeat(600, 1), seeds=range(1200)).view(600, 2)
+    exact = continuous_nelbo(denoiser, x_0, given=given, estimator="enumerated")
+    torch.testing.assert_close(exact.nats_per_row, draws.mean(0), rtol=0, atol=4 * float(draws.std(0).max()) / 24)
+    with pytest.raises(ValueError, match="needs a denoiser of whole sequences, got blocks of 4"):
+        published_perplexity(denoiser, small_lm(), x_0)
+
+
+def test_energies_are_trained_on_the_states_that_are_sampled():
+    """Clean blocks before the one that is decided, and masks of that block only among the slots."""
+    denoiser, x_0 = blockwise("decoder"), torch.randint(0, MASK, (64, 16), generator=torch.Generator().manual_seed(2))
+    config = EnergyObjectiveConfig(num_steps=(2,), orders=("random",))
+    objective = EnergyObjective(denoiser, config, reads_hidden=True)
+    decision = objective.draw_decision(x_0, 1, BatchStreams((3, 0), 64, 16))
+    masked = decision.step.x_t == MASK
+    first = masked.int().argmax(1) // 4
+    assert set(first.tolist()) == {0, 1, 2, 3}
+    slots = decision.slots
+    assert (slots.positions // 4 == first[slots.rows]).all()

@@ -95,7 +95,6 @@ class HarnessModel(TemplateLM):
         self._reader = Reader(denoiser)
         shared = {
             "batch_size": self.batch_size,
-            "block_length": harness.block_length,
             "context": harness.rolling_context,
         }
         self._bounds = TextBounds(self.sampler, num_draws=harness.num_orders, inner_draws=harness.inner_draws, **shared)
@@ -129,7 +128,6 @@ class HarnessModel(TemplateLM):
             "loglikelihood": "exact" if self.sampler.bound_is_exact else "lower bound",
             "num_orders": self._bounds.num_draws,
             "inner_draws": self._bounds.inner_draws,
-            "block_length": self._bounds.block_length,
             "energy": type(self.sampler.energy).__name__ if self.sampler.energy is not None else None,
             "sampler": self.sampler.options,
             "greedy": self.options.greedy,
@@ -178,11 +176,9 @@ class HarnessModel(TemplateLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         pairs = [request.args for request in requests]
         seeds = seeds_of(self.options.seed, [context for context, _ in pairs], pairs)
-        block_length = self._bounds.block_length
+        in_blocks = self.sampler.block_length is not None
         wanted = [
-            generation_request(
-                self.denoiser, self.tok_encode(context), options, self.options.max_gen_toks, block_length
-            )
+            generation_request(self.denoiser, self.tok_encode(context), options, self.options.max_gen_toks, in_blocks)
             for context, options in pairs
         ]
         groups: dict[Generation, list[int]] = {}
@@ -207,11 +203,8 @@ class HarnessModel(TemplateLM):
             sampler = self._likeliest.sampler
         elif how.is_greedy:
             self._warn("a task requests greedy decoding: the sampler draws as it is set; see greedy='likeliest'")
-        block_length = self._bounds.block_length
-        output = sampler.generate(
-            prompts, how.max_new_tokens, stop=how.until, block_length=block_length, seed=seeds, **dict(how.proposal)
-        )
-        return output.completions
+        options = {"stop": how.until, "seed": seeds, **dict(how.proposal)}
+        return sampler.generate(prompts, how.max_new_tokens, **options).completions
 
     def _warn(self, *warnings: str) -> None:
         """Log each warning once."""

@@ -47,9 +47,6 @@ class HarnessOptions:
     """Draws of candidates inside of each, see `EnergySampler.likelihood_bound`: at sequence scope the bound of one is
     very loose."""
 
-    block_length: int | None = None
-    """Write and predict in blocks of so many tokens, left to right; None for the denoiser's own, else all at once."""
-
     rolling_context: int | None = None
     """Given tokens of the windows of a text that is longer than one; half of a window by default."""
 

@@ -102,7 +102,7 @@ class GenerationRequest:
 
 
 def generation_request(
-    denoiser: Denoiser, context: list[int], options: Mapping[str, Any], default: int, block_length: int | None
+    denoiser: Denoiser, context: list[int], options: Mapping[str, Any], default: int, in_blocks: bool
 ) -> GenerationRequest:
     """Prompt and options of a ``generate_until`` request.
 
@@ -114,7 +114,7 @@ def generation_request(
         context: Token ids of the prompt.
         options: The task's ``generation_kwargs``.
         default: New tokens where it does not say.
-        block_length: In blocks, any number of tokens can be written.
+        in_blocks: In blocks, any number of tokens can be written.
     """
     until = options.get("until") or ()
     until = (until,) if isinstance(until, str) else tuple(until)
@@ -125,7 +125,7 @@ def generation_request(
     if given.get("top_k", 1) < 1:  # elsewhere 0 and -1 stand for no limit
         del given["top_k"]
     prompt, room, warnings = context, asked, []
-    if block_length is None and denoiser.max_length is not None:
+    if not in_blocks and denoiser.max_length is not None:
         prompt, room = _fitted(denoiser, context, asked)
     if prompt is context and not denoiser.is_framed:
         prefix = list(denoiser.prefix_ids)

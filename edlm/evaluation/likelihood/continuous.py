@@ -198,6 +198,8 @@ def continuous_nelbo(denoiser: Denoiser, x_0: Tensor, *, given: Tensor | None = 
     It equals the bound of the base sampler with one token a step in random order (k = 1), whatever the schedule,
     unless the denoiser is conditioned on time.
 
+    Of a denoiser that writes in blocks, it is the sum of those of its blocks, each given the data before it.
+
     Args:
         denoiser: Gives the marginals; no energy is used.
         x_0: Tokens without masks, shape ``[n, length]``.
@@ -219,10 +221,28 @@ def continuous_nelbo(denoiser: Denoiser, x_0: Tensor, *, given: Tensor | None = 
     denoiser = denoiser.eval()
 
     def loss(x_0: Tensor, draw: MaskedDraw, generators: RowGenerators) -> tuple[Tensor, None]:
-        slots, x_t = Slots.where(draw.masked), x_0.masked_fill(draw.masked, denoiser.mask_token_id)
-        log_probs = denoiser.slot_log_probs(denoiser.encode(x_t, draw.t), slots)
-        return -slots.sum_rows(precise(log_probs.gather(1, slots.gather(x_0)[:, None])[:, 0]))[None], None
+        return -_log_probs_of_data(denoiser, x_0, draw)[None], None
 
     [nats], _ = time.integrate(x_0, target, loss)
     estimator = f"continuous-time NELBO, {time.described}"
     return Likelihood.of(nats, target.sum(1), estimator=estimator, direction="upper bound of -log p")
+
+
+def _log_probs_of_data(denoiser: Denoiser, x_0: Tensor, draw: MaskedDraw) -> Tensor:
+    """``log p_theta`` of the masked tokens, summed over those of a row, nats, ``[batch]``, float64."""
+    size, length = denoiser.block_size or x_0.shape[1], x_0.shape[1]
+    cache = denoiser.prefill(x_0[:, : length // size * size]) if denoiser.can_prefill and size < length else None
+    total = precise(torch.zeros(len(x_0), device=x_0.device))
+    for begin in range(0, length, size):
+        end = min(begin + size, length)
+        block = draw.masked[:, :end] & (torch.arange(end, device=x_0.device) >= begin)
+        slots = Slots.where(block)
+        if not len(slots):
+            continue
+        x_t = x_0[:, :end].masked_fill(block, denoiser.mask_token_id)
+        before = torch.arange(end, device=x_0.device) < begin
+        held = None if cache is None or not begin else cache.resized(end).without(~before.expand_as(block))
+        rows = block.any(1).nonzero()[:, 0]
+        log_probs = denoiser.slot_log_probs(denoiser.encode(x_t, draw.t, rows=rows, cache=held), slots)
+        total = total + slots.sum_rows(precise(log_probs.gather(1, slots.gather(x_0)[:, None])[:, 0]))
+    return total

@@ -106,13 +106,17 @@ def published_perplexity(
         The formula with both estimates of ``log Z`` and with marginals, and a warning.
 
     Raises:
-        ValueError: as `continuous_nelbo`; ``num_candidates`` is below 2; or the energy is of another denoiser.
+        ValueError: as `continuous_nelbo`; the denoiser writes in blocks; ``num_candidates`` is below 2; or the energy
+            is of another denoiser.
 
     References:
         Xu et al. 2025, arXiv:2410.21357, Sec. 4.3 and Theorem 1; why it is no bound: section 4 of the method page.
     """
     time = ContinuousTime(**options)
     energy.check_denoiser(denoiser)
+    if denoiser.block_size is not None:
+        size = denoiser.block_size
+        raise ValueError(f"published_perplexity needs a denoiser of whole sequences, got blocks of {size}")
     target, _ = check_data(denoiser, x_0, given)
     normalized = energy.is_normalized if normalized is None else normalized
     if not normalized and num_candidates < 2:

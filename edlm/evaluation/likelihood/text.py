@@ -14,7 +14,6 @@ from edlm.evaluation.estimates.estimate import Estimate, mean_of
 from edlm.evaluation.likelihood.bounds import Batches
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.text.blocks import View, views_of
-from edlm.sampler.text.options import GenerateOptions
 from edlm.sampler.text.prompts import Row
 
 _Result = TypeVar("_Result")
@@ -99,8 +98,6 @@ class TextBounds:
         batch_size: Windows at a time; changes memory and speed only.
         num_draws: Draws of the bound that are averaged; 1 where the bound is exact.
         inner_draws: Draws of candidates inside each, see `EnergySampler.likelihood_bound`.
-        block_length: Predict in blocks, as ``generate`` writes them with this ``block_length``; the denoiser's own by
-            default, else in windows.
         context: See `windows_of`.
 
     Raises:
@@ -114,17 +111,15 @@ class TextBounds:
         batch_size: int = 16,
         num_draws: int = 1,
         inner_draws: int = 1,
-        block_length: int | None = None,
         context: int | None = None,
     ):
         for name, value in (("batch_size", batch_size), ("num_draws", num_draws), ("inner_draws", inner_draws)):
             if value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
-        self.sampler = sampler = GenerateOptions(block_length=block_length).kernel(sampler)
+        self.sampler = sampler
         self.batch_size = batch_size
         self.num_draws = 1 if sampler.bound_is_exact else num_draws
         self.inner_draws = inner_draws
-        self.block_length = sampler.block_length
         self.context = context
 
     def bounds(self, rows: Sequence[Row], seeds: Sequence[int], *, progress: str | None = None) -> Tensor:
@@ -196,8 +191,8 @@ class TextBounds:
 
     def _pieces(self, i: int, row: Row, seed: int, num_draws: int) -> Iterator[_Piece]:
         denoiser = self.sampler.denoiser
-        by_blocks = self.block_length is not None
-        views = views_of(row, denoiser, self.block_length) if by_blocks else windows_of(row, denoiser, self.context)
+        length = self.sampler.block_length
+        views = windows_of(row, denoiser, self.context) if length is None else views_of(row, denoiser, length)
         for number, view in enumerate(views):
             last = int(view.index[view.target][-1])
             later = row.is_gap()[view.index] & (view.index > last)

@@ -129,9 +129,7 @@ def run(writing: Writing, callback: Callable[[Partial], object] | None = None) -
 
 def written(kernel: Kernel, rows: Sequence[Row], options: TextOptions, transcript: Transcript) -> Writing:
     """Fill the gaps of rows step by step; mistakes are errors at once. ``options.kernel`` has made the kernel."""
-    check_cache(kernel.denoiser, options.cache)
-    if options.cache in ("prefix", "dual") and kernel.block_length is None:
-        raise ValueError(f"cache {options.cache!r} needs block_length: it is renewed with each block; got None")
+    check_cache(kernel, options.cache)
     rows = [row for row in rows for _ in range(options.num_return_sequences)]
     seeds = row_seeds(len(rows), options.seed if options.seeds is None else options.seeds)
     RowStreams(seeds)  # checks them

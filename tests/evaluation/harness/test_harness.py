@@ -255,22 +255,22 @@ def test_a_task_is_warned_of_what_is_done_in_another_way(denoiser, caplog):
 
 @pytest.mark.parametrize("framed", [True, False])
 @pytest.mark.parametrize(
-    ("context", "asked", "block_length", "kept", "new"),
+    ("context", "asked", "in_blocks", "kept", "new"),
     [
-        (5, 3, None, 5, 3),
-        (5, 9, None, 5, 5),
-        (20, 5, None, 5, 5),
-        (20, 30, None, 5, 5),
-        (2, 30, None, 2, 8),
-        (20, 30, 4, 20, 30),
+        (5, 3, False, 5, 3),
+        (5, 9, False, 5, 5),
+        (20, 5, False, 5, 5),
+        (20, 30, False, 5, 5),
+        (2, 30, False, 2, 8),
+        (20, 30, True, 20, 30),
     ],
 )
-def test_prompts_fit(framed, context, asked, block_length, kept, new):
+def test_prompts_fit(framed, context, asked, in_blocks, kept, new):
     class Framed:
         max_length, prefix_ids, suffix_ids, is_framed = 12 if framed else 11, (8,), (9,), framed
 
     ids = list(range(100, 100 + context))
-    request = generation_request(Framed, ids, {"max_new_tokens": asked}, 256, block_length)
+    request = generation_request(Framed, ids, {"max_new_tokens": asked}, 256, in_blocks)
     prefix, cut = ([] if framed else [8]), kept < context
     expected = ids[context - kept - (cut and not framed) :] if cut else prefix + ids
     assert request.prompt == expected and request.how.max_new_tokens == new

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -84,11 +85,12 @@ def test_a_context_that_leaves_no_room_is_refused():
 @pytest.mark.parametrize("order", ["left_to_right", "dilated"])
 @pytest.mark.parametrize(
     ("max_length", "options"),
-    [(None, {}), (4, {}), (4, {"context": 1}), (None, {"block_length": 2}), (4, {"block_length": 3})],
+    [(None, {}), (4, {}), (4, {"context": 1}), (None, {"blocks": 2}), (4, {"blocks": 3})],
 )
 def test_likelihoods_of_all_texts_sum_to_one(order, max_length, options):
     denoiser = left_reader(max_length)
-    sampler = EnergySampler(denoiser, num_steps=2, order=order)
+    options = dict(options)
+    sampler = EnergySampler(denoiser, num_steps=2, order=order, block_length=options.pop("blocks", None))
     rows = [row_to_score(denoiser, [2, 0], text) for text in all_texts(5)]
     nats = TextBounds(sampler, batch_size=100, **options).bounds(rows, [0] * len(rows))
     assert (-nats).exp().sum().item() == pytest.approx(1.0, abs=1e-6)
@@ -99,10 +101,9 @@ def test_it_is_the_law_of_what_generate_writes_in_blocks():
     denoiser = left_reader(max_length=4)
     sampler = EnergySampler(denoiser, num_steps=1, order="left_to_right")
     texts = all_texts(3)
-    law = (
-        -TextBounds(sampler, block_length=2).bounds([row_to_score(denoiser, [2, 0], x) for x in texts], [0] * 27)
-    ).exp()
-    output = sampler.generate([[2, 0]], 3, num_return_sequences=2000, block_length=2, seed=0, eos_token_id=None)
+    in_blocks = replace(sampler, block_length=2)
+    law = (-TextBounds(in_blocks).bounds([row_to_score(denoiser, [2, 0], x) for x in texts], [0] * 27)).exp()
+    output = in_blocks.generate([[2, 0]], 3, num_return_sequences=2000, seed=0, eos_token_id=None)
     counts = torch.zeros(27, dtype=torch.float64)
     for tokens in output.tokens:
         counts[texts.index(tokens[2:].tolist())] += 1
@@ -162,11 +163,11 @@ def test_inner_draws_are_the_samplers():
 
 def test_it_knows_what_the_sampler_would_write():
     denoiser = left_reader(max_length=5)
-    sampler = EnergySampler(denoiser, num_steps=2, order="dilated", top_k=1)
-    written = sampler.generate([[2, 0]], 6, block_length=3, seed=0, eos_token_id=None).tokens[0][2:].tolist()
+    sampler = EnergySampler(denoiser, num_steps=2, order="dilated", top_k=1, block_length=3)
+    written = sampler.generate([[2, 0]], 6, seed=0, eos_token_id=None).tokens[0][2:].tolist()
     others = [written[:i] + [(written[i] + 1) % V] + written[i + 1 :] for i in range(6)]
     rows = [row_to_score(denoiser, [2, 0], text) for text in [written, *others]]
-    equal = TextBounds(sampler, block_length=3, batch_size=4).would_write(rows, [0] * 7)
+    equal = TextBounds(sampler, batch_size=4).would_write(rows, [0] * 7)
     assert equal == [True] + [False] * 6
 
 
