@@ -1,12 +1,16 @@
-"""``edlm benchmark``: seconds per sequence of sampling, as ratios to the base inside one run."""
+"""``edlm benchmark``: seconds per sequence of sampling, as ratios inside one run."""
 
 import time
 from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
 
 from edlm.commands.terminal import print_table
-from edlm.denoisers.loading import load_denoiser
+from edlm.denoisers.loading import load_denoiser, usable_device
 from edlm.energies.loading import load_energy
 from edlm.evaluation.experiment.provenance import write_result
+from edlm.evaluation.samples.block_cost import BLOCK, NEW, PROMPT, STEPS, measure_blocks
 from edlm.evaluation.samples.cost import measure_speed
 from edlm.files import check_writable
 from edlm.rules import Config
@@ -18,6 +22,8 @@ class BenchmarkConfig(Config):
     """Models and settings that are timed.
 
     Args:
+        preset: "models": the denoiser and energies below; "blocks": a random denoiser that writes in blocks, with and
+            without the keys and values of finished blocks.
         denoiser: The denoiser.
         energy: Its normalised head.
         causal_lm: A causal LM over the same tokens, by its name as an energy; null leaves it out.
@@ -29,6 +35,7 @@ class BenchmarkConfig(Config):
         output: JSON file to write; none by default.
     """
 
+    preset: Literal["models", "blocks"] = "models"
     denoiser: str = "tinystories"
     energy: str = "tinystories"
     causal_lm: str | None = None
@@ -43,7 +50,30 @@ class BenchmarkConfig(Config):
 def run(config: BenchmarkConfig) -> None:
     """Time each setting, print a table, write JSON."""
     check_writable(config.output)
+    by = _time_blocks if config.preset == "blocks" else _time_models
     started = time.perf_counter()
+    rows, device = by(config)
+    if config.output:
+        write_result(config.output, config, device=str(device), seconds=time.perf_counter() - started, rows=rows)
+
+
+def _time_blocks(config: BenchmarkConfig) -> tuple[list[dict[str, Any]], torch.device]:
+    device = torch.device(usable_device(config.device))
+    options = {name: getattr(config, name) for name in ("batch_sizes", "repeats", "seed")}
+    rows = measure_blocks(**options, device=device)
+    columns = {
+        "batch": lambda r: str(r["batch_size"]),
+        "finished blocks": lambda r: "kept" if r["cache"] == "auto" else "run again",
+        "s/sequence": lambda r: f"{r['seconds_per_sequence']:.4f}",
+        "ratio": lambda r: f"{r['ratio_to_base']:.3f}",
+        "MiB": _mebibytes,
+        "same tokens": lambda r: "yes" if r["same_tokens"] else "no",
+    }
+    print_table(f"{NEW} tokens after {PROMPT} in blocks of {BLOCK}, {STEPS} passes each, on {device}", rows, columns)
+    return rows, device
+
+
+def _time_models(config: BenchmarkConfig) -> tuple[list[dict[str, Any]], torch.device]:
     denoiser = load_denoiser(config.denoiser, device=config.device)
     device = device_of(denoiser)
     energy = load_energy(config.energy).to(device)
@@ -60,9 +90,12 @@ def run(config: BenchmarkConfig) -> None:
         "s/sequence": lambda r: f"{r['seconds_per_sequence']:.4f}",
         "tokens/s": lambda r: f"{r['tokens_per_second']:.0f}",
         "ratio": lambda r: f"{r['ratio_to_base']:.2f}",
-        "MiB": lambda r: "–" if r["peak_memory_bytes"] is None else f"{r['peak_memory_bytes'] / 2**20:.0f}",
+        "MiB": _mebibytes,
         "of matmul rate": lambda r: f"{r['share_of_matmul_rate']:.1%}",
     }
     print_table(f"seconds per sequence on {device}, and ratio to the base of the same passes", rows, columns)
-    if config.output:
-        write_result(config.output, config, device=str(device), seconds=time.perf_counter() - started, rows=rows)
+    return rows, device
+
+
+def _mebibytes(row: dict[str, Any]) -> str:
+    return "–" if row["peak_memory_bytes"] is None else f"{row['peak_memory_bytes'] / 2**20:.0f}"

@@ -108,7 +108,7 @@ def measure_cost(sampler: EnergySampler, length: int, *, batch_size: int, seed: 
         pages that it held already.
     """
     with FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
-        peak, memory = _peak_memory(
+        peak, memory = peak_memory(
             device_of(sampler.denoiser),
             lambda: sampler.sample(batch_size, length, seeds=range(seed, seed + batch_size)),
         )
@@ -190,7 +190,7 @@ def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *arg
 _UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
 
 
-def _peak_memory(device: torch.device, call: Callable[[], object]) -> tuple[int | None, str]:
+def peak_memory(device: torch.device, call: Callable[[], object]) -> tuple[int | None, str]:
     """Bytes that a call takes at its highest, above what was in use before, and how that was measured."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
