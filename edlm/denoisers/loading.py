@@ -108,7 +108,7 @@ def _builders(checkpoint: Checkpoint) -> list[type]:
 
 
 def _run_own_code(checkpoint: Checkpoint, family: Family, options: LoadOptions, layout: dict[str, Any]) -> Denoiser:
-    """Built and probed by the checkpoint's own code; what that raises becomes one error, since it is of other versions."""
+    """Built and run by the checkpoint's own code, which is of other versions: what it raises becomes one error."""
     try:
         build = _builders(checkpoint)[0].from_pretrained
         module = build(checkpoint.path, dtype=options.dtype, trust_remote_code=True).eval()

@@ -12,7 +12,7 @@ _EXPERT = re.compile(r"(.+\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
 def stack_experts(weights: dict[str, Tensor], config: PretrainedConfig, source: object) -> dict[str, Tensor]:
     """Weights with the experts of each layer in ``experts.gate_up_proj`` and ``experts.down_proj``.
 
-    Tensors are ``[num_experts, 2 * inner, hidden]`` and ``[num_experts, hidden, inner]``. Nothing changes without experts.
+    Shapes are ``[num_experts, 2 * inner, hidden]`` and ``[num_experts, hidden, inner]``; none changes without experts.
 
     Raises:
         ValueError: names the tensors that are missing, unexpected or of another shape, and the ``source``.

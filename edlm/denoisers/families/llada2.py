@@ -181,11 +181,13 @@ class LLaDA2Model(_PreTrained):
         """As a decoder of transformers.
 
         Args:
-            input_ids: Tokens ``[n, queries]``; or their embeddings, ``inputs_embeds``.
+            input_ids: Tokens ``[n, queries]``.
+            inputs_embeds: Their embeddings, instead.
             attention_mask: Bool, or added to scores, ``[n or 1, 1, queries, keys]``; None: everything is read.
             position_ids: ``[n or 1, queries]``; by default those after what is cached.
             past_key_values: Keys and values of earlier tokens; those of these are added.
             output_hidden_states: Keep the states that enter the layers, and the last.
+            unused: Options of other decoders, such as ``use_cache``: a cache is used if there is one.
         """
         states = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         if position_ids is None:
