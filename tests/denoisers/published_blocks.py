@@ -195,10 +195,11 @@ def has_experts(family, layer):
 
 
 def write(family, folder, weights=None, **config):
-    """A checkpoint under ``folder``, as published; gives its path."""
+    """A checkpoint under ``folder``, as published, without settings that are ``...``; gives its path."""
     path = folder / SHAPES[family].folder
     path.mkdir(exist_ok=True)
-    (path / "config.json").write_text(json.dumps({**SHAPES[family].config, **config}))
+    said = {name: value for name, value in {**SHAPES[family].config, **config}.items() if value is not ...}
+    (path / "config.json").write_text(json.dumps(said))
     save_file(random_weights(family) if weights is None else weights, path / "model.safetensors")
     return path
 
