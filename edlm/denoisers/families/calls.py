@@ -22,7 +22,7 @@ def without_mask(module: nn.Module, block_size: int | None, **options: Any) -> C
 
 def with_block_size(module: nn.Module, block_size: int | None) -> Call:
     """Rows in groups of equal length; the module makes its block mask itself."""
-    return without_mask(module, block_size, block_size=block_size)
+    return unpadded(lambda x_t, t: unwrap_logits(module(x_t, block_size=block_size)))
 
 
 def with_additive_mask(module: nn.Module, block_size: int | None) -> Call:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Cache, PretrainedConfig, PreTrainedModel
@@ -21,6 +22,7 @@ from edlm.denoisers.families.decoder_family import DecoderFamily
 from edlm.denoisers.visibility import added_to_scores
 
 
+@strict
 class LLaDA2Config(PretrainedConfig):
     """Settings under their published names; defaults are those of the published code."""
 
