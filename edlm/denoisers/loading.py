@@ -1,11 +1,13 @@
 """Load or wrap a denoiser of any family."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, __version__
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, __version__
 
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint, check_finite
@@ -104,25 +106,34 @@ def wrap_denoiser(
 def _builders(checkpoint: Checkpoint) -> list[type]:
     """What builds a model with an output layer from the checkpoint's own code."""
     own = checkpoint.config.get("auto_map") or {}
-    return [builder for builder in (AutoModelForCausalLM, AutoModel) if builder.__name__ in own]
+    known = (AutoModelForCausalLM, AutoModelForMaskedLM, AutoModel)  # the last one may lack the layer
+    return [builder for builder in known if builder.__name__ in own]
 
 
 def _run_own_code(checkpoint: Checkpoint, family: Family, options: LoadOptions, layout: dict[str, Any]) -> Denoiser:
-    """Built and run by the checkpoint's own code, which is of other versions: what it raises becomes one error."""
-    try:
+    """Built and probed by the checkpoint's own code."""
+    with _trusting(checkpoint):
         build = _builders(checkpoint)[0].from_pretrained
         module = build(checkpoint.path, dtype=options.dtype, trust_remote_code=True).eval()
         tokenizer = checkpoint.tokenizer(options.tokenizer, trust_remote_code=True)
-        denoiser = family.wrap(module, tokenizer, mask_token_id=options.mask_token_id, **layout)
+    denoiser = family.wrap(module, tokenizer, mask_token_id=options.mask_token_id, **layout)
+    with _trusting(checkpoint):
         _ = denoiser.encode(ordinary_row(denoiser, 2)).features
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise ValueError(
-            f"{checkpoint.path}: the checkpoint's own code does not run with transformers {__version__} ({reason}); "
-            "without trust_remote_code, edlm runs it on a network of its own"
-        ) from error
     check_reach(denoiser)
     return denoiser
+
+
+@contextmanager
+def _trusting(checkpoint: Checkpoint) -> Iterator[None]:
+    """What a checkpoint's own code raises becomes one error: it was written for another version of transformers."""
+    try:
+        yield
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+        raise ValueError(
+            f"{checkpoint.path}: its own code does not run with transformers {__version__} ({reason}); "
+            "without trust_remote_code, it loads into a network of transformers or of edlm"
+        ) from error
 
 
 def _family_of(checkpoint: Checkpoint) -> Family:
