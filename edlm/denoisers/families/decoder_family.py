@@ -127,7 +127,8 @@ class DecoderFamily:
             ValueError: the family takes no such option; or the mask or the layout is not known.
         """
         check_names(f"family {self.name!r}", options, sorted(self.options))
-        config, name = module.config, str(getattr(module.config, "name_or_path", ""))
+        config = getattr(module, "config", None)
+        name = str(getattr(config, "name_or_path", ""))
         size = first_given(setting_of(config, "embedding_size"), setting_of(config, "vocab_size"), of="vocab_size")
         lengths = (setting_of(config, f"max_{kind}") for kind in ("sequence_length", "position_embeddings"))
         block_size = self._block_size(config, name, options.get("block_size"))

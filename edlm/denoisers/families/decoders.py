@@ -131,6 +131,5 @@ DECODER = DecoderFamily(  # for what has no family of its own: asked for by its 
     mark=None,
     options=frozenset({"block_size", "shift"}),
 )
-FAMILIES = tuple(
-    row.family for row in (LLADA_MOE, DREAM, SDAR, A2D, ILLADA, RND1, OPEN_DCODER, FAST_DLLM, STABLE_DIFFCODER, DECODER)
-)
+ROWS = (LLADA_MOE, DREAM, SDAR, A2D, ILLADA, RND1, OPEN_DCODER, FAST_DLLM, STABLE_DIFFCODER, DECODER)
+FAMILIES = tuple(row.family for row in ROWS)

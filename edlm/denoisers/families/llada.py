@@ -69,7 +69,7 @@ def _names(num_layers: int) -> dict[str, str]:
 
 # Rows run without an attention mask: versions of its code ignore it, or turn it into a causal one (ML-GSAI/LLaDA
 # issues 89 and 90).
-FAMILY = DecoderFamily(
+ROW = DecoderFamily(
     name="llada",
     title="LLaDA",
     model_types={"llada": LLAMA},
@@ -80,4 +80,5 @@ FAMILY = DecoderFamily(
     settings=_as_llama,
     names=_names,
     call=without_mask,
-).family
+)
+FAMILY = ROW.family

@@ -235,7 +235,7 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
     return {"partial_rotary_factor": 0.5, **config, "num_key_value_heads": heads}
 
 
-FAMILY = DecoderFamily(
+ROW = DecoderFamily(
     name="llada2",
     title="LLaDA2.0",
     model_types={"llada2_moe": (LLaDA2ForMaskedLM, LLaDA2Config)},
@@ -250,4 +250,5 @@ FAMILY = DecoderFamily(
         "moe_router_enable_expert_bias": True,
     },
     settings=_settings,
-).family
+)
+FAMILY = ROW.family
