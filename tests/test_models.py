@@ -6,7 +6,6 @@ import torch
 from edlm import ResidualHead, load_denoiser
 from edlm.cli import main
 from edlm.commands.models import ModelOptions
-from tests.denoisers import published_blocks
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +46,3 @@ def test_the_command_writes_the_text_of_a_denoiser_without_a_tokenizer(folder, c
     words[2] = str(folder / "bare")
     assert main([*words, "--denoiser_tokenizer", str(folder / "tokenizer")]) == 0
     assert capsys.readouterr().out == expected
-
-
-def test_commands_give_a_mask_and_a_block_size(tmp_path, capsys):
-    path = str(published_blocks.write("llada2", tmp_path))
-    assert main(["info", path, "--mask_token_id=36", "--block_size=7"]) == 0
-    lines = {" ".join(line.split()) for line in capsys.readouterr().out.splitlines()}
-    assert {"family llada2", "mask id 36", "block size 7", "shift no", "longest sequence 48"} <= lines
-    path = str(published_blocks.write("decoder", tmp_path))
-    assert main(["info", path, "--family=decoder", "--mask_token_id=36", "--shift=true"]) == 0
-    assert "shift yes" in " ".join(capsys.readouterr().out.split())
-    options = {"denoiser": str(published_blocks.write("sdar", tmp_path)), "denoiser_mask_token_id": 0}
-    denoiser = ModelOptions(**options, denoiser_block_size=8).load_sampler(torch.device("cpu")).denoiser
-    assert (denoiser.mask_token_id, denoiser.block_size) == (0, 8)

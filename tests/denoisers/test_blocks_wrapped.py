@@ -9,6 +9,8 @@ from torch import nn
 from transformers import Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from edlm import load_denoiser, wrap_denoiser
+from edlm.cli import main
+from edlm.commands.models import ModelOptions
 from tests.denoisers import published_blocks as published
 from tests.denoisers import published_decoders
 from tests.denoisers.decoders import FakeTokenizer, padded
@@ -167,3 +169,16 @@ def test_a_tokenizers_mask_goes_before_the_configs(family, word, tmp_path):
 def test_open_dcoder_is_an_ordinary_qwen2_in_its_files(tmp_path):
     denoiser = load("open_dcoder", published.write("open_dcoder", tmp_path))
     assert isinstance(denoiser.network, Qwen2ForCausalLM) and denoiser.prefix_ids == ()
+
+
+def test_commands_give_a_mask_and_a_block_size(tmp_path, capsys):
+    path = str(published.write("llada2", tmp_path))
+    assert main(["info", path, "--mask_token_id=36", "--block_size=7"]) == 0
+    lines = {" ".join(line.split()) for line in capsys.readouterr().out.splitlines()}
+    assert {"family llada2", "mask id 36", "block size 7", "shift no", "longest sequence 48"} <= lines
+    path = str(published.write("decoder", tmp_path))
+    assert main(["info", path, "--family=decoder", "--mask_token_id=36", "--shift=true"]) == 0
+    assert "shift yes" in " ".join(capsys.readouterr().out.split())
+    options = {"denoiser": str(published.write("sdar", tmp_path)), "denoiser_mask_token_id": 0}
+    denoiser = ModelOptions(**options, denoiser_block_size=8).load_sampler(torch.device("cpu")).denoiser
+    assert (denoiser.mask_token_id, denoiser.block_size) == (0, 8)
