@@ -153,6 +153,21 @@ def test_the_expand_token_of_dreamon_is_never_written(tmp_path):
         assert 30 in denoiser.vocabulary.impossible
         assert torch.isneginf(denoiser.log_probs(torch.tensor([[3, denoiser.mask_token_id]]))[0, 1, 30])
     assert 30 not in dream(tmp_path).vocabulary.impossible
+    (tmp_path / "dream-tiny/generation_config.json").write_text('{"expand_token_id": 30}')
+    assert 30 in dream(tmp_path).vocabulary.impossible
+
+
+@pytest.mark.parametrize(("pad", "never"), [(151643, True), (151667, False)])
+def test_dreams_token_after_the_mask_is_text_only_of_diffucoder(pad, never):
+    config = {**published_decoders.DREAM, "vocab_size": 152064, "mask_token_id": 151666, "pad_token_id": pad}
+    denoiser = wrap_denoiser(SimpleModule(config), family="dream")
+    assert (151667 in denoiser.vocabulary.impossible) == never and denoiser.mask_token_id == 151666
+
+
+class SimpleModule(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = SimpleNamespace(**config)
 
 
 @pytest.mark.parametrize(

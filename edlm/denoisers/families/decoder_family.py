@@ -29,7 +29,7 @@ from edlm.denoisers.families.experts import stack_experts
 from edlm.denoisers.families.family import Family, LoadOptions, setting_of
 from edlm.denoisers.logits import LogitsDenoiser
 from edlm.denoisers.vocabulary import Vocabulary, first_given, token_id
-from edlm.files import reading
+from edlm.files import read_json, reading
 from edlm.rules import check, check_least, check_names
 
 Architecture = tuple[type[PreTrainedModel], type[PretrainedConfig]]
@@ -59,7 +59,7 @@ class DecoderFamily:
         mask_text: The mask in its tokenizer, which may not declare it as its mask token.
         begin: Token that frames every text, since nothing predicts the first token; None without.
         end: Token that ends a text.
-        banned: Part of a checkpoint's name -> a token that its text never holds.
+        never: Tokens that no text holds, unless they are the padding of a model, which it may write after an end.
         shift: Whether output i - 1 predicts token i.
         block_size: Tokens that see each other; None for all.
         options: Those of ``block_size`` and ``shift`` that it takes.
@@ -78,7 +78,7 @@ class DecoderFamily:
     mask_text: str = "<|mask|>"
     begin: int | None = None
     end: int | None = None
-    banned: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    never: tuple[int, ...] = ()
     shift: bool = False
     block_size: int | None = None
     options: frozenset[str] = frozenset()
@@ -109,9 +109,12 @@ class DecoderFamily:
         weights = rename(checkpoint.weights(), self.names(config.num_hidden_layers))
         weights = stack_experts(weights, config, checkpoint.path)
         network = build_network(network_class, config, weights, options.dtype, checkpoint.path)
+        has_generation = "generation_config.json" in checkpoint.files
+        generation = read_json(checkpoint.path / "generation_config.json") if has_generation else {}
+        said = {"expand_token_id": generation.get("expand_token_id"), **checkpoint.config}
         return DecoderDenoiser(
             network,
-            self._vocabulary(checkpoint.config, checkpoint.name, config.vocab_size, tokenizer, options.mask_token_id),
+            self._vocabulary(said, config.vocab_size, tokenizer, options.mask_token_id),
             name=checkpoint.name,
             max_length=config.max_position_embeddings,
             shift=self.shift if options.shift is None else options.shift,
@@ -137,7 +140,7 @@ class DecoderFamily:
         return LogitsDenoiser(
             module,
             call,
-            self._vocabulary(config, name, size, tokenizer, mask_token_id),
+            self._vocabulary(config, size, tokenizer, mask_token_id),
             max_length=next((length for length in lengths if length is not None), None),
             shift=self.shift if shift is None else shift,
             block_size=block_size,
@@ -170,7 +173,7 @@ class DecoderFamily:
             raise ValueError(f"block_size must be given, since {name} was trained block by block (BD3-LM)")
         return size
 
-    def _vocabulary(self, config: Any, name: str, size: int, tokenizer: Any, mask_token_id: int | None) -> Vocabulary:
+    def _vocabulary(self, config: Any, size: int, tokenizer: Any, mask_token_id: int | None) -> Vocabulary:
         """Its tokens; ids of the family's own vocabulary hold with the family's own mask only."""
         words = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}
         mask = first_given(
@@ -186,13 +189,14 @@ class DecoderFamily:
         own = self.end if mask == self.mask else None
         end = next((token for token in (token_id(tokenizer, "eos"), said, own) if token is not None), None)
         begin = self._begin(config, tokenizer, mask, said)
-        never = {setting_of(config, "expand_token_id"), words.get("<|expand|>")}
-        never |= {token for part, token in self.banned.items() if part in name.lower()}
+        never = {*self.never} if mask == self.mask else set()
+        never -= {setting_of(config, "pad_token_id"), token_id(tokenizer, "pad")}
+        never |= {setting_of(config, "expand_token_id"), words.get("<|expand|>")} - {None}
         return Vocabulary.of(
             tokenizer,
             size,
             mask,
-            impossible=tuple(token for token in never if token is not None and token < size),
+            impossible=tuple(token for token in never if token < size),
             prefix_ids=() if begin is None else (begin,),
             is_framed=begin is not None,
             eos_token_id=end,

@@ -33,7 +33,7 @@ DREAM = DecoderFamily(
     mask=151666,
     begin=151665,
     end=151643,
-    banned={"dreamon": 151667},  # DreamOn's <|expand|> is an instruction to its own sampler, not text
+    never=(151667,),  # DreamOn's <|expand|> is an instruction to its own sampler; DiffuCoder has its padding there
     shift=True,
     call=as_dream,
 )
