@@ -70,6 +70,8 @@ def test_a_wrapped_module_is_called_as_its_own_code_calls_it(family):
     for row, mine in zip(rows, together, strict=True):
         expected = published.log_probs_by_hand(family, module.w, row)
         torch.testing.assert_close(mine[: len(row)][row == shape.mask], expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="mask token must be one of the network's 40 embeddings, got 40$"):
+        wrap_denoiser(module, **options | {"mask_token_id": published.VOCAB})
     if "block_size" not in options and shape.block is None and "a2d" not in family:
         with pytest.raises(ValueError, match=f"family '{family}' has no option 'block_size'"):
             wrap_denoiser(module, **options, block_size=4)

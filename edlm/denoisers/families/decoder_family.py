@@ -135,12 +135,14 @@ class DecoderFamily:
         size = first_given(setting_of(config, "embedding_size"), setting_of(config, "vocab_size"), of="vocab_size")
         lengths = (setting_of(config, f"max_{kind}") for kind in ("sequence_length", "position_embeddings"))
         block_size = self._block_size(config, name, options.get("block_size"))
-        shift = options.get("shift")
+        shift, vocabulary = options.get("shift"), self._vocabulary(config, size, tokenizer, mask_token_id)
+        if vocabulary.mask_token_id == size:
+            raise ValueError(f"the mask token must be one of the network's {size} embeddings, got {size}")
         call: Call = self.call(module, block_size)
         return LogitsDenoiser(
             module,
             call,
-            self._vocabulary(config, size, tokenizer, mask_token_id),
+            vocabulary,
             max_length=next((length for length in lengths if length is not None), None),
             shift=self.shift if shift is None else shift,
             block_size=block_size,
