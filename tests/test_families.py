@@ -18,7 +18,7 @@ from transformers import (
 
 from edlm import AutoregressiveEnergy, CallableEnergy, EnergySampler, ResidualHead, load_denoiser, wrap_denoiser
 from edlm.energies import MDLMCausalLM
-from tests.denoisers import decoders, published, published_decoders
+from tests.denoisers import decoders, published, published_blocks, published_decoders
 
 NEW = 6
 SIZES = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 24}
@@ -65,8 +65,15 @@ FAMILIES = {
         name: lambda path, name=name: decoders.load(name, published_decoders.write(name, path))
         for name in published_decoders.FAMILIES
     },
+    **{
+        name: lambda path, name=name: load_denoiser(
+            published_blocks.write(name, path), **published_blocks.SHAPES[name].options
+        )
+        for name in published_blocks.SHAPES
+    },
     "x0_prediction": of_x0_prediction,
 }
+VARIANTS = {"mdlm_lightning", "mdlm_with_time", "sdar_moe", *(name for name in FAMILIES if name.startswith("a2d-"))}
 
 
 @pytest.fixture(params=FAMILIES, scope="module")
@@ -128,5 +135,5 @@ def test_with_the_causal_lm_of_the_mdlm_code(tmp_path):
 def test_every_family_is_here():
     from edlm.denoisers.families import FAMILIES as registered
 
-    tested = {"masked_lm", *FAMILIES} - {*MASKED_LMS, "mdlm_lightning", "mdlm_with_time"}
+    tested = {"masked_lm", "a2d", *FAMILIES} - {*MASKED_LMS, *VARIANTS}
     assert tested == set(registered)

@@ -12,13 +12,20 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 import edlm
 from edlm.commands.parsing import COMMANDS, parse
 from edlm.denoisers import checkpoint
+from edlm.denoisers.families import decoders, llada, llada2
 from edlm.energies import causal_lm as causal_lms
-from tests.denoisers import published, published_decoders
+from tests.denoisers import published, published_blocks, published_decoders
 from tests.denoisers.test_framing import bert_tokenizer, modernbert
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "models.md", ROOT / "docs" / "guide.md")
 TEXT = "\n".join(page.read_text() for page in PAGES)
+BLOCKS = {
+    "sdar": "JetLM/SDAR-1.7B-Chat",
+    "llada2": "inclusionAI/LLaDA2.0-mini",
+    "fast_dllm": "Efficient-Large-Model/Fast_dLLM_v2_7B",
+    "a2d-qwen3-bd3lm": "dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1",
+}
 WORDS = "the cat a dog sat on and ran".split()
 
 
@@ -81,6 +88,11 @@ def hub(tmp_path, monkeypatch):
     for family, name in {"llada": "GSAI-ML/LLaDA-8B-Instruct", "dream": "Dream-org/Dream-v0-Instruct-7B"}.items():
         special = {"eos": 35, "bos": 34, "mask": published_decoders.MASK[family]}
         tokenizer_of(size, special).save_pretrained(places[name])
+    for family, name in BLOCKS.items():
+        (tmp_path / family).mkdir()
+        places[name] = published_blocks.write(family, tmp_path / family)
+        tokenizer_of(size, {"eos": 35, "mask": published_blocks.MASK}).save_pretrained(places[name])
+    published_blocks.write("decoder", tmp_path).rename(tmp_path / "my-qwen3")
     for name, mask in {"diffusionfamily/diffullama": 31, "diffusionfamily/diffugpt-m": 39}.items():
         tokenizer_of(size, {"eos": 35, "bos": 34, "mask": mask}).save_pretrained(places[name])
     monkeypatch.setattr(checkpoint, "snapshot_download", lambda name, **options: str(places[name]))
@@ -97,11 +109,25 @@ def test_readme_is_short_and_its_links_lead_somewhere():
             assert (page.parent / target).exists(), (page.name, target)
 
 
-def test_there_is_a_block_for_every_family():
+def test_every_kind_of_family_has_a_block():
     named = " ".join(python_blocks()).lower()
-    families = edlm.denoisers.loading.FAMILIES
-    for family in {*families, "modernbert"} - {"masked_lm", "d3pm", "smdm"} | {"mdm-170m", "mdlm.ckpt", "ar.ckpt"}:
-        assert family in named, family
+    for kind in ("modernbert", "mdlm-owt", "mdlm.ckpt", "ar.ckpt", "sedd", "bd3lm", "llada-8b", "dream", "mdm-170m"):
+        assert kind in named, kind
+    for kind in ("diffullama", "diffugpt", "x0_prediction", "decoder", *map(str.lower, BLOCKS.values())):
+        assert kind in named, kind
+
+
+def test_the_table_of_families_says_what_is_in_the_code():
+    lines = [re.split(r"(?<!\\)\|", line) for line in PAGES[1].read_text().splitlines()]
+    table = {name: cells for cells in lines if len(cells) == 8 for name in re.findall(r"`(\w+)`", cells[1])}
+    assert set(table) == {"family", *edlm.denoisers.loading.FAMILIES}  # and its heading
+    for row in (*decoders.ROWS, llada.ROW, llada2.ROW):
+        layout, mask, shift, cache = (cell.strip() for cell in table[row.name][3:7])
+        if row.name in ("a2d", "decoder"):  # of two layouts
+            continue
+        assert shift == ("yes" if row.shift else "no") and mask == str(row.mask or "the tokenizer's")
+        assert layout.startswith("both sides" if row.block_size is None else f"block-causal {row.block_size}")
+        assert cache == ("approximate, optional" if row.block_size is None else "exact")
 
 
 @pytest.mark.parametrize("block", python_blocks(), ids=lambda block: block.strip().splitlines()[0])

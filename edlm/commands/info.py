@@ -1,7 +1,7 @@
 """``edlm info``: properties of a checkpoint, and a probe whether its output i predicts token i or i + 1."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -34,6 +34,9 @@ class InfoConfig(Config):
         tokenizer: Name of a tokenizer, for checkpoints without one.
         text: Text that the shift is probed on, in the language of the model.
         trust_remote_code: Run the Python code that comes with the checkpoint.
+        mask_token_id: Of a denoiser whose files do not say it, or say another.
+        block_size: Tokens that see each other, of families that come with several.
+        shift: Whether output i - 1 predicts token i, of families that do not know it.
     """
 
     path: str
@@ -41,6 +44,9 @@ class InfoConfig(Config):
     tokenizer: str | None = None
     text: str = TEXT
     trust_remote_code: bool = False
+    mask_token_id: int | None = field(default=None, metadata={"least": 0})
+    block_size: int | None = None
+    shift: bool | None = None
 
 
 def run(config: InfoConfig) -> None:
@@ -48,9 +54,8 @@ def run(config: InfoConfig) -> None:
     if any((folder / SETTINGS).is_file() for folder in (Path(config.path), SHIPPED / config.path)):
         _print(_of_energy(load_energy(config.path)))
         return
-    denoiser = load_denoiser(
-        config.path, config.family, tokenizer=config.tokenizer, trust_remote_code=config.trust_remote_code
-    )
+    names = ("tokenizer", "trust_remote_code", "mask_token_id", "block_size", "shift")
+    denoiser = load_denoiser(config.path, config.family, **{name: getattr(config, name) for name in names})
     _print(_of_denoiser(denoiser) | {"shift probe": _probed(denoiser, config.text)})
 
 

@@ -37,6 +37,12 @@ class ModelOptions(Config):
     denoiser_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the denoiser's weights: those of 16 bits need half of the memory, and round."""
 
+    denoiser_mask_token_id: int | None = field(default=None, metadata={"least": 0})
+    """Mask of the denoiser, where its files do not say it, or say another."""
+
+    denoiser_block_size: int | None = None
+    """Tokens of the denoiser that see each other, of families that come with several; of its files by default."""
+
     def load_sampler(self, device: torch.device | None = None) -> EnergySampler:
         """Load both, on the ``device`` that "auto" stands for.
 
@@ -45,7 +51,8 @@ class ModelOptions(Config):
             ValueError: it does not fit, or there is no tokenizer.
         """
         where = device if device is not None and self.device == "auto" else self.device
-        options = {"tokenizer": self.denoiser_tokenizer, "dtype": self.denoiser_dtype}
+        names = ("tokenizer", "dtype", "mask_token_id", "block_size")
+        options = {name: getattr(self, f"denoiser_{name}") for name in names}
         denoiser, name = load_denoiser(self.denoiser, device=where, **options), self.energy
         if denoiser.tokenizer is None:
             raise ValueError(

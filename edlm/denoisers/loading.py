@@ -1,16 +1,20 @@
 """Load or wrap a denoiser of any family."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, __version__
 
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint, check_finite
 from edlm.denoisers.families import FAMILIES
 from edlm.denoisers.families.family import Family, LoadOptions
+from edlm.denoisers.families.refused import check_served
+from edlm.denoisers.reach import check_reach, ordinary_row
 from edlm.hub import finding
 
 SHIPPED = Path(__file__).parent.parent / "models"
@@ -33,7 +37,8 @@ def load_denoiser(
         family: Name of one of ``FAMILIES``; by default recognised from the files.
         revision: Of a hub's repository.
         device: Where it runs; "auto" for CUDA, else MPS, else the CPU.
-        options: ``tokenizer``, ``mask_token_id``, ``dtype``, ``trust_remote_code``, as in `LoadOptions`.
+        options: Those of `LoadOptions`: ``tokenizer``, ``mask_token_id``, ``dtype``, ``trust_remote_code``,
+            ``block_size``, ``shift``.
 
     Returns:
         The denoiser, in evaluation mode.
@@ -51,10 +56,9 @@ def load_denoiser(
     ):
         checkpoint = Checkpoint.open(path, revision, code=loading.trust_remote_code)
     loader = _family_of(checkpoint) if family is None else _family_named(family)
-    if loader.has_own_code and loading.trust_remote_code and "AutoModel" in checkpoint.config.get("auto_map", {}):
-        module = AutoModel.from_pretrained(checkpoint.path, dtype=loading.dtype, trust_remote_code=True)
-        tokenizer = checkpoint.tokenizer(loading.tokenizer, trust_remote_code=True)
-        denoiser = loader.wrap(module, tokenizer, mask_token_id=loading.mask_token_id)
+    layout = loader.layout(loading)
+    if loader.has_own_code and loading.trust_remote_code and _builders(checkpoint):
+        denoiser = _run_own_code(checkpoint, loader, loading, layout)
     else:
         denoiser = loader.load(checkpoint, loading)
     denoiser.family = loader.name
@@ -88,16 +92,52 @@ def wrap_denoiser(
 
     Raises:
         TypeError: ``module`` is no module.
-        ValueError: there is no such family, or the mask token is not known.
+        ValueError: there is no such family; the mask token is not known; or the module does not see what its family
+            sees: it is causal, or reads later blocks.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"wrap_denoiser needs a torch module, got {type(module).__name__}")
     denoiser = _family_named(family).wrap(module, tokenizer, mask_token_id=mask_token_id, **options)
     denoiser.family = family
-    return denoiser.eval()
+    check_reach(denoiser.eval())
+    return denoiser
+
+
+def _builders(checkpoint: Checkpoint) -> list[type]:
+    """What builds a model with an output layer from the checkpoint's own code."""
+    own = checkpoint.config.get("auto_map") or {}
+    known = (AutoModelForCausalLM, AutoModelForMaskedLM, AutoModel)  # the last one may lack the layer
+    return [builder for builder in known if builder.__name__ in own]
+
+
+def _run_own_code(checkpoint: Checkpoint, family: Family, options: LoadOptions, layout: dict[str, Any]) -> Denoiser:
+    """Built and probed by the checkpoint's own code."""
+    with _trusting(checkpoint):
+        build = _builders(checkpoint)[0].from_pretrained
+        module = build(checkpoint.path, dtype=options.dtype, trust_remote_code=True).eval()
+        tokenizer = checkpoint.tokenizer(options.tokenizer, trust_remote_code=True)
+    denoiser = family.wrap(module, tokenizer, mask_token_id=options.mask_token_id, **layout)
+    with _trusting(checkpoint):
+        _ = denoiser.encode(ordinary_row(denoiser, 2)).features
+    check_reach(denoiser)
+    return denoiser
+
+
+@contextmanager
+def _trusting(checkpoint: Checkpoint) -> Iterator[None]:
+    """What a checkpoint's own code raises becomes one error: it was written for another version of transformers."""
+    try:
+        yield
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+        raise ValueError(
+            f"{checkpoint.path}: its own code does not run with transformers {__version__} ({reason}); "
+            "without trust_remote_code, it loads into a network of transformers or of edlm"
+        ) from error
 
 
 def _family_of(checkpoint: Checkpoint) -> Family:
+    check_served(checkpoint)
     for family in FAMILIES.values():
         if family.recognizes(checkpoint):
             return family

@@ -75,7 +75,9 @@ def wrapped(family, weights):
     config = SimpleNamespace(**{"max_position_embeddings": 32, "block_size": 32, **published.CONFIGS.get(family, {})})
     module = ByHand(family, weights, config)
     options = {} if family in ("llada", "dream", "smdm") else {"mask_token_id": published.MASK[family]}
-    return wrap_denoiser(module, family=family, **options), module
+    denoiser = wrap_denoiser(module, family=family, **options)
+    module.calls.clear()  # of its probe
+    return denoiser, module
 
 
 class FakeTokenizer:

@@ -139,10 +139,10 @@ def _layer_norm(x, weight, bias):
     return (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt() * weight + bias
 
 
-def _rotate(x, theta, rounded=False):
-    """``x[length, heads, size]``: pairs (j, j + size / 2) turned by position * theta ** (-2 j / size)."""
+def _rotate(x, theta, rounded=False, factor=1.0):
+    """``x[length, heads, size]``: pairs (j, j + size / 2) turned by position / factor * theta ** (-2 j / size)."""
     size = x.shape[-1]
-    angle = torch.arange(len(x))[:, None] / theta ** (torch.arange(0, size, 2) / size)
+    angle = torch.arange(len(x))[:, None] / factor / theta ** (torch.arange(0, size, 2) / size)
     cos, sin = (f(angle)[:, None] for f in (torch.cos, torch.sin))
     if rounded:
         cos, sin = cos.bfloat16().float(), sin.bfloat16().float()
@@ -162,13 +162,14 @@ def _swiglu(x, gate, up, down):
     return (a * a.sigmoid() * (x @ up.T)) @ down.T
 
 
-def _llama(tokens, w, names, eps, theta, *, qkv, rounded=False):
+def _llama(tokens, w, names, eps, theta, *, qkv, rounded=False, factor=1.0):
     x = w[names["wte"]][tokens]
     for i in range(BLOCKS):
         at = {key: w[name.format(i)] for key, name in names.items() if "{}" in name}
         y = _rms(x, at["norm_1"], eps)
         q, k, v = qkv(y, i)
-        x = x + _attend(_rotate(q, theta, rounded), _rotate(k, theta, rounded), v) @ at["o"].T
+        q, k = (_rotate(part, theta, rounded, factor) for part in (q, k))
+        x = x + _attend(q, k, v) @ at["o"].T
         x = x + _swiglu(_rms(x, at["norm_2"], eps), at["gate"], at["up"], at["down"])
     return _rms(x, w[names["norm"]], eps) @ w[names["head"]].T
 
@@ -215,14 +216,14 @@ def _gpt2(tokens, w):
     return x @ w["embed_tokens.weight"].T
 
 
-def logits_by_hand(family, w, tokens):
+def logits_by_hand(family, w, tokens, factor=1.0):
     """What the network's authors' code gives for one row ``tokens[length]``, not shifted: ``[length, vocab]``."""
     if family == "llada":
-        return _llama(tokens, w, LLADA_NAMES, 1e-5, 500.0, qkv=_separate(w, LLADA_NAMES))
+        return _llama(tokens, w, LLADA_NAMES, 1e-5, 500.0, qkv=_separate(w, LLADA_NAMES), factor=factor)
     if family == "dream":
-        return _llama(tokens, w, HF_NAMES, 1e-6, 700.0, qkv=_separate(w, HF_NAMES))
+        return _llama(tokens, w, HF_NAMES, 1e-6, 700.0, qkv=_separate(w, HF_NAMES), factor=factor)
     if family == "diffullama":
-        return _llama(tokens, w, HF_NAMES, 1e-5, 300.0, qkv=_separate(w, HF_NAMES))
+        return _llama(tokens, w, HF_NAMES, 1e-5, 300.0, qkv=_separate(w, HF_NAMES), factor=factor)
     if family == "diffugpt":
         return _gpt2(tokens, w)
 
@@ -233,9 +234,9 @@ def logits_by_hand(family, w, tokens):
     return _llama(tokens, w, SMDM_NAMES, 1e-5, 10000.0, qkv=qkv, rounded=True)
 
 
-def log_probs_by_hand(family, w, tokens):
+def log_probs_by_hand(family, w, tokens, **rope):
     """``log p(. | x_t)`` of one row at its masked positions, in order: ``[masked, vocab]``."""
-    logits = logits_by_hand(family, w, tokens)
+    logits = logits_by_hand(family, w, tokens, **rope)
     if family in SHIFTED:
         logits = torch.cat([logits[:1], logits[:-1]])
     if MASK[family] < VOCAB:

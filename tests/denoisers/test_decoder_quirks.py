@@ -97,3 +97,16 @@ def test_smdm_needs_one_embedding_more_than_columns(tmp_path):
     save_file(weights, path)
     with pytest.raises(ValueError, match="one embedding more than columns, that of the mask, got 40 and 40"):
         load_denoiser(path)
+
+
+@pytest.mark.parametrize("family", ["llada", "dream", "diffullama"])
+@torch.no_grad()
+def test_old_and_new_names_of_rotary_settings_count(family, tmp_path):
+    weights, row = published.random_weights(family), some_rows(family)[2]
+    expected = published.log_probs_by_hand(family, weights, row, factor=2.0)
+    theta = published.CONFIGS[family]["rope_theta"]
+    new = {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": theta}, "rope_theta": None}
+    for config in ({"rope_scaling": {"type": "linear", "factor": 2.0}}, new):
+        denoiser = load(family, published.write(family, tmp_path, weights, **config))
+        log_probs = denoiser.log_probs(row[None])[0, row == denoiser.mask_token_id]
+        torch.testing.assert_close(log_probs, expected, rtol=1e-5, atol=1e-5)

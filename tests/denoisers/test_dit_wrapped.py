@@ -25,7 +25,9 @@ class Official(nn.Module):
 
     def forward(self, input_ids, timesteps, sample_mode=False):
         assert timesteps.shape == input_ids.shape[:1] and sample_mode == (self.kind == "bd3lm")
-        logits = self.backbone(input_ids, timesteps)
+        block = torch.arange(input_ids.shape[1]) // _Config.block_size
+        visible = (block[:, None] >= block)[None, None] if self.kind == "bd3lm" else None
+        logits = self.backbone(input_ids, timesteps, visible)
         if self.kind == "sedd":
             offset = timesteps.expm1().log() + math.log(ROWS - 1)
             return (logits - offset[:, None, None]).scatter(-1, input_ids[..., None], 0.0)
@@ -38,7 +40,7 @@ class _Output:
 
 
 class _Config:
-    block_size, attn_backend, name_or_path = 4, "sdpa", "official"
+    block_size, attn_backend, name_or_path = 8, "sdpa", "official"  # the rows are of one block
 
 
 @pytest.mark.parametrize("kind", ["mdlm", "d3pm", "sedd", "bd3lm"])
@@ -48,7 +50,7 @@ def test_official_modules_are_called_as_their_code_does(kind):
     denoiser = wrap_denoiser(module, family=kind)
     timed = kind in ("d3pm", "sedd")
     assert denoiser.time_conditioned == timed and denoiser.mask_token_id == MASK
-    assert denoiser.block_size == (4 if kind == "bd3lm" else None)
+    assert denoiser.block_size == (8 if kind == "bd3lm" else None)
     expected = expected_log_probs("sedd" if timed else "mdlm", backbone_weights(), X_T, T)
     torch.testing.assert_close(denoiser.log_probs(X_T, T), expected, rtol=1e-5, atol=1e-5)
     mask = torch.tensor([[1, 1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1]])

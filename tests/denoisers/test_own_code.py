@@ -5,12 +5,14 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from edlm import load_denoiser, wrap_denoiser
 from edlm.denoisers.logits import LogitsDenoiser
 from edlm.denoisers.vocabulary import Vocabulary
 from edlm.diffusion.slots import Slots
+from tests.denoisers import published_blocks
 from tests.denoisers import published_decoders as published
 
 # A folder's own code: leaves a trace where it runs, and gives logits that tell it from the published network.
@@ -78,6 +80,60 @@ def test_a_folders_own_code_runs_only_if_trusted(family, name, tmp_path, monkeyp
     logits = table[3 if family == "dream" else published.MASK[family]].clone()  # Dream's are shifted
     logits[published.MASK[family]] = -torch.inf
     torch.testing.assert_close(own.log_probs(row)[0, 1], logits.log_softmax(-1))
+
+
+@pytest.fixture
+def own_code(tmp_path, monkeypatch):
+    """Writes a folder of SDAR with code of its own, of which a part is replaced."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
+    for module in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.syspath_prepend(tmp_path / "cache")
+
+    def folder(old="", new=""):
+        path = published_blocks.write("sdar", tmp_path)
+        config = json.loads((path / "config.json").read_text())
+        config["auto_map"] = {"AutoConfig": "configuration.SDARConfig", "AutoModel": "modeling.NoOutputLayer"}
+        config["auto_map"]["AutoModelForCausalLM"] = "modeling.SDARModel"
+        (path / "config.json").write_text(json.dumps(config))
+        (path / "configuration.py").write_text(CONFIGURATION.format(name="SDAR", type="sdar"))
+        code = MODELING.format(name="SDAR", trace=str(tmp_path / "trace"), slope="0.0")
+        code = code.replace("position_ids=None)", "position_ids=None, use_cache=None)")
+        assert old in code
+        (path / "modeling.py").write_text(code.replace(old, new))
+        (path / "model.safetensors").unlink()
+        save_file({"table.weight": torch.randn(40, 40)}, path / "model.safetensors")
+        return path
+
+    return folder
+
+
+def test_own_code_with_an_output_layer_is_chosen(own_code):
+    denoiser = load_denoiser(own_code(), trust_remote_code=True, mask_token_id=9, block_size=5)
+    assert isinstance(denoiser, LogitsDenoiser) and denoiser.block_size == 5
+    assert type(denoiser.network).__name__ == "SDARModel"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("import PreTrainedModel", "import PreTrainedModel, SlidingWindowCache", "ImportError: cannot import name"),
+        ("self.post_init()", "self.all_gone()", "AttributeError: 'SDARModel' object has no attribute 'all_gone'"),
+        ("return Masked", "self.config.use_return_dict_of_4_38\n        return Masked", "AttributeError: 'SDARConfig'"),
+        ("self.table =", "self.other =", "(AttributeError|ValueError|RuntimeError|KeyError): "),
+    ],
+)
+def test_own_code_of_another_version_fails_in_one_line(old, new, reason, own_code):
+    path = own_code(old, new)
+    with pytest.raises(ValueError, match=f"its own code does not run with transformers .*{reason}") as caught:
+        load_denoiser(path, trust_remote_code=True, mask_token_id=9)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith("into a network of transformers or of edlm")
+
+
+def test_own_code_that_is_causal_is_refused(own_code):
+    path = own_code("self.table(input_ids) + input_ids.sum(1)[:, None, None] * 0.0", "self.table(input_ids).cumsum(1)")
+    with pytest.raises(ValueError, match="must see whole blocks of 4 tokens, but .* on the right: it is causal"):
+        load_denoiser(path, trust_remote_code=True, mask_token_id=9)
 
 
 class Table(nn.Module):
