@@ -6,7 +6,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "edlm.sampler": ("EnergySampler", "SamplerOptions", "DreamLogitsHook", "RerankLogits", "rerank"),
+    "edlm.sampler": ("EnergySampler", "SamplerOptions", "DreamLogitsHook", "RerankLogits", "rerank", "rerank_step"),
     "edlm.denoisers": ("Denoiser", "FunctionDenoiser", "load_denoiser", "wrap_denoiser"),
     "edlm.energies": (
         "Energy",
