@@ -6,12 +6,9 @@ import torch
 from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
-from edlm.diffusion.slots import Slots
 from edlm.energies.base import Energy
 from edlm.integrations.passes import run_pass
-from edlm.numerics import precise
 from edlm.rules import check, check_names, shown
-from edlm.sampler.given import GivenPass
 from edlm.sampler.hooks import as_logits
 from edlm.sampler.one_step import rerank_step
 from edlm.sampler.proposal import Proposal
@@ -89,11 +86,8 @@ class RerankScheduler:
         denoiser = mask_token_id if self.denoiser is None else self.denoiser
         settings = {**vars(proposal), **self.options, "generator": generator}
         tokens, accepted = rerank_step(sample, model_output, None, self.energy, denoiser, **settings)
-        slots = Slots.where(accepted)
-        chosen = slots.gather(tokens)
-        log_probs = GivenPass(denoiser, model_output).slot_log_probs(None, slots)
-        log_q = log_probs if greedy else proposal(log_probs)
-        logits = as_logits(model_output, slots, chosen, precise(log_q.gather(1, chosen[:, None])[:, 0]))
+        # Greedy: of the proposal's law all tokens would have probability 1.
+        logits = as_logits(model_output, tokens, accepted, denoiser, None if greedy else proposal)
         taken = {"temperature": 0.0, "top_p": None, "top_k": None, "sampling_method": "greedy"}
         call = {**options, **taken, "mask_token_id": mask_token_id, "generator": generator}
         return self.scheduler.step(logits, timestep, sample, **call)

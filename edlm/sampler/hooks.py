@@ -15,6 +15,7 @@ from edlm.numerics import precise, widest_float
 from edlm.rules import check
 from edlm.sampler.given import GivenPass
 from edlm.sampler.one_step import StepOptions, rerank_step
+from edlm.sampler.proposal import Proposal
 
 _SMALL, _LEAST, _LARGEST = 1e-3, 1e-6, 60.0  # logits; float16 distinguishes them
 
@@ -99,12 +100,11 @@ class RerankLogits:
         Returns:
             The same shape and dtype; unchanged where nothing is masked.
         """
-        return as_logits(logits, *self._choose(x, logits))
+        return as_logits(logits, *self._choose(x, logits), self.denoiser)
 
-    def _choose(self, x: Tensor, logits: Tensor) -> tuple[Slots, Tensor, Tensor]:
-        """Masked positions, the tokens chosen for them, and the denoiser's log-probabilities of these."""
-        given = GivenPass(self.denoiser, logits)
-        masked = x == given.mask_token_id
+    def _choose(self, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens, with all masks filled, and where they were filled, both ``[batch, length]``."""
+        masked = x == (self.denoiser if isinstance(self.denoiser, int) else self.denoiser.mask_token_id)
         if self._seeds is None:
             self._seeds = row_seeds(len(x), self.seed)
             self._num_masked = masked.sum(1)
@@ -112,11 +112,8 @@ class RerankLogits:
             raise ValueError(f"a batch must keep its {len(self._num_masked)} rows, got {len(x)}: reset() begins anew")
         t = masked.sum(1).to(widest_float(x.device)) / self._num_masked.clamp(min=1)
         call = {"t": t, "seeds": self._seeds, "step": self._step, **self.options}
-        tokens, accepted = rerank_step(x, logits, None, self.energy, self.denoiser, **call)
         self._step += 1
-        slots = Slots.where(accepted)
-        chosen = slots.gather(tokens)
-        return slots, chosen, precise(given.slot_log_probs(None, slots).gather(1, chosen[:, None])[:, 0])
+        return rerank_step(x, logits, None, self.energy, self.denoiser, **call)
 
 
 class DreamLogitsHook(RerankLogits):
@@ -150,19 +147,27 @@ class DreamLogitsHook(RerankLogits):
             self.reset()
         if self.keep_confidence:
             return super().__call__(x, logits)
-        slots, chosen, _ = self._choose(x, logits)
-        return _write_logits(logits, slots, chosen, -torch.inf, torch.zeros(len(chosen), device=x.device))
+        tokens, accepted = self._choose(x, logits)
+        slots = Slots.where(accepted)
+        return _write_logits(logits, slots, slots.gather(tokens), -torch.inf, torch.zeros(len(slots), device=x.device))
 
 
-def as_logits(logits: Tensor, slots: Slots, chosen: Tensor, log_p: Tensor) -> Tensor:
-    """Logits whose largest is that of the chosen token, and whose softmax there is ``exp(log_p)``; see `RerankLogits`.
+def as_logits(
+    logits: Tensor, tokens: Tensor, accepted: Tensor, denoiser: Denoiser | int, proposal: Proposal | None = None
+) -> Tensor:
+    """Logits whose largest is the decided token's, with its probability as their softmax there; see `RerankLogits`.
 
     Args:
-        logits: Those of the loop, shape ``[batch, length, vocab_size]``; kept at all other positions.
-        slots: Where tokens were chosen.
-        chosen: The tokens, shape ``[num_slots]``.
-        log_p: Log-probabilities of the tokens, nats, shape ``[num_slots]``.
+        logits: Those of the loop, shape ``[batch, length, vocab_size]``; kept where nothing was decided.
+        tokens: As `rerank_step` returns them.
+        accepted: As `rerank_step` returns them.
+        denoiser: As for `rerank_step`.
+        proposal: The law whose probabilities are meant; by default the marginals.
     """
+    slots = Slots.where(accepted)
+    chosen, log_probs = slots.gather(tokens), GivenPass(denoiser, logits).slot_log_probs(None, slots)
+    log_q = log_probs if proposal is None else proposal(log_probs)
+    log_p = precise(log_q.gather(1, chosen[:, None])[:, 0])
     # softmax = p  <=>  logit = log(p / (1 - p)) + log(V - 1), all others 0
     margin = log_p - torch.log1p(-log_p.exp()) + math.log(logits.shape[-1] - 1)
     margin = torch.where(margin < _SMALL, _SMALL * (margin - _SMALL).exp(), margin)
