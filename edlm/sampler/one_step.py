@@ -49,7 +49,7 @@ class StepOptions(SamplerOptions):
     there are logits for every position."""
 
     t: Any = None
-    """Time, for energies and ``window``: one a row, ``[batch]``; None: the share of real positions that are masked."""
+    """Time, for energies and ``window``: a number, or one a row; None: the share of real positions that are masked."""
 
     seeds: int | Sequence[int] | None = None
     """One a row, or an integer: row r gets ``seeds + r``. None draws them from the generator."""
@@ -136,7 +136,7 @@ def _kernel(given: GivenPass, energy: Energy | None, loop: StepOptions) -> Kerne
     return Kernel(given, energy, **options)
 
 
-def _step(kernel: Kernel, x_t: Tensor, real: Tensor | None, ranks: Tensor, target: Tensor, t: Tensor | None) -> Step:
+def _step(kernel: Kernel, x_t: Tensor, real: Tensor | None, ranks: Tensor, target: Tensor, t: Any) -> Step:
     """The step that reveals the target's masks of ``ranks >= 0``; at sequence scope candidates fill the others too."""
     chosen = (ranks >= 0) & target
     masked, real = check_tokens(kernel, x_t, chosen if kernel.scope == "step" else target, real)
@@ -152,13 +152,15 @@ def _step(kernel: Kernel, x_t: Tensor, real: Tensor | None, ranks: Tensor, targe
     return Step(kernel.denoiser, x_t, t.float(), kernel.denoiser.encoding(), slots, real, revealed, uses)
 
 
-def _times(t: Tensor | None, masked: Tensor, real: Tensor | None) -> Tensor:
+def _times(t: Tensor | float | None, masked: Tensor, real: Tensor | None) -> Tensor:
+    """Times ``[batch]``, as precise as the device can."""
     real = torch.ones_like(masked) if real is None else real
     if t is None:
         return (masked & real).sum(1).to(widest_float(masked.device)) / real.sum(1).clamp(min=1)
-    if not isinstance(t, Tensor) or t.shape != masked.shape[:1]:
-        raise ValueError(f"t must be a tensor [{len(masked)}], got {_described(t)}")
-    return t.to(masked.device)
+    t = t if isinstance(t, Tensor) else torch.tensor(check("t", t, float), dtype=widest_float(masked.device))
+    if t.shape not in ((), masked.shape[:1]):
+        raise ValueError(f"t must be a number, or one a row [{len(masked)}], got {_described(t)}")
+    return t.to(masked.device).expand(len(masked))
 
 
 def _check_pass(canvas: Tensor, log_probs: Tensor, hidden: Sequence[Tensor] | None, offset: int | None) -> None:

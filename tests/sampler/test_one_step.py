@@ -221,30 +221,45 @@ def test_logits_of_a_block_fill_the_block_of_a_whole_canvas():
     assert accepted.tolist() == [[False, False, True, True, False], [False, False, True, False, False]]
 
 
-@pytest.mark.parametrize("make", [lambda: AutoregressiveEnergy(random_causal_lm(), bos_token_id=0), WORLD.energy])
-def test_padding_on_the_left_is_not_judged(make):
-    energy = make()
+def three(energy):
+    """The energy on the first three tokens of rows that are padded on the right."""
+    return CallableEnergy(lambda candidates, x, log_p: energy.f(candidates[..., :3], x[..., :3], log_p))
+
+
+@pytest.mark.parametrize("kind", ["autoregressive", "function"])
+@pytest.mark.parametrize("pad", [0, 2, MASK])
+def test_padding_on_the_left_is_not_judged(kind, pad):
+    lm = AutoregressiveEnergy(random_causal_lm(), bos_token_id=0)
+    energy, of_padded = (lm, lm) if kind == "autoregressive" else (WORLD.energy(), three(WORLD.energy()))
     alone = torch.tensor([[1, MASK, MASK]])
     logits = torch.randn(1, 3, V, generator=torch.Generator().manual_seed(0))
     call = {"num_candidates": 8, "seeds": [4], "scope": "sequence"}
     expected, _ = rerank_step(alone, logits, None, energy, MASK, **call)
-    for pad in (0, 2, MASK):
-        x = torch.cat([torch.full((1, 2), pad), alone], 1)
-        far = torch.cat([torch.randn(1, 2, V), logits], 1)
-        real = torch.tensor([[0, 0, 1, 1, 1]])
-        tokens, accepted = rerank_step(x, far, None, Cut(energy), MASK, attention_mask=real, **call)
-        assert torch.equal(tokens[:, 2:], expected) and torch.equal(tokens[:, :2], x[:, :2])
-        assert not accepted[:, :2].any()
+    x, real = torch.cat([torch.full((1, 2), pad), alone], 1), torch.tensor([[0, 0, 1, 1, 1]])
+    longer = torch.cat([torch.full((1, 2, V), 5.0), logits], 1)
+    tokens, accepted = rerank_step(x, longer, None, of_padded, MASK, attention_mask=real, **call)
+    assert torch.equal(tokens[:, 2:], expected) and torch.equal(tokens[:, :2], x[:, :2])
+    assert accepted.tolist() == [[False, False, False, True, True]]
 
 
-class Cut(CallableEnergy):
-    """An energy of rows of three tokens; those that are padded on the right are cut."""
-
-    def __init__(self, energy):
-        super().__init__(lambda candidates, x, log_p: energy.f(candidates[..., :3], x[..., :3], log_p))
-        if not hasattr(energy, "f"):
-            self.forward = energy.forward
-            self.reads, self.proposal_share = energy.reads, energy.proposal_share
+def test_time_is_the_share_of_masks_or_what_is_given():
+    x = torch.tensor([[MASK, 1, 2, 0], [MASK, MASK, MASK, 0]])
+    real = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
+    loves_2 = CallableEnergy(lambda candidates, x, log_p: -60.0 * (candidates == 2).sum(-1))
+    call = {"num_candidates": 64, "attention_mask": real.repeat(20, 1), "seeds": 0, "window": (0.5, 1.0)}
+    x, logits = x.repeat(20, 1), torch.zeros(40, 4, V)
+    for t, used in (
+        (None, (False, True)),
+        (0.9, (True, True)),
+        (0.5, (False, False)),
+        (torch.tensor(0.6), (True, True)),
+    ):
+        tokens, _ = rerank_step(x, logits, None, loves_2, MASK, t=t, **call)
+        share = [(tokens[r::2, 0] == 2).float().mean() for r in (0, 1)]
+        assert tuple(part > 0.75 for part in share) == used
+    per_row = torch.tensor([0.9, 0.1]).repeat(20)
+    tokens, _ = rerank_step(x, logits, None, loves_2, MASK, t=per_row, **call)
+    assert (tokens[::2, 0] == 2).all() and (tokens[1::2, 0] == 2).float().mean() < 0.75
 
 
 def test_states_of_a_row_that_is_padded_on_the_left():
@@ -282,7 +297,8 @@ X = torch.full((2, L), MASK)
         ({"reveal": torch.ones(2, 2, dtype=torch.bool)}, r"reveal must be a table \[2, 3\], got bool \[2, 2\]"),
         ({"reveal": torch.ones(2, 3)}, r"reveal must be bool or int64 \[2, 3\], got float32 \[2, 3\]"),
         ({"target": [True]}, r"target must be a table \[2, 3\], got \[True\]"),
-        ({"t": 0.5}, r"t must be a tensor \[2\], got 0.5"),
+        ({"t": torch.ones(3)}, r"t must be a number, or one a row \[2\], got float32 \[3\]"),
+        ({"t": "late"}, "t must be a number, got 'late'"),
         ({"seeds": [1]}, r"there must be one seed a row \(2\), got 1"),
         ({"num_candidate": 3}, "StepOptions has no option 'num_candidate'; did you mean 'num_candidates'"),
         ({"num_steps": 3}, "StepOptions has no option 'num_steps'"),
