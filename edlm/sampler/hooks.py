@@ -112,8 +112,9 @@ class RerankLogits:
             raise ValueError(f"a batch must keep its {len(self._num_masked)} rows, got {len(x)}: reset() begins anew")
         t = masked.sum(1).to(widest_float(x.device)) / self._num_masked.clamp(min=1)
         call = {"t": t, "seeds": self._seeds, "step": self._step, **self.options}
+        decided = rerank_step(x, logits, None, self.energy, self.denoiser, **call)
         self._step += 1
-        return rerank_step(x, logits, None, self.energy, self.denoiser, **call)
+        return decided
 
 
 class DreamLogitsHook(RerankLogits):

@@ -82,8 +82,8 @@ def rerank_step(
         log_probs: Of the denoiser for the token at the same position, or its logits, any floating type, shape
             ``[batch, length, vocab_size]``; or of a block of the canvas, see ``offset``.
         hidden: States that enter each of the denoiser's blocks, each ``[batch, length, hidden_size]``, for energies
-            that read them (``energy.reads_hidden``); None for others. A window of the energy, and a head with a cold
-            start, need the input of the output layer too, as the last one.
+            that read them (``energy.reads_hidden``); None for others. The input of the output layer may follow as the
+            last one: a head with a cold start needs it, and so do rows outside of ``window`` without candidates.
         energy: Judges candidates, or gives the law of one token after the other (``num_candidates=None``); None draws
             tokens independently.
         denoiser: The mask token; or a `Denoiser` of the network that the loop runs, for what it rules out, its
@@ -173,9 +173,9 @@ def _check_pass(canvas: Tensor, log_probs: Tensor, hidden: Sequence[Tensor] | No
     if not fits or len(log_probs) != batch or not (width == length if offset is None else offset + width <= length):
         wanted = length if offset is None else f"at most {length - offset}"
         raise ValueError(f"log_probs must be floating [{batch}, {wanted}, vocab_size], got {_described(log_probs)}")
-    if hidden is not None and any(states.shape[:2] != canvas.shape for states in hidden):
-        shapes = [list(states.shape) for states in hidden]
-        raise ValueError(f"hidden must be states [{batch}, {length}, hidden_size], got {shown(shapes)}")
+    for states in () if hidden is None else hidden:
+        if not (isinstance(states, Tensor) and states.ndim == 3 and states.shape[:2] == canvas.shape):
+            raise ValueError(f"hidden must be tensors [{batch}, {length}, hidden_size], got {_described(states)}")
 
 
 def _table(name: str, table: Tensor | None, canvas: Tensor) -> Tensor | None:

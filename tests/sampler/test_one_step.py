@@ -4,8 +4,11 @@ import math
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from edlm import CallableEnergy, EnergySampler, SequenceEnergy, rerank_step
+from edlm.denoisers.decoder import DecoderDenoiser
+from edlm.denoisers.vocabulary import Vocabulary
 from edlm.diffusion.streams import RowStreams
 from edlm.energies import AutoregressiveEnergy
 from edlm.sampler.decisions import ImpossibleCandidates
@@ -34,10 +37,10 @@ def sequence_energy(denoiser=NETWORK):
     return energy.eval()
 
 
-def states_and_logits(x, real=None):
-    encoding = NETWORK.encode(x, None, real, keep_hidden=True)
+def states_and_logits(x, real=None, denoiser=NETWORK):
+    encoding = denoiser.encode(x, None, real, keep_hidden=True)
     hidden = tuple(states[encoding.place] for states in (*encoding.hidden, encoding.features))
-    return hidden, NETWORK.decode(hidden[-1].flatten(0, 1)).unflatten(0, x.shape).detach()
+    return hidden, denoiser.decode(hidden[-1].flatten(0, 1)).unflatten(0, x.shape).detach()
 
 
 @pytest.mark.parametrize("order", ["bisecting", "random", "confidence", "left_to_right"])
@@ -79,6 +82,21 @@ def test_tokens_are_those_of_the_sampler_step_by_step(make, options, order, padd
         assert torch.equal(accepted, x_s != x_t)
         x_t, wrote = x_s, wrote + int(accepted.sum())
     assert wrote == int(((CANVAS == BERT_MASK) & real).sum())
+
+
+def test_a_shifted_decoder_whose_states_are_where_its_network_has_them():
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
+    network = LlamaForCausalLM(LlamaConfig(vocab_size=5, initializer_range=0.5, **shape)).eval()
+    denoiser = DecoderDenoiser(network, Vocabulary(5, BERT_MASK), shift=True)
+    energy, x = disturbed_head(denoiser, start="cold", width=16, num_blocks=2), CANVAS.clone()
+    x[:, 0] = 0
+    hidden, logits = states_and_logits(x, denoiser=denoiser)
+    tokens, _ = rerank_step(x, logits, hidden, energy, denoiser, seeds=SEEDS)
+    expected = EnergySampler(denoiser, energy, num_steps=1).fill(x, seeds=SEEDS).tokens
+    assert torch.equal(tokens, expected)
+    base, _ = rerank_step(x, logits, None, None, denoiser, seeds=SEEDS)
+    assert not torch.equal(tokens, base)
 
 
 def test_a_generator_draws_the_seeds_and_nothing_else_is_kept():
@@ -293,7 +311,7 @@ X = torch.full((2, L), MASK)
         ({"energy": 3}, "energy must be an Energy or None, got 3"),
         ({"energy": head(), "denoiser": 4}, "ResidualHead reads hidden states: hidden must hold them, got None"),
         ({"hidden": [torch.zeros(2, L, 4)]}, "hidden needs the Denoiser whose states they are"),
-        ({"hidden": [torch.zeros(2, 5, 4)]}, r"hidden must be states \[2, 3, hidden_size\], got \[\[2, 5, 4\]\]"),
+        ({"hidden": [torch.zeros(2, 5, 4)]}, r"hidden must be tensors \[2, 3, hidden_size\], got float32 \[2, 5, 4\]"),
         ({"reveal": torch.ones(2, 2, dtype=torch.bool)}, r"reveal must be a table \[2, 3\], got bool \[2, 2\]"),
         ({"reveal": torch.ones(2, 3)}, r"reveal must be bool or int64 \[2, 3\], got float32 \[2, 3\]"),
         ({"target": [True]}, r"target must be a table \[2, 3\], got \[True\]"),
