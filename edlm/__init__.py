@@ -6,7 +6,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "edlm.sampler": ("EnergySampler", "SamplerOptions", "DreamLogitsHook", "RerankLogits", "rerank"),
+    "edlm.sampler": ("EnergySampler", "SamplerOptions", "DreamLogitsHook", "RerankLogits", "rerank", "rerank_step"),
+    "edlm.integrations.transformers": ("hf_generate",),
     "edlm.denoisers": ("Denoiser", "FunctionDenoiser", "load_denoiser", "wrap_denoiser"),
     "edlm.energies": (
         "Energy",
@@ -19,7 +20,7 @@ _EXPORTS = {
     ),
 }
 _MODULES = {name: module for module, names in _EXPORTS.items() for name in names}
-_SUBPACKAGES = ("corpus", "denoisers", "diffusion", "energies", "evaluation", "sampler", "training")
+_SUBPACKAGES = ("corpus", "denoisers", "diffusion", "energies", "evaluation", "integrations", "sampler", "training")
 
 __all__ = sorted([*_MODULES, *_SUBPACKAGES])
 

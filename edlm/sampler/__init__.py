@@ -1,6 +1,7 @@
 """The sampler: candidates from the denoiser, weights from the energy, one chosen and revealed."""
 
 from edlm.sampler.hooks import DreamLogitsHook, RerankLogits
+from edlm.sampler.one_step import StepOptions, rerank_step
 from edlm.sampler.options import SamplerOptions
 from edlm.sampler.output import SampleOutput, StepInfo
 from edlm.sampler.proposal import Proposal
@@ -23,5 +24,7 @@ __all__ = [
     "SampleOutput",
     "SamplerOptions",
     "StepInfo",
+    "StepOptions",
     "rerank",
+    "rerank_step",
 ]

@@ -8,16 +8,14 @@ import torch
 from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
-from edlm.denoisers.encoding import Encoding
-from edlm.denoisers.identity import DenoiserIdentity
-from edlm.denoisers.vocabulary import Vocabulary
 from edlm.diffusion.slots import Slots
-from edlm.diffusion.streams import RowStreams, row_seeds
-from edlm.energies.base import Energy, Step
+from edlm.diffusion.streams import row_seeds
+from edlm.energies.base import Energy
+from edlm.numerics import precise, widest_float
 from edlm.rules import check
-from edlm.sampler.decisions import decide
-from edlm.sampler.kernel import Kernel
-from edlm.sampler.options import SamplerOptions
+from edlm.sampler.given import GivenPass
+from edlm.sampler.one_step import StepOptions, rerank_step
+from edlm.sampler.proposal import Proposal
 
 _SMALL, _LEAST, _LARGEST = 1e-3, 1e-6, 60.0  # logits; float16 distinguishes them
 
@@ -81,15 +79,14 @@ class RerankLogits:
             )
         self.denoiser = denoiser
         self.energy = energy
-        self.options = {"num_steps": 1, "num_candidates": num_candidates, "scope": "sequence", **options}
-        SamplerOptions(**self.options)  # checks them
+        self.options = {"num_candidates": num_candidates, "scope": "sequence", **options}
+        StepOptions(**self.options)  # checks them
         self.seed = check("seed", seed, int | Sequence[int] | None)
-        self._kernel: Kernel | None = None
         self.reset()
 
     def reset(self) -> None:
         """Begin anew, with another batch."""
-        self._streams: RowStreams | None = None
+        self._seeds: list[int] | None = None
         self._num_masked: Tensor | None = None
         self._step = 0
 
@@ -103,43 +100,21 @@ class RerankLogits:
         Returns:
             The same shape and dtype; unchanged where nothing is masked.
         """
-        slots, chosen, log_p = self._choose(x, logits)
-        vocab_size = logits.shape[-1]
-        # softmax = p  <=>  logit = log(p / (1 - p)) + log(V - 1), all others 0
-        margin = log_p - torch.log1p(-log_p.exp()) + math.log(vocab_size - 1)
-        margin = torch.where(margin < _SMALL, _SMALL * (margin - _SMALL).exp(), margin)
-        margin = margin.clamp(_LEAST, _LARGEST)
-        return _write_logits(logits, slots, chosen, 0.0, margin)
+        return as_logits(logits, *self._choose(x, logits), self.denoiser)
 
-    @torch.no_grad()
-    def _choose(self, x: Tensor, logits: Tensor) -> tuple[Slots, Tensor, Tensor]:
-        """Masked positions, the tokens chosen for them, and the denoiser's log-probabilities of these."""
-        kernel = self._kernel_for(logits)
-        denoiser = kernel.denoiser
-        masked = x == denoiser.mask_token_id
-        slots = Slots.where(masked)
-        if self._streams is None:
-            self._streams = RowStreams(row_seeds(len(x), self.seed))
+    def _choose(self, x: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens, with all masks filled, and where they were filled, both ``[batch, length]``."""
+        masked = x == (self.denoiser if isinstance(self.denoiser, int) else self.denoiser.mask_token_id)
+        if self._seeds is None:
+            self._seeds = row_seeds(len(x), self.seed)
             self._num_masked = masked.sum(1)
         if len(self._num_masked) != len(x):
             raise ValueError(f"a batch must keep its {len(self._num_masked)} rows, got {len(x)}: reset() begins anew")
-        t = masked.sum(1) / self._num_masked.clamp(min=1)
-        uses = masked.any(1) & kernel.uses_energy(t)
-        # Not `encode`, which runs equal rows once: the loop's logits may depend on more than the row's tokens.
-        encoding = Encoding(lambda: logits, None, torch.arange(len(x), device=x.device))
-        step = Step(denoiser, x, t, encoding, slots, revealed=slots, uses=uses)
-        x_0, _ = decide(kernel, step, self._streams.values(self._step))
-        chosen = slots.gather(x_0)
-        log_p = denoiser.slot_log_probs(step.encoding, slots).gather(1, chosen[:, None])[:, 0]
+        t = masked.sum(1).to(widest_float(x.device)) / self._num_masked.clamp(min=1)
+        call = {"t": t, "seeds": self._seeds, "step": self._step, **self.options}
+        decided = rerank_step(x, logits, None, self.energy, self.denoiser, **call)
         self._step += 1
-        return slots, chosen, log_p.double()
-
-    def _kernel_for(self, logits: Tensor) -> Kernel:
-        """The law of a step for logits of this width; made, and its options checked, once."""
-        if self._kernel is None or self._kernel.denoiser.vocab_size != logits.shape[-1]:
-            self._kernel = Kernel(_GivenLogits(self.denoiser, logits.shape[-1]), self.energy, **self.options)
-        self._kernel.denoiser.to(logits.device)
-        return self._kernel
+        return decided
 
 
 class DreamLogitsHook(RerankLogits):
@@ -173,32 +148,31 @@ class DreamLogitsHook(RerankLogits):
             self.reset()
         if self.keep_confidence:
             return super().__call__(x, logits)
-        slots, chosen, _ = self._choose(x, logits)
-        return _write_logits(logits, slots, chosen, -torch.inf, torch.zeros(len(chosen), device=x.device))
+        tokens, accepted = self._choose(x, logits)
+        slots = Slots.where(accepted)
+        return _write_logits(logits, slots, slots.gather(tokens), -torch.inf, torch.zeros(len(slots), device=x.device))
 
 
-class _GivenLogits(Denoiser):
-    """Represents the network of a loop: the rules for its logits, which are given; see `RerankLogits`."""
+def as_logits(
+    logits: Tensor, tokens: Tensor, accepted: Tensor, denoiser: Denoiser | int, proposal: Proposal | None = None
+) -> Tensor:
+    """Logits whose largest is the decided token's, with its probability as their softmax there; see `RerankLogits`.
 
-    def __init__(self, denoiser: Denoiser | int, vocab_size: int):
-        if isinstance(denoiser, int):
-            super().__init__(Vocabulary(vocab_size, denoiser))
-            self._identity = None
-            return
-        if vocab_size != denoiser.vocab_size:
-            raise ValueError(f"logits must have vocab_size = {denoiser.vocab_size} columns, got {vocab_size}")
-        super().__init__(denoiser.vocabulary)
-        self._identity = denoiser.identity
-
-    def encode_tokens(self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool) -> Any:
-        raise NotImplementedError("the loop runs the network")
-
-    def decode(self, features: Tensor) -> Tensor:
-        return features
-
-    @property
-    def identity(self) -> DenoiserIdentity | None:
-        return self._identity
+    Args:
+        logits: Those of the loop, shape ``[batch, length, vocab_size]``; kept where nothing was decided.
+        tokens: As `rerank_step` returns them.
+        accepted: As `rerank_step` returns them.
+        denoiser: As for `rerank_step`.
+        proposal: The law whose probabilities are meant; by default the marginals.
+    """
+    slots = Slots.where(accepted)
+    chosen, log_probs = slots.gather(tokens), GivenPass(denoiser, logits).slot_log_probs(None, slots)
+    log_q = log_probs if proposal is None else proposal(log_probs)
+    log_p = precise(log_q.gather(1, chosen[:, None])[:, 0])
+    # softmax = p  <=>  logit = log(p / (1 - p)) + log(V - 1), all others 0
+    margin = log_p - torch.log1p(-log_p.exp()) + math.log(logits.shape[-1] - 1)
+    margin = torch.where(margin < _SMALL, _SMALL * (margin - _SMALL).exp(), margin)
+    return _write_logits(logits, slots, chosen, 0.0, margin.clamp(_LEAST, _LARGEST))
 
 
 def _write_logits(logits: Tensor, slots: Slots, chosen: Tensor, others: float, largest: Tensor) -> Tensor:

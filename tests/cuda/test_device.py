@@ -7,9 +7,10 @@ import warnings
 import pytest
 import torch
 
-from edlm import EnergySampler, load_denoiser, load_energy
+from edlm import EnergySampler, RerankLogits, load_denoiser, load_energy, rerank_step
 from edlm.corpus.blocks import load_blocks
 from edlm.denoisers.loading import SHIPPED
+from edlm.integrations.passes import run_pass
 from tests.chance import assert_law
 from tests.sampler.brute_force import NOTHING, BruteForce, Options, World, count
 
@@ -50,6 +51,25 @@ def test_seeds_give_the_tokens_of_the_cpu_in_nearly_all_rows(name):
     """A row differs where a uniform lies within rounding of a border between two tokens, or two weights are equal."""
     host, device = (s.sample(ROWS, 128, seeds=range(ROWS)).tokens.cpu() for s in samplers(name))
     assert (host == device).all(1).float().mean() >= 0.8
+
+
+@pytest.mark.parametrize("name", ["tinystories/head", "tinystories/autoregressive"])
+def test_one_step_of_another_loop_writes_the_tokens_of_the_cpu(name):
+    """Rows are padded on the left; a generator of the CPU draws the seeds."""
+    written = []
+    for device in ("cpu", DEVICE):
+        denoiser, energy = load_denoiser("tinystories", device=device), load_energy(name).to(device)
+        canvas = held_out()[:, :24].clone().to(device)
+        real = torch.arange(24, device=device) >= torch.arange(ROWS, device=device)[:, None] % 4
+        canvas[:, 12:] = denoiser.mask_token_id
+        logits, hidden = run_pass(denoiser, canvas, canvas == denoiser.mask_token_id, real, energy.reads_hidden)
+        options = {"attention_mask": real, "generator": torch.Generator().manual_seed(0)}
+        tokens, accepted = rerank_step(canvas, logits, hidden, energy, denoiser, **options)
+        assert accepted.sum() == ROWS * 12 and tokens.device == canvas.device
+        loop = RerankLogits(denoiser, load_energy("tinystories/autoregressive").to(device), 4, seed=0)
+        chosen = loop(canvas, logits).argmax(-1)
+        written.append(torch.cat([tokens, torch.where(accepted, chosen, canvas)], 1).cpu())
+    assert (written[0] == written[1]).all(1).float().mean() >= 0.8
 
 
 @pytest.mark.parametrize("name", METHODS)
