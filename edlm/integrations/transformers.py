@@ -20,7 +20,7 @@ from edlm.sampler.sampler import EnergySampler
 
 _PROPOSAL = ("temperature", "top_p", "top_k")  # transformers' own, in its generation config
 _SAMPLING = tuple(option.name for option in fields(SamplerOptions) if option.name not in _PROPOSAL)
-_OWN = ("energy", "denoiser", "family", "mask_token_id", "block_length", "seed")
+_OWN = ("energy", "denoiser", "family", "mask_token_id", "seed")
 _UNDERSTOOD = {"TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper"}
 _UNDERSTOOD |= {"MaxLengthCriteria", "EosTokenCriteria"}
 
@@ -49,9 +49,9 @@ def hf_generate(
         stopping_criteria: Those of the length and the end of a text; no others are understood.
         attention_mask: 0 at padding, shape ``[batch, length]``.
         options: Given to ``model.generate`` by name: ``energy``; ``denoiser``, of this very model; or ``family`` and
-            ``mask_token_id`` as for `wrap_denoiser`, by default those of the model's config; ``block_length`` and
-            ``seed`` as for `EnergySampler.generate`; and options of `SamplerOptions`, where ``num_steps`` is by default
-            the number of tokens of a block: one a pass.
+            ``mask_token_id`` as for `wrap_denoiser`, by default those of the model's config; ``seed`` as for
+            `EnergySampler.generate`; and options of `SamplerOptions`, where ``num_steps`` is by default the number of
+            tokens of a block: one a pass.
 
     Returns:
         Prompts with their continuations, padded on the right after the end of a text, int64, shape
@@ -66,7 +66,7 @@ def hf_generate(
     _check_understood(generation_config, [*logits_processor, *stopping_criteria])
     denoiser = _denoiser_of(model, own["denoiser"], own["family"], own["mask_token_id"])
     max_new_tokens = generation_config.max_length - input_ids.shape[1]
-    sampling = {"num_steps": own["block_length"] or denoiser.block_size or max_new_tokens, **sampling}
+    sampling = {"num_steps": sampling.get("block_length") or denoiser.block_size or max_new_tokens, **sampling}
     if generation_config.do_sample:
         given = {name: getattr(generation_config, name) for name in _PROPOSAL}
         sampling |= {name: value for name, value in given.items() if value is not None and value != 0}
@@ -74,8 +74,7 @@ def hf_generate(
     real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     prompts = [row[kept.bool()].tolist() for row, kept in zip(input_ids, real, strict=True)]
     sampler = EnergySampler(denoiser, own["energy"], **sampling)
-    written = {"eos_token_id": ends, "block_length": own["block_length"], "seed": own["seed"]}
-    output = sampler.generate(prompts, max_new_tokens, **written)
+    output = sampler.generate(prompts, max_new_tokens, eos_token_id=ends, seed=own["seed"])
     framed = len(denoiser.suffix_ids) if denoiser.is_framed else 0
     new = torch.stack([row[len(row) - framed - max_new_tokens : len(row) - framed] for row in output.tokens])
     new = _padded_after_end(new, ends, _ids(generation_config.pad_token_id))

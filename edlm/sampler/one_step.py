@@ -15,7 +15,7 @@ from edlm.numerics import widest_float
 from edlm.rules import check, check_least, check_options, shown
 from edlm.sampler.decisions import decide
 from edlm.sampler.given import GivenPass
-from edlm.sampler.inputs import check_tokens
+from edlm.sampler.inputs import check_completeness, check_tokens
 from edlm.sampler.kernel import Kernel
 from edlm.sampler.options import SamplerOptions
 
@@ -32,6 +32,7 @@ class StepOptions(SamplerOptions):
     num_steps: int = field(default=1, init=False)
     order: str = field(default="auto", init=False)
     schedule: str = field(default="log_linear", init=False)
+    block_length: int | None = field(default=None, init=False)
 
     reveal: Any = None
     """Masked positions that are decided and written, bool ``[batch, length]``; or their decision order, int64,
@@ -139,7 +140,8 @@ def _kernel(given: GivenPass, energy: Energy | None, loop: StepOptions) -> Kerne
 def _step(kernel: Kernel, x_t: Tensor, real: Tensor | None, ranks: Tensor, target: Tensor, t: Any) -> Step:
     """The step that reveals the target's masks of ``ranks >= 0``; at sequence scope candidates fill the others too."""
     chosen = (ranks >= 0) & target
-    masked, real = check_tokens(kernel, x_t, chosen if kernel.scope == "step" else target, real)
+    masked, real = check_tokens(kernel.denoiser, x_t, chosen if kernel.scope == "step" else target, real)
+    check_completeness(kernel, x_t, masked, real)
     chosen = chosen & masked
     ranking = ranks.masked_fill(~chosen, torch.iinfo(torch.int64).max).argsort(dim=1, stable=True)
     slots = revealed = Slots.from_ranked(ranking, chosen.gather(1, ranking))
