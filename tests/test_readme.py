@@ -14,7 +14,7 @@ from edlm.commands.parsing import COMMANDS, parse
 from edlm.denoisers import checkpoint
 from edlm.denoisers.families import decoders, llada, llada2
 from edlm.energies import causal_lm as causal_lms
-from tests.denoisers import published, published_blocks, published_decoders
+from tests.denoisers import published, published_blocks, published_decoders, published_edlm
 from tests.denoisers.test_framing import bert_tokenizer, modernbert
 
 ROOT = Path(__file__).parent.parent
@@ -70,6 +70,7 @@ def hub(tmp_path, monkeypatch):
     bert_tokenizer().save_pretrained(tmp_path / "bert")
     published.write_lightning(tmp_path / "mdlm")
     published.write_ar_ckpt(tmp_path / "ar.ckpt")
+    published_edlm.write_edlm(tmp_path / "edlm")
     smdm = published_decoders.write("smdm", tmp_path)
     smdm.rename(tmp_path / smdm.name)
     places = {
@@ -111,7 +112,7 @@ def test_readme_is_short_and_its_links_lead_somewhere():
 
 def test_every_kind_of_family_has_a_block():
     named = " ".join(python_blocks()).lower()
-    for kind in ("modernbert", "mdlm-owt", "mdlm.ckpt", "ar.ckpt", "sedd", "bd3lm", "llada-8b", "dream", "mdm-170m"):
+    for kind in ("modernbert", "mdlm-owt", "mdlm.ckpt", "ar.ckpt", "edlm.ckpt", "sedd", "bd3lm", "llada-8b", "dream", "mdm-170m"):
         assert kind in named, kind
     for kind in ("diffullama", "diffugpt", "x0_prediction", "decoder", *map(str.lower, BLOCKS.values())):
         assert kind in named, kind
