@@ -1,10 +1,13 @@
 """Inside the real ``LLaDA2Pipeline`` of diffusers, on a tiny random network and a tokenizer of a few words."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from edlm import CallableEnergy
 from edlm.integrations.diffusers import RerankCallback, RerankScheduler
+from edlm.integrations.passes import run_pass
 from tests.chance import assert_law
 from tests.energies.heads import disturbed_head, modernbert
 from tests.test_readme import tokenizer_of
@@ -115,6 +118,29 @@ def test_padding_of_prompts_is_not_judged(denoiser):
     assert MASK not in written
     for row in torch.cat([rows[:, :2] for rows in seen]):
         assert row.tolist() == [1, 2]  # padding is on the right now
+
+
+def test_a_pass_on_left_padding_is_that_of_the_row_alone(denoiser):
+    row, real = torch.tensor([[1, 2, MASK, 3, MASK]]), torch.tensor([[0, 0, 1, 1, 1, 1, 1]])
+    alone, states = run_pass(denoiser, row, row[:, -3:] == MASK, None, keep_hidden=True)
+    padded = torch.cat([torch.full((1, 2), PAD), row], 1)
+    logits, hidden = run_pass(denoiser, padded, row[:, -3:] == MASK, real, keep_hidden=True)
+    torch.testing.assert_close(logits, alone, atol=1e-4, rtol=1e-4)
+    for ours, theirs in zip(hidden, states, strict=True):
+        torch.testing.assert_close(ours[:, 2:], theirs, atol=1e-4, rtol=1e-4)
+    assert (logits[0, 1] == 0).all() and (
+        logits[0, [0, 2]].argmax(-1) == denoiser.log_probs(row)[0, [2, 4]].argmax(-1)
+    ).all()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_committed_end_of_text_stays_unless_asked_otherwise(denoiser, keep):
+    text = torch.tensor([[1, 2, 3, 4, 5, EOS, MASK, 6]])
+    tensors = {"block_x": text, "transfer_index": torch.tensor([[True, True, False, False]])}
+    callback = RerankCallback(denoiser, loves_7, num_candidates=256, keep_eos=keep)
+    written = callback(SimpleNamespace(eos_token_id=EOS), 0, 0, tensors)["block_x"][0].tolist()
+    assert written[:4] == [1, 2, 3, 4] and written[6:] == [MASK, 6] and written[4] == 7
+    assert written[5] == (EOS if keep else 7)
 
 
 @pytest.mark.parametrize("way", ["scheduler", "callback"])

@@ -54,10 +54,11 @@ def states_and_logits(x, real=None, denoiser=NETWORK):
         (lambda: disturbed_head(NETWORK, form="unnormalized"), {"num_candidates": 4, "top_p": 0.9}),
         (lambda: head(start="cold", width=16, num_blocks=1), {"num_candidates": None}),
         (sequence_energy, {"num_candidates": 5, "correct_proposal": True, "temperature": 1.3}),
+        (sequence_energy, {"num_candidates": 4, "scope": "sequence"}),
         (head, {"num_candidates": None, "window": (0.0, 0.7)}),
         (lambda: None, {}),
     ],
-    ids="exact rounds candidates groups scalar cold sequence window base".split(),
+    ids="exact rounds candidates groups scalar cold sequence whole window base".split(),
 )
 @pytest.mark.parametrize("padded", [False, True])
 def test_tokens_are_those_of_the_sampler_step_by_step(make, options, order, padded):
@@ -222,6 +223,14 @@ def test_only_what_is_revealed_is_written():
         torch.tensor([[1, 2, 0]]), logits, None, CallableEnergy(noted), MASK, num_candidates=2
     )
     assert nothing.tolist() == [[1, 2, 0]] and not accepted.any()
+
+
+def test_a_function_sees_whole_sequences_of_rows_that_decide_nothing_too():
+    x, seen = torch.full((2, L), MASK), []
+    reveal = torch.tensor([[True, False, False], [False] * 3])
+    noted = CallableEnergy(lambda candidates, x, log_p: seen.append(candidates) or 0.0 * log_p, complete=True)
+    tokens, accepted = rerank_step(x, torch.zeros(2, L, V), None, noted, MASK, reveal=reveal, num_candidates=2, seeds=0)
+    assert (seen[0] != MASK).all() and torch.equal(accepted, reveal) and torch.equal(tokens[1], x[1])
 
 
 def test_logits_of_a_block_fill_the_block_of_a_whole_canvas():
