@@ -465,7 +465,7 @@ def test_sample_writes_jsonl_with_diagnostics_of_every_step(runs):
     lines = records(runs, prompt="the cat", num_samples=2, length=10, seed=7, **k_of_groups)
     assert [record["seed"] for record in lines] == [7, 8]
     for record in lines:
-        assert list(record) == ["seed", "text", "tokens", "steps"]
+        assert list(record) == ["seed", "text", "tokens", "marginals", "steps"]
         assert len(record["tokens"]) == 10 and record["text"].startswith("the cat")
         assert [step["step"] for step in record["steps"]] == [0, 1, 2]
         assert [step["t"] for step in record["steps"]] == pytest.approx([1, 2 / 3, 1 / 3])

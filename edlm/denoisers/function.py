@@ -19,6 +19,7 @@ class FunctionDenoiser(Denoiser):
         vocab_size: Number of columns.
 
     Example:
+        >>> import torch
         >>> uniform = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 4), mask_token_id=4, vocab_size=4)
         >>> uniform.log_probs(torch.tensor([[4, 2]])).exp()
         tensor([[[0.2500, 0.2500, 0.2500, 0.2500],

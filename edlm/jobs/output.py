@@ -40,7 +40,7 @@ def _write_parquet(file: IO[bytes], rows: Rows) -> None:
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
-    numbers, texts = ("index", "prompt_index", "seed", "passes"), ("prompt", "text")
+    numbers, texts = ("index", "prompt_index", "seed", "passes"), ("prompt", "text", "marginals")
     kinds = {**dict.fromkeys(numbers, pa.int64()), **dict.fromkeys(texts, pa.string()), "tokens": pa.list_(pa.int32())}
     rows = iter(rows)
     first = [*islice(rows, _ROWS_PER_GROUP)]

@@ -5,8 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import nn
-from transformers import Qwen2ForCausalLM, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from edlm import load_denoiser, wrap_denoiser
 from edlm.cli import main
@@ -196,6 +198,9 @@ def test_commands_give_a_mask_and_a_block_size(tmp_path, capsys):
     path = str(published.write("decoder", tmp_path))
     assert main(["info", path, "--family=decoder", "--mask_token_id=36", "--shift=true"]) == 0
     assert "shift yes" in " ".join(capsys.readouterr().out.split())
+    words = Tokenizer(WordLevel({f"w{i}": i for i in range(published.VOCAB)}, unk_token="w1"))
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w1").save_pretrained(tmp_path / "tokenizer")
     options = {"denoiser": str(published.write("sdar", tmp_path)), "denoiser_mask_token_id": 0}
+    options["denoiser_tokenizer"] = str(tmp_path / "tokenizer")
     denoiser = ModelOptions(**options, denoiser_block_size=8).load_sampler(torch.device("cpu")).denoiser
     assert (denoiser.mask_token_id, denoiser.block_size) == (0, 8)

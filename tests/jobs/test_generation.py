@@ -21,7 +21,7 @@ from edlm.sampler.text.transcript import decode
 from tests.jobs.forks import ROOT
 
 STEPS = 3
-COLUMNS = ["index", "prompt_index", "seed", "prompt", "text", "tokens", "passes"]
+COLUMNS = ["index", "prompt_index", "seed", "prompt", "text", "tokens", "passes", "marginals"]
 
 
 @pytest.fixture

@@ -190,9 +190,9 @@ def visited(monkeypatch) -> list[torch.Tensor]:
     """Steps of the rows at each pass."""
     steps = []
 
-    def spy(samplers, plan, at, x_t, passes):
+    def spy(samplers, plan, at, *others):
         steps.append(at.clone())
-        return begin_steps(samplers, plan, at, x_t, passes)
+        return begin_steps(samplers, plan, at, *others)
 
     monkeypatch.setattr("edlm.sampler.bounds.begin_steps", spy)
     return steps

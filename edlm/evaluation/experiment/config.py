@@ -45,6 +45,8 @@ class EvaluateConfig(Config):
         orders: Reveal orders; null for those of the methods, or that their energies were trained for; for random and
             bisecting with the shipped heads, or where that is not known.
         num_steps_of: Denoiser passes in some of these orders, in place of ``num_steps``.
+        block_length: Tokens of a block, for all: orders and numbers of steps are then those of a block. null for the
+            denoiser's own, else the whole sequence.
         seed: Of orders, candidates and samples.
         device: Where all runs: "cpu", "cuda", "mps", or "auto" for the best of these.
         denoiser_tokenizer: Folder or hub id of a tokenizer, for a denoiser whose checkpoint has none.
@@ -80,6 +82,7 @@ class EvaluateConfig(Config):
     methods: tuple[MethodConfig, ...] | None = field(default=None, metadata={"least": 0})
     num_steps: tuple[int, ...] = (2, 4, 8, 16)
     orders: tuple[Order, ...] | None = None
+    block_length: int | None = None
     num_steps_of: dict[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
     device: str = "auto"

@@ -7,6 +7,8 @@ from typing import Any, Literal
 from edlm.rules import Config
 from edlm.sampler.options import Order, SamplerOptions
 
+_OF_CELLS = ("order", "num_steps", "block_length")
+
 
 @dataclass(frozen=True, kw_only=True)
 class MethodConfig(SamplerOptions):
@@ -31,6 +33,7 @@ class MethodConfig(SamplerOptions):
     orders: tuple[Order, ...] | None = None
     order: Order | None = None
     num_steps: tuple[int, ...] | None = None
+    block_length: int | None = field(default=None, init=False)  # that of the table
     sampled_steps: int | None = None
     inner_draws: int | None = None
 
@@ -44,7 +47,7 @@ class MethodConfig(SamplerOptions):
     @property
     def sampler_options(self) -> dict[str, Any]:
         """Options of its samplers, which also have an order and a number of steps."""
-        return {f.name: getattr(self, f.name) for f in fields(SamplerOptions) if f.name not in ("order", "num_steps")}
+        return {f.name: getattr(self, f.name) for f in fields(SamplerOptions) if f.name not in _OF_CELLS}
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,8 @@ def settings_of(
     orders = config.orders or tuple(dict.fromkeys(of_methods)) or DEFAULT_ORDERS
     settings = []
     for order in orders:
-        cells = [{"order": order, "num_steps": steps} for steps in config.num_steps_of.get(order, config.num_steps)]
+        of_order = {"order": order, "block_length": config.block_length}
+        cells = [{**of_order, "num_steps": steps} for steps in config.num_steps_of.get(order, config.num_steps)]
         settings += [Setting("base", EnergySampler(denoiser, **cell)) for cell in cells]
         settings += [
             _setting(m, denoiser, energy, cell)

@@ -17,6 +17,7 @@ DEFAULTS = {
     "num_candidates": 1,
     "group_size": None,
     "scope": "step",
+    "block_length": None,
     "schedule": "log_linear",
     "window": [0.0, 1.0],
     "weight_temperature": 1.0,
