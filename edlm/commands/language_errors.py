@@ -19,7 +19,6 @@ from edlm.evaluation.languages.exact import exact_denoiser, truth_energy
 from edlm.evaluation.languages.law import exact_distance
 from edlm.evaluation.plots.evaluation import plot_sequence_errors
 from edlm.rules import Config
-from edlm.sampler.options import Order
 from edlm.sampler.sampler import EnergySampler
 
 
@@ -45,7 +44,7 @@ class ExperimentConfig(Config):
         default=(RerankerConfig("truth, k = 16", "truth", 16),), metadata={"least": 0}
     )
     denoiser: str | None = None
-    order: Order = "random"
+    order: str = "random"
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class DistanceConfig(Config):
     length: int = 6
     num_steps: tuple[int, ...] = (1, 2, 3)
     num_candidates: tuple[int, ...] = (1, 4, 16, 64)
-    order: Order = "bisecting"
+    order: str = "bisecting"
 
 
 @dataclass(frozen=True)

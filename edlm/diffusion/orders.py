@@ -79,11 +79,6 @@ def left_to_right(rows: MaskedRows) -> tuple[Tensor, Tensor]:
     return rows.nth.double(), rows.equal_bounds
 
 
-def confidence(rows: MaskedRows) -> tuple[Tensor, Tensor]:
-    """Steps of equal size: highest marginal maximum first, to a thousandth of a nat, ranked anew at each step."""
-    return left_to_right(rows)
-
-
 def dilated(rows: MaskedRows) -> tuple[Tensor, Tensor]:
     """Steps of equal size, of positions that are far apart.
 
@@ -115,14 +110,9 @@ def bisecting(rows: MaskedRows) -> tuple[Tensor, Tensor]:
 
 
 ORDERS: dict[str, RankedOrder] = {
-    order.__name__: order for order in (ancestral, random, dilated, bisecting, left_to_right, confidence)
+    order.__name__: order for order in (ancestral, random, dilated, bisecting, left_to_right)
 }
 RANDOM_ORDERS = ("ancestral", "random")
-
-
-def name_of_order(order: str | RankedOrder) -> str:
-    """The name of an order that may be a function."""
-    return order if isinstance(order, str) else getattr(order, "__name__", type(order).__name__)
 
 
 def _bit_reversed(num_classes: int) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from edlm.diffusion.adaptive import RULES, MarginalRule
 from edlm.diffusion.orders import ORDERS, MaskedRows, RankedOrder
 from edlm.diffusion.schedule import Schedule
 from edlm.diffusion.slots import Slots
@@ -27,7 +28,7 @@ class RevealPlan:
         target: Positions that are revealed, bool, ``[batch, length]``; other masks stay.
         num_steps: Steps of a block.
         blocks: Block of each target position, from 0, ``[batch, length]``; None where there is one.
-        by_confidence: The ranking of a step is made from its marginals instead.
+        rule: Ranks the positions of a step by its marginals instead, and may say how many it reveals.
     """
 
     ranking: Tensor
@@ -35,7 +36,7 @@ class RevealPlan:
     target: Tensor
     num_steps: int
     blocks: Tensor | None = None
-    by_confidence: bool = False
+    rule: MarginalRule | None = None
 
     @property
     def total_steps(self) -> int:
@@ -49,30 +50,41 @@ class RevealPlan:
     def num_due(self, step: Tensor, masked: Tensor) -> Tensor:
         """How many positions ``step[batch]`` decides, ``[batch]``; what earlier steps left masked is due again.
 
-        ``masked`` is that of `slots`.
+        ``masked`` is that of `slots`. 1 where the marginals decide how many.
         """
+        if self.is_adaptive:
+            return masked.any(1).long()
         rows = torch.arange(len(self.bounds), device=self.bounds.device)
         end = (step // self.num_steps + 1) * self.num_steps
         revealed = self.bounds[rows, end] - masked.sum(1)
         return self.bounds[rows, step + 1] - revealed
 
-    def slots(self, step: Tensor, masked: Tensor, confidence: Tensor | None = None) -> Slots:
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the marginals decide how many positions a step reveals; the last step reveals what is left."""
+        return self.rule is not None and type(self.rule).number is not MarginalRule.number
+
+    def slots(self, step: Tensor, masked: Tensor, scores: Tensor | None = None) -> Slots:
         """The reveal set of a step, in the order in which its tokens are decided.
 
         Args:
             step: Step index of each row, shape ``[batch]``.
             masked: Masked target positions of its `block` when the step begins, bool, shape ``[batch, length]``.
-            confidence: The largest log-probability of each position, shape ``[batch, length]``;
-                needed by (and only by) the confidence order. Ties go to the lowest position.
+            scores: Of the `rule`, shape ``[batch, length]``; needed with one, and only then. Ties go to the lowest
+                position.
         """
-        if self.by_confidence != (confidence is not None):
-            raise ValueError("confidence is needed by the confidence order, and by no other")
-        ranking = self.ranking
-        if confidence is not None:
-            ranking = confidence.masked_fill(~masked, -torch.inf).argsort(dim=1, descending=True, stable=True)
+        if (self.rule is None) != (scores is None):
+            raise ValueError("scores are needed by an order that looks at the marginals, and by no other")
+        ranking, number = self.ranking, self.num_due(step, masked)
+        if self.rule is not None:
+            scores, ranking = scores.masked_fill(~masked, torch.inf).sort(dim=1, stable=True)
+            if self.is_adaptive:
+                is_last = (step + 1) % self.num_steps == 0
+                number = torch.where(
+                    torch.as_tensor(is_last, device=masked.device), masked.sum(1), self.rule.number(scores)
+                )
         candidates = masked.gather(1, ranking)
-        due = candidates & (candidates.cumsum(1) <= self.num_due(step, masked)[:, None])
-        return Slots.from_ranked(ranking, due)
+        return Slots.from_ranked(ranking, candidates & (candidates.cumsum(1) <= number[:, None]))
 
     def planned(self, rows: Tensor, step: Tensor) -> Slots:
         """The reveal sets that the plan has for ``step[n]`` of its rows ``rows[n]``, as a batch of ``n`` rows."""
@@ -86,8 +98,8 @@ class RevealPlan:
 
     def _ranked(self, rows: Tensor, first: Tensor, last: Tensor) -> Slots:
         """The positions of ranks ``first[n] .. last[n] - 1`` of rows ``rows[n]``."""
-        if self.by_confidence:
-            raise ValueError("the confidence order depends on the marginals: its steps must be run one by one")
+        if self.rule is not None:
+            raise ValueError("an order that looks at the marginals must be run step by step")
         ranks = torch.arange(self.ranking.shape[1], device=rows.device)
         return Slots.from_ranked(self.ranking[rows], (first[:, None] <= ranks) & (ranks < last[:, None]))
 
@@ -118,29 +130,53 @@ class RevealPlan:
                 width = plan.target.shape[1]
                 ranking[r, :width], target[r, :width], bounds[r] = plan.ranking[0], plan.target[0], plan.bounds[0]
         tables = (table.to(device) for table in (ranking, bounds, target))
-        return cls(*tables, first.num_steps, None, first.by_confidence)
+        return cls(*tables, first.num_steps, None, first.rule)
 
 
 def plan_reveal(
     masked: Tensor,
-    order: str | RankedOrder,
+    order: str | RankedOrder | MarginalRule,
     num_steps: int,
     schedule: Schedule,
     generators: RowGenerators | BatchOrder,
 ) -> RevealPlan:
-    """Draw or lay down the reveal order of each row: one of ``ORDERS`` or a function like them, for `MaskedRows`.
+    """Draw or lay down the reveal order of each row: one of ``ORDERS``, a function like them, or a `MarginalRule`.
 
     Raises:
         ValueError: ``order`` is unknown, or its bounds do not rise from 0 to all positions of each row.
     """
-    if not callable(order) and order not in ORDERS:
-        raise ValueError(f"order must be one of {list(ORDERS)}, got {order!r}")
+    order = named_order(order) if isinstance(order, str) else order
+    rule = order if isinstance(order, MarginalRule) else None
     rows = MaskedRows(masked, num_steps, schedule, generators)
-    key, bounds = order(rows) if callable(order) else ORDERS[order](rows)
-    if callable(order):
+    ranked = ORDERS["left_to_right"] if rule is not None else order
+    key, bounds = ranked(rows)
+    if ranked not in ORDERS.values():
         _check_bounds(bounds, rows)
     ranking = key.masked_fill(~masked, torch.inf).argsort(dim=1, stable=True)
-    return RevealPlan(ranking, bounds, masked, num_steps, by_confidence=order == "confidence")
+    return RevealPlan(ranking, bounds, masked, num_steps, rule=rule)
+
+
+def named_order(name: str) -> RankedOrder | MarginalRule:
+    """One of ``ORDERS``; or a `MarginalRule`, whose threshold may follow its name: ``entropy_bounded(0.2)``.
+
+    Raises:
+        ValueError: there is none of this name, or its threshold breaks its rule.
+    """
+    if name in ORDERS:
+        return ORDERS[name]
+    kind, _, threshold = name.partition("(")
+    if kind not in RULES or (threshold and not threshold.endswith(")")):
+        known = [*ORDERS, *RULES]
+        raise ValueError(f"order must be one of {known}, of the last two also with (threshold), got {name!r}")
+    try:
+        return RULES[kind](float(threshold[:-1]) if threshold else None)
+    except ValueError as error:
+        raise ValueError(f"{error} in order {name!r}") from error
+
+
+def name_of_order(order: str | RankedOrder | MarginalRule) -> str:
+    """The name of an order that may be a function or a rule."""
+    return order if isinstance(order, str) else getattr(order, "__name__", type(order).__name__)
 
 
 def plan_in_blocks(

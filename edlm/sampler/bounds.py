@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from edlm.diffusion.plan import RevealPlan
 from edlm.diffusion.streams import RowStreams
+from edlm.numerics import precise
 from edlm.sampler import inputs
 from edlm.sampler.decisions import log_prob
 from edlm.sampler.kernel import Kernel
@@ -15,8 +17,20 @@ from edlm.sampler.passes import Passes
 from edlm.sampler.step import begin_steps, check_first_step
 
 
+class RowBounds(NamedTuple):
+    """Of each row, what a sampler needs to write it.
+
+    Attributes:
+        nats: One draw of the upper bound of ``-log P``, float64, ``[batch]``.
+        passes: Denoiser passes in which some of its tokens are written, ``[batch]``.
+    """
+
+    nats: Tensor
+    passes: Tensor
+
+
 @torch.no_grad()
-def likelihood_bounds(
+def bounds_of_rows(
     samplers: Sequence[Kernel],
     x_0: Tensor,
     seeds: Sequence[int],
@@ -25,8 +39,8 @@ def likelihood_bounds(
     attention_mask: Tensor | None = None,
     sampled_steps: int | None = None,
     inner_draws: Sequence[int] | None = None,
-) -> list[Tensor]:
-    """One draw of each sampler's upper bound of ``-log P(x_0)``, in nats of the row, on shared denoiser passes.
+) -> list[RowBounds]:
+    """One draw of each sampler's upper bound of ``-log P(x_0)``, on shared denoiser passes; and its own passes.
 
     Passes are shared by samplers, and by steps of different numbers of steps that start from the same tokens: in a
     fixed order, step ``i`` of ``T`` and step ``2 i`` of ``2 T``.
@@ -49,7 +63,8 @@ def likelihood_bounds(
     target, real = inputs.check_data(denoiser, x_0, given, attention_mask)
     x_t = x_0.masked_fill(target, denoiser.mask_token_id)
     passes = Passes(denoiser, any(s.energy is not None and s.energy.reads_hidden for s in samplers))
-    totals = [0.0] * len(samplers)
+    nothing = precise(torch.zeros(len(x_0), device=x_0.device))
+    totals, counts = [nothing] * len(samplers), [torch.zeros_like(nothing, dtype=torch.long)] * len(samplers)
     by_steps = {sampler.num_steps: sampler for sampler in samplers}
     plans = {num_steps: sampler.plan(target, streams) for num_steps, sampler in by_steps.items()}
     for sampler in samplers:
@@ -57,6 +72,8 @@ def likelihood_bounds(
     x_ts = dict.fromkeys(plans, x_t)
     for num_steps, at, weight in _visits(len(x_0), list(plans.values()), sampled_steps, streams):
         plan, at = plans[num_steps], at.to(x_0.device)
+        if plan.is_adaptive and not ((x_ts[num_steps] == denoiser.mask_token_id) & plan.block(at)).any():
+            continue
         if sampled_steps is not None:
             x_ts[num_steps] = plan.teacher_forced(x_0, at, denoiser.mask_token_id)
         indices = [i for i, sampler in enumerate(samplers) if sampler.num_steps == num_steps]
@@ -64,8 +81,14 @@ def likelihood_bounds(
         for i, step in zip(indices, steps, strict=True):
             log_p = log_prob(samplers[i], step, streams.values(at % num_steps, at // num_steps), x_0, inner_draws[i])
             totals[i] = totals[i] - weight * log_p
+            counts[i] = counts[i] + (step.revealed.counts > 0)
         x_ts[num_steps] = steps[0].revealed.write(x_ts[num_steps], steps[0].revealed.gather(x_0))
-    return totals
+    return [RowBounds(*pair) for pair in zip(totals, counts, strict=True)]
+
+
+def likelihood_bounds(samplers: Sequence[Kernel], x_0: Tensor, seeds: Sequence[int], **options: Any) -> list[Tensor]:
+    """The bounds of `bounds_of_rows` alone, nats."""
+    return [bounds.nats for bounds in bounds_of_rows(samplers, x_0, seeds, **options)]
 
 
 def _visits(

@@ -3,7 +3,7 @@
 import warnings
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -11,13 +11,14 @@ from torch import Tensor
 from typing_extensions import Self
 
 from edlm.denoisers.base import Denoiser
-from edlm.diffusion.orders import RANDOM_ORDERS, RankedOrder, name_of_order
-from edlm.diffusion.plan import RevealPlan, plan_in_blocks, plan_reveal
+from edlm.diffusion.adaptive import MarginalRule
+from edlm.diffusion.orders import RANDOM_ORDERS, RankedOrder
+from edlm.diffusion.plan import RevealPlan, name_of_order, named_order, plan_in_blocks, plan_reveal
 from edlm.diffusion.schedule import Schedule, get_schedule
 from edlm.diffusion.streams import RowStreams
 from edlm.energies.base import Energy, TokenwiseEnergy
 from edlm.rules import check_options, shown
-from edlm.sampler.options import Order, SamplerOptions, ScheduleName
+from edlm.sampler.options import SamplerOptions, ScheduleName
 from edlm.sampler.proposal import Proposal
 
 _warned_orders: WeakKeyDictionary[Energy, set[str]] = WeakKeyDictionary()
@@ -50,8 +51,8 @@ class Kernel(SamplerOptions):
     )
     """Judges candidates; None for the base sampler."""
 
-    order: Order | Literal["auto"] | RankedOrder = field(default="auto", kw_only=True)
-    """A name, or a function like those of `edlm.diffusion.orders.ORDERS`."""
+    order: str | RankedOrder | MarginalRule = field(default="auto", kw_only=True)
+    """A name, a function like those of `edlm.diffusion.orders.ORDERS`, or a `MarginalRule`."""
 
     schedule: ScheduleName | Schedule = field(default="log_linear", kw_only=True)
     """A name, or a `Schedule`."""
@@ -62,7 +63,7 @@ class Kernel(SamplerOptions):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "block_length", self._checked_block_length())
         self.denoiser.eval()
-        _ = self.proposal, self.masking_schedule  # check their options
+        _ = self.proposal, self.masking_schedule, self.reveal_order  # check their options
         if self.num_candidates is None:
             self._check_tokenwise()
         if self.energy is not None:
@@ -78,6 +79,11 @@ class Kernel(SamplerOptions):
         return Proposal(self.temperature, self.top_p, self.top_k)
 
     @cached_property
+    def reveal_order(self) -> RankedOrder | MarginalRule:
+        """What ranks positions."""
+        return named_order(self.order) if isinstance(self.order, str) else self.order
+
+    @cached_property
     def masking_schedule(self) -> Schedule:
         """Masking schedule."""
         return get_schedule(self.schedule)
@@ -91,7 +97,7 @@ class Kernel(SamplerOptions):
         """When each position of ``masked[batch, length]`` is revealed; see `plan_reveal`."""
 
         def of_block(masked: Tensor, block: int) -> RevealPlan:
-            return plan_reveal(masked, self.order, self.num_steps, self.masking_schedule, streams.order(block))
+            return plan_reveal(masked, self.reveal_order, self.num_steps, self.masking_schedule, streams.order(block))
 
         return plan_in_blocks(masked, self.block_length, of_block, aligned=self.denoiser.block_size is not None)
 
@@ -133,7 +139,7 @@ class Kernel(SamplerOptions):
     @property
     def bound_is_exact(self) -> bool:
         """Whether `EnergySampler.likelihood_bound` is ``-log P`` itself, for all seeds, where energies are finite."""
-        is_fixed = not callable(self.order) and self.order not in RANDOM_ORDERS
+        is_fixed = isinstance(self.order, str | MarginalRule) and self.order not in RANDOM_ORDERS
         return is_fixed and self.candidates_weighed == 1
 
     @property

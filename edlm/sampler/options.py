@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edlm.diffusion.plan import named_order
 from edlm.rules import MAX_COUNT, check_least, check_most, check_options
 
-Order = Literal["ancestral", "random", "dilated", "bisecting", "left_to_right", "confidence"]
 ScheduleName = Literal["log_linear", "cosine", "polynomial"]
 WINDOW = "a pair (low, high) with 0 <= low <= high <= 1"
 
@@ -20,7 +20,8 @@ class SamplerOptions:
     """
 
     num_steps: int
-    """Denoiser passes ``T`` of a block, >= 1. Step ``i = 0..T-1`` goes from time ``1 - i/T`` to ``1 - (i+1)/T``."""
+    """Denoiser passes ``T`` of a block, >= 1; the most of them, where the marginals say how many. Step ``i = 0..T-1``
+    goes from time ``1 - i/T`` to ``1 - (i+1)/T``."""
 
     num_candidates: int | None | Literal["auto"] = "auto"
     """Candidates ``k`` of a decision; 1 is the base sampler. None decides token by token, exactly, from an energy that
@@ -34,8 +35,11 @@ class SamplerOptions:
     """Tokens decided together, one group after the other from one denoiser pass; None for the whole step. Without
     candidates: tokens drawn at once, far apart and independently, given the rounds before; None for one."""
 
-    order: Order | Literal["auto"] = "auto"
-    """Reveal order, see `edlm.diffusion.orders`. "auto": one that the energy was trained on, else "bisecting"."""
+    order: str = "auto"
+    """Reveal order: "ancestral", "random", "dilated", "bisecting", "left_to_right"; by what the marginals say:
+    "confidence"; or, so that they also say how many tokens a pass writes, "confidence_threshold(P)" with a probability
+    and "entropy_bounded(H)" with nats. "auto": one that the energy was trained on, else "bisecting". See
+    `edlm.diffusion.orders` and `edlm.diffusion.adaptive`."""
 
     block_length: int | None = None
     """Tokens that are written together, in ``num_steps`` passes, left to right block by block. None: the denoiser's
@@ -70,6 +74,8 @@ class SamplerOptions:
         counts = {name: getattr(self, name) for name in ("num_steps", "num_candidates", "group_size", "block_length")}
         check_least(1, **counts)
         check_most(MAX_COUNT, **counts)
+        if isinstance(self.order, str) and self.order != "auto":
+            named_order(self.order)
         if self.group_size is not None and self.scope == "sequence":
             raise ValueError(f"group_size needs scope='step': a sequence is judged as a whole; got {self.group_size}")
         if not 0 <= self.window[0] <= self.window[1] <= 1:

@@ -1,12 +1,14 @@
 """The steps of a sampler: one denoiser pass, the reveal set, and its decisions."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.encoding import Encoding
+from edlm.diffusion.adaptive import MarginalRule
 from edlm.diffusion.plan import RevealPlan
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowGenerators, RowStreams
@@ -15,10 +17,8 @@ from edlm.numerics import widest_float
 from edlm.sampler import inputs
 from edlm.sampler.decisions import decide
 from edlm.sampler.kernel import Kernel
-from edlm.sampler.output import DecisionInfo, StepInfo, merge_decisions
+from edlm.sampler.output import DecisionInfo, StepInfo, merge_decisions, merge_steps
 from edlm.sampler.passes import Passes
-
-_TIE = 2.0**-10  # nats
 
 
 @torch.no_grad()
@@ -40,6 +40,10 @@ def denoise(
     check_first_step(kernel, plan, x_t, real)
     passes = Passes(kernel.denoiser)
     for i in range(plan.total_steps):
+        if i and plan.is_adaptive and not ((x_t == kernel.denoiser.mask_token_id) & plan.target).any():
+            t = 1 - i % kernel.num_steps / kernel.num_steps
+            yield x_t, merge_steps([], len(x_t), replace(info, step=i % kernel.num_steps, t=t))
+            continue
         (step,) = begin_steps([kernel], plan, x_t.new_full((len(x_t),), i), x_t, passes, real)
         x_s, info = take_step(kernel, step, streams.values(i % kernel.num_steps, i // kernel.num_steps), i)
         x_t = torch.cat([x_s, x_t[:, x_s.shape[1] :]], 1)
@@ -69,8 +73,8 @@ def begin_steps(
     t = t.float()
     reads_hidden = any(k.energy.reads_hidden for k, of_rows in zip(kernels, uses, strict=True) if of_rows.any())
     encoding = passes.encode(seen, t, rows, seen_real, block[:, :width], reads_hidden) if len(rows) else None
-    confidence = _confidence(denoiser, encoding, masked & due[:, None]) if plan.by_confidence else None
-    revealed = plan.slots(at, masked, confidence)
+    scores = None if plan.rule is None else _scores(plan.rule, denoiser, encoding, masked & due[:, None])
+    revealed = plan.slots(at, masked, scores)
     steps = []
     for fill, of_rows in zip(fills, uses, strict=True):
         slots = revealed
@@ -141,15 +145,11 @@ def time_of(at: Tensor, num_steps: int) -> Tensor:
     return (num_steps - at).to(widest_float(at.device)) / num_steps
 
 
-def _confidence(denoiser: Denoiser, encoding: Encoding | None, wanted: Tensor) -> Tensor:
-    """The largest log-probability at the wanted positions, ``-inf`` elsewhere, ``[batch, length]``.
-
-    In steps of a thousandth of a nat: rounding depends on the batch, and must not break ties. A network without
-    absolute positions is equally sure at all positions of a fully masked sequence.
-    """
+def _scores(rule: MarginalRule, denoiser: Denoiser, encoding: Encoding | None, wanted: Tensor) -> Tensor:
+    """The rule's scores at the wanted positions, ``inf`` elsewhere, ``[batch, length]``."""
     everywhere = Slots.where(wanted)
-    confidence = torch.full(wanted.shape, -torch.inf, device=wanted.device)
+    scores = torch.full(wanted.shape, torch.inf, device=wanted.device)
     if not len(everywhere):
-        return confidence
-    largest = denoiser.slot_log_probs(encoding, everywhere).amax(-1)
-    return everywhere.write(confidence.to(largest), (largest / _TIE).round() * _TIE)
+        return scores
+    of_slots = rule.scores(denoiser.slot_log_probs(encoding, everywhere))
+    return everywhere.write(scores.to(of_slots), of_slots)

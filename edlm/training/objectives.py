@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from edlm.denoisers.base import Denoiser
-from edlm.diffusion.plan import plan_in_blocks, plan_reveal
+from edlm.diffusion.adaptive import MarginalRule
+from edlm.diffusion.plan import named_order, plan_in_blocks, plan_reveal
 from edlm.diffusion.schedule import LogLinear, Schedule, antithetic_times, mask_tokens
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import BatchStreams
@@ -115,8 +116,8 @@ class EnergyObjectiveConfig:
             raise ValueError(f"group_sizes must each be >= 1 or null, got {list(self.group_sizes)}")
         if () in map(_tuple, (self.num_steps, self.orders, self.group_sizes)) or min(self.num_steps or (1,)) < 1:
             raise ValueError("num_steps (each >= 1), orders and group_sizes must not be empty")
-        if "confidence" in (self.orders or ()):
-            raise ValueError("orders must not depend on the marginals in training, got 'confidence'")
+        if unfit := [order for order in self.orders or () if isinstance(named_order(order), MarginalRule)]:
+            raise ValueError(f"orders must not depend on the marginals in training, got {unfit[0]!r}")
 
     def of_kind(self, kind: Literal["nce", "head", "scalar"]) -> "EnergyObjectiveConfig":
         """The same, with the defaults of a kind of energy in place of None."""

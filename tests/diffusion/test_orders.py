@@ -1,16 +1,15 @@
 """Reveal orders: sizes, laws and sequence of the reveal sets."""
 
 import itertools
-from typing import get_args
 
 import pytest
 import torch
 
+from edlm.diffusion.adaptive import Confidence, EntropyBounded
 from edlm.diffusion.orders import ORDERS
-from edlm.diffusion.plan import plan_reveal
+from edlm.diffusion.plan import named_order, plan_reveal
 from edlm.diffusion.schedule import Cosine, LogLinear, Polynomial
 from edlm.diffusion.streams import RowStreams
-from edlm.sampler.options import Order
 
 EQUAL_SIZE = ("random", "dilated", "left_to_right", "confidence")
 
@@ -26,7 +25,7 @@ def reveal_sets(masked, order, num_steps, confidence=None, **settings):
     assert p.num_steps == num_steps
     sets, masked = [[] for _ in masked], masked.clone()
     for i in range(num_steps):
-        slots = p.slots(i, masked, confidence)
+        slots = p.slots(i, masked, None if confidence is None else -confidence)
         assert slots.counts.tolist() == p.num_due(i, masked).tolist()
         for b, revealed in enumerate(sets):
             revealed.append(slots.positions[slots.rows == b].tolist())
@@ -143,13 +142,13 @@ def test_confidence_takes_the_highest_first_ties_to_the_lowest_position():
     assert reveal_sets(all_masked(40), "confidence", 1, tied) == [[list(range(40))]]
 
 
-def test_confidence_is_asked_of_that_order_only():
+def test_scores_are_asked_of_orders_by_marginals_only():
     masked = all_masked(3)
-    with pytest.raises(ValueError, match="confidence is needed by the confidence order, and by no other"):
+    with pytest.raises(ValueError, match="scores are needed by an order that looks at the marginals, and by no other"):
         plan(masked, "random", 3).slots(0, masked, torch.zeros(1, 3))
-    with pytest.raises(ValueError, match="confidence is needed by the confidence order, and by no other"):
+    with pytest.raises(ValueError, match="scores are needed by an order that looks at the marginals, and by no other"):
         plan(masked, "confidence", 3).slots(0, masked)
-    with pytest.raises(ValueError, match="steps must be run one by one"):
+    with pytest.raises(ValueError, match="must be run step by step"):
         plan(masked, "confidence", 3).teacher_forced(masked.long(), torch.tensor([1]), 9)
 
 
@@ -187,6 +186,17 @@ def test_teacher_forced_masks_what_a_run_leaves_masked(order):
 
 
 def test_orders_by_name():
-    assert tuple(ORDERS) == get_args(Order)
+    assert [named_order(name) for name in ORDERS] == [*ORDERS.values()]
+    assert named_order("entropy_bounded(0.25)") == EntropyBounded(0.25) and named_order("confidence") == Confidence()
+    for name, rule in (
+        ("entropy_bounded(-1)", "the threshold must be >= 0 nats, got -1.0 in order 'entropy_bounded"),
+        ("confidence_threshold(1.5)", r"must be a probability in \(0, 1\], got 1.5 in order 'confidence_threshold"),
+        ("confidence(0.5)", "confidence takes no threshold, got 0.5"),
+        ("entropy_bounded(x)", "could not convert string to float: 'x' in order"),
+        ("entropy_bounded(0.1", "order must be one of"),
+        ("random(2)", "order must be one of"),
+    ):
+        with pytest.raises(ValueError, match=rule):
+            named_order(name)
     with pytest.raises(ValueError, match="order must be one of .*'dilated'.*, got 'rightmost'"):
         plan(all_masked(2), "rightmost", 2)

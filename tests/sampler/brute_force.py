@@ -327,6 +327,8 @@ class BruteForce:
                 for subset in itertools.permutations(masked, m):
                     sets.append((r**m * (1 - r) ** (len(masked) - m) / math.factorial(m), subset))
             return [(p, subset) for p, subset in sets if p > 0]
+        if "(" in o.order:
+            return [(1.0, self._adaptive(x_t, i, masked))]
         n = sum(token == MASK for token in self.start)
         due = n * (i + 1) // o.num_steps - (n - len(masked))
         if o.order == "random":
@@ -349,6 +351,26 @@ class BruteForce:
         bounds = [len(first) * i // steps for i in range(steps + 1)]
         chunks = [sorted(by_class[a:b]) for a, b in itertools.pairwise(bounds)]  # left to right inside a step
         return [p for chunk in chunks for p in chunk if p in masked]
+
+    def _adaptive(self, x_t, i, masked) -> tuple[int, ...]:
+        """The largest prefix that keeps the rule, at least one position; and all of them at the last step."""
+        kind, threshold = self.options.order[:-1].split("(")
+        p = self.world.marginals(x_t, self._time(i))
+        if kind == "entropy_bounded":
+            score = {m: -sum(q * math.log(q) for q in p[m].tolist() if q > 0) for m in masked}
+        else:
+            score = {m: -float(p[m].max()) for m in masked}
+        ranked, n = sorted(masked, key=lambda m: (score[m], m)), 0
+        if i + 1 == self.options.num_steps:
+            return tuple(ranked)
+        for n in range(len(ranked), 1, -1):
+            if kind == "entropy_bounded" and sum(score[m] for m in ranked[: n - 1]) <= float(threshold):
+                break
+            if kind != "entropy_bounded" and all(-score[m] > float(threshold) for m in ranked[:n]):
+                break
+        else:
+            n = min(1, len(ranked))
+        return tuple(ranked[:n])
 
     def _uses_energy(self, i, x_t) -> bool:
         if self.base:

@@ -14,7 +14,7 @@ X_T = torch.tensor(
     [[3, 3, 3, 3], [0, 3, 2, 3], [3, 1, 3, 3], [2, 2, 1, 0], [3, 3, 3, 3], [1, 3, 3, 0], [3, 0, 0, 2], [3, 3, 3, 3]]
 )
 SEEDS = [3, 1, 4, 15, 92, 65, 35, 3]
-ORDERS = ("ancestral", "random", "dilated", "bisecting", "left_to_right", "confidence")
+ORDERS = ("ancestral", "random", "dilated", "bisecting", "left_to_right", "confidence", "entropy_bounded(0.8)")
 FORMS = [{}, {"scope": "sequence"}, {"group_size": 1}, {"group_size": 2}]
 
 

@@ -17,7 +17,7 @@ from tests.sampler.brute_force import MASK, SEQUENCES, BruteForce, Options, Worl
 from tests.sampler.test_law import OPTIONS, PROMPT, WORLD, sampler
 
 X_0 = torch.tensor(SEQUENCES)
-DETERMINISTIC = ("left_to_right", "dilated", "confidence")
+DETERMINISTIC = ("left_to_right", "dilated", "confidence", "entropy_bounded(0.8)", "confidence_threshold(0.5)")
 STEP = [[0.5, 0.3, 0.2], [0.1, 0.05, 0.85], [0.7, 0.25, 0.05]]
 CHAIN = MarkovChain(STEP, [0.2, 0.5, 0.3])
 HIDDEN = HiddenMarkov([[0.1, 0.9], [0.65, 0.35]], [[0.6, 0.3, 0.1], [0.1, 0.15, 0.75]], [0.7, 0.3])

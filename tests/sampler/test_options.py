@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from edlm import CallableEnergy, EnergySampler, FunctionDenoiser
+from edlm.diffusion.adaptive import RULES
+from edlm.diffusion.orders import ORDERS
 from edlm.energies.base import Energy
 from tests.sampler.brute_force import MASK, World
 
@@ -117,7 +119,7 @@ def test_numbers_of_numpy_and_torch_are_numbers():
     assert torch.equal(one.tokens[0], make().generate([[0]], 2, seed=5, eos_token_id=2).tokens[0])
 
 
-@pytest.mark.parametrize("order", ["ancestral", "random", "dilated", "bisecting", "left_to_right", "confidence"])
+@pytest.mark.parametrize("order", [*ORDERS, *RULES])
 @pytest.mark.parametrize("energy", [None, ZERO, COMPLETE], ids=["base", "slots", "sequence"])
 @pytest.mark.parametrize("shape", [(2, 0), (0, 3), (0, 0)])
 def test_rows_without_positions_and_batches_without_rows(shape, energy, order):

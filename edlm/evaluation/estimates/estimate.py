@@ -158,6 +158,7 @@ class Likelihood:
         nats_per_row: ``[n]``, float64; None where unknown.
         tokens_per_row: ``[n]``; None where unknown.
         documents: Index of each row's document, ``[n]``; None: each row is one.
+        passes_per_row: Denoiser passes that write a row, ``[n]``; None where unknown.
     """
 
     value: float
@@ -168,6 +169,7 @@ class Likelihood:
     nats_per_row: Tensor | None = field(default=None, repr=False, compare=False)
     tokens_per_row: Tensor | None = field(default=None, repr=False, compare=False)
     documents: Tensor | None = field(default=None, repr=False, compare=False)
+    passes_per_row: Tensor | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def of(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from edlm.evaluation.estimates.estimate import Likelihood
+from edlm.evaluation.estimates.estimate import Likelihood, mean_of
 from edlm.evaluation.experiment.lab import Lab
 from edlm.evaluation.experiment.plan import Setting
 from edlm.evaluation.experiment.store import Entry, record_of
@@ -66,8 +66,8 @@ def _estimate(
         samplers,
         lab.x_0,
         given=lab.given,
-        done=done.tensors["nats"] if done is not None else None,
-        keep=lambda nats: lab.store.put(key, made_from, Entry(tensors={"nats": nats})),
+        done=done.tensors["bounds"] if done is not None else None,
+        keep=lambda bounds: lab.store.put(key, made_from, Entry(tensors={"bounds": bounds})),
         **lab.batches(f"bounds, {settings[0].row.order}"),
         **options,
     )
@@ -78,6 +78,8 @@ def _estimate(
 def _entry(lab: Lab, setting: Setting, likelihood: Likelihood) -> Entry:
     likelihood = likelihood.by_document(lab.documents)
     metrics = {"bound_nats_per_token": likelihood.nats_per_token, **lab.units.of(likelihood)}
+    if likelihood.passes_per_row is not None:
+        metrics["passes_per_sequence"] = mean_of(likelihood.passes_per_row, lab.documents)
     base = lab.base_of(setting)
     whole = likelihood_of(lab, base) if base is not None and base is not setting else None
     if whole is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from edlm.diffusion.plan import named_order
 from edlm.evaluation.experiment.metrics import Stage
 from edlm.evaluation.experiment.parts import (
     DEFAULT_METHODS,
@@ -18,11 +19,10 @@ from edlm.evaluation.experiment.parts import (
     methods_named,
 )
 from edlm.rules import Config, suggestion
-from edlm.sampler.options import Order
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 OF_SAMPLES = ("samples", "judge", "mauve", "frontier")
-DEFAULT_ORDERS: tuple[Order, ...] = ("random", "bisecting")
+DEFAULT_ORDERS: tuple[str, ...] = ("random", "bisecting")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class EvaluateConfig(Config):
     energy: str | tuple[str, ...] = ()
     methods: tuple[MethodConfig, ...] | None = field(default=None, metadata={"least": 0})
     num_steps: tuple[int, ...] = (2, 4, 8, 16)
-    orders: tuple[Order, ...] | None = None
+    orders: tuple[str, ...] | None = None
     block_length: int | None = None
     num_steps_of: dict[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
@@ -101,7 +101,7 @@ class EvaluateConfig(Config):
     markdown: str | None = None
     plot: str | None = None
     plotted: tuple[str, ...] | None = None
-    plotted_orders: tuple[Order, ...] | None = None
+    plotted_orders: tuple[str, ...] | None = None
     wandb: Literal["off", "offline", "online"] = "off"
     wandb_project: str = "edlm"
 
@@ -119,6 +119,8 @@ class EvaluateConfig(Config):
         named = methods_named((self.energy,) if isinstance(self.energy, str) else self.energy)
         object.__setattr__(self, "methods", (*(self.methods or ()), *named))
         object.__setattr__(self, "energy", ())  # they are methods now
+        for order in self.orders or ():
+            named_order(order)
         if self.orders is not None and (unknown := set(self.num_steps_of) - set(self.orders)):
             raise ValueError(f"num_steps_of must name some of the orders {list(self.orders)}, got {sorted(unknown)}")
         object.__setattr__(self, "report", self.report and self.folder is not None)

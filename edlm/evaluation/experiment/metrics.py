@@ -91,6 +91,7 @@ _METRICS = (
     Metric("bits_per_char", "Bits per character", "bits", "low", "bounds"),
     Metric("perplexity_per_word", "Perplexity per word", "per word between blanks", "low", "bounds", 0),
     Metric("gain_nats_per_token", "Gain", "nats per token", "high", "bounds"),
+    Metric("passes_per_sequence", "Passes that write", "passes", "low", "bounds", 1),
     Metric("spans_recovered", "Spans recovered", "share of spans", "high", "bounds"),
     Metric("tokens_recovered", "Tokens recovered", "share of a span's tokens", "high", "bounds"),
     Metric("seconds_per_sequence", "Seconds", "seconds", "low", "time", 4, None),
@@ -118,6 +119,8 @@ NOTES = {
     "perplexity_per_word": "exp of the bound times tokens per word; its error by the delta method",
     "gain_nats_per_token": "mean of paired differences, the base of the same order and passes minus this; it neither "
     "bounds nor equals the gain in likelihood unless both bounds are exact",
+    "passes_per_sequence": "denoiser passes in which some token of a row is written, mean over rows; fewer than "
+    "num_steps where the marginals say how many tokens a pass writes",
     "spans_recovered": "gaps that a draw fills with just the held-out tokens",
     "tokens_recovered": "tokens of gaps that a draw fills as the held-out text does, mean over rows",
     "seconds_per_sequence": "median over timed batches (seconds_of_batches), wall clock",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from edlm.rules import Config
-from edlm.sampler.options import Order, SamplerOptions
+from edlm.sampler.options import SamplerOptions
 
 _OF_CELLS = ("order", "num_steps", "block_length")
 
@@ -30,8 +30,8 @@ class MethodConfig(SamplerOptions):
     name: str = "head_exact"
     energy: str | None = "tinystories"
     carry_over: bool = False
-    orders: tuple[Order, ...] | None = None
-    order: Order | None = None
+    orders: tuple[str, ...] | None = None
+    order: str | None = None
     num_steps: tuple[int, ...] | None = None
     block_length: int | None = field(default=None, init=False)  # that of the table
     sampled_steps: int | None = None
@@ -76,7 +76,7 @@ class SamplesConfig(Config):
     batch_size: int = 16
     judged: int = field(default=64, metadata={"least": 0})
     judged_steps: tuple[int, ...] | None = None
-    judged_orders: tuple[Order, ...] | None = None
+    judged_orders: tuple[str, ...] | None = None
     judged_methods: tuple[str, ...] | None = None
     judge: str | None = "auto"
     allow_judge_as_energy: bool = False
@@ -100,7 +100,7 @@ class FrontierConfig(Config):
 
     temperatures: tuple[float, ...] = field(default=(0.7, 0.8, 0.9, 1.0, 1.1), metadata={"least": 0})
     num_steps: tuple[int, ...] | None = None
-    orders: tuple[Order, ...] | None = None
+    orders: tuple[str, ...] | None = None
     methods: tuple[str, ...] | None = None
     num_samples: int | None = None
     sigmas: float = 3.0
@@ -145,9 +145,9 @@ class RatioConfig(Config):
     """
 
     name: str
-    order: Order
+    order: str
     than: str = "base"
-    than_order: Order = "random"
+    than_order: str = "random"
     than_steps: int = 32
 
 

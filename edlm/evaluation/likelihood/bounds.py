@@ -1,7 +1,7 @@
 """Likelihood bounds of samplers on held-out rows, and gains of one over another, paired row by row."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from edlm.energies.base import Energy
 from edlm.evaluation.estimates.estimate import Estimate, Likelihood, mean_of
 from edlm.memory import in_batches
 from edlm.processes import Share, alone
-from edlm.sampler.bounds import likelihood_bounds
+from edlm.sampler.bounds import bounds_of_rows
 from edlm.sampler.sampler import EnergySampler
 
 T = TypeVar("T")
@@ -112,8 +112,8 @@ def estimate_bounds(
         samplers: One denoiser, order and schedule.
         x_0: Held-out tokens, shape ``[n, length]``.
         given: True where a token is given and not predicted, equally many in each row, shape ``[n, length]``.
-        done: Nats of the first rows from an interrupted call, ``[samplers, rows]``.
-        keep: Called after each batch with the nats of all rows so far, in the form of ``done``.
+        done: Nats and then passes of the first rows from an interrupted call, ``[2, samplers, rows]``.
+        keep: Called after each batch with those of all rows so far, in the form of ``done``.
         options: Fields of `BoundOptions`.
 
     Returns:
@@ -121,7 +121,7 @@ def estimate_bounds(
         (`EnergySampler.bound_is_exact`, without ``sampled_steps``), else "upper bound of -log p".
 
     Raises:
-        ValueError: rows have different numbers of given tokens, or as `likelihood_bounds`.
+        ValueError: rows have different numbers of given tokens, or as `bounds_of_rows`.
     """
     options = BoundOptions(**options)
     predicted = torch.ones_like(x_0, dtype=torch.bool) if given is None else ~given
@@ -129,8 +129,8 @@ def estimate_bounds(
     if (counts != counts[0]).any():
         raise ValueError(f"given must leave equally many tokens to predict in each row, got {counts.unique().tolist()}")
 
-    def nats_of(rows: slice, seeds: range) -> Tensor:
-        nats = likelihood_bounds(
+    def of_rows(rows: slice, seeds: range) -> Tensor:
+        bounds = bounds_of_rows(
             samplers,
             x_0[rows],
             seeds,
@@ -138,20 +138,21 @@ def estimate_bounds(
             sampled_steps=options.sampled_steps,
             inner_draws=options.inner_draws,
         )
-        return torch.stack(nats).cpu()
+        tables = [torch.stack(tables) for tables in zip(*bounds, strict=True)]
+        return torch.stack([table.double() for table in tables]).cpu()
 
     parts = [] if done is None else [done]
-    for nats in options.map(len(x_0), nats_of, 0 if done is None else done.shape[1]):
-        parts.append(nats)
+    for part in options.map(len(x_0), of_rows, 0 if done is None else done.shape[2]):
+        parts.append(part)
         if keep is not None:
-            keep(torch.cat(parts, 1))
+            keep(torch.cat(parts, 2))
     directions = [
         "exact" if sampler.bound_is_exact and options.sampled_steps is None else "upper bound of -log p"
         for sampler in samplers
     ]
     return [
-        Likelihood.of(nats, counts, estimator=ESTIMATOR, direction=direction)
-        for nats, direction in zip(torch.cat(parts, 1), directions, strict=True)
+        replace(Likelihood.of(nats, counts, estimator=ESTIMATOR, direction=direction), passes_per_row=passes)
+        for nats, passes, direction in zip(*torch.cat(parts, 2), directions, strict=True)
     ]
 
 
