@@ -44,7 +44,7 @@ class BulkStreams:
     def __init__(self, seeds):
         self._generator = torch.Generator().manual_seed(len(seeds))
 
-    def order(self, block: int = 0) -> BulkStreams:
+    def order(self, num_blocks: int = 1) -> BulkStreams:
         return self
 
     def values(self, step: int | Tensor, block: int | Tensor = 0) -> BulkStreams:

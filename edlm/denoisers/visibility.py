@@ -27,7 +27,7 @@ def added_to_scores(visible: Tensor | None, length: int, like: Tensor) -> Tensor
     """What is added to attention scores: 0, and the lowest number of the type where nothing is read.
 
     ``visible`` is that of `visible_positions`. Always of four dimensions, which every implementation of attention in
-    transformers takes as it is: shape ``[batch or 1, 1, length, length]``, type and device of ``like``.
+    transformers takes as it is: the shape of ``visible``, or ``[1, 1, length, length]``; type and device of ``like``.
     """
     if visible is None:
         return like.new_zeros(1, 1, 1, length).expand(1, 1, length, length)

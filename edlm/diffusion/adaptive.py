@@ -48,6 +48,7 @@ class MarginalRule(ABC):
         return None
 
 
+@dataclass(frozen=True)
 class Confidence(MarginalRule):
     """Steps of equal size: the highest maximum of the marginal first."""
 
@@ -59,6 +60,7 @@ class Confidence(MarginalRule):
         return -log_probs.amax(-1)
 
 
+@dataclass(frozen=True)
 class ConfidenceThreshold(MarginalRule):
     """All positions whose marginal has a maximum above ``threshold`` (0.9), else the highest one.
 
@@ -78,6 +80,7 @@ class ConfidenceThreshold(MarginalRule):
         return (scores < -least.to(scores)).sum(1).clamp(min=1)
 
 
+@dataclass(frozen=True)
 class EntropyBounded(MarginalRule):
     """By ascending entropy as many positions as have a summed entropy, less the largest, of at most ``threshold`` nats.
 

@@ -104,21 +104,6 @@ class RevealPlan:
         return Slots.from_ranked(self.ranking[rows], (first[:, None] <= ranks) & (ranks < last[:, None]))
 
     @classmethod
-    def in_turn(cls, plans: Sequence[RevealPlan], blocks: Tensor) -> RevealPlan:
-        """One block after the other; ``plans[b]`` is that of the positions where ``blocks[batch, length]`` is ``b``."""
-        if len(plans) == 1:
-            return plans[0]
-        rank = torch.stack([plan.ranking.argsort(1) for plan in plans]).gather(0, blocks.clamp(min=0)[None])[0]
-        target = torch.stack([plan.target for plan in plans]).any(0)
-        ranking = (blocks * rank.shape[1] + rank).masked_fill(~target, torch.iinfo(rank.dtype).max)
-        before = torch.stack([plan.bounds[:, -1] for plan in plans]).cumsum(0)
-        bounds = [plans[0].bounds] + [
-            plan.bounds[:, 1:] + done[:, None] for plan, done in zip(plans[1:], before, strict=False)
-        ]
-        ranking = ranking.argsort(dim=1, stable=True)
-        return replace(plans[0], ranking=ranking, bounds=torch.cat(bounds, 1), target=target, blocks=blocks)
-
-    @classmethod
     def of_rows(cls, plans: Sequence[RevealPlan | None], length: int, device: torch.device) -> RevealPlan:
         """Plans of single rows and one block each as that of a batch of this length; None for a row without targets."""
         first = next(plan for plan in plans if plan is not None)
@@ -187,14 +172,29 @@ def plan_in_blocks(
     Args:
         masked: Positions that are to be revealed, bool, shape ``[batch, length]``.
         block_length: Tokens of a block; None for one block.
-        plan: ``plan(masked, b)``: that of block ``b``, where ``masked[batch, length]`` is left of it.
+        plan: ``plan(masked, num_blocks)``: that of blocks, ``[batch * num_blocks, width]``, those of a row together.
         aligned: As for `blocks_of`.
     """
-    if block_length is None:
-        return plan(masked, 0)
-    blocks = blocks_of(masked, block_length, aligned)
-    number = int(blocks.max()) + 1 if blocks.numel() else 1
-    return RevealPlan.in_turn([plan(masked & (blocks == b), b) for b in range(number)], blocks)
+    if block_length is None or not masked.numel():
+        return plan(masked, 1)
+    blocks, (batch, length) = blocks_of(masked, block_length, aligned), masked.shape
+    number = int(blocks.max()) + 1
+    places = torch.arange(length, device=masked.device).expand_as(masked)
+    first = places.new_full((batch, number), length).scatter_reduce(1, blocks, places.where(masked, length), "amin")
+    window = first[..., None] + torch.arange(block_length, device=masked.device)  # each block, from its first mask on
+    inside = (window < length).flatten(1)
+    window = window.clamp(max=length - 1).flatten(1)
+    of_window = torch.arange(number, device=masked.device).repeat_interleave(block_length)
+    chosen = masked.gather(1, window) & (blocks.gather(1, window) == of_window) & inside
+    parts = plan(chosen.view(batch * number, block_length), number)
+    rank = parts.ranking.argsort(1).view(batch, -1) + of_window * block_length
+    rows, columns = chosen.nonzero(as_tuple=True)
+    key = torch.full_like(places, torch.iinfo(places.dtype).max)
+    key = key.index_put((rows, window[rows, columns]), rank[rows, columns])
+    bounds = parts.bounds.view(batch, number, -1)
+    done = bounds[:, :, -1].cumsum(1) - bounds[:, :, -1]
+    bounds = torch.cat([bounds[:, 0, :1], (bounds[:, :, 1:] + done[..., None]).flatten(1)], 1)
+    return replace(parts, ranking=key.argsort(dim=1, stable=True), bounds=bounds, target=masked, blocks=blocks)
 
 
 def blocks_of(masked: Tensor, block_length: int, aligned: bool) -> Tensor:

@@ -38,24 +38,25 @@ class RowStreams:
     def __len__(self) -> int:
         return len(self.seeds)
 
-    def order(self, block: int = 0) -> RowGenerators:
-        """The streams that the reveal order of a block is drawn from."""
-        return self._generators(_ORDER, block=block)
+    def order(self, num_blocks: int = 1) -> RowGenerators:
+        """The streams that the reveal orders of the first blocks of each row are drawn from, row by row."""
+        rows = zip(self.seeds, self._blocks, strict=True)
+        return RowGenerators([_key(seed, _ORDER, first + b) for seed, first in rows for b in range(num_blocks)])
 
     def values(self, step: int | Tensor, block: int | Tensor = 0) -> RowGenerators:
         """The streams that tokens and choices of a step of a block are drawn from; one for all rows, or one a row."""
-        return self._generators(_VALUES, step, block=block)
+        steps, blocks = (n.tolist() if isinstance(n, Tensor) else [n] * len(self) for n in (step, block))
+        rows = zip(self.seeds, steps, self._blocks, blocks, strict=True)
+        return RowGenerators([_key(seed, _VALUES, first + later, at) for seed, at, first, later in rows])
 
     def steps(self) -> RowGenerators:
         """Streams that choose which steps of a row are measured, where its bound is estimated from some of them."""
-        return self._generators(_STEPS)
+        return RowGenerators([_key(seed, _STEPS, first) for seed, first in zip(self.seeds, self._blocks, strict=True)])
 
-    def _generators(self, use: int, *numbers: int | Tensor, block: int | Tensor = 0) -> RowGenerators:
-        table = [n.tolist() if isinstance(n, Tensor) else [n] * len(self) for n in (*numbers, block)]
-        rows = zip(self.seeds, self._blocks, *table, strict=True)
-        # Block 0 has the key of a text without blocks.
-        blocks = [(seed, *at, first + later) for seed, first, *at, later in rows]
-        return RowGenerators([(seed, use, *at, *((b,) if b else ())) for seed, *at, b in blocks])
+
+def _key(seed: int, use: int, block: int, *step: int) -> tuple[int, ...]:
+    """Block 0 has the key of a text without blocks."""
+    return (seed, use, *step, block) if block else (seed, use, *step)
 
 
 class RowGenerators:
@@ -125,9 +126,10 @@ class BatchStreams:
         index = (torch.tensor(self.rows, dtype=torch.long) * stride % self.size).double()
         return (index / self.size + self._generator(_PLACES).random()) % 1
 
-    def order(self, block: int = 0) -> BatchOrder:
-        """What the reveal order of a block is drawn from."""
-        return BatchOrder(self._uniform(_ORDER, self.length, block=block))
+    def order(self, num_blocks: int = 1) -> BatchOrder:
+        """What the reveal orders of the first blocks of each row are drawn from, row by row."""
+        drawn = [self._uniform(_ORDER, self.length, block=block) for block in range(num_blocks)]
+        return BatchOrder(torch.stack(drawn, 1).flatten(0, 1))
 
     def values(self, *shape: int) -> Tensor:
         """Numbers that tokens are drawn from, shape ``[rows, *shape, length]``."""

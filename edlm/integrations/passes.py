@@ -22,8 +22,15 @@ def run_pass(
 
     Returns:
         Logits ``[batch, width, vocab_size]``, 0 where not wanted; and states, each ``[batch, length, hidden_size]``.
+
+    Raises:
+        ValueError: the denoiser writes in blocks, and padding on the left moves them.
     """
     real = torch.ones_like(canvas, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    if denoiser.block_size is not None and (real[:, 1:] & ~real[:, :-1]).any():
+        raise ValueError(
+            f"padding must be on the right for blocks of {denoiser.block_size} tokens, got some on the left"
+        )
     index = (~real).long().argsort(dim=1, stable=True)
     place = index.argsort(dim=1)  # of each position of the canvas in what the network sees
     padding = None if bool(real.all()) else real.gather(1, index)

@@ -48,8 +48,8 @@ def bounds_of_rows(
     Samplers are of one denoiser, order and schedule; ``inner_draws`` holds one number for each, 1 by default. Arguments
     that are not mentioned, the bound of each sampler and errors are those of `EnergySampler.likelihood_bound`.
 
-    With ``sampled_steps``, at most ``num_steps``, the sum over steps is estimated from this many of them: each row
-    draws one of each of as many equal strata. Unbiased; for differences between samplers, whose noise cancels.
+    With ``sampled_steps``, at most as many as all blocks have, the sum over steps is estimated from this many of them:
+    each row draws one of each of as many equal strata. Unbiased; for differences between samplers, whose noise cancels.
 
     Raises:
         ValueError: the samplers differ in denoiser, order or schedule; ``sampled_steps`` is out of range, or given for
@@ -62,7 +62,8 @@ def bounds_of_rows(
     streams, denoiser = RowStreams(seeds), samplers[0].denoiser
     target, real = inputs.check_data(denoiser, x_0, given, attention_mask)
     x_t = x_0.masked_fill(target, denoiser.mask_token_id)
-    passes = Passes(denoiser, any(s.energy is not None and s.energy.reads_hidden for s in samplers))
+    reads_hidden = any(s.energy is not None and s.energy.reads_hidden for s in samplers)
+    passes = Passes(denoiser, reads_hidden, holds_hidden=reads_hidden)
     nothing = precise(torch.zeros(len(x_0), device=x_0.device))
     totals, counts = [nothing] * len(samplers), [torch.zeros_like(nothing, dtype=torch.long)] * len(samplers)
     by_steps = {sampler.num_steps: sampler for sampler in samplers}
@@ -106,7 +107,7 @@ def _visits(
     visits = []
     for plan in plans:
         if not 1 <= sampled <= plan.total_steps:
-            raise ValueError(f"sampled_steps must lie in 1..num_steps ({plan.total_steps}), got {sampled}")
+            raise ValueError(f"sampled_steps must lie in 1..{plan.total_steps}, the steps of all blocks, got {sampled}")
         edges = torch.arange(sampled + 1) * plan.total_steps // sampled
         widths = edges.diff()
         uniforms = streams.steps().uniform(torch.full((batch_size,), sampled))[:, 0].view(batch_size, sampled)

@@ -96,10 +96,10 @@ class Kernel(SamplerOptions):
     def plan(self, masked: Tensor, streams: RowStreams) -> RevealPlan:
         """When each position of ``masked[batch, length]`` is revealed; see `plan_reveal`."""
 
-        def of_block(masked: Tensor, block: int) -> RevealPlan:
-            return plan_reveal(masked, self.reveal_order, self.num_steps, self.masking_schedule, streams.order(block))
+        def of_blocks(masked: Tensor, number: int) -> RevealPlan:
+            return plan_reveal(masked, self.reveal_order, self.num_steps, self.masking_schedule, streams.order(number))
 
-        return plan_in_blocks(masked, self.block_length, of_block, aligned=self.denoiser.block_size is not None)
+        return plan_in_blocks(masked, self.block_length, of_blocks, aligned=self.denoiser.block_size is not None)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -188,6 +188,11 @@ class Kernel(SamplerOptions):
             )
 
     def _check_scope(self, energy: Energy) -> None:
+        if energy.reads != "slots" and self.on_impossible == "keep" and self.block_length is not None:
+            raise ValueError(
+                f"on_impossible='keep' may leave masks, and {type(energy).__name__} cannot judge the block after one: "
+                f"use 'raise' or 'redraw' with blocks of {self.block_length}"
+            )
         if energy.reads == "slots" or self.scope == "sequence":
             return
         if energy.reads == "sequence" or self.order != "left_to_right":

@@ -58,9 +58,12 @@ class StepOptions(SamplerOptions):
     step: int = 0
     """Index of the step: equal seeds draw other tokens at other steps, the same as `EnergySampler` does."""
 
+    block: int = 0
+    """Index of the block that the step is one of: as ``step``, where the steps of each block are counted from 0."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least(0, offset=self.offset, step=self.step)
+        check_least(0, offset=self.offset, step=self.step, block=self.block)
 
 
 @torch.no_grad()
@@ -123,7 +126,7 @@ def rerank_step(
     kernel = _kernel(given, energy, loop)
     tables = [_ranks(loop.reveal, canvas), _target(loop, canvas, log_probs.shape[1])]
     step = _step(kernel, x_t, real, *(table if index is None else table.gather(1, index) for table in tables), loop.t)
-    streams = RowStreams(row_seeds(len(canvas), loop.seeds, generator)).values(loop.step)
+    streams = RowStreams(row_seeds(len(canvas), loop.seeds, generator)).values(loop.step, loop.block)
     tokens, _ = decide(kernel, step, streams)
     tokens = tokens if index is None else canvas.scatter(1, index, tokens)
     return tokens, tokens != canvas

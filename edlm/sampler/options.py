@@ -56,7 +56,7 @@ class SamplerOptions:
 
     on_impossible: Literal["raise", "redraw", "keep"] = "raise"
     """Where all candidates of a row have infinite energy: "raise"; "redraw" up to 100 times, then raise; or "keep" the
-    row's positions masked, due again at the next step."""
+    row's positions masked, due again at the next step of their block; after its last one they stay masked."""
 
     temperature: float = 1.0
     """Tokens are drawn from the proposal ``q'``: the marginals at this temperature; see `Proposal`."""

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.cache import KeyValues
@@ -23,6 +24,7 @@ class Passes:
     Args:
         denoiser: The network that is run.
         keep_hidden: Whether to keep its states in all passes; None keeps them where an energy reads them.
+        holds_hidden: Whether an energy of the run reads states, at whichever steps: what is held has them.
         cache: "auto" holds finished blocks where that is exact; "none" nothing.
 
     Attributes:
@@ -32,15 +34,28 @@ class Passes:
         Approximate caches: Fast-dLLM, arXiv:2505.22618.
     """
 
-    def __init__(self, denoiser: Denoiser, keep_hidden: bool | None = None, cache: CacheName = "auto"):
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        keep_hidden: bool | None = None,
+        *,
+        holds_hidden: bool,
+        cache: CacheName = "auto",
+    ):
         self.denoiser = denoiser
         self.keep_hidden = keep_hidden
+        self.holds_hidden = holds_hidden
         self.is_approximate = cache in ("prefix", "dual")
         self._cache_name = cache
         self._holds = denoiser.can_prefill and (self.is_approximate or (denoiser.block_size and cache == "auto"))
         self._cache: KeyValues | None = None
-        self._last: tuple[tuple[Tensor, ...], Encoding] | None = None
+        self._last: tuple[list[Tensor], Encoding] | None = None
         self.memory: dict[Any, Any] = {}
+
+    @classmethod
+    def of(cls, kernel: Kernel, cache: CacheName = "auto") -> Self:
+        """Those of one kernel."""
+        return cls(kernel.denoiser, holds_hidden=kernel.energy is not None and kernel.energy.reads_hidden, cache=cache)
 
     def encode(
         self, x_t: Tensor, t: Tensor, rows: Tensor, real: Tensor | None, block: Tensor, reads_hidden: bool
@@ -56,17 +71,16 @@ class Passes:
             reads_hidden: An energy reads the states.
         """
         keep_hidden = reads_hidden if self.keep_hidden is None else self.keep_hidden
-        inputs = (x_t, t, rows, x_t == x_t if real is None else real, torch.tensor(keep_hidden))
-        if self._last is None or not all(map(torch.equal, inputs, self._last[0])):
+        inputs = [x_t, t, rows, torch.tensor(keep_hidden)] + ([] if real is None else [real])
+        inputs += [block] if self.is_approximate else []  # what is held depends on it
+        if self._last is None or not _are_equal(inputs, self._last[0]):
             self._last = None  # so that two are never kept
-            cache = self._prefilled(x_t, t, rows, real, block, keep_hidden) if self._holds else None
+            cache = self._prefilled(x_t, t, rows, real, block) if self._holds else None
             encoding = self.denoiser.encode(x_t, t, real, rows=rows, keep_hidden=keep_hidden, cache=cache)
             self._last = (inputs, encoding)
         return self._last[1]
 
-    def _prefilled(
-        self, x_t: Tensor, t: Tensor, rows: Tensor, real: Tensor | None, block: Tensor, keep_hidden: bool
-    ) -> KeyValues | None:
+    def _prefilled(self, x_t: Tensor, t: Tensor, rows: Tensor, real: Tensor | None, block: Tensor) -> KeyValues | None:
         """The cache that holds what the rows may go on from; None where that is nothing."""
         cache = KeyValues.empty(len(x_t), x_t.device) if self._cache is None else self._cache
         cache = cache.resized(max(cache.held.shape[1], x_t.shape[1]))
@@ -74,8 +88,6 @@ class Passes:
         stale = cache.held[:, x_t.shape[1] :].any(1)
         if cache.tables:
             stale = stale | (seen & (cache.tables["tokens"][:, : x_t.shape[1]] != x_t)).any(1)
-        if keep_hidden and cache.tables and ("hidden", 0) not in cache.tables:
-            stale = torch.ones_like(stale)
         held = self._held_now(x_t, real, block)
         in_use = torch.zeros_like(stale).index_fill(0, rows, True)
         changed = seen != held if self.is_approximate else seen & ~held  # a new block renews approximate keys
@@ -85,7 +97,7 @@ class Passes:
         due = rows[due[rows]]
         if len(due):
             run = held if not self.is_approximate else torch.ones_like(held) if real is None else real
-            cache = self.denoiser.prefill(x_t, run, rows=due, t=t, cache=cache, keep_hidden=keep_hidden)
+            cache = self.denoiser.prefill(x_t, run, rows=due, t=t, cache=cache, keep_hidden=self.holds_hidden)
             cache = cache.without(torch.nn.functional.pad(~held, (0, cache.held.shape[1] - held.shape[1])))
         self._cache = cache
         return cache.resized(x_t.shape[1]) if cache.tables and cache.held[rows].any() else None
@@ -98,6 +110,10 @@ class Passes:
             return places < first // self.denoiser.block_size * self.denoiser.block_size
         held = ~block if self._cache_name == "dual" else places < block.int().argmax(1, keepdim=True)
         return held if real is None else held & real
+
+
+def _are_equal(some: list[Tensor], others: list[Tensor]) -> bool:
+    return len(some) == len(others) and all(map(torch.equal, some, others))
 
 
 def check_cache(kernel: Kernel, cache: CacheName) -> None:

@@ -38,9 +38,10 @@ def denoise(
     masked, real = inputs.check_tokens(kernel.denoiser, x_t, target, attention_mask)
     plan = kernel.plan(masked, streams)
     check_first_step(kernel, plan, x_t, real)
-    passes = Passes(kernel.denoiser)
+    passes = Passes.of(kernel)
+    info: StepInfo | None = None
     for i in range(plan.total_steps):
-        if i and plan.is_adaptive and not ((x_t == kernel.denoiser.mask_token_id) & plan.target).any():
+        if info is not None and plan.is_adaptive and not ((x_t == kernel.denoiser.mask_token_id) & plan.target).any():
             t = 1 - i % kernel.num_steps / kernel.num_steps
             yield x_t, merge_steps([], len(x_t), replace(info, step=i % kernel.num_steps, t=t))
             continue
@@ -88,7 +89,7 @@ def begin_steps(
 def begin_step(kernel: Kernel, i: int, x_t: Tensor) -> Step:
     """Step ``i``, in an order that is not random, of rows ``x_t[batch, length]`` that began fully masked."""
     plan = kernel.plan(torch.ones_like(x_t, dtype=torch.bool), RowStreams([0] * len(x_t)))
-    return begin_steps([kernel], plan, x_t.new_full((len(x_t),), i), x_t, Passes(kernel.denoiser))[0]
+    return begin_steps([kernel], plan, x_t.new_full((len(x_t),), i), x_t, Passes.of(kernel))[0]
 
 
 def take_step(

@@ -184,7 +184,7 @@ class EnergyObjective:
         plan = plan_in_blocks(
             torch.ones_like(x_0, dtype=torch.bool),
             self.denoiser.block_size,
-            lambda masked, block: plan_reveal(masked, order, num_steps, LogLinear(), streams.order(block)),
+            lambda masked, number: plan_reveal(masked, order, num_steps, LogLinear(), streams.order(number)),
             aligned=True,
         )
         at = (streams.places() * plan.total_steps).long().clamp(max=plan.total_steps - 1)

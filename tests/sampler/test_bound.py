@@ -132,7 +132,7 @@ def test_exact_decisions_with_the_oracle_have_the_true_likelihood(language, orde
             torch.testing.assert_close(draws(oracle, 2, given=given), -predicted.expand(2, 27), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("order", ["random", *DETERMINISTIC])
+@pytest.mark.parametrize("order", ["random", *DETERMINISTIC[:3]])
 def test_item_6_exact_posterior_gives_the_entropy_at_one_token_a_step(order):
     law = CHAIN.log_prob(X_0).exp()
     one = EnergySampler(oracle_denoiser(CHAIN), num_steps=3, order=order)

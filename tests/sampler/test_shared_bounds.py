@@ -69,7 +69,7 @@ def test_a_samplers_bound_is_its_own_whoever_shares_its_passes(order, num_steps,
         assert all((bound[given.all(1)] == 0).all() for bound in shared) and given.all(1).sum() == 2
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", ORDERS[:-1])
 @pytest.mark.parametrize("num_steps", [1, 3])
 def test_the_denoiser_is_run_once_a_step_whatever_the_number_of_samplers(order, num_steps):
     calls = []
@@ -299,8 +299,8 @@ def test_samplers_visit_the_same_steps_so_that_differences_cancel(order, sampled
 @pytest.mark.parametrize(
     ("order", "sampled", "rule"),
     [
-        ("random", 0, r"sampled_steps must lie in 1\.\.num_steps \(3\), got 0"),
-        ("random", 4, r"sampled_steps must lie in 1\.\.num_steps \(3\), got 4"),
+        ("random", 0, r"sampled_steps must lie in 1\.\.3, the steps of all blocks, got 0"),
+        ("random", 4, r"sampled_steps must lie in 1\.\.3, the steps of all blocks, got 4"),
         ("confidence", 3, "an order that looks at the marginals must be run step by step"),
     ],
 )

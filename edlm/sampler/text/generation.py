@@ -159,7 +159,7 @@ def _write(
     transcript: Transcript,
 ) -> Writing:
     """Each step takes one of each row that is being written, whichever it is; a row that is done makes room for one."""
-    desk = Desk(kernel, Passes(kernel.denoiser, cache=options.cache), _padding(kernel, transcript))
+    desk = Desk(kernel, Passes.of(kernel, options.cache), _padding(kernel, transcript))
     tokens, waiting = [row.tokens for row in rows], deque(r for r, of_row in enumerate(views) if of_row)
     lanes: list[Lane | None] = [None] * min(options.batch_size or len(rows), len(waiting))
     taken: list[TakenStep] = []
