@@ -19,7 +19,7 @@ ENTRANCES = {"edlm", "edlm.__main__"}  # they may see everything
 PUBLIC = """
 EnergySampler SamplerOptions RerankLogits DreamLogitsHook Denoiser FunctionDenoiser load_denoiser wrap_denoiser
 Energy AutoregressiveEnergy CallableEnergy ResidualHead SequenceEnergy TextEnergy load_energy
-corpus denoisers diffusion energies evaluation hf_generate integrations rerank rerank_step sampler training
+audit corpus denoisers diffusion energies evaluation hf_generate integrations rerank rerank_step sampler training
 """
 
 

@@ -112,6 +112,16 @@ COMMANDS: dict[str, Command] = {
         ("tinystories", "runs/head/final", "kuleshov-group/mdlm-owt --tokenizer gpt2"),
         positional=True,
     ),
+    "audit": Command(
+        "audit:run",
+        "test whether a sampler follows the law of a language with known truth",
+        (
+            "exact",
+            "my_module:sample --num_samples 2000 --seed 1",
+            "my_module:sample --language.kind dyck --length 6 --output audit.json",
+        ),
+        positional=True,
+    ),
     "export": Command(
         "export:run",
         "copy trained models to a folder that a package ships",
