@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -88,8 +88,8 @@ class Trial:
 
     @torch.no_grad()
     def judge(self, decision: Decision) -> Tensor:
-        """What the energy says, whatever it is."""
-        return self.energy(decision)
+        """What the energy says, whatever it is, of a copy of the candidates."""
+        return self.energy(replace(decision, candidates=decision.candidates.clone()))
 
     @cached_property
     def _rows(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,9 +137,11 @@ def _repeated(trial: Trial) -> Found:
 
 
 def _inputs(trial: Trial) -> Found:
-    before = trial.decision.candidates.clone(), trial.decision.x_partial.clone()
-    trial.judge(trial.decision)
-    is_right = all(map(torch.equal, before, (trial.decision.candidates, trial.decision.x_partial)))
+    decision = trial.decide(*trial._rows)
+    before = decision.candidates.clone(), decision.x_partial.clone()
+    with torch.no_grad():
+        trial.energy(decision)
+    is_right = all(map(torch.equal, before, (decision.candidates, decision.x_partial)))
     return is_right, f"candidates must be left as they are, got {'no' if is_right else 'a'} change"
 
 
@@ -175,7 +177,7 @@ def _normalized(trial: Trial) -> Found:
     decision = trial.decide(trial.rows[:1], last, last, fillings.T)
     log_z = (decision.log_p - trial.judge(decision)).logsumexp(1)[0].item()
     text = f"sum of p exp(-E) must be 1, got {math.exp(log_z):.6f} over {len(fillings)} fillings"
-    if abs(log_z) > 1e-3 or not hasattr(trial.energy, "log_prob"):
+    if abs(log_z) > 1e-3 or not hasattr(trial.energy, "next_logits"):
         return abs(log_z) <= 1e-3, text
     tokens = trial.tokens_of(trial.decision)
     with torch.no_grad():
