@@ -82,6 +82,8 @@ def _sampler(name: str, language: Language, length: int) -> Audited:
     sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module), function, None)
+    except ImportError as error:
+        raise ValueError(f"sampler must name a module that can be imported, got {name!r}: {error}") from error
     finally:
         sys.path.remove(os.getcwd())
     if not callable(found):

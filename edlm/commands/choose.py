@@ -56,7 +56,11 @@ def run(config: ChooseConfig) -> None:
         rows = read_lines(config.data, lambda row: _check({**shared, **row}))
         rows = [{**shared, **row} for row in rows]
     how = {option.name: getattr(config, option.name) for option in fields(ChooseOptions)}
-    output = config.load_sampler().choose([row["text"] for row in rows], [row["options"] for row in rows], **how)
+    sampler = config.load_sampler()
+    try:
+        output = sampler.choose([row["text"] for row in rows], [row["options"] for row in rows], **how)
+    except ValueError as error:
+        raise error if config.data is None else ValueError(f"{config.data}: {error}") from error
     columns = {"probs": output.probs, "nats": output.nats, "nats_per_token": output.nats_per_token}
     write_lines(
         config.output,

@@ -51,6 +51,9 @@ def excess(
 
     Returns:
         The difference, with the ends of a 95 % interval; the p-value of a normal variable, high = as by chance.
+
+    Note:
+        Where the law is wrong the difference is too small, by less than the average that was subtracted.
     """
     n = int(counts.sum())
     frequencies = counts.double() / n

@@ -15,7 +15,7 @@ from edlm.diffusion.streams import generator_of
 from edlm.evaluation.languages.audit_verdicts import AuditReport, Draws, judge
 from edlm.evaluation.languages.exact import Language, exact_denoiser
 from edlm.evaluation.languages.law import all_sequences, exact_law
-from edlm.rules import check, check_least
+from edlm.rules import check, check_least, check_most
 from edlm.sampler.sampler import EnergySampler
 
 Sampler = Callable[[Denoiser, Tensor, list[int]], Tensor]
@@ -77,6 +77,7 @@ def audit(
     options = {"num_samples": num_samples, "batch_size": batch_size, "length": length}
     check_least(1, **{name: check(name, value, int) for name, value in options.items()})
     check_least(100, num_samples=num_samples)
+    check_most(16, length=length)
     if language is None:
         language = reference_chain()
     sequences = all_sequences(language.vocab_size, length)
@@ -117,7 +118,8 @@ def _draw(
             raise ValueError(f"sampler must return int64 tokens [{len(rows)}, {length}], got {got}")
         return tokens.cpu()
 
-    edges = [*range(0, num_free, batch_size), *range(num_free, len(x_t), batch_size), len(x_t)]
-    tokens = torch.cat([drawn(range(*ends)) for ends in pairwise(edges)])
-    passes = len(calls) / (len(edges) - 1)
-    return Draws(x_t, tokens, drawn(range(min(20, num_free))), passes)
+    free, prompted = [*range(0, num_free, batch_size), num_free], [*range(num_free, len(x_t), batch_size), len(x_t)]
+    tokens = [drawn(range(*ends)) for ends in pairwise(free)]
+    passes = len(calls) / len(tokens)
+    tokens += [drawn(range(*ends)) for ends in pairwise(prompted)]
+    return Draws(x_t, torch.cat(tokens), drawn(range(min(20, num_free))), passes)

@@ -32,7 +32,7 @@ class AuditReport(CheckReport):
         error_rate: Share of sequences that are impossible, or among the least likely 1 % of the language's.
         law_error_rate: The law's own.
         distance_to_truth: Total variation between the law, if it is not that of the language, and the language.
-        passes: Denoiser passes of a batch.
+        passes: Denoiser passes of a batch that begins from nothing.
     """
 
     num_samples: int
@@ -58,7 +58,7 @@ class Draws:
         x_t: What the sampler was given, ``[n, length]``.
         tokens: What it returned, ``[n, length]``.
         again: The first rows, drawn alone, ``[m, length]``.
-        passes: Denoiser passes of a batch.
+        passes: Denoiser passes of a batch that begins from nothing.
     """
 
     x_t: Tensor
