@@ -245,5 +245,12 @@ class EnergySampler(Kernel):
         return generation.run(generation.infillings(self, texts, InfillOptions(**options)), callback)
 
     def choose(self, texts: choosing.Texts, options: choosing.Options, **how: Any) -> ChooseOutput:
-        """Probabilities of the options for the gap of each text, of any numbers of tokens; see `choose`."""
+        """Probabilities of the options for the gap of each text; see `choose`, and `ChooseOptions` for ``how``.
+
+        Example:
+            >>> import edlm
+            >>> sampler = edlm.EnergySampler(edlm.load_denoiser("tinystories"), num_steps=4)
+            >>> sampler.choose("The <mask> barked.", ["cat", "dog", "little bird"]).text
+            ['The dog barked.']
+        """
         return choosing.choose(self, texts, options, ChooseOptions(**how))

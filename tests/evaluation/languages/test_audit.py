@@ -151,7 +151,7 @@ def test_brackets_that_do_not_match_are_impossible():
     assert report["possible"].passed is False and report["errors"].passed is False
     assert report.kl.value == math.inf and report.error_rate.value > 0.015 > report.law_error_rate
     own = audit(audited.sampler, brackets, law=audited.law, num_samples=500)
-    assert own.passed and own.law_error_rate > 0, str(own)
+    assert own.passed and own.law_error_rate < 0.01, str(own)
 
 
 def test_distances_of_a_right_sampler_are_zero_but_for_chance():
