@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "edlm.sampler": ("EnergySampler", "SamplerOptions", "DreamLogitsHook", "RerankLogits", "rerank", "rerank_step"),
+    "edlm.evaluation.languages.audit": ("audit",),
     "edlm.integrations.transformers": ("hf_generate",),
     "edlm.denoisers": ("Denoiser", "FunctionDenoiser", "load_denoiser", "wrap_denoiser"),
     "edlm.energies": (

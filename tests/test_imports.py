@@ -11,15 +11,15 @@ import edlm
 
 ROOT = Path(__file__).resolve().parents[1]
 HOUSE = """
-rules modules packages files lock processes memory hub numerics corpus diffusion denoisers energies sampler integrations
-jobs training evaluation pipeline commands cli
+rules verdicts modules packages files lock processes memory hub numerics corpus diffusion denoisers energies testing
+sampler integrations jobs training evaluation pipeline commands cli
 """.split()
 EVALUATION = "estimates likelihood samples languages experiment plots report evaluation".split()
 ENTRANCES = {"edlm", "edlm.__main__"}  # they may see everything
 PUBLIC = """
 EnergySampler SamplerOptions RerankLogits DreamLogitsHook Denoiser FunctionDenoiser load_denoiser wrap_denoiser
 Energy AutoregressiveEnergy CallableEnergy ResidualHead SequenceEnergy TextEnergy load_energy
-corpus denoisers diffusion energies evaluation hf_generate integrations rerank rerank_step sampler training
+audit corpus denoisers diffusion energies evaluation hf_generate integrations rerank rerank_step sampler training
 """
 
 

@@ -32,7 +32,7 @@ def parse_config(
     prog: str = "edlm",
     description: str = "",
     examples: Sequence[str] = (),
-    positional: bool = False,
+    positional: bool | str = False,
 ) -> Any:
     """A config: its defaults, then every ``--config FILE.yaml``, then every ``--key value``.
 
@@ -45,12 +45,15 @@ def parse_config(
         prog: Name of the command, for its help.
         description: What it does, likewise.
         examples: Options that ``--help`` shows, and the keys in them; all others are under ``--help-all``.
-        positional: Whether required keys may be given by position, all of them, without ``--key``.
+        positional: Whether required keys may be given by position, all of them, without ``--key``; or the one key that
+            may, as the first word, though it is not required.
 
     Raises:
         ValueError: an unknown key, a wrong type, a required key without a value, or a value that breaks its rule.
     """
     hints = dict(_hints(config))
+    if isinstance(positional, str) and words and not words[0].startswith("-"):
+        words = [f"--{positional}={words[0]}", *words[1:]]
     words = _files_first(_gathered([_spelled(word, hints) for word in words], hints))
     given = [*_pairs(words)]
     for key, file in given:
@@ -58,6 +61,8 @@ def parse_config(
             with reading(file, "hold YAML"):
                 _check_mapping(yaml.safe_load(Path(file).read_text(encoding="utf-8")))
     parser = _parser(config, prog, positional and {key for key, _ in given})
+    if isinstance(positional, str):
+        parser.usage = parser.usage.replace(prog, f"{prog} [{positional.upper()}]", 1)
     parser.description = with_examples(description, [f"{prog} {example}" for example in examples])
     if examples and {"--help", "-h"} & {*words}:
         _hide(parser, {key for example in examples for key, _ in _pairs(shlex.split(example))} | {*_required(config)})

@@ -11,15 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from edlm.denoisers.cache import KeyValues
-from edlm.denoisers.encoding import Encoding
+from edlm.denoisers.encoding import Encoding, distinct_rows
 from edlm.denoisers.identity import DenoiserIdentity
 from edlm.denoisers.vocabulary import Vocabulary
 from edlm.diffusion.slots import Slots, places_of
 from edlm.modules import ShortRepr
-
-
-def _all_rows_equal(*tables: Tensor | None) -> bool:
-    return all(bool((table == table[:1]).all()) for table in tables if table is not None)
 
 
 def check_mass(largest: Tensor) -> None:
@@ -140,7 +136,7 @@ class Denoiser(ShortRepr, nn.Module, ABC):
         keep_hidden: bool = False,
         cache: KeyValues | None = None,
     ) -> Encoding:
-        """Run the network; once for all rows if they are the same, and only at positions that no cache holds.
+        """Run the network; once for rows that are the same, and only at positions that no cache holds.
 
         Args:
             x_t: Tokens, shape ``[batch, length]``.
@@ -160,10 +156,11 @@ class Denoiser(ShortRepr, nn.Module, ABC):
         if cache is not None:
             of_rows = cache.select(rows)
             return Encoding(*self.encode_remaining(x_t, t, attention_mask, keep_hidden, of_rows), place)
-        if _all_rows_equal(x_t, t, attention_mask):  # such as before the first step
-            place = place.clamp(max=0)
-            x_t, t = x_t[:1], t[:1]
-            attention_mask = attention_mask[:1] if attention_mask is not None else None
+        first, kind = distinct_rows(x_t, t, attention_mask)
+        if len(first) < len(x_t):  # such as before the first step
+            place = torch.where(place < 0, place, kind[place])
+            x_t, t = x_t[first], t[first]
+            attention_mask = attention_mask[first] if attention_mask is not None else None
         return Encoding(*self.encode_tokens(x_t, t, attention_mask, keep_hidden), place)
 
     def encode_remaining(self, *arguments: Any) -> tuple[Callable[[], Tensor], tuple[Tensor, ...] | None]:

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from edlm.denoisers.base import Denoiser, DenoiserIdentity
 from edlm.diffusion.slots import Slots
+from edlm.energies.contract import Trial, check_energy
 from edlm.energies.decision import Decision, Step
 from edlm.modules import ShortRepr
 from edlm.numerics import precise
-from edlm.rules import check
+from edlm.rules import check, check_least
+from edlm.verdicts import CheckReport
 
 Reads = Literal["slots", "prefix", "sequence"]
 
@@ -76,6 +78,27 @@ class Energy(ShortRepr, nn.Module, ABC):
                 f"this energy belongs to denoiser {self.denoiser_identity.name!r}; "
                 f"the one given differs: {'; '.join(differences)}"
             )
+
+    def check(
+        self, denoiser: Denoiser, data: Tensor | None = None, *, num_candidates: int = 5, seed: int = 0
+    ) -> CheckReport:
+        """Try the energy on small batches: does it do what the sampler relies on? A line for each check of `contract`.
+
+        Args:
+            denoiser: A denoiser that it suits; a tiny one, to sum over all fillings where the energy claims ``Z = 1``.
+            data: Rows of real tokens, int64, ``[n, length]``, tens of them: they must have less energy than shuffled.
+            num_candidates: Of the decisions, >= 2.
+            seed: Of tokens, positions and candidates.
+
+        Example:
+            >>> from edlm import CallableEnergy, FunctionDenoiser
+            >>> uniform = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 4), mask_token_id=4, vocab_size=4)
+            >>> by_rank = CallableEnergy(lambda candidates, x, log_p: log_p.argsort(1).double())
+            >>> [verdict.name for verdict in by_rank.check(uniform).failed]
+            ['candidates']
+        """
+        check_least(2, num_candidates=check("num_candidates", num_candidates, int))
+        return check_energy(Trial(self, denoiser, data, num_candidates, seed))
 
     def __add__(self, other: Energy) -> Energy:
         return _combined((1.0, self), (1.0, other)) if isinstance(other, Energy) else NotImplemented

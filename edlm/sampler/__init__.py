@@ -7,10 +7,13 @@ from edlm.sampler.output import SampleOutput, StepInfo
 from edlm.sampler.proposal import Proposal
 from edlm.sampler.reranking import RerankOptions, RerankOutput, rerank
 from edlm.sampler.sampler import EnergySampler
+from edlm.sampler.text.choosing import ChooseOptions, ChooseOutput
 from edlm.sampler.text.generation import GenerationOutput, Partial
 from edlm.sampler.text.options import GenerateOptions, InfillOptions
 
 __all__ = [
+    "ChooseOptions",
+    "ChooseOutput",
     "DreamLogitsHook",
     "EnergySampler",
     "GenerateOptions",

@@ -14,7 +14,8 @@ from edlm.sampler.inputs import check_length
 from edlm.sampler.kernel import Kernel, device_of
 from edlm.sampler.output import SampleOutput, concatenate
 from edlm.sampler.step import denoise
-from edlm.sampler.text import generation
+from edlm.sampler.text import choosing, generation
+from edlm.sampler.text.choosing import ChooseOptions, ChooseOutput
 from edlm.sampler.text.generation import GenerationOutput, Partial, Writing
 from edlm.sampler.text.options import GenerateOptions, InfillOptions
 from edlm.sampler.text.prompts import Prompts
@@ -242,3 +243,14 @@ class EnergySampler(Kernel):
             (True, True, True)
         """
         return generation.run(generation.infillings(self, texts, InfillOptions(**options)), callback)
+
+    def choose(self, texts: choosing.Texts, options: choosing.Options, **how: Any) -> ChooseOutput:
+        """Probabilities of the options for the gap of each text; see `choose`, and `ChooseOptions` for ``how``.
+
+        Example:
+            >>> import edlm
+            >>> sampler = edlm.EnergySampler(edlm.load_denoiser("tinystories"), num_steps=4)
+            >>> sampler.choose("The <mask> barked.", ["cat", "dog", "little bird"]).text
+            ['The dog barked.']
+        """
+        return choosing.choose(self, texts, options, ChooseOptions(**how))

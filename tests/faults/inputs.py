@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save, save_file
 
 from tests.faults import damage
 from tests.faults.cases import Case, Damage
-from tests.faults.world import CORPUS, EVALUATE, GENERATE, SAMPLE, SCORE, TRAIN, TRAIN_OPTIONS
+from tests.faults.world import CORPUS, EVALUATE, GENERATE, MODELS, SAMPLE, SCORE, TRAIN, TRAIN_OPTIONS
 
 BOMB = 2**33  # bytes that a small compressed file expands to: more than a process may take
 
@@ -37,6 +37,8 @@ TRAINED = (*TRAIN, "--trainer.num_steps", "1", "--trainer.output_dir", "out")
 RESUMED = (*TRAIN, "--trainer.num_steps", "3", "--trainer.output_dir", "run")
 COMPARED = words_of("compare --a a --b b --output out.json")
 RERANKED = words_of("rerank --data candidates.jsonl --energy causal:lm --output out.jsonl")
+CHOSEN = ("choose", *MODELS, "--data", "gaps.jsonl", "--output", "out.jsonl")
+AUDITED = words_of("audit --sampler base --num_samples 100 --output out.json")
 TRAINED_ENERGY = ("train", "energy", "--denoiser", "denoiser", "--trainer.num_steps", "1", *TRAIN_OPTIONS)
 TRAINED_ENERGY += ("--corpus", "corpus", "--trainer.output_dir", "out")
 
@@ -48,6 +50,8 @@ def command_lines() -> Iterator[Case]:
         (GENERATED, "out.jsonl", GENERATE_WORDS),
         (SCORED, "out.jsonl", SCORE_WORDS),
         (RERANKED, "out.jsonl", RERANK_WORDS),
+        (CHOSEN, "out.jsonl", CHOOSE_WORDS),
+        (AUDITED, "out.json", AUDIT_WORDS),
         (EVALUATED, "out", EVALUATE_WORDS),
         (PREPARED, "out", CORPUS_WORDS),
         (TRAINED, "out", TRAIN_WORDS),
@@ -136,6 +140,21 @@ RERANK_WORDS = [
     *(f"--data {value}" for value in ("missing.jsonl", "denoiser")),
     "--mode x", "--output denoiser", "--seed x",
 ]  # fmt: skip
+CHOOSE_WORDS = [
+    *(f"--batch_size {value}" for value in NUMBERS),
+    *(f"--num_draws {value}" for value in NUMBERS),
+    *(f"--inner_draws {value}" for value in NUMBERS),
+    *(f"--data {value}" for value in ("missing.jsonl", "denoiser", "prompts.txt")),
+    *(f"--output {value}" for value in ("denoiser", "''")),
+    "--text <mask>", "--mask ''", "--seed -1", "--seed x", "--options 3", "--energy missing",
+]  # fmt: skip
+AUDIT_WORDS = [
+    *(f"--num_samples {value}" for value in (*NUMBERS, "99")),
+    *(f"--batch_size {value}" for value in NUMBERS),
+    *(f"--length {value}" for value in (*NUMBERS, *HUGE)),
+    *(f"--sampler {value}" for value in ("x", "''", ":", "os:", "missing:x", "os:missing", "os:sep")),
+    "--seed x", "--seed -1", "--output denoiser", "--language.kind x", "--language.vocab_size 0", "--language 3",
+]  # fmt: skip
 EVALUATE_WORDS = [
     *(f"--num_rows {value}" for value in NUMBERS),
     *(f"--num_steps {value}" for value in ("[0]", "[-1]", "[]", "[x]", "x", "[1.5]", "[nan]", "null")),
@@ -219,6 +238,10 @@ WHOLE_LINES = {
     "benchmark --denoiser missing": "missing",
     "benchmark --num_steps [0]": "num_steps",
     "rerank": "data",
+    "choose": "text or data",
+    "choose <mask>": "options",
+    "choose x --options a b": "<mask>",
+    "audit": "sampler",
     "train all": "stages",
     "train all --config missing.yaml": "missing.yaml",
     "train all --config prompts.txt": "prompts.txt",
@@ -613,6 +636,15 @@ def prompts(world: Path) -> Iterator[Case]:
             b'{"prompt": "a", "texts": ["' + b"b" * 500 + b'"]}\n',
             b'{"prompt": "a", "texts": ["b"], "log_probs": [' + b"9" * 400 + b"]}\n",
         ],
+        "gaps.jsonl": [
+            b"", b"{}\n", b"[]\n", b'{"text": "a <mask>"}\n', b'{"text": "a", "options": ["b", "c"]}\n',
+            b'{"text": "a <mask>", "options": "b"}\n', b'{"text": "a <mask>", "options": []}\n',
+            b'{"text": "a <mask>", "options": [3]}\n', b'{"text": 3, "options": ["b"]}\n',
+            b'{"text": "a <mask> <mask>", "options": ["b"]}\n', b'{"text": "a <mask:2>", "options": ["b"]}\n',
+            b'{"text": "a <mask>", "options": [""]}\n', b'{"text": "a <mask>", "options": ["b", "b"]}\n',
+            b'{"text": "a <mask>", "options": ["\\ud800"]}\n', b'{"text": "\\ud800 <mask>", "options": ["b"]}\n',
+            b'{"text": "a <mask>", "options": ["' + b"b" * 400 + b'"]}\n', b'{"text": "<mask>", "options": [null]}\n',
+        ],
         "texts.jsonl": [
             b"", b"{}\n", b"[]\n", b'{"text": 3}\n', b'{"text": null}\n', b'{"text": ""}\n', b'{"text": "\\ud800"}\n',
             b'{"txt": "a"}\n', b'{"text": "a"\n', b'{"text": "\xff"}\n', b"\x00", b"[" * 100_000, b"9" * 5000 + b"\n",
@@ -622,6 +654,7 @@ def prompts(world: Path) -> Iterator[Case]:
         "prompts.txt": ((*GENERATED, "--prompts", "prompts.txt"), "out.jsonl"),
         "prompts.jsonl": ((*GENERATED, "--prompts", "prompts.jsonl"), "out.jsonl"),
         "candidates.jsonl": (RERANKED, "out.jsonl"),
+        "gaps.jsonl": (CHOSEN, "out.jsonl"),
         "texts.jsonl": (SCORED, "out.jsonl"),
     }
     for path, (words, output) in uses.items():

@@ -82,6 +82,7 @@ def _texts(folder: Path) -> None:
     (folder / "candidates.jsonl").write_text(
         '{"prompt": "the", "texts": [" cat", " dog"], "log_probs": [-1.5, -2.0]}\n'
     )
+    (folder / "gaps.jsonl").write_text('{"text": "the <mask> sat", "options": ["cat", "dog", "a"]}\n')
 
 
 def _models(folder: Path, tokenizer: object) -> None:

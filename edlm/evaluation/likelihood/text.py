@@ -1,19 +1,17 @@
 """Likelihood bounds of texts of any lengths, given what precedes them; and how often samplers write the true text."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from edlm.denoisers.base import Denoiser
-from edlm.diffusion.streams import seed_of
 from edlm.evaluation.estimates.estimate import Estimate, mean_of
 from edlm.evaluation.likelihood.bounds import Batches
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.text.blocks import View, views_of
+from edlm.sampler.text.pieces import Piece, pad_pieces, pieces_of
 from edlm.sampler.text.prompts import Row
 
 _Result = TypeVar("_Result")
@@ -77,16 +75,6 @@ def windows_of(row: Row, denoiser: Denoiser, context: int | None = None) -> list
     return views
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """One draw of one window: its row, its tokens, masked where later windows write, which are predicted, its seed."""
-
-    row: int
-    x_0: Tensor
-    target: Tensor
-    seed: int
-
-
 class TextBounds:
     """Upper bounds of ``-log P`` of rows under a sampler, nats; a row's value does not depend on the other rows.
 
@@ -134,7 +122,7 @@ class TextBounds:
             Nats, low = good, shape ``[n]``, float64, on the CPU; 0 without a gap, ``inf`` for impossible text.
         """
 
-        def nats_of(pieces: list[_Piece], x_0: Tensor, target: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        def nats_of(pieces: list[Piece], x_0: Tensor, target: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
             options = {"seeds": [piece.seed for piece in pieces], "inner_draws": self.inner_draws}
             nats = self.sampler.likelihood_bound(x_0, given=~target, attention_mask=real, **options)
             return torch.tensor([piece.row for piece in pieces]), nats.cpu()
@@ -147,7 +135,7 @@ class TextBounds:
     def would_write(self, rows: Sequence[Row], seeds: Sequence[int], *, progress: str | None = None) -> list[bool]:
         """Whether the sampler, with these seeds, writes exactly the tokens of each row's gap."""
 
-        def written(pieces: list[_Piece], x_0: Tensor, target: Tensor, real: Tensor) -> list[tuple[int, bool]]:
+        def written(pieces: list[Piece], x_0: Tensor, target: Tensor, real: Tensor) -> list[tuple[int, bool]]:
             x_t = x_0.masked_fill(target, self.sampler.denoiser.mask_token_id)
             seeds = [piece.seed for piece in pieces]
             tokens = self.sampler.fill(x_t, target=target, attention_mask=real, seeds=seeds).tokens
@@ -162,7 +150,7 @@ class TextBounds:
 
     def _map(
         self,
-        compute: Callable[[list[_Piece], Tensor, Tensor, Tensor], _Result],
+        compute: Callable[[list[Piece], Tensor, Tensor, Tensor], _Result],
         rows: Sequence[Row],
         seeds: Sequence[int],
         num_draws: int,
@@ -177,28 +165,18 @@ class TextBounds:
         # Equal lengths together, the longest first: a batch that does not fit in memory fails at once.
         pieces.sort(key=lambda piece: len(piece.x_0), reverse=True)
         denoiser = self.sampler.denoiser
-        device = next(iter([*denoiser.parameters(), *denoiser.buffers()])).device
-        pad = int(denoiser.mask_token_id == 0)  # any token but the mask
 
         def padded(places: slice, _: range) -> _Result:
             batch = pieces[places]
-            x_0 = pad_sequence([piece.x_0 for piece in batch], True, pad)
-            target = pad_sequence([piece.target for piece in batch], True, False)
-            real = pad_sequence([torch.ones_like(piece.target) for piece in batch], True, False)
-            return compute(batch, x_0.to(device), target.to(device), real.to(device))
+            return compute(batch, *pad_pieces(batch, denoiser, self.sampler.device))
 
         return Batches(batch_size=self.batch_size, progress=progress).map(len(pieces), padded)
 
-    def _pieces(self, i: int, row: Row, seed: int, num_draws: int) -> Iterator[_Piece]:
+    def _pieces(self, i: int, row: Row, seed: int, num_draws: int) -> Iterator[Piece]:
         denoiser = self.sampler.denoiser
         length = self.sampler.block_length
         views = windows_of(row, denoiser, self.context) if length is None else views_of(row, denoiser, length)
-        for number, view in enumerate(views):
-            last = int(view.index[view.target][-1])
-            later = row.is_gap()[view.index] & (view.index > last)
-            x_0 = row.tokens[view.index].masked_fill(later, denoiser.mask_token_id)
-            for draw in range(num_draws):
-                yield _Piece(i, x_0, view.target, seed_of(seed, number, draw) if number or draw else seed)
+        yield from pieces_of(i, row, views, seed, num_draws, denoiser.mask_token_id)
 
 
 def measure_recovery(

@@ -141,23 +141,33 @@ class Reader:
                 return both[len(anchor) :]
         return self._ids(text)
 
-    def pieces(self, text: str, mask: str, span_length: int) -> list[list[int] | int]:
-        """Tokens of the pieces of a text, and sizes of the gaps between them."""
+    def gaps(self, text: str, mask: str) -> list[tuple[int, int, int | None]]:
+        """Where each gap of a text starts and ends, and its number of tokens, if it is given."""
         masks = {mask, getattr(self.tokenizer, "mask_token", None) or mask}
-        parts: list[list[int] | int] = []
-        position = 0
+        found = []
         for match in re.finditer("|".join(map(_near_marker, masks)), text):
             if not any(re.fullmatch(_marker(m), match.group()) for m in masks):
                 raise ValueError(f"a gap must be spelled {mask} or {mask[:-1]}:12{mask[-1]}, got {match.group()!r}")
-            before = text[position : match.start()]
-            if before.endswith(" ") and self._leading_space():
-                before = before[:-1]  # it belongs to the first token of the gap
             size = re.search(r":(\d+).$", match.group())
-            parts += [self.read(before, inside=position > 0), int(size.group(1)) if size else span_length]
-            if parts[-1] < 1:
+            if size and not int(size.group(1)):
                 raise ValueError(f"a gap must hold at least one token, got {match.group()!r}")
-            position = match.end()
+            found.append((*match.span(), int(size.group(1)) if size else None))
+        return found
+
+    def pieces(self, text: str, mask: str, span_length: int) -> list[list[int] | int]:
+        """Tokens of the pieces of a text, and sizes of the gaps between them."""
+        parts: list[list[int] | int] = []
+        position = 0
+        for start, stop, size in self.gaps(text, mask):
+            before = text[position:start]
+            before = before.removesuffix(self.space_of_gap(before))
+            parts += [self.read(before, inside=position > 0), span_length if size is None else size]
+            position = stop
         return [*parts, self.read(text[position:], inside=position > 0)]
+
+    def space_of_gap(self, before: str) -> str:
+        """What of the text before a gap belongs to the gap's first token: a space, or nothing."""
+        return " " if before.endswith(" ") and self._leading_space() else ""
 
     def read_chat(self, messages: Sequence[Message]) -> list[int]:
         """Tokens of chat messages by the tokenizer's template, up to where the answer begins."""
