@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -198,3 +199,12 @@ def test_models_are_trained_on_puzzles_and_measured_by_commands(kind, tmp_path, 
         models = ["--denoiser", f"{denoiser}/final", "--energy", f"{head}/final", "--num_samples", "20"]
         assert main(["languages", "picture", *models, "--output", str(svg)]) == 0
         assert svg.read_text().count("after pass 2") == 2 and "of 20 grids valid" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_picture_is_that_of_the_shipped_models(tmp_path):
+    """With the command of ``edlm/models/sudoku/README.md``."""
+    models = ["--denoiser", "sudoku", "--energy", "sudoku", "--num_given", "4", "--seed", "9"]
+    assert main(["languages", "picture", *models, "--output", str(tmp_path / "sudoku.svg")]) == 0
+    shipped = Path(__file__).parents[3] / "docs" / "sudoku.svg"
+    assert (tmp_path / "sudoku.svg").read_text() == shipped.read_text()
