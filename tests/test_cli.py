@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from edlm import __version__, cli
-from edlm.commands.parsing import COMMANDS, parse
-from edlm.commands.table import Command
+from edlm.commands.parsing import parse
+from edlm.commands.table import COMMANDS, Command
 from edlm.commands.terminal import show
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from edlm.corpus.preparation import prepare_text
 from edlm.corpus.prepared import PreparedCorpus
-from edlm.corpus.recipe import LENGTH, TextConfig
+from edlm.corpus.recipe import TextConfig
 from edlm.corpus.synthetic import LanguageConfig, sample_corpus
 from edlm.denoisers.loading import load_denoiser
 from edlm.hub import load_tokenizer
@@ -40,7 +40,7 @@ def run(config: PrepareCorpusConfig) -> None:
         given = "none" if config.source is None else "both"
         raise ValueError(f"exactly one of source and language must be given, got {given}")
     if config.language is not None:
-        sizes = config.num_train, config.num_valid, config.length or LENGTH
+        sizes = config.num_train, config.num_valid, config.length
         corpus = sample_corpus(config.language, *sizes, config.seed)
         corpus.save(config.output_dir)
     else:

@@ -156,6 +156,19 @@ COMMANDS: dict[str, Command] = {
         "rate of wrong sequences",
         ("", "--num_samples 100 --seed 1", "--output errors.json --plot errors.svg"),
     ),
+    "languages puzzles": Command(
+        "language_puzzles:puzzles",
+        "share of puzzles that are filled without a mistake",
+        ("", "--num_samples 100 --seed 1", "--output puzzles.json --markdown puzzles.md"),
+    ),
+    "languages picture": Command(
+        "language_picture:picture",
+        "draw a grid that is filled with and without an energy",
+        tuple(
+            f"{_MINE} --energy runs/head/final --output grid.svg{rest}"
+            for rest in ("", " --num_given 2 --seed 3", " --language.kind latin --num_steps 4")
+        ),
+    ),
     "plot logs": Command(
         "plot_logs:run",
         "plot the validation losses of training runs",

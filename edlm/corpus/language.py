@@ -11,10 +11,36 @@ class Language(ABC):
     """A law of token sequences whose probabilities are known exactly, in float64, nats.
 
     Token ids are ``0..vocab_size - 1``; ``mask_token_id = vocab_size`` marks a position as unknown.
+
+    Attributes:
+        vocab_size, mask_token_id: As above.
+        length: Tokens of every sequence; None where there is a law for any length.
+        num_given: Tokens of a prompt, by default.
     """
 
     vocab_size: int
     mask_token_id: int
+    length: int | None = None
+    num_given: int = 0
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """How each token is written."""
+        return tuple(map(str, range(self.vocab_size)))
+
+    def given(self, n: int, length: int, num_given: int, generator: torch.Generator) -> Tensor:
+        """Places of prompts: by default the first tokens.
+
+        Args:
+            n: Number of sequences.
+            length: Tokens of each.
+            num_given: Tokens of a prompt, 0..length.
+            generator: The only source of randomness, where there is any.
+
+        Returns:
+            True where a token is given, bool, shape ``[n, length]``.
+        """
+        return (torch.arange(length, device=generator.device) < num_given).expand(n, -1)
 
     @abstractmethod
     def sample(self, n: int, length: int, generator: torch.Generator) -> Tensor:

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edlm.corpus.language import Language
 from edlm.evaluation.estimates.bootstrap import share_of
 from edlm.evaluation.estimates.estimate import Estimate, mean_of
-from edlm.evaluation.languages.exact import Language, check_mask_token
+from edlm.evaluation.languages.exact import check_mask_token
 from edlm.evaluation.likelihood.bounds import estimate_bound
 from edlm.sampler.sampler import EnergySampler
 

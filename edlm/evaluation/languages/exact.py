@@ -5,12 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from edlm.corpus.languages import Dyck, HiddenMarkov, MarkovChain
+from edlm.corpus.language import Language
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.function import FunctionDenoiser
 from edlm.energies.callable import CallableEnergy
-
-Language = MarkovChain | HiddenMarkov | Dyck
 
 IMPOSSIBLE_ENERGY = 1000.0  # nats: finite, so that sampling continues where all candidates of a step are impossible
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from edlm.corpus.language import Language
 from edlm.diffusion.slots import Slots
 from edlm.energies.base import Step
-from edlm.evaluation.languages.exact import Language, check_mask_token
+from edlm.evaluation.languages.exact import check_mask_token
 from edlm.numerics import precise
 from edlm.sampler.proposal import make_decision
 from edlm.sampler.reweighting import log_weights
