@@ -14,8 +14,8 @@ from edlm.diffusion.schedule import Cosine, LogLinear, Polynomial, bell_times
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import BatchStreams
 from edlm.energies import CallableEnergy, Decision, OracleEnergy, Step
+from edlm.energies.proposal import make_decision
 from edlm.sampler import EnergySampler
-from edlm.sampler.proposal import make_decision
 from edlm.training.means import add
 from edlm.training.objectives import AutoregressiveObjective, DenoiserObjective, EnergyObjective, EnergyObjectiveConfig
 from tests.chance import SIGMAS, assert_law, assert_mean

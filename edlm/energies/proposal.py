@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edlm.denoisers.base import check_mass
 from edlm.diffusion.slots import Slots
-from edlm.energies.base import Decision, Step
+from edlm.energies.decision import Decision, Step
 from edlm.numerics import precise
 from edlm.rules import check_options
 
@@ -54,7 +54,7 @@ class Proposal:
     @property
     def is_default(self) -> bool:
         """Whether log-probabilities stay as they are."""
-        return self == Proposal()
+        return self == PLAIN
 
     def __call__(self, log_probs: Tensor) -> Tensor:
         """``log q'`` of log-probabilities ``[n, vocab_size]``, nats, normalised; by default the very input."""
@@ -70,6 +70,9 @@ class Proposal:
                 ranked = ranked.masked_fill(mass.cumsum(-1) - mass >= self.top_p, -torch.inf)
             log_q = torch.empty_like(ranked).scatter(-1, tokens, ranked)
         return log_q.log_softmax(-1)
+
+
+PLAIN = Proposal()
 
 
 def draw_categorical(log_probs: Tensor, uniforms: Tensor) -> Tensor:
