@@ -44,7 +44,8 @@ class Shortlist:
 
     def log_share(self, tokens: Tensor, states: Tensor) -> Tensor:
         """``log p(token | state)``: 0 for listed tokens; both ``[num_slots, k]``, nats, the same shape."""
-        share = self.rest.gather(1, tokens) - self.log_mass[:, -1:]
+        log_probs = self.rest.gather(1, tokens)
+        share = torch.where(log_probs.isneginf(), log_probs, log_probs - self.log_mass[:, -1:])
         return torch.where(states == self.size, share, 0.0)
 
     def draw_rest(self, uniforms: Tensor, wanted: Tensor) -> Tensor:
