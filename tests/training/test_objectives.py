@@ -490,7 +490,8 @@ def test_parts_of_a_batch_add_up_to_the_whole_batch(name):
         ({"decisions_per_pass": 0}, "decisions_per_pass must be >= 1"),
         ({"num_steps": ()}, "must not be empty"),
         ({"num_steps": (4, 0)}, "each >= 1"),
-        ({"orders": ("random", "confidence")}, "got 'confidence'"),
+        ({"block_lengths": ()}, "must not be empty"),
+        ({"block_lengths": (None, 0)}, r"block_lengths must each be >= 1 or null, got \[None, 0\]"),
     ],
 )
 def test_settings_that_cannot_be_trained_on_are_refused(settings, said):
