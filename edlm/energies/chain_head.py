@@ -50,4 +50,4 @@ class ChainHead(NeighbourHead):
         first, linked = field.neighbours.first, field.neighbours.linked
         links = links + following[linked, None]
         states, laws = draw_states(field.unary[first] + following[first], links, field.neighbours, uniforms[:, :1])
-        return states, field.shortlist.draw_rest(uniforms[:, 1:], states == field.shortlist.size), laws
+        return states, field.shortlist.draw_rest(uniforms[:, 1:]), laws

@@ -22,17 +22,23 @@ def messages(links: Tensor, neighbours: Neighbours) -> Tensor:
     """
     depth, previous = neighbours.depth, neighbours.previous
     by_depth, counts = depth.argsort(stable=True), torch.bincount(depth)
-    levels = by_depth.split(counts.tolist())
-    index = by_depth.argsort()
+    index, sizes = by_depth.argsort(), counts.tolist()
     place = index - (counts.cumsum(0) - counts)[depth]  # in its level
     link = torch.full_like(previous, -1)
     link[neighbours.linked] = torch.arange(len(neighbours.linked), device=link.device)
-    message, found = links.new_zeros(len(levels[-1]), links.shape[-1]), []
-    for at in range(len(levels) - 1, 0, -1):
+    deeper = by_depth[sizes[0] :]
+    links, places = links[link[deeper]], place[previous[deeper]].split(sizes[1:])
+    largest = links.detach().amax(-1)
+    weights, shifts = (links - largest[..., None]).exp().split(sizes[1:]), largest.split(sizes[1:])
+    message, found = links.new_zeros(sizes[-1], links.shape[-1]), []
+    for level in range(len(sizes) - 2, -1, -1):
         found.append(message)
-        level = levels[at]
-        passed = (links[link[level]] + message[:, None]).logsumexp(-1)
-        message = links.new_zeros(len(levels[at - 1]), links.shape[-1]).index_copy(0, place[previous[level]], passed)
+        shift = message.detach().amax(1, keepdim=True)
+        summed = (weights[level] @ (message - shift).exp()[..., None])[..., 0].log()
+        message = summed + (shifts[level] + shift)
+        if sizes[level] != sizes[level + 1]:
+            ended = links.new_zeros(sizes[level], links.shape[-1])
+            message = ended.index_copy(0, places[level], message)
     return torch.cat([message, *reversed(found)])[index]
 
 

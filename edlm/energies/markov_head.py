@@ -1,6 +1,5 @@
 """A head that is normalised token by token, each given its left neighbour."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,8 +32,7 @@ class MarkovHead(NeighbourHead):
         return log_q + field.shortlist.log_share(tokens, states)
 
     def _draw(self, field: Field, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        has_rest = torch.isfinite(field.shortlist.log_mass[:, -1])
-        others = field.shortlist.draw_rest(uniforms[:, 1:], has_rest)  # drawn first: the next token depends on them
+        others = field.shortlist.draw_rest(uniforms[:, 1:])  # first, since the next token may depend on them
         first = field.unary[field.neighbours.first]
         states, laws = draw_states(first, self._links(field, others), field.neighbours, uniforms[:, :1])
         return states, others, laws

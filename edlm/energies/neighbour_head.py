@@ -159,8 +159,9 @@ class NeighbourHead(PretrainedEnergy, ExactEnergy):
     def _field(self, step: Step, slots: Slots, x_partial: Tensor, proposal: Proposal) -> Field:
         neighbours = Neighbours.of(step, slots, x_partial)
         slots = neighbours.slots
-        log_probs = proposal(step.denoiser.slot_log_probs(step.encoding, slots))
-        shortlist = Shortlist.of(log_probs, self.shape.num_likeliest)
+        logits = step.denoiser.possible(step.denoiser.slot_logits(step.encoding, slots))
+        logits = logits if proposal.is_default else proposal(logits.log_softmax(-1))
+        shortlist = Shortlist.of(logits, self.shape.num_likeliest)
         sharpness, unary = 1 / proposal.temperature, precise(shortlist.log_mass)
         states = self._states(step, slots) if self.shape.reads_states else None
         if states is not None:
