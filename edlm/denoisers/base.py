@@ -18,10 +18,6 @@ from edlm.diffusion.slots import Slots, places_of
 from edlm.modules import ShortRepr
 
 
-def _all_rows_equal(*tables: Tensor | None) -> bool:
-    return all(bool((table == table[:1]).all()) for table in tables if table is not None)
-
-
 def check_mass(largest: Tensor) -> None:
     """Refuse rows whose largest logit is not finite: they have no mass, or hold NaN or +inf.
 
@@ -160,7 +156,9 @@ class Denoiser(ShortRepr, nn.Module, ABC):
         if cache is not None:
             of_rows = cache.select(rows)
             return Encoding(*self.encode_remaining(x_t, t, attention_mask, keep_hidden, of_rows), place)
-        if _all_rows_equal(x_t, t, attention_mask):  # such as before the first step
+        if all(
+            bool((x == x[:1]).all()) for x in (x_t, t, attention_mask) if x is not None
+        ):  # such as before the first step
             place = place.clamp(max=0)
             x_t, t = x_t[:1], t[:1]
             attention_mask = attention_mask[:1] if attention_mask is not None else None
