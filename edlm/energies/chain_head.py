@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from edlm.energies.chains import draw_states, messages
+from edlm.energies.chains import draw_states, messages, weights_of
 from edlm.energies.neighbour_head import Field, NeighbourHead
 from edlm.numerics import precise
 
@@ -26,9 +26,9 @@ class ChainHead(NeighbourHead):
 
     def log_partition(self, field: Field) -> Tensor:
         """``log Z`` of each chain, float64, ``[num_chains]``."""
-        following = messages(self._links(field), field.neighbours)
+        following, scales = messages(*weights_of(self._links(field)), field.neighbours)
         first = field.neighbours.first
-        return (field.unary[first] + following[first]).logsumexp(-1)
+        return (field.unary[first] + following[first].log()).logsumexp(-1) + scales[first]
 
     def _log_q(self, field: Field, tokens: Tensor) -> Tensor:
         states = field.shortlist.states_of(tokens)
@@ -45,9 +45,9 @@ class ChainHead(NeighbourHead):
         )
 
     def _draw(self, field: Field, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        links = self._links(field)
-        following = messages(links, field.neighbours)
-        first, linked = field.neighbours.first, field.neighbours.linked
-        links = links + following[linked, None]
-        states, laws = draw_states(field.unary[first] + following[first], links, field.neighbours, uniforms[:, :1])
+        links, largest = weights_of(self._links(field))
+        following, _ = messages(links, largest, field.neighbours)
+        links = links * following[field.neighbours.linked, None]
+        first = field.unary[field.neighbours.first].softmax(1) * following[field.neighbours.first]
+        states, laws = draw_states(first, links, field.neighbours, uniforms[:, :1])
         return states, field.shortlist.draw_rest(uniforms[:, 1:]), laws

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from edlm.energies.chains import draw_states
+from edlm.energies.chains import draw_states, weights_of
 from edlm.energies.neighbour_head import Field, NeighbourHead
 from edlm.numerics import precise
 
@@ -33,6 +33,6 @@ class MarkovHead(NeighbourHead):
 
     def _draw(self, field: Field, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         others = field.shortlist.draw_rest(uniforms[:, 1:])  # first, since the next token may depend on them
-        first = field.unary[field.neighbours.first]
-        states, laws = draw_states(first, self._links(field, others), field.neighbours, uniforms[:, :1])
+        first, (links, _) = field.unary[field.neighbours.first], weights_of(self._links(field, others))
+        states, laws = draw_states(first.softmax(1), links, field.neighbours, uniforms[:, :1])
         return states, others, laws

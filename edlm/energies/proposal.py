@@ -102,6 +102,24 @@ def draw_categorical(log_probs: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(cdf, target, right=True).to(device)
 
 
+def inverse_cdf(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Draws by weights ``[..., size]`` in the widest float, and what is left of each uniform for a further draw.
+
+    Args:
+        weights: Not negative, not normalised; without mass the draw is the last index.
+        uniforms: In [0, 1), ``[..., 1]``.
+
+    Returns:
+        Indices and uniforms, both ``[..., 1]``.
+    """
+    cdf = weights.cumsum(-1)
+    total = cdf[..., -1:]
+    target = torch.minimum(uniforms * total, total.nextafter(torch.zeros_like(total)))
+    at = torch.searchsorted(cdf, target.contiguous(), right=True).clamp(max=weights.shape[-1] - 1)
+    chosen = weights.gather(-1, at)
+    return at, ((target - cdf.gather(-1, at) + chosen) / chosen).nan_to_num().clamp(0, 1)
+
+
 def make_decision(
     step: Step, slots: Slots, x_partial: Tensor, log_probs: Tensor, tokens: Tensor, log_q: Tensor | None = None
 ) -> Decision:

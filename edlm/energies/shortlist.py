@@ -9,6 +9,7 @@ from torch import Tensor
 
 from edlm.denoisers.base import check_mass
 from edlm.energies.exact import Likeliest
+from edlm.energies.proposal import inverse_cdf
 from edlm.numerics import precise
 
 _CLASS_SIZE = 16  # tokens of a residue class of the vocabulary
@@ -74,19 +75,18 @@ class Shortlist:
         whole = vocab_size // classes * classes
         sums = self.rest[:, :whole].unflatten(1, (-1, classes)).sum(1)
         sums[:, : vocab_size - whole] += self.rest[:, whole:]
-        at, left = _inverse_cdf(precise(sums), precise(uniforms).to(sums.device))
+        at, left = inverse_cdf(precise(sums), precise(uniforms).to(sums.device))
         columns = at + classes * torch.arange(-(-vocab_size // classes), device=at.device)
         inside = self.rest.gather(1, columns.clamp(max=vocab_size - 1)) * (columns < vocab_size)
-        at, _ = _inverse_cdf(precise(inside), left)
+        at, _ = inverse_cdf(precise(inside), left)
         return columns.gather(1, at).clamp(max=vocab_size - 1)[:, 0]
 
-    def likeliest(self, log_weights: Tensor, number: int) -> Likeliest:
-        """At most ``number`` listed tokens and their probabilities, of log-weights of the states."""
+    def likeliest(self, weights: Tensor, number: int) -> Likeliest:
+        """At most ``number`` listed tokens and their probabilities, of weights ``[num_slots, m + 1]`` of the states."""
         if not number:
             return None
-        listed = log_weights.log_softmax(-1)[:, : self.size]
-        log_probs, states = listed.topk(min(number, self.size))
-        return self.tokens.gather(1, states), log_probs.exp()
+        shares, states = (weights / weights.sum(1, keepdim=True))[:, : self.size].topk(min(number, self.size))
+        return self.tokens.gather(1, states), shares
 
 
 def top_tokens(logits: Tensor, number: int) -> tuple[Tensor, Tensor]:
@@ -105,13 +105,3 @@ def top_tokens(logits: Tensor, number: int) -> tuple[Tensor, Tensor]:
     members = torch.cat([members, tail], 1)
     values, index = logits.gather(1, members).topk(number)
     return values, members.gather(1, index)
-
-
-def _inverse_cdf(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Index of each draw from ``weights[n, size]``, and what is left of its uniform there; both ``[n, 1]``."""
-    cdf = weights.cumsum(1)
-    total = cdf[:, -1:]
-    target = torch.minimum(uniforms * total, total.nextafter(torch.zeros_like(total)))
-    at = torch.searchsorted(cdf, target, right=True).clamp(max=weights.shape[1] - 1)
-    chosen = weights.gather(1, at)
-    return at, ((target - cdf.gather(1, at) + chosen) / chosen).nan_to_num().clamp(0, 1)
