@@ -10,8 +10,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.function import FunctionDenoiser
 from edlm.diffusion.slots import Slots
-from edlm.energies.base import Decision, Step
-from edlm.sampler.proposal import make_decision
+from edlm.energies.decision import Decision, Step
+from edlm.energies.proposal import make_decision
 
 VOCAB_SIZE = LENGTH = MASK = 3
 BOS = 0  # a symbol like any other, so that the causal LM has exactly these three

@@ -104,7 +104,7 @@ FAULTS = [
     ),
     Fault(
         "11 draws are summed in float64",
-        "sampler/proposal.py",
+        "energies/proposal.py",
         "cumsum(-1, dtype=torch.float64)",
         "cumsum(-1, dtype=torch.float32).double()",
         "tests/sampler",

@@ -86,7 +86,7 @@ def test_imports_inside_evaluation_point_one_way_and_harness_is_apart():
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("from edlm.sampler.proposal import Proposal", {"edlm.sampler.proposal"}),
+        ("from edlm.energies.proposal import Proposal", {"edlm.energies.proposal"}),
         ("import edlm.energies.base as b, torch", {"edlm.energies.base"}),
         ("from edlm import cli, __version__", {"edlm.cli"}),
         ("from .slots import Slots", {"edlm.diffusion.slots"}),

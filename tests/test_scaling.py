@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from edlm.energies import ResidualHead
 from edlm.energies.head_settings import HeadOptions, HeadSettings
-from edlm.sampler.proposal import draw_categorical
+from edlm.energies.proposal import draw_categorical
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "docs" / "scaling.py"

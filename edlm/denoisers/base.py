@@ -227,9 +227,13 @@ class Denoiser(ShortRepr, nn.Module, ABC):
             check_mass(logits.amax(-1))
         return logits.log_softmax(-1)
 
+    def slot_logits(self, encoding: Encoding, slots: Slots) -> Tensor:
+        """``log p_theta(. | x_t)`` at the slots, but for a constant of each slot, as `decode` gives it."""
+        return self.decode(encoding.at(slots))
+
     def slot_log_probs(self, encoding: Encoding, slots: Slots) -> Tensor:
         """``log p_theta(. | x_t)`` at the slots, nats, shape ``[num_slots, vocab_size]``."""
-        return self.normalize(self.decode(encoding.at(slots)))
+        return self.normalize(self.slot_logits(encoding, slots))
 
     def log_probs(self, x_t: Tensor, t: Tensor | None = None, attention_mask: Tensor | None = None) -> Tensor:
         """``log p_theta(x_0^i | x_t)`` at every position, in nats.

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from edlm.denoisers.base import Denoiser, DenoiserIdentity
-from edlm.diffusion.slots import Slots
 from edlm.energies.contract import Trial, check_energy
-from edlm.energies.decision import Decision, Step
+from edlm.energies.decision import Decision
 from edlm.modules import ShortRepr
-from edlm.numerics import precise
 from edlm.rules import check, check_least
 from edlm.verdicts import CheckReport
 
@@ -122,64 +120,6 @@ class Energy(ShortRepr, nn.Module, ABC):
         if divisor == 0:
             raise ValueError(f"divisor must not be 0, got {divisor}")
         return self * (1 / divisor)
-
-
-class TokenwiseEnergy(Energy):
-    """An energy that is normalised token by token: ``E = log p_theta(x_R | x_t) - log q(x_R | x_t)``, ``Z = 1``.
-
-    ``q`` is a product of conditionals that can be drawn from, so no candidates are needed: tokens are decided one after
-    the other in decision order, or in rounds of far-apart tokens that do not see each other.
-    """
-
-    is_normalized: bool = True
-
-    @property
-    def recommended(self) -> dict[str, Any]:
-        return {"num_candidates": None}
-
-    @abstractmethod
-    def start(self, step: Step, round_size: int = 1) -> Any:
-        """State of a step in which nothing is decided yet.
-
-        Args:
-            step: The step; its slots will be decided in `Slots.rounds` of ``round_size``.
-            round_size: Tokens of a row that are drawn at once: independently, given the rounds before.
-        """
-
-    @abstractmethod
-    def next_logits(self, state: Any, x_partial: Tensor, slots: Slots) -> Tensor:
-        """``log q(. | x_t, tokens of the rounds so far)``, nats, up to a constant of each slot.
-
-        Args:
-            state: From `start`; the calls of a step go through its slots round by round.
-            x_partial: ``x_t`` with all earlier rounds written, shape ``[batch, length]``.
-            slots: The next round.
-
-        Returns:
-            Logits as `Denoiser.decode` gives them (impossible columns included), shape ``[num_slots, vocab_size]``.
-        """
-
-    def log_prob(self, step: Step, tokens: Tensor, round_size: int = 1) -> Tensor:
-        """``log q`` of tokens at all slots of the step, decided round by round, nats.
-
-        Args:
-            step: The step.
-            tokens: At its slots, shape ``[num_slots]``.
-            round_size: As for `start`.
-
-        Returns:
-            Sums over the slots of each row, shape ``[batch]``, float64.
-        """
-        state, x_partial = self.start(step, round_size), step.x_t
-        everything = step.slots.write(step.x_t, tokens)
-        total = precise(torch.zeros(len(step.x_t), device=tokens.device))
-        for index in step.slots.rounds(round_size):
-            slots = step.slots.part(index)
-            log_q = step.denoiser.normalize(self.next_logits(state, x_partial, slots))
-            drawn = slots.gather(everything)
-            total = total + slots.sum_rows(precise(log_q.gather(1, drawn[:, None])[:, 0]))
-            x_partial = slots.write(x_partial, drawn)
-        return total
 
 
 class WeightedSum(Energy):

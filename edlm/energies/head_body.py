@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from edlm.denoisers.base import Denoiser
 from edlm.diffusion.slots import DenseSlots
-from edlm.energies.base import Decision, Step
+from edlm.energies.decision import Decision, Step
 from edlm.energies.head_settings import HeadOptions, HeadSettings, copy_blocks
 from edlm.energies.pretrained import PretrainedEnergy
 from edlm.energies.two_stream import Block, Memory, Own, Rotary

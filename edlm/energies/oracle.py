@@ -7,7 +7,8 @@ from torch import Tensor
 
 from edlm.corpus.languages import HiddenMarkov, MarkovChain
 from edlm.diffusion.slots import Slots
-from edlm.energies.base import Decision, Step, TokenwiseEnergy
+from edlm.energies.decision import Decision, Step
+from edlm.energies.exact import TokenwiseEnergy
 
 
 class OracleEnergy(TokenwiseEnergy):

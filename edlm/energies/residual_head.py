@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from edlm.diffusion.slots import DenseSlots, Slots, num_rounds
-from edlm.energies.base import Decision, Step, TokenwiseEnergy
+from edlm.energies.decision import Decision, Step
+from edlm.energies.exact import TokenwiseEnergy
 from edlm.energies.head_body import Head, causal_masks, seen_positions, take
 from edlm.energies.head_settings import HeadSettings
+from edlm.energies.proposal import PLAIN, Proposal
 from edlm.energies.two_stream import Memory
 from edlm.numerics import precise
 
@@ -50,7 +52,9 @@ class ResidualHead(Head, TokenwiseEnergy):
         log_q = self._log_q(decision.step, dense, states, memory, tokens, decision.round_size)
         return decision.log_p[dense.active] - log_q.to(decision.log_p)
 
-    def log_prob(self, step: Step, tokens: Tensor, round_size: int = 1) -> Tensor:
+    def log_prob(self, step: Step, tokens: Tensor, round_size: int = 1, proposal: Proposal = PLAIN) -> Tensor:
+        if not proposal.is_default:
+            return super().log_prob(step, tokens, round_size, proposal)
         log_q = precise(torch.zeros(len(step.x_t), device=tokens.device))
         if not len(step.slots):
             return log_q

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Energy
+from edlm.energies.proposal import Proposal
 from edlm.integrations.passes import run_pass
 from edlm.rules import check, check_names, shown
 from edlm.sampler.hooks import as_logits
 from edlm.sampler.one_step import rerank_step
-from edlm.sampler.proposal import Proposal
 
 
 class RerankScheduler:

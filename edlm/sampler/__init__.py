@@ -1,10 +1,10 @@
 """The sampler: candidates from the denoiser, weights from the energy, one chosen and revealed."""
 
+from edlm.energies.proposal import Proposal
 from edlm.sampler.hooks import DreamLogitsHook, RerankLogits
 from edlm.sampler.one_step import StepOptions, rerank_step
 from edlm.sampler.options import SamplerOptions
 from edlm.sampler.output import SampleOutput, StepInfo
-from edlm.sampler.proposal import Proposal
 from edlm.sampler.reranking import RerankOptions, RerankOutput, rerank
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.text.choosing import ChooseOptions, ChooseOutput

@@ -1,10 +1,9 @@
-"""Decisions of a step, and the bound of their log-probability: by candidates, or token by token.
+"""Decisions of a step, and the bound of their log-probability: by candidates, or exact.
 
-By candidates: energies, weights, choice; in the bound with the data among the candidates. Token by token, from a
-normalised energy: all tokens of a step, one round after the other; the log-probability is exact.
+By candidates: energies, weights, choice; in the bound with the data among the candidates. Exact, from a normalised
+energy that can be drawn from: all tokens of a step; their log-probability is known.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -12,11 +11,12 @@ from torch import Tensor
 
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowGenerators
-from edlm.energies.base import Decision, Step
+from edlm.energies.decision import Decision, Step
+from edlm.energies.exact import Likeliest, likeliest_of
+from edlm.energies.proposal import draw_categorical, make_decision
 from edlm.numerics import precise
 from edlm.sampler.kernel import Kernel
 from edlm.sampler.output import Choice, DecisionInfo
-from edlm.sampler.proposal import draw_categorical, make_decision
 from edlm.sampler.reweighting import effective_sample_size, log_share_of_data, log_weights
 
 MAX_REDRAWS = 100
@@ -35,8 +35,8 @@ def decide(kernel: Kernel, step: Step, streams: RowGenerators, num_likeliest: in
     Raises:
         ImpossibleCandidates: under ``on_impossible="raise"``, or when redraws run out.
     """
-    if _is_tokenwise(kernel, step):
-        return _decide_tokenwise(kernel, step, streams, num_likeliest)
+    if _decides_exactly(kernel, step):
+        return _decide_exactly(kernel, step, streams, num_likeliest)
     x_partial, infos = step.x_t, []
     active = torch.ones_like(step.uses)  # rows that were not stopped by the policy "keep"
     for group in step.slots.groups(kernel.group_size):
@@ -56,8 +56,8 @@ def log_prob(kernel: Kernel, step: Step, streams: RowGenerators, x_0: Tensor, in
     References:
         Equation (*) of the project's method page; ``inner_draws``: see `EnergySampler.likelihood_bound`.
     """
-    if _is_tokenwise(kernel, step):
-        return _tokenwise_log_prob(kernel, step, x_0)
+    if _decides_exactly(kernel, step):
+        return _exact_log_prob(kernel, step, x_0)
     uses, x_partial, total = step.uses, step.x_t, precise(step.x_t.new_zeros(len(step.uses)))
     k = kernel.num_candidates if uses.any() else 1
     num_data = inner_draws if kernel.scope == "sequence" else 1  # at step scope there is one way to fill it
@@ -101,7 +101,7 @@ def _choose_candidate(
         tokens = draw_categorical(log_q, streams.uniform(group.counts.cpu()))
         info = DecisionInfo.without_energy(step.uses, kernel.candidates_weighed)
         return tokens[:, 0], Choice(
-            **vars(info), slots=group, tokens=tokens, likeliest=_likeliest(log_q, num_likeliest)
+            **vars(info), slots=group, tokens=tokens, likeliest=likeliest_of(log_q, num_likeliest)
         )
     k = kernel.num_candidates
     tokens = draw_categorical(log_q, streams.uniform(group.counts.cpu(), k, step.uses))
@@ -135,71 +135,55 @@ def _choose_candidate(
     return tokens.gather(1, chosen[group.rows, None])[:, 0], choice
 
 
-def _likeliest(log_q: Tensor, number: int) -> tuple[Tensor, Tensor] | None:
-    """Tokens and probabilities, both ``[num_slots, number]``, of logits ``[num_slots, vocab_size]``."""
-    if not number:
-        return None
-    log_probs, tokens = log_q.log_softmax(-1).topk(min(number, log_q.shape[-1]))
-    return tokens, log_probs.exp()
-
-
-def _is_tokenwise(kernel: Kernel, step: Step) -> bool:
+def _decides_exactly(kernel: Kernel, step: Step) -> bool:
     return kernel.tokenwise and bool(step.uses.any())
 
 
-def _decide_tokenwise(
+def _decide_exactly(
     kernel: Kernel, step: Step, streams: RowGenerators, num_likeliest: int
 ) -> tuple[Tensor, list[Choice]]:
-    """All rounds are one decision; rows that do not use the energy draw from the marginals."""
-    rounds = step.slots.rounds(kernel.round_size)
-    uniforms = streams.uniform(step.slots.counts.cpu())[torch.cat(rounds).cpu()]
-    parts, tops = iter(uniforms.split([len(index) for index in rounds])), []
-
-    def draw(group: Slots, log_q: Tensor) -> Tensor:
-        tops.append(_likeliest(log_q, num_likeliest))
-        return draw_categorical(log_q, next(parts))[:, 0]
-
-    x_s = _round_by_round(kernel, step, draw)
-    info = replace(DecisionInfo.without_energy(step.uses, num_candidates=1), judged=step.slots.counts * step.uses)
-    back = torch.cat(rounds).argsort()
-    likeliest = tuple(torch.cat(parts)[back] for parts in zip(*tops, strict=True)) if num_likeliest else None
-    return x_s, [Choice(**vars(info), slots=step.slots, tokens=step.slots.gather(x_s)[:, None], likeliest=likeliest)]
-
-
-def _tokenwise_log_prob(kernel: Kernel, step: Step, x_0: Tensor) -> Tensor:
-    """``log P(x_0 at the step's slots | x_t)`` of what `_decide_tokenwise` draws, exact, nats, ``[batch]``."""
-    data = step.slots.gather(x_0)
-    if not kernel.proposal.is_default:
-        return _tempered_log_prob(kernel, step, x_0)
-    log_q = kernel.energy.log_prob(step, data, kernel.round_size)
-    if bool(step.uses[step.slots.rows].all()):
-        return log_q
-    log_p = precise(step.denoiser.slot_log_probs(step.encoding, step.slots).gather(1, data[:, None])[:, 0])
-    return torch.where(step.uses, log_q, step.slots.sum_rows(log_p))
+    """The whole step is one decision; rows that do not use the energy draw from the marginals."""
+    slots, tokens = step.slots, torch.empty_like(step.slots.positions)
+    uniforms = streams.uniform(slots.counts.cpu(), 2)
+    of_energy, others = _by_use(step)
+    at = of_energy.cpu()
+    drawing = (kernel.round_size, kernel.proposal, num_likeliest)
+    tokens[of_energy], likeliest = kernel.energy.sample(_part_of(step, of_energy), uniforms[at], *drawing)
+    if len(others):
+        log_q = kernel.proposal(step.denoiser.slot_log_probs(step.encoding, slots.part(others)))
+        tokens[others] = draw_categorical(log_q, uniforms[others.cpu(), :1])[:, 0]
+        likeliest = _merged(likeliest, likeliest_of(log_q, num_likeliest), torch.cat([of_energy, others]).argsort())
+    info = replace(DecisionInfo.without_energy(step.uses, num_candidates=1), judged=slots.counts * step.uses)
+    choice = Choice(**vars(info), slots=slots, tokens=tokens[:, None], likeliest=likeliest)
+    return slots.write(step.x_t, tokens), [choice]
 
 
-def _tempered_log_prob(kernel: Kernel, step: Step, x_0: Tensor) -> Tensor:
-    """The same for a proposal that has to be normalised slot by slot."""
-    totals = [precise(step.x_t.new_zeros(len(step.uses)))]
+def _exact_log_prob(kernel: Kernel, step: Step, x_0: Tensor) -> Tensor:
+    """``log P(x_0 at the step's slots | x_t)`` of what `_decide_exactly` draws, exact, nats, ``[batch]``."""
+    of_energy, others = _by_use(step)
+    part = _part_of(step, of_energy)
+    total = kernel.energy.log_prob(part, part.slots.gather(x_0), kernel.round_size, kernel.proposal)
+    if not len(others):
+        return total
+    slots = step.slots.part(others)
+    log_q = kernel.proposal(step.denoiser.slot_log_probs(step.encoding, slots))
+    return total + slots.sum_rows(precise(log_q.gather(1, slots.gather(x_0)[:, None])[:, 0]))
 
-    def read(group: Slots, log_q: Tensor) -> Tensor:
-        data = group.gather(x_0)
-        totals.append(group.sum_rows(precise(log_q.gather(1, data[:, None])[:, 0])))
-        return data
 
-    _round_by_round(kernel, step, read)
-    return sum(totals)
+def _by_use(step: Step) -> tuple[Tensor, Tensor]:
+    """Indices of the slots of rows that use the energy, and of the others."""
+    uses = step.uses[step.slots.rows]
+    return uses.nonzero()[:, 0], (~uses).nonzero()[:, 0]
 
 
-def _round_by_round(kernel: Kernel, step: Step, tokens_of: Callable[[Slots, Tensor], Tensor]) -> Tensor:
-    """Write ``tokens_of(slots, log_q)`` at each round; ``log_q`` needs no normalising constant."""
-    state, x_partial = kernel.energy.start(step, kernel.round_size), step.x_t
-    all_use = bool(step.uses[step.slots.rows].all())
-    for index in step.slots.rounds(kernel.round_size):
-        group = step.slots.part(index)
-        logits = kernel.energy.next_logits(state, x_partial, group)
-        if not all_use:
-            base = step.denoiser.decode(step.encoding.at(group))
-            logits = torch.where(step.uses[group.rows, None], logits, base)
-        x_partial = group.write(x_partial, tokens_of(group, kernel.proposal(step.denoiser.possible(logits))))
-    return x_partial
+def _part_of(step: Step, index: Tensor) -> Step:
+    """The step of whole rows of its slots."""
+    return step if len(index) == len(step.slots) else replace(step, slots=step.slots.part(index))
+
+
+def _merged(one: Likeliest, other: Likeliest, back: Tensor) -> Likeliest:
+    """The likeliest tokens of all slots, as many as both parts have."""
+    if one is None or other is None:
+        return None
+    number = min(one[0].shape[1], other[0].shape[1])
+    return tuple(torch.cat([a[:, :number], b[:, :number]])[back] for a, b in zip(one, other, strict=True))

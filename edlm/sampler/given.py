@@ -51,9 +51,9 @@ class GivenPass(Denoiser):
         entering = None if self._hidden is None else self._hidden[: self._own[0].num_blocks]
         return Encoding(self._features, entering, torch.arange(len(self._logits), device=self._logits.device))
 
-    def slot_log_probs(self, encoding: Encoding | None, slots: Slots) -> Tensor:
+    def slot_logits(self, encoding: Encoding | None, slots: Slots) -> Tensor:
         positions = slots.positions if self._index is None else slots.gather(self._index)
-        return self.normalize(self._logits[slots.rows, positions - self._offset])
+        return self._logits[slots.rows, positions - self._offset]
 
     def decode(self, features: Tensor) -> Tensor:
         return self._own[0].decode(features)

@@ -11,11 +11,11 @@ from edlm.denoisers.base import Denoiser
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import row_seeds
 from edlm.energies.base import Energy
+from edlm.energies.proposal import Proposal
 from edlm.numerics import precise, widest_float
 from edlm.rules import check
 from edlm.sampler.given import GivenPass
 from edlm.sampler.one_step import StepOptions, rerank_step
-from edlm.sampler.proposal import Proposal
 
 _SMALL, _LEAST, _LARGEST = 1e-3, 1e-6, 60.0  # logits; float16 distinguishes them
 

@@ -16,10 +16,11 @@ from edlm.diffusion.orders import RANDOM_ORDERS, RankedOrder
 from edlm.diffusion.plan import RevealPlan, name_of_order, named_order, plan_in_blocks, plan_reveal
 from edlm.diffusion.schedule import Schedule, get_schedule
 from edlm.diffusion.streams import RowStreams
-from edlm.energies.base import Energy, TokenwiseEnergy
+from edlm.energies.base import Energy
+from edlm.energies.exact import ExactEnergy
+from edlm.energies.proposal import Proposal
 from edlm.rules import check_options, shown
 from edlm.sampler.options import SamplerOptions, ScheduleName
-from edlm.sampler.proposal import Proposal
 
 _warned_orders: WeakKeyDictionary[Energy, set[str]] = WeakKeyDictionary()
 
@@ -170,13 +171,18 @@ class Kernel(SamplerOptions):
         return size if self.block_length is None else self.block_length
 
     def _check_tokenwise(self) -> None:
-        if self.energy is not None and not isinstance(self.energy, TokenwiseEnergy):
+        if self.energy is not None and not isinstance(self.energy, ExactEnergy):
             raise ValueError(
-                "num_candidates=None (decisions token by token) needs an energy that is normalised token by token, "
+                "num_candidates=None (exact decisions) needs an energy that can be drawn from (ExactEnergy), "
                 f"got {type(self.energy).__name__}"
             )
         if self.scope != "step":
-            raise ValueError(f"num_candidates=None (decisions token by token) needs scope='step', got {self.scope!r}")
+            raise ValueError(f"num_candidates=None (exact decisions) needs scope='step', got {self.scope!r}")
+        if self.energy is not None and self.group_size is not None and not self.energy.draws_in_rounds:
+            raise ValueError(
+                f"group_size needs candidates with a {type(self.energy).__name__}, which draws all tokens of a step at "
+                f"once; got {self.group_size}"
+            )
         if self.weight_temperature != 1:
             raise ValueError(
                 f"weight_temperature must be 1 where num_candidates=None: no weights, got {self.weight_temperature}"

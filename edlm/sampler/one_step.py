@@ -10,7 +10,8 @@ from torch import Tensor
 from edlm.denoisers.base import Denoiser
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowStreams, row_seeds
-from edlm.energies.base import Energy, Step
+from edlm.energies.base import Energy
+from edlm.energies.decision import Step
 from edlm.numerics import widest_float
 from edlm.rules import check, check_least, check_options, shown
 from edlm.sampler.decisions import decide

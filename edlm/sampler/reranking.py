@@ -13,9 +13,9 @@ from edlm.denoisers.loading import usable_device
 from edlm.diffusion.streams import RowStreams, row_seeds
 from edlm.energies.base import Energy
 from edlm.energies.finished import ROWS_AT_A_TIME, load_finished_energy
+from edlm.energies.proposal import draw_categorical
 from edlm.processes import Share, alone
 from edlm.rules import check, check_options, check_unicode
-from edlm.sampler.proposal import draw_categorical
 from edlm.sampler.reweighting import effective_sample_size, log_weights
 
 

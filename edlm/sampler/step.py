@@ -12,7 +12,7 @@ from edlm.diffusion.adaptive import MarginalRule
 from edlm.diffusion.plan import RevealPlan
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowGenerators, RowStreams
-from edlm.energies.base import Step
+from edlm.energies.decision import Step
 from edlm.numerics import widest_float
 from edlm.sampler import inputs
 from edlm.sampler.decisions import decide

@@ -13,8 +13,12 @@ from edlm.denoisers.base import Denoiser
 from edlm.denoisers.identity import weights_fingerprint
 from edlm.denoisers.loading import load_denoiser
 from edlm.energies.card import TrainedFor
+from edlm.energies.chain_head import ChainHead
+from edlm.energies.exact import ExactEnergy
 from edlm.energies.head_settings import HeadOptions
 from edlm.energies.loading import load_energy
+from edlm.energies.markov_head import MarkovHead
+from edlm.energies.neighbour_head import NeighbourHead, NeighbourOptions
 from edlm.energies.pretrained import PretrainedEnergy
 from edlm.energies.residual_head import ResidualHead
 from edlm.energies.scalar_head import ScalarHead
@@ -24,7 +28,14 @@ from edlm.training.options import describe, split_options
 from edlm.training.text import corpus_of
 from edlm.training.trainer import TrainerConfig, train
 
-KINDS: dict[str, type[PretrainedEnergy]] = {"nce": SequenceEnergy, "head": ResidualHead, "scalar": ScalarHead}
+Kind = Literal["nce", "head", "scalar", "markov", "chain"]
+KINDS: dict[str, type[PretrainedEnergy]] = {
+    "nce": SequenceEnergy,
+    "head": ResidualHead,
+    "scalar": ScalarHead,
+    "markov": MarkovHead,
+    "chain": ChainHead,
+}
 
 
 @dataclass(frozen=True)
@@ -36,9 +47,11 @@ class TrainEnergyConfig:
         denoiser: The frozen denoiser: a folder, a hub id or a shipped name.
         trainer: The run.
         kind: "head" (a small network that corrects a step token by token; its weights need no normalisation), "scalar"
-            (the same with one energy for a group of tokens), or "nce" (the paper's energy of whole sequences, a network
-            of a denoiser's size, by noise-contrastive estimation).
+            (the same with one energy for a group of tokens), "markov" or "chain" (tokens see their left neighbour, for
+            almost nothing beside a pass: normalised token by token, or over all tokens of a step), or "nce" (the
+            paper's energy of whole sequences, a network of a denoiser's size, by noise-contrastive estimation).
         head: Shape of a "head" or "scalar".
+        neighbours: Shape of a "markov" or "chain".
         objective: Loss and kinds of decisions; by default those of the kind.
         start_from: Folder of an energy of this kind and shape to train further.
         denoiser_tokenizer: Folder or hub id of a tokenizer, for a denoiser whose checkpoint has none.
@@ -48,8 +61,9 @@ class TrainEnergyConfig:
     corpus: str
     denoiser: str
     trainer: TrainerConfig
-    kind: Literal["nce", "head", "scalar"] = "head"
+    kind: Kind = "head"
     head: HeadOptions = field(default_factory=HeadOptions)
+    neighbours: NeighbourOptions = field(default_factory=NeighbourOptions)
     objective: EnergyObjectiveConfig = field(default_factory=EnergyObjectiveConfig)
     start_from: str | None = None
     denoiser_tokenizer: str | None = None
@@ -59,7 +73,7 @@ class TrainEnergyConfig:
 def train_energy(
     denoiser: str | Denoiser,
     corpus: str | PreparedCorpus,
-    kind: Literal["nce", "head", "scalar"] = "head",
+    kind: Kind = "head",
     trainer: TrainerConfig | None = None,
     **options: Any,
 ) -> PretrainedEnergy:
@@ -93,14 +107,14 @@ def run_config(config: TrainEnergyConfig) -> PretrainedEnergy:
         denoiser = load_denoiser(denoiser, tokenizer=config.denoiser_tokenizer, dtype=dtype)
     corpus = corpus_of(config.corpus, denoiser)
     torch.manual_seed(config.trainer.seed)
-    shape = {} if config.kind == "nce" else asdict(config.head)
-    energy = KINDS[config.kind].from_denoiser(denoiser, **shape)
+    shape = asdict(config.neighbours if issubclass(KINDS[config.kind], NeighbourHead) else config.head)
+    energy = KINDS[config.kind].from_denoiser(denoiser, **({} if config.kind == "nce" else shape))
     num_candidates = None if mixture.loss == "likelihood" else mixture.num_candidates
     energy.trained_for = TrainedFor(mixture.orders, mixture.num_steps, mixture.group_sizes, num_candidates)
     identity = {
         "denoiser": asdict(denoiser.identity),
         "kind": config.kind,
-        "head": asdict(config.head),
+        "head": shape,
         "objective": asdict(mixture),
         "about": describe(config),
     }
@@ -146,8 +160,14 @@ def _start_from(energy: PretrainedEnergy, denoiser: Denoiser, path: str) -> None
 
 
 def _check(kind: str, objective: EnergyObjectiveConfig) -> None:
-    if (objective.loss == "likelihood") != (kind == "head"):
-        losses = "'likelihood'" if kind == "head" else "'ranking' or 'binary'"
+    exact = issubclass(KINDS[kind], ExactEnergy)
+    if (objective.loss == "likelihood") != exact:
+        losses = "'likelihood'" if exact else "'ranking' or 'binary'"
         raise ValueError(f"objective.loss must be {losses} for kind {kind!r}, got {objective.loss!r}")
     if (objective.scope == "sequence") != (kind == "nce"):
         raise ValueError(f"kind {kind!r} needs another objective.scope than {objective.scope!r}")
+    if exact and not KINDS[kind].draws_in_rounds and set(objective.group_sizes) != {None}:
+        sizes = list(objective.group_sizes)
+        raise ValueError(
+            f"objective.group_sizes must be [null] for kind {kind!r}, which draws a step at once, got {sizes}"
+        )

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from edlm.denoisers.base import Denoiser
+from edlm.denoisers.encoding import Encoding
 from edlm.diffusion.adaptive import MarginalRule
 from edlm.diffusion.plan import named_order, plan_in_blocks, plan_reveal
 from edlm.diffusion.schedule import LogLinear, Schedule, antithetic_times, mask_tokens
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import BatchStreams
-from edlm.energies.base import Decision, Step
-from edlm.sampler.proposal import draw_categorical, make_decision
+from edlm.energies.decision import Decision, Step
+from edlm.energies.proposal import draw_categorical, make_decision
 from edlm.sampler.reweighting import log_share_of_data
 from edlm.training.means import Mean
 from edlm.training.sharding import place
@@ -71,12 +72,27 @@ class AutoregressiveObjective:
         return Mean(nats, batch.numel()), {}
 
 
-_STEPS = {"scope": "step", "num_steps": (2, 3, 4, 5, 6, 8), "orders": ("bisecting",)}
+_STEPS = {"scope": "step", "num_steps": (2, 3, 4, 5, 6, 8), "orders": ("bisecting",), "block_lengths": (None,)}
 _DEFAULTS = {
     "head": {**_STEPS, "loss": "likelihood", "group_sizes": (None, 2, 4), "num_candidates": 8},
     "scalar": {**_STEPS, "loss": "ranking", "group_sizes": (4, 2), "num_candidates": 16},
-    "nce": {"loss": "binary", "scope": "sequence", "num_steps": (4, 8, 16), "orders": ("random",)}
+    "nce": {
+        "block_lengths": (None,),
+        "loss": "binary",
+        "scope": "sequence",
+        "num_steps": (4, 8, 16),
+        "orders": ("random",),
+    }
     | {"group_sizes": (None,), "num_candidates": 2},
+}
+_DEFAULTS["markov"] = _DEFAULTS["chain"] = {
+    "loss": "likelihood",
+    "scope": "step",
+    "num_steps": (2, 4, 8, 16, 32),
+    "orders": ("bisecting", "left_to_right", "random", "confidence"),
+    "block_lengths": (None, 32),
+    "group_sizes": (None,),
+    "num_candidates": 8,
 }
 
 
@@ -91,9 +107,11 @@ class EnergyObjectiveConfig:
             "binary" (the paper's NCE).
         scope: "step" (tokens of one group of one step) or "sequence" (every masked token).
         num_steps: Mixture of step counts.
-        orders: Mixture of reveal orders.
+        orders: Mixture of reveal orders; those that look at the marginals do so given random tokens.
         group_sizes: Mixture of group sizes; null for the whole step. For "likelihood": of the tokens that are drawn
             at once in exact decisions; null for one.
+        block_lengths: Mixture of the lengths of blocks that are written from left to right, each in ``num_steps``
+            steps; null for one block. A denoiser that writes in blocks has its own.
         num_candidates: Data and ``num_candidates - 1`` draws of the frozen denoiser.
         decisions_per_pass: Reveal sets that are decided on one denoiser pass: that of the row's step, and of the steps
             after it as if they came next. The pass costs most of an update ("step" scope only).
@@ -104,6 +122,7 @@ class EnergyObjectiveConfig:
     num_steps: tuple[int, ...] | None = None
     orders: tuple[str, ...] | None = None
     group_sizes: tuple[int | None, ...] | None = None
+    block_lengths: tuple[int | None, ...] | None = None
     num_candidates: int | None = None
     decisions_per_pass: int = 1
 
@@ -112,14 +131,17 @@ class EnergyObjectiveConfig:
             raise ValueError(f"num_candidates must be >= 2: the data and a draw, got {self.num_candidates}")
         if self.decisions_per_pass < 1:
             raise ValueError(f"decisions_per_pass must be >= 1, got {self.decisions_per_pass}")
-        if any(size is not None and size < 1 for size in self.group_sizes or ()):
-            raise ValueError(f"group_sizes must each be >= 1 or null, got {list(self.group_sizes)}")
-        if () in map(_tuple, (self.num_steps, self.orders, self.group_sizes)) or min(self.num_steps or (1,)) < 1:
-            raise ValueError("num_steps (each >= 1), orders and group_sizes must not be empty")
-        if unfit := [order for order in self.orders or () if isinstance(named_order(order), MarginalRule)]:
-            raise ValueError(f"orders must not depend on the marginals in training, got {unfit[0]!r}")
+        for name in ("group_sizes", "block_lengths"):
+            sizes = getattr(self, name) or ()
+            if any(size is not None and size < 1 for size in sizes):
+                raise ValueError(f"{name} must each be >= 1 or null, got {list(sizes)}")
+        mixtures = (self.num_steps, self.orders, self.group_sizes, self.block_lengths)
+        if () in map(_tuple, mixtures) or min(self.num_steps or (1,)) < 1:
+            raise ValueError("num_steps (each >= 1), orders, group_sizes and block_lengths must not be empty")
+        for order in self.orders or ():
+            named_order(order)
 
-    def of_kind(self, kind: Literal["nce", "head", "scalar"]) -> "EnergyObjectiveConfig":
+    def of_kind(self, kind: str) -> "EnergyObjectiveConfig":
         """The same, with the defaults of a kind of energy in place of None."""
         return replace(self, **{name: x for name, x in _DEFAULTS[kind].items() if getattr(self, name) is None})
 
@@ -177,25 +199,33 @@ class EnergyObjective:
 
     def draw_decision(self, x_0: Tensor, num_candidates: int, streams: BatchStreams) -> Decision:
         """Decisions, several a row, with the data in slot 0 of the candidates."""
-        mixtures = (self.config.num_steps, self.config.orders, self.config.group_sizes)
-        num_steps, order, group_size = (
-            mixture[int(u * len(mixture))] for mixture, u in zip(mixtures, streams.common(3).tolist(), strict=True)
+        config, block_size = self.config, self.denoiser.block_size
+        mixtures = (config.num_steps, config.orders, config.group_sizes, config.block_lengths)
+        num_steps, order, group_size, block_length = (
+            mixture[int(u * len(mixture))] for mixture, u in zip(mixtures, streams.common(4).tolist(), strict=True)
         )
+        ranked = named_order(order)
+        rule = ranked if isinstance(ranked, MarginalRule) else None
+        ranked = "random" if rule is not None else ranked
         plan = plan_in_blocks(
             torch.ones_like(x_0, dtype=torch.bool),
-            self.denoiser.block_size,
-            lambda masked, number: plan_reveal(masked, order, num_steps, LogLinear(), streams.order(number)),
+            block_size or block_length,
+            lambda masked, number: plan_reveal(masked, ranked, num_steps, LogLinear(), streams.order(number)),
             aligned=True,
         )
         at = (streams.places() * plan.total_steps).long().clamp(max=plan.total_steps - 1)
-        later = at[:, None] + torch.arange(self.config.decisions_per_pass if self.config.scope == "step" else 1)
+        several = config.scope == "step" and rule is None
+        later = at[:, None] + torch.arange(config.decisions_per_pass if several else 1)
         rows, nth = (later < (at // num_steps + 1)[:, None] * num_steps).nonzero(as_tuple=True)  # of each decision
         at, source, steps = (x.to(x_0.device) for x in (at, rows, later[rows, nth]))
         x_t, t = plan.teacher_forced(x_0, at, self.denoiser.mask_token_id), 1 - at % num_steps / num_steps
         encoding = self.denoiser.encode(x_t, t, keep_hidden=self.reads_hidden)
-        if self.config.scope == "sequence":
-            masked = plan.block(at) & (x_t == self.denoiser.mask_token_id)
+        masked = plan.block(at) & (x_t == self.denoiser.mask_token_id)
+        if config.scope == "sequence":
             step = Step(self.denoiser, x_t, t, encoding, Slots.where(masked))
+        elif rule is not None:
+            slots = replace(plan, rule=rule).slots(at, masked, self._scores(rule, encoding, masked))
+            step = Step(self.denoiser, x_t, t, encoding, slots)
         else:
             encoding = replace(encoding, place=encoding.place[source])
             step = Step(self.denoiser, x_t[source], t[source], encoding, plan.planned(source, steps))
@@ -214,3 +244,9 @@ class EnergyObjective:
             tokens = torch.cat([tokens, draw_categorical(log_probs, uniforms)], 1)
         decision = make_decision(step, group, x_partial, log_probs, tokens)
         return replace(decision, round_size=group_size or 1) if num_candidates == 1 else decision
+
+    def _scores(self, rule: MarginalRule, encoding: Encoding, masked: Tensor) -> Tensor:
+        """The rule's scores at masked positions, ``[batch, length]``."""
+        slots = Slots.where(masked)
+        scores = rule.scores(self.denoiser.slot_log_probs(encoding, slots))
+        return slots.write(scores.new_full(masked.shape, torch.inf), scores)

@@ -7,7 +7,7 @@ from transformers import BertConfig, BertForMaskedLM, ModernBertConfig, ModernBe
 from edlm.denoisers.families.masked_lm import MaskedLMDenoiser
 from edlm.diffusion.slots import Slots
 from edlm.energies import Decision, ResidualHead, ScalarHead, Step
-from edlm.sampler.proposal import make_decision
+from edlm.energies.proposal import make_decision
 
 VOCAB_SIZE = MASK = 4  # real tokens are 0..3
 NUM_LAYERS = 4

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from edlm.energies.base import TokenwiseEnergy
+from edlm.energies import TokenwiseEnergy
 from tests.energies.heads import MASK, bert, disturbed_head, modernbert, ranked, step_on
 
 X_T = torch.tensor([[MASK, 1, MASK, MASK, MASK, 0], [MASK, MASK, 2, 3, MASK, 1], [3, 2, 1, 0, 1, 2]])

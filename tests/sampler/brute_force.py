@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from edlm import CallableEnergy, FunctionDenoiser
-from edlm.energies.base import Decision, Step, TokenwiseEnergy
+from edlm.energies import Decision, Step, TokenwiseEnergy
 
 V = L = MASK = 3
 SEQUENCES = list(itertools.product(range(V), repeat=L))

@@ -205,9 +205,7 @@ def test_caches_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"block_length must be the denoiser's block_size \(4\), got 8"):
         EnergySampler(blockwise("decoder"), num_steps=2, block_length=8)
     options = {"num_steps": 2, "scope": "step", "order": "left_to_right", "on_impossible": "keep"}
-    with pytest.raises(
-        ValueError, match="'keep' may leave masks, and AutoregressiveEnergy cannot judge"
-    ):
+    with pytest.raises(ValueError, match="'keep' may leave masks, and AutoregressiveEnergy cannot judge"):
         EnergySampler(blockwise("decoder"), small_lm(), **options)
 
 

@@ -14,8 +14,8 @@ from edlm.diffusion.schedule import Cosine, LogLinear, Polynomial, bell_times
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import BatchStreams
 from edlm.energies import CallableEnergy, Decision, OracleEnergy, Step
+from edlm.energies.proposal import make_decision
 from edlm.sampler import EnergySampler
-from edlm.sampler.proposal import make_decision
 from edlm.training.means import add
 from edlm.training.objectives import AutoregressiveObjective, DenoiserObjective, EnergyObjective, EnergyObjectiveConfig
 from tests.chance import SIGMAS, assert_law, assert_mean
@@ -274,6 +274,39 @@ def test_each_batch_draws_from_the_mixtures():
     assert met == {(n, in_a_row, size) for n in (6, 4, 2) for in_a_row in (True, False) for size in (n, 1)}
 
 
+def test_blocks_are_a_mixture_of_their_lengths():
+    """Two steps of a block of 4 reveal 2 tokens each, all left of the block being given."""
+    met = set()
+    for seed in range(40):
+        x_0, decision = decisions(2, 1, seed=seed, num_steps=(2,), orders=("random",), block_lengths=(None, 4))
+        size = 4 if int(decision.slots.counts[0]) == 2 else 12
+        for row in range(len(x_0)):
+            places = decision.slots.positions[decision.slots.rows == row]
+            block = int(places[0]) // size
+            assert (places // size == block).all() and len(places) == size // 2
+            assert torch.equal(decision.step.x_t[row, : block * size], x_0[row, : block * size])
+            assert (decision.step.x_t[row, (block + 1) * size :] == 5).all()
+        met.add(size)
+    assert met == {4, 12}
+
+
+def test_the_confidence_order_takes_the_surest_of_random_masks():
+    """Among the masks that a random order has left, those of the largest marginals, ties to the left."""
+    table = torch.randn(LONG, 5, generator=torch.Generator().manual_seed(1)).double()
+    denoiser = FunctionDenoiser(lambda x_t, t: table.expand(len(x_t), -1, -1), 5, 5)
+    sure, seen = table.log_softmax(-1).amax(-1), set()
+    for seed in range(10):
+        config = {"num_steps": (4,), "orders": ("confidence",), "decisions_per_pass": 3}
+        _, decision = decisions(8, 1, denoiser, seed, **config)
+        assert len(decision.step.x_t) == 8  # one decision a pass
+        for row in range(8):
+            masked = (decision.step.x_t[row] == 5).nonzero()[:, 0]
+            expected = masked[sure[masked].argsort(descending=True)][:3]
+            assert decision.slots.positions[decision.slots.rows == row].tolist() == expected.tolist()
+            seen.add(tuple(masked.tolist()))
+    assert len(seen) > 20
+
+
 # Losses by hand
 
 
@@ -490,7 +523,8 @@ def test_parts_of_a_batch_add_up_to_the_whole_batch(name):
         ({"decisions_per_pass": 0}, "decisions_per_pass must be >= 1"),
         ({"num_steps": ()}, "must not be empty"),
         ({"num_steps": (4, 0)}, "each >= 1"),
-        ({"orders": ("random", "confidence")}, "got 'confidence'"),
+        ({"block_lengths": ()}, "must not be empty"),
+        ({"block_lengths": (None, 0)}, r"block_lengths must each be >= 1 or null, got \[None, 0\]"),
     ],
 )
 def test_settings_that_cannot_be_trained_on_are_refused(settings, said):

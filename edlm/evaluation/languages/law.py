@@ -8,10 +8,10 @@ from torch import Tensor
 
 from edlm.corpus.language import Language
 from edlm.diffusion.slots import Slots
-from edlm.energies.base import Step
+from edlm.energies.decision import Step
+from edlm.energies.proposal import make_decision
 from edlm.evaluation.languages.exact import check_mask_token
 from edlm.numerics import precise
-from edlm.sampler.proposal import make_decision
 from edlm.sampler.reweighting import log_weights
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.step import begin_step

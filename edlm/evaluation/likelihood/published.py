@@ -13,13 +13,14 @@ from torch import Tensor
 from edlm.denoisers.base import Denoiser
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowGenerators
-from edlm.energies.base import Energy, Step
+from edlm.energies.base import Energy
+from edlm.energies.decision import Step
+from edlm.energies.proposal import draw_categorical, make_decision
 from edlm.evaluation.estimates.estimate import Estimate, Likelihood, TextUnits
 from edlm.evaluation.likelihood.continuous import ContinuousTime, MaskedDraw
 from edlm.evaluation.likelihood.partition import PartitionEstimate, estimate_partition
 from edlm.numerics import precise
 from edlm.sampler.inputs import check_data
-from edlm.sampler.proposal import draw_categorical, make_decision
 
 WARNING = (
     "The published formula is not a bound for a joint model: it weighs the joint log p(x_0|x_t) as if it were a sum of "

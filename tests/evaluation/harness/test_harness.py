@@ -21,6 +21,7 @@ import yaml  # noqa: E402
 from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 
+from edlm.energies.proposal import Proposal  # noqa: E402
 from edlm.evaluation.harness import HarnessModel, model  # noqa: E402
 from edlm.evaluation.harness.requests import (  # noqa: E402
     build_sampler,
@@ -30,7 +31,6 @@ from edlm.evaluation.harness.requests import (  # noqa: E402
     usable_device,
 )
 from edlm.evaluation.likelihood.text import TextBounds, row_to_score  # noqa: E402
-from edlm.sampler.proposal import Proposal  # noqa: E402
 
 CONTEXT = "Once upon a time, there was a little girl named"
 STORY = "Once upon a time, there was a dog. He liked to play with a ball."

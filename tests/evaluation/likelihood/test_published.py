@@ -11,7 +11,7 @@ from edlm.denoisers import FunctionDenoiser
 from edlm.denoisers.loading import SHIPPED, load_denoiser
 from edlm.diffusion.slots import Slots
 from edlm.energies import AutoregressiveEnergy, CallableEnergy, OracleEnergy, load_energy
-from edlm.energies.base import Step
+from edlm.energies.decision import Step
 from edlm.evaluation import published_perplexity
 from edlm.evaluation.estimates.estimate import TextUnits
 from edlm.evaluation.languages.exact import exact_denoiser

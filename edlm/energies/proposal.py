@@ -8,7 +8,7 @@ from torch import Tensor
 
 from edlm.denoisers.base import check_mass
 from edlm.diffusion.slots import Slots
-from edlm.energies.base import Decision, Step
+from edlm.energies.decision import Decision, Step
 from edlm.numerics import precise
 from edlm.rules import check_options
 
@@ -54,7 +54,7 @@ class Proposal:
     @property
     def is_default(self) -> bool:
         """Whether log-probabilities stay as they are."""
-        return self == Proposal()
+        return self == PLAIN
 
     def __call__(self, log_probs: Tensor) -> Tensor:
         """``log q'`` of log-probabilities ``[n, vocab_size]``, nats, normalised; by default the very input."""
@@ -70,6 +70,9 @@ class Proposal:
                 ranked = ranked.masked_fill(mass.cumsum(-1) - mass >= self.top_p, -torch.inf)
             log_q = torch.empty_like(ranked).scatter(-1, tokens, ranked)
         return log_q.log_softmax(-1)
+
+
+PLAIN = Proposal()
 
 
 def draw_categorical(log_probs: Tensor, uniforms: Tensor) -> Tensor:
@@ -97,6 +100,24 @@ def draw_categorical(log_probs: Tensor, uniforms: Tensor) -> Tensor:
     total = cdf[:, -1:]
     target = torch.minimum(uniforms.to(work) * total, total.nextafter(torch.zeros_like(total)))
     return torch.searchsorted(cdf, target, right=True).to(device)
+
+
+def inverse_cdf(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Draws by weights ``[..., size]`` in the widest float, and what is left of each uniform for a further draw.
+
+    Args:
+        weights: Not negative, not normalised; without mass the draw is the last index.
+        uniforms: In [0, 1), ``[..., 1]``.
+
+    Returns:
+        Indices and uniforms, both ``[..., 1]``.
+    """
+    cdf = weights.cumsum(-1)
+    total = cdf[..., -1:]
+    target = torch.minimum(uniforms * total, total.nextafter(torch.zeros_like(total)))
+    at = torch.searchsorted(cdf, target.contiguous(), right=True).clamp(max=weights.shape[-1] - 1)
+    chosen = weights.gather(-1, at)
+    return at, ((target - cdf.gather(-1, at) + chosen) / chosen).nan_to_num().clamp(0, 1)
 
 
 def make_decision(

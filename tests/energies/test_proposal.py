@@ -7,8 +7,8 @@ import torch
 
 from edlm import EnergySampler, FunctionDenoiser
 from edlm.diffusion.slots import Slots
-from edlm.energies.base import Step
-from edlm.sampler.proposal import draw_categorical, make_decision
+from edlm.energies.decision import Step
+from edlm.energies.proposal import draw_categorical, make_decision
 from edlm.sampler.reweighting import effective_sample_size, log_share_of_data, log_weights
 from tests.chance import SIGMAS, assert_law
 
