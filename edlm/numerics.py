@@ -12,3 +12,22 @@ def widest_float(device: torch.device) -> torch.dtype:
 def precise(x: Tensor) -> Tensor:
     """``x`` in the widest float of its device."""
     return x.to(widest_float(x.device))
+
+
+def distinct_rows(sequences: Tensor) -> tuple[Tensor, Tensor]:
+    """First index of each distinct sequence of integers, and for each sequence the number of the one that equals it.
+
+    Sorting 64-bit keys is much faster than sorting sequences; if two keys collide, all count as distinct.
+    """
+    count = len(sequences)
+    everyone = torch.arange(count, device=sequences.device)
+    if count < 2:
+        return everyone, everyone
+    draw = torch.Generator().manual_seed(0)
+    odd = torch.randint(-(2**62), 2**62, (sequences.shape[1],), generator=draw) * 2 + 1
+    kind = (sequences * odd.to(sequences.device)).sum(1).unique(return_inverse=True)[1]
+    first = torch.full((int(kind.max()) + 1,), count, device=sequences.device)
+    first.scatter_reduce_(0, kind, everyone, "amin")
+    if not torch.equal(sequences[first[kind]], sequences):
+        return everyone, everyone
+    return first, kind

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from edlm.denoisers.cache import KeyValues
-from edlm.denoisers.encoding import Encoding, distinct_rows
+from edlm.denoisers.encoding import Encoding
 from edlm.denoisers.identity import DenoiserIdentity
 from edlm.denoisers.vocabulary import Vocabulary
 from edlm.diffusion.slots import Slots, places_of
 from edlm.modules import ShortRepr
+from edlm.numerics import distinct_rows
 
 
 def check_mass(largest: Tensor) -> None:
@@ -154,9 +155,9 @@ class Denoiser(ShortRepr, nn.Module, ABC):
         x_t, t = x_t[rows], t[rows]
         attention_mask = attention_mask[rows] if attention_mask is not None else None
         if cache is not None:
-            of_rows = cache.select(rows)
-            return Encoding(*self.encode_remaining(x_t, t, attention_mask, keep_hidden, of_rows), place)
-        first, kind = distinct_rows(x_t, t, attention_mask)
+            return Encoding(*self.encode_remaining(x_t, t, attention_mask, keep_hidden, cache.select(rows)), place)
+        tables = [x_t, t.float().view(torch.int32)[:, None]] + ([] if attention_mask is None else [attention_mask])
+        first, kind = distinct_rows(torch.cat([table.long() for table in tables], 1))
         if len(first) < len(x_t):  # such as before the first step
             place = torch.where(place < 0, place, kind[place])
             x_t, t = x_t[first], t[first]
@@ -185,10 +186,8 @@ class Denoiser(ShortRepr, nn.Module, ABC):
 
     def check_rows(self, x_t: Tensor, t: Tensor | None, rows: Tensor | None) -> tuple[Tensor, Tensor]:
         """Times ``[batch]`` and rows ``[encoded_rows]``, by default those of `encode`; it checks these rows."""
-        if t is None:
-            t = (x_t == self.mask_token_id).float().mean(1)
-        if rows is None:
-            rows = torch.arange(len(x_t), device=x_t.device)
+        t = (x_t == self.mask_token_id).float().mean(1) if t is None else t
+        rows = torch.arange(len(x_t), device=x_t.device) if rows is None else rows
         x_t = x_t[rows]
         if self.max_length is not None and x_t.shape[1] > self.max_length:
             raise ValueError(f"x_t must hold at most max_length = {self.max_length} tokens, got {x_t.shape[1]}")

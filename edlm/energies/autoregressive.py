@@ -15,9 +15,10 @@ from edlm.energies.base import Decision
 from edlm.energies.candidate_text import at_slots, check_same_tokens, ends_of_text, log_proposal_until, readable
 from edlm.energies.causal_lm import load_causal_lm, split_options
 from edlm.energies.causal_scoring import TokenScorer
-from edlm.energies.prefixes import distinct_rows, prefixes_of
+from edlm.energies.prefixes import prefixes_of
 from edlm.energies.pretrained import PretrainedEnergy
 from edlm.hub import load_tokenizer
+from edlm.numerics import distinct_rows
 from edlm.rules import check
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from edlm.numerics import distinct_rows
+
 
 @dataclass(frozen=True)
 class ReadPrefix:
@@ -91,20 +93,3 @@ def selected(cache: DynamicCache, rows: Tensor) -> DynamicCache:
 def at_least_float32(logits: Tensor) -> torch.dtype:
     """The type in which logits are normalised."""
     return torch.promote_types(logits.dtype, torch.float32)
-
-
-def distinct_rows(sequences: Tensor) -> tuple[Tensor, Tensor]:
-    """First index of each distinct sequence, and for each sequence the number of the one that equals it.
-
-    Sorting 64-bit keys is much faster than sorting sequences; if two keys collide, all count as distinct.
-    """
-    count = len(sequences)
-    everyone = torch.arange(count, device=sequences.device)
-    draw = torch.Generator().manual_seed(0)
-    odd = torch.randint(-(2**62), 2**62, (sequences.shape[1],), generator=draw) * 2 + 1
-    kind = (sequences * odd.to(sequences.device)).sum(1).unique(return_inverse=True)[1]
-    first = torch.full((int(kind.max()) + 1,), count, device=sequences.device)
-    first.scatter_reduce_(0, kind, everyone, "amin")
-    if not torch.equal(sequences[first[kind]], sequences):
-        return everyone, everyone
-    return first, kind
