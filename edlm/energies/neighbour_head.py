@@ -171,7 +171,7 @@ class NeighbourHead(PretrainedEnergy, ExactEnergy):
             return Field(neighbours.without(), shortlist, unary, None)
         gate = self.distance[neighbours.seen.long(), neighbours.distance]
         if states is not None:
-            gate = gate + self.gate(states)
+            gate = gate * (1 + self.gate(states))
         right = self.right(shortlist.tokens) * (sharpness * gate)[:, None]
         is_given = neighbours.given >= 0
         left = self.left(neighbours.given.clamp(min=0)) * is_given[:, None]

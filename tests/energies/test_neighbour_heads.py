@@ -89,7 +89,7 @@ class Enumerated:
             return lambda token: 0.0
         gate = head.distance[int(at not in filling), sum(position - at >= bound for bound in (2, 4, 8, 16))]
         if self.states[position] is not None:
-            gate = gate + head.gate.weight @ self.states[position]
+            gate = gate * (1 + head.gate.weight @ self.states[position])
         return lambda token: head.right.weight[token] @ (gate * head.left.weight[other])
 
 
