@@ -14,7 +14,6 @@ from edlm.evaluation.languages.puzzles import Puzzles
 from edlm.evaluation.plots.grids import FilledGrid, picture_of_grids
 from edlm.files import check_writable, write_atomically
 from edlm.rules import Config
-from edlm.sampler.options import Order
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.step import denoise
 
@@ -45,7 +44,7 @@ class PictureConfig(Config):
     language: LanguageConfig = field(default_factory=lambda: LanguageConfig("sudoku"))
     num_given: int = field(default=2, metadata={"least": 0})
     num_steps: int = 2
-    order: Order = "random"
+    order: str = "random"
     num_candidates: int | None = None
     num_samples: int = 1000
     seed: int = 0

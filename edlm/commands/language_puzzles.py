@@ -20,7 +20,6 @@ from edlm.evaluation.languages.exact import exact_denoiser, truth_energy
 from edlm.evaluation.languages.puzzles import Puzzles, measure_puzzles, parallelism_scores
 from edlm.files import check_writable, write_atomically
 from edlm.rules import Config
-from edlm.sampler.options import Order
 from edlm.sampler.sampler import EnergySampler
 
 
@@ -48,7 +47,7 @@ class PuzzleConfig(Config):
         default=(RerankerConfig("truth, k = 16", "truth", 16),), metadata={"least": 0}
     )
     denoiser: str | None = None
-    order: Order = "random"
+    order: str = "random"
 
 
 @dataclass(frozen=True)

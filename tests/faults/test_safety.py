@@ -131,14 +131,14 @@ def test_bounds_are_the_same_where_memory_suffices_for_fewer_rows(world, monkeyp
 
     sampler = EnergySampler(load_denoiser(world / "denoiser"), load_energy(world / "head"), num_steps=2)
     x_0 = load_blocks(world / "corpus/valid.safetensors").tokens[:7]
-    expected, real = estimate_bound(sampler, x_0, batch_size=4).nats_per_row, bounds.likelihood_bounds
+    expected, real = estimate_bound(sampler, x_0, batch_size=4).nats_per_row, bounds.bounds_of_rows
 
     def short(samplers, rows, *args, **options):
         if len(rows) > 2:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
         return real(samplers, rows, *args, **options)
 
-    monkeypatch.setattr(bounds, "likelihood_bounds", short)
+    monkeypatch.setattr(bounds, "bounds_of_rows", short)
     assert torch.allclose(estimate_bound(sampler, x_0, batch_size=4).nats_per_row, expected)
     assert "batch_size is 2" in caplog.text
 

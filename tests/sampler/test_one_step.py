@@ -329,7 +329,7 @@ X = torch.full((2, L), MASK)
         ({"seeds": [1]}, r"there must be one seed a row \(2\), got 1"),
         ({"num_candidate": 3}, "StepOptions has no option 'num_candidate'; did you mean 'num_candidates'"),
         ({"num_steps": 3}, "StepOptions has no option 'num_steps'"),
-        ({"num_candidates": None}, "num_candidates=None .* needs an energy that is normalised token by token"),
+        ({"num_candidates": None}, "num_candidates=None .* needs an energy that can be drawn from"),
         ({"temperature": 0.0}, "temperature must be > 0 and finite, got 0.0"),
     ],
     ids=lambda value: str([*value]) if isinstance(value, dict) else "",

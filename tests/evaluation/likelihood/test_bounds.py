@@ -37,11 +37,12 @@ def test_row_i_has_the_seed_plus_i_whatever_the_batch_size(batch_size):
 def test_an_interrupted_call_resumes_with_the_same_numbers():
     samplers, kept = [sampler(None, num_candidates=1), sampler()], []
     whole = estimate_bounds(samplers, ROWS, seed=3, batch_size=2, keep=kept.append)
-    assert [part.shape for part in kept] == [(2, 2), (2, 4), (2, 6), (2, 7)]
+    assert [part.shape for part in kept] == [(2, 2, rows) for rows in (2, 4, 6, 7)]
     resumed = estimate_bounds(samplers, ROWS, seed=3, batch_size=2, done=kept[1], keep=kept.append)
     assert len(kept) == 6
     for one, other in zip(whole, resumed, strict=True):
         assert torch.equal(one.nats_per_row, other.nats_per_row)
+        assert one.passes_per_row.tolist() == other.passes_per_row.tolist() == [OPTIONS["num_steps"]] * 7
 
 
 def test_equal_seeds_pair_the_orders_of_different_samplers():
