@@ -204,8 +204,13 @@ def test_contexts_are_those_of_the_plan_and_steps_are_spread_evenly(order):
 def test_later_steps_are_decided_on_one_pass_as_if_they_came_next(order):
     x_0, decision = decisions(12, 2, seeing_denoiser(), num_steps=(6,), orders=(order,), decisions_per_pass=6)
     masked = decision.step.x_t == 5
-    sources = decision.step.encoding.place.tolist()  # one pass for all decisions of a row
-    assert len(decision.step.encoding.features) <= 12  # equal rows are run once
+    sources: list[int] = []
+    while len(sources) < len(decision.candidates):  # all decisions of a row follow each other
+        left = round(decision.step.t[len(sources)].item() * 6)
+        sources += [sources[-1] + 1 if sources else 0] * left
+    place = decision.step.encoding.place.tolist()
+    assert len(set(zip(sources, place, strict=True))) == 12  # one pass for all decisions of a row;
+    assert len(decision.step.encoding.features) == len(set(place)) <= 12  # equal rows share one
     assert ((decision.candidates[:, 0] == x_0[sources]) | (decision.candidates[:, 0] == 5)).all()
     assert torch.equal(decision.slots.gather(decision.candidates[:, 0]), decision.slots.gather(x_0[sources]))
     own_pass = decision.slots.gather(decision.step.denoiser.log_probs(decision.step.x_t))
