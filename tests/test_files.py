@@ -171,7 +171,7 @@ def test_text_of_half_a_character_is_refused():
         (["evaluate", "--denoiser", "denoiser", "--output", ""], "output must not be empty"),
         (["prepare", "corpus", "--source", "x.txt", "--output_dir", ""], "output_dir must not be empty"),
         (["sample", "--denoiser", "tinystoris"], "there is no denoiser 'tinystoris'; did you mean 'tinystories'?"),
-        (["sample", "--energy", "tinystories/heads"], "did you mean 'tinystories/head'? (shipped: tinystories, "),
+        (["sample", "--energy", "tinystories/heads"], "did you mean 'tinystories/head'? (shipped: sudoku, "),
     ],
     ids=str,
 )
@@ -196,7 +196,7 @@ def test_a_name_that_is_not_found_lists_the_shipped_ones_at_once(monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://localhost:9")  # nobody answers
     started = time.monotonic()
     for load, name in ((load_denoiser, "no-such-model"), (load_energy, "me/no-such-energy")):
-        with pytest.raises(FileNotFoundError, match=rf"{name}.* \(shipped: tinystories"):
+        with pytest.raises(FileNotFoundError, match=rf"{name}.* \(shipped: sudoku, "):
             load(name)
     for name in ("causal:no-such-model", "text:me/no-such-model"):
         with pytest.raises(FileNotFoundError, match="no-such-model"):
