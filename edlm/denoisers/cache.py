@@ -40,7 +40,9 @@ class KeyValues:
         return sum(table.nbytes for table in self.tables.values())
 
     def select(self, rows: Tensor) -> KeyValues:
-        """Rows ``[n]`` as a cache of their own."""
+        """Rows ``[n]``, ascending, as a cache of their own; it shares the tables if these are all."""
+        if len(rows) == len(self.held):
+            return self
         return KeyValues(self.held[rows], {name: table[rows] for name, table in self.tables.items()})
 
     def resized(self, width: int) -> KeyValues:

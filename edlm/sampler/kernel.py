@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -221,4 +222,4 @@ class Kernel(SamplerOptions):
 
 def device_of(denoiser: Denoiser) -> torch.device:
     """Where a denoiser runs."""
-    return next(iter([*denoiser.parameters(), *denoiser.buffers()])).device
+    return next(chain(denoiser.parameters(), denoiser.buffers())).device
