@@ -9,10 +9,11 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from edlm.diffusion.slots import places_of
+from edlm.energies.next_token import NextToken
 from edlm.energies.prefixes import ReadPrefixes, at_least_float32, selected
 from edlm.numerics import widest_float
 
-LOGITS_PER_PASS = 2**28  # 1 GiB in float32
+LOGITS_PER_PASS = 2**24  # 64 MiB in float32
 
 
 class TokenScorer:
@@ -52,6 +53,7 @@ class TokenScorer:
         layers = {type(layer) for layer in DynamicCache(config=model.config).layers}
         plain = layers <= {DynamicLayer, DynamicSlidingWindowLayer}
         self._shares_prefixes = plain and "past_key_values" in arguments
+        self._next_token = NextToken(model)
 
     def sum_terms(self, tokens: Tensor, terms: Tensor, rows: Tensor, prefixes: ReadPrefixes | None = None) -> Tensor:
         """Sum of ``log p_AR`` over the terms of each sequence.
@@ -154,16 +156,14 @@ class TokenScorer:
             return
         keep = needed[chunk].any(0).nonzero()[:, 0]
         stop = start + int(keep[-1]) + 1  # the last token is scored, but not read
-        size = min(self.max_tokens_per_pass // stop, LOGITS_PER_PASS // (len(keep) * self.vocab_size))
+        size = min(self.max_tokens_per_pass // stop, LOGITS_PER_PASS // (len(keep) * self._next_token.logits_per_state))
         for part in torch.arange(len(chunk), device=chunk.device).split(max(1, size)):
             options = {"use_cache": False}
             if prefix is not None:
                 cache, owner = prefix
                 options = {"past_key_values": selected(cache, owner[has_more][part]), "use_cache": True}
             members = chunk[part]
-            logits = self.model(tokens[members, start:stop], logits_to_keep=keep, **options).logits
-            logits = logits.to(at_least_float32(logits))
             targets = tokens[members, start + 1 : stop + 1][:, keep]
-            log_p = logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
+            log_p = self._next_token.log_prob(tokens[members, start:stop], keep, targets, **options)
             log_p = torch.where(needed[members][:, keep], log_p.to(total), 0.0)
             total[members] += log_p.sum(1)
