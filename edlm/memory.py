@@ -7,8 +7,11 @@ from typing import TypeVar
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
+_ENTRIES_AT_ONCE = {"cpu": 2**22}  # about what its cache holds
+_ENTRIES_OF_DEVICES = 2**28  # 1 GiB in float32
 _Result = TypeVar("_Result")
 
 
@@ -16,6 +19,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device, or the machine, has no memory left."""
     of_torch = isinstance(error, torch.OutOfMemoryError) or "std::bad_alloc" in str(error)
     return isinstance(error, MemoryError) or of_torch or should_reduce_batch_size(error)
+
+
+def parts_of_table(rows: int, width: int, device: torch.device) -> tuple[Tensor, ...]:
+    """Numbers of rows of a table ``[rows, width]`` that are computed together, so that it is never there as a whole."""
+    entries = _ENTRIES_AT_ONCE.get(device.type, _ENTRIES_OF_DEVICES)
+    return torch.arange(rows, device=device).split(max(1, entries // width))
 
 
 def in_batches(compute: Callable[[slice], _Result], rows: range, batch_size: int) -> Iterator[tuple[slice, _Result]]:

@@ -28,8 +28,8 @@ FAULTS = [
     Fault(
         "1 one candidate: the base sampler's tokens",
         "sampler/decisions.py",
-        "tokens = draw_categorical(log_q, streams.uniform(group.counts.cpu()))",
-        "tokens = draw_categorical(log_q, 1 - streams.uniform(group.counts.cpu()))",
+        "uniforms = streams.uniform(group.counts.cpu())",
+        "uniforms = 1 - streams.uniform(group.counts.cpu())",
         "tests/sampler",
     ),
     Fault(

@@ -13,6 +13,7 @@ from edlm.diffusion.slots import Slots
 from edlm.energies.base import Energy
 from edlm.energies.decision import Step
 from edlm.energies.proposal import PLAIN, Proposal, draw_categorical
+from edlm.memory import parts_of_table
 from edlm.numerics import precise
 
 Likeliest = tuple[Tensor, Tensor] | None
@@ -142,6 +143,19 @@ class TokenwiseEnergy(ExactEnergy):
         for index in step.slots.rounds(round_size):
             slots = step.slots.part(index)
             x_partial = slots.write(x_partial, tokens_of(index, self.next_logits(state, x_partial, slots)))
+
+
+def draw_tokens(
+    step: Step, slots: Slots, proposal: Proposal, uniforms: Tensor, num_likeliest: int = 0
+) -> tuple[Tensor, Likeliest]:
+    """A token of each slot from the proposal, by uniforms ``[num_slots, 1]``; and the likeliest ones, if asked for."""
+    tokens, tops = [], []
+    for part in parts_of_table(len(slots), step.denoiser.vocab_size, slots.rows.device):
+        log_q = proposal(step.denoiser.possible(step.denoiser.slot_logits(step.encoding, slots.part(part))))
+        tokens.append(draw_categorical(log_q, uniforms[part.to(uniforms.device)])[:, 0])
+        tops.append(likeliest_of(log_q, num_likeliest))
+    likeliest = tuple(torch.cat(parts) for parts in zip(*tops, strict=True)) if num_likeliest else None
+    return torch.cat(tokens), likeliest
 
 
 def likeliest_of(log_q: Tensor, number: int) -> Likeliest:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from edlm.denoisers.base import check_mass
 from edlm.diffusion.slots import Slots
 from edlm.energies.decision import Decision, Step
+from edlm.memory import parts_of_table
 from edlm.numerics import precise
 from edlm.rules import check_options
 
@@ -73,10 +75,13 @@ class Proposal:
 
 
 PLAIN = Proposal()
+_RUN, _SMALL = 64, 2**17  # tokens of a run; weights that need no runs
 
 
 def draw_categorical(log_probs: Tensor, uniforms: Tensor) -> Tensor:
     """Inverse-CDF draws, summed in float64: the same uniform gives the same token whatever the batch.
+
+    Large tables are searched in two levels, runs of tokens and the tokens of one: sums of runs alone are in float64.
 
     Args:
         log_probs: Nats, normalised or not, shape ``[n, vocab_size]``; ``-inf`` is never drawn.
@@ -92,14 +97,34 @@ def draw_categorical(log_probs: Tensor, uniforms: Tensor) -> Tensor:
         Uniforms and sums in float32 would cut the tail of the law (arXiv:2409.02908); weights in float32 only have
         a relative error of 1e-7 each. MPS has no float64: there the draws are made on the CPU.
     """
-    device = log_probs.device
+    device, vocab_size = log_probs.device, log_probs.shape[1]
     work = torch.device("cpu") if device.type == "mps" else device
     largest = log_probs.amax(-1, keepdim=True)
     check_mass(largest)
-    cdf = (log_probs - largest).exp().to(work).cumsum(-1, dtype=torch.float64)
-    total = cdf[:, -1:]
-    target = torch.minimum(uniforms.to(work) * total, total.nextafter(torch.zeros_like(total)))
-    return torch.searchsorted(cdf, target, right=True).to(device)
+    weights, uniforms = (log_probs - largest).exp_().to(work), uniforms.to(work)
+    if weights.numel() <= _SMALL:
+        return _search(weights.cumsum(1, dtype=torch.float64), uniforms)[0].to(device)
+    whole = vocab_size // _RUN * _RUN
+    sums = [weights[:, :whole].unflatten(1, (-1, _RUN)).sum(2, dtype=torch.float64)] if whole else []
+    sums += [weights[:, whole:].sum(1, keepdim=True, dtype=torch.float64)] if whole < vocab_size else []
+    run, left = _search(torch.cat(sums, 1).cumsum(1), uniforms)
+    tokens = run[..., None] * _RUN + torch.arange(_RUN, device=work)
+    inside = weights.gather(1, tokens.clamp(max=vocab_size - 1).flatten(1)).view_as(tokens)
+    cdf = inside.masked_fill(tokens >= vocab_size, 0.0).cumsum(2, dtype=torch.float64)
+    at = torch.searchsorted(cdf, _below(left[..., None], cdf[..., -1:]), right=True)
+    return (run * _RUN + at[..., 0]).to(device)
+
+
+def _search(cdf: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Index of each uniform in a cdf that ends anywhere, and how far it reaches into that entry."""
+    target = _below(uniforms * cdf[:, -1:], cdf[:, -1:])
+    at = torch.searchsorted(cdf, target, right=True)
+    return at, target - torch.where(at > 0, cdf.gather(1, (at - 1).clamp(min=0)), 0.0)
+
+
+def _below(target: Tensor, total: Tensor) -> Tensor:
+    """Targets that rounding has put at the end of the law, or behind it, within it."""
+    return torch.minimum(target, total.nextafter(torch.zeros_like(total)))
 
 
 def inverse_cdf(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,10 +139,38 @@ def inverse_cdf(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """
     cdf = weights.cumsum(-1)
     total = cdf[..., -1:]
-    target = torch.minimum(uniforms * total, total.nextafter(torch.zeros_like(total)))
+    target = _below(uniforms * total, total)
     at = torch.searchsorted(cdf, target.contiguous(), right=True).clamp(max=weights.shape[-1] - 1)
     chosen = weights.gather(-1, at)
     return at, ((target - cdf.gather(-1, at) + chosen) / chosen).nan_to_num().clamp(0, 1)
+
+
+class Draws(NamedTuple):
+    """Tokens that were drawn at some slots.
+
+    Attributes:
+        tokens: Shape ``[num_slots, k]``.
+        log_p: Their log-probabilities under the denoiser, nats, the same shape.
+        log_q: And under the proposal.
+    """
+
+    tokens: Tensor
+    log_p: Tensor
+    log_q: Tensor
+
+
+def draw_candidates(step: Step, slots: Slots, proposal: Proposal, uniforms: Tensor) -> Draws:
+    """Draw ``k`` tokens of each slot from the proposal; uniforms ``[num_slots, k]`` as for `draw_categorical`."""
+
+    def draw(part: Tensor) -> Draws:
+        log_probs = step.denoiser.slot_log_probs(step.encoding, slots.part(part))
+        log_q = proposal(log_probs)
+        tokens = draw_categorical(log_q, uniforms[part.to(uniforms.device)])
+        log_p = log_probs.gather(1, tokens)
+        return Draws(tokens, log_p, log_p if proposal.is_default else log_q.gather(1, tokens))
+
+    parts = [draw(part) for part in parts_of_table(len(slots), step.denoiser.vocab_size, slots.rows.device)]
+    return Draws(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def make_decision(
@@ -127,8 +180,13 @@ def make_decision(
 
     ``log_probs[num_slots, vocab_size]`` are the marginals, nats; draws are from ``log_q``, by default these.
     """
-    candidates = x_partial[:, None].repeat(1, tokens.shape[1], 1)
-    candidates[slots.rows, :, slots.positions] = tokens
     log_p = log_probs.gather(1, tokens)
     drawn_from = log_p if log_q is None or log_q is log_probs else log_q.gather(1, tokens)
-    return Decision(step, slots, x_partial, candidates, drawn_from, log_p)
+    return decision_of(step, slots, x_partial, Draws(tokens, log_p, drawn_from))
+
+
+def decision_of(step: Step, slots: Slots, x_partial: Tensor, draws: Draws) -> Decision:
+    """Candidates that fill the slots of ``x_partial[batch, length]`` with draws."""
+    candidates = x_partial[:, None].repeat(1, draws.tokens.shape[1], 1)
+    candidates[slots.rows, :, slots.positions] = draws.tokens
+    return Decision(step, slots, x_partial, candidates, draws.log_q, draws.log_p)

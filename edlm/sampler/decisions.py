@@ -12,8 +12,8 @@ from torch import Tensor
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowGenerators
 from edlm.energies.decision import Decision, Step
-from edlm.energies.exact import Likeliest, likeliest_of
-from edlm.energies.proposal import draw_categorical, make_decision
+from edlm.energies.exact import Likeliest, draw_tokens
+from edlm.energies.proposal import decision_of, draw_candidates, draw_categorical, make_decision
 from edlm.numerics import precise
 from edlm.sampler.kernel import Kernel
 from edlm.sampler.output import Choice, DecisionInfo
@@ -95,30 +95,27 @@ def _choose_candidate(
     kernel: Kernel, step: Step, group: Slots, x_partial: Tensor, streams: RowGenerators, num_likeliest: int
 ) -> tuple[Tensor, Choice]:
     """Draw k candidates a row, weigh them, choose one; its tokens at the slots, shape ``[num_slots]``."""
-    log_probs = step.denoiser.slot_log_probs(step.encoding, group)
-    log_q = kernel.proposal(log_probs)
     if not step.uses.any():
-        tokens = draw_categorical(log_q, streams.uniform(group.counts.cpu()))
+        uniforms = streams.uniform(group.counts.cpu())
+        tokens, likeliest = draw_tokens(step, group, kernel.proposal, uniforms, num_likeliest)
         info = DecisionInfo.without_energy(step.uses, kernel.candidates_weighed)
-        return tokens[:, 0], Choice(
-            **vars(info), slots=group, tokens=tokens, likeliest=likeliest_of(log_q, num_likeliest)
-        )
+        return tokens, Choice(**vars(info), slots=group, tokens=tokens[:, None], likeliest=likeliest)
     k = kernel.num_candidates
-    tokens = draw_categorical(log_q, streams.uniform(group.counts.cpu(), k, step.uses))
+    draws = draw_candidates(step, group, kernel.proposal, streams.uniform(group.counts.cpu(), k, step.uses))
 
     uses = step.uses & (group.counts > 0)
     redraws = torch.zeros_like(group.counts)
     while True:
-        decision = make_decision(step, group, x_partial, log_probs, tokens, log_q)
-        energies = _energies(kernel, decision, uses)
+        energies = _energies(kernel, decision_of(step, group, x_partial, draws), uses)
         weights = log_weights(energies, kernel.weight_temperature)
         impossible = torch.isneginf(weights).all(1)
         if kernel.on_impossible != "redraw" or not impossible.any() or redraws.max() >= MAX_REDRAWS:
             break
         redraws = redraws + impossible
-        again = impossible[group.rows]
+        again = impossible[group.rows].nonzero()[:, 0]
         fresh = streams.uniform((group.counts * impossible).cpu(), k)
-        tokens[again] = draw_categorical(log_q[again], fresh)
+        for table, drawn in zip(draws, draw_candidates(step, group.part(again), kernel.proposal, fresh), strict=True):
+            table[again] = drawn
     if impossible.any() and kernel.on_impossible != "keep":
         raise ImpossibleCandidates(
             f"all {k} candidates have infinite energy at t = {step.t[0].item():.4g} in rows "
@@ -131,8 +128,8 @@ def _choose_candidate(
         drawing = uses.nonzero()[:, 0]
         chosen[drawing] = draw_categorical(weights[drawing], streams.uniform(uses.long().cpu()))[:, 0]
     info = DecisionInfo(energies, effective_sample_size(weights), redraws, impossible, k * uses * (1 + redraws))
-    choice = Choice(**vars(info), slots=group, tokens=tokens, chosen=chosen, weights=weights.softmax(1))
-    return tokens.gather(1, chosen[group.rows, None])[:, 0], choice
+    choice = Choice(**vars(info), slots=group, tokens=draws.tokens, chosen=chosen, weights=weights.softmax(1))
+    return draws.tokens.gather(1, chosen[group.rows, None])[:, 0], choice
 
 
 def _decides_exactly(kernel: Kernel, step: Step) -> bool:
@@ -150,9 +147,9 @@ def _decide_exactly(
     drawing = (kernel.round_size, kernel.proposal, num_likeliest)
     tokens[of_energy], likeliest = kernel.energy.sample(_part_of(step, of_energy), uniforms[at], *drawing)
     if len(others):
-        log_q = kernel.proposal(step.denoiser.slot_log_probs(step.encoding, slots.part(others)))
-        tokens[others] = draw_categorical(log_q, uniforms[others.cpu(), :1])[:, 0]
-        likeliest = _merged(likeliest, likeliest_of(log_q, num_likeliest), torch.cat([of_energy, others]).argsort())
+        by_marginals = uniforms[others.cpu(), :1]
+        tokens[others], tops = draw_tokens(step, slots.part(others), kernel.proposal, by_marginals, num_likeliest)
+        likeliest = _merged(likeliest, tops, torch.cat([of_energy, others]).argsort())
     info = replace(DecisionInfo.without_energy(step.uses, num_candidates=1), judged=slots.counts * step.uses)
     choice = Choice(**vars(info), slots=slots, tokens=tokens[:, None], likeliest=likeliest)
     return slots.write(step.x_t, tokens), [choice]

@@ -8,7 +8,8 @@ import torch
 from edlm import EnergySampler, FunctionDenoiser
 from edlm.diffusion.slots import Slots
 from edlm.energies.decision import Step
-from edlm.energies.proposal import draw_categorical, make_decision
+from edlm.energies.exact import draw_tokens
+from edlm.energies.proposal import Proposal, draw_candidates, draw_categorical, make_decision
 from edlm.sampler.reweighting import effective_sample_size, log_share_of_data, log_weights
 from tests.chance import SIGMAS, assert_law
 
@@ -66,7 +67,24 @@ def test_item_10_a_constant_on_the_logits_changes_nothing(shift):
     assert torch.equal(draw_categorical(logits + shift, uniforms), draw_categorical(logits, uniforms))
 
 
-def test_item_10_impossible_tokens_are_never_drawn_at_the_edges_either():
+@pytest.mark.parametrize("run", [1, 2, 3, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_two_levels_draw_the_tokens_of_one(run, dtype, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(4, 13, generator=generator, dtype=torch.float64).to(dtype)
+    logits[0, 3:9] = -torch.inf
+    uniforms = torch.rand(4, 500, generator=generator, dtype=torch.float64)
+    uniforms[:, :3] = torch.tensor([0.0, 1e-300, 1 - 2**-53])
+    one_level = draw_categorical(logits, uniforms)
+    monkeypatch.setattr("edlm.energies.proposal._SMALL", 0)
+    monkeypatch.setattr("edlm.energies.proposal._RUN", run)
+    assert torch.equal(draw_categorical(logits, uniforms), one_level)
+
+
+@pytest.mark.parametrize("small", [0, 2**17])
+def test_item_10_impossible_tokens_are_never_drawn_at_the_edges_either(small, monkeypatch):
+    monkeypatch.setattr("edlm.energies.proposal._SMALL", small)
+    monkeypatch.setattr("edlm.energies.proposal._RUN", 2)
     edges = torch.tensor([[0.0, 5e-324, 1e-300, 0.5, 1 - 2**-53]], dtype=torch.float64)
     inf = torch.inf
     for logits, possible in (
@@ -78,6 +96,25 @@ def test_item_10_impossible_tokens_are_never_drawn_at_the_edges_either():
         for dtype in (torch.float32, torch.float64):
             drawn = draw_categorical(torch.tensor([logits], dtype=dtype), edges)[0].tolist()
             assert set(drawn) == possible
+
+
+@pytest.mark.parametrize("entries", [1, 8, 2**22])
+def test_parts_of_the_slots_are_drawn_as_all_at_once(entries, monkeypatch):
+    monkeypatch.setattr("edlm.memory._ENTRIES_AT_ONCE", {"cpu": entries})
+    table = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    denoiser = FunctionDenoiser(lambda x_t, t: table[: len(x_t)], 4, 4)
+    x_t = torch.full((3, 5), 4)
+    slots = Slots.where(torch.rand(3, 5, generator=torch.Generator().manual_seed(1)) < 0.7)
+    step = Step(denoiser, x_t, torch.ones(3), denoiser.encode(x_t, torch.rand(3)), slots)
+    uniforms = torch.rand(len(slots), 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    proposal, law = Proposal(temperature=0.5, top_k=3), slots.gather(table).log_softmax(-1)
+    draws = draw_candidates(step, slots, proposal, uniforms)
+    assert torch.equal(draws.tokens, draw_categorical(proposal(law), uniforms))
+    torch.testing.assert_close(draws.log_p, law.gather(1, draws.tokens))
+    torch.testing.assert_close(draws.log_q, proposal(law).gather(1, draws.tokens))
+    tokens, (likeliest, shares) = draw_tokens(step, slots, proposal, uniforms[:, :1], 2)
+    assert torch.equal(tokens, draws.tokens[:, 0])
+    torch.testing.assert_close(shares, proposal(law).exp().gather(1, likeliest))
 
 
 def test_make_decision_fills_the_slots_and_sums_their_log_probs():
