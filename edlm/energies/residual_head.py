@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from edlm.diffusion.slots import DenseSlots, Slots, num_rounds
 from edlm.energies.decision import Decision, Step
-from edlm.energies.exact import TokenwiseEnergy
+from edlm.energies.exact import Likeliest, TokenwiseEnergy, likeliest_of
 from edlm.energies.head_body import Head, causal_masks, seen_positions, take
 from edlm.energies.head_settings import HeadSettings
-from edlm.energies.proposal import PLAIN, Proposal
-from edlm.energies.two_stream import Memory
+from edlm.energies.proposal import PLAIN, Proposal, draw_categorical
+from edlm.energies.speculation import Window, draw_ahead, rounds_ahead
+from edlm.energies.two_stream import Memory, Own
 from edlm.numerics import precise
 
 _ROWS_PER_DECODE = 8192
@@ -62,6 +63,42 @@ class ResidualHead(Head, TokenwiseEnergy):
         states, memory = self._read_step(step, dense.active)
         table = step.slots.write(step.x_t, tokens)[dense.active].gather(1, dense.positions)[:, None]
         return log_q.index_add(0, dense.active, self._log_q(step, dense, states, memory, table, round_size)[:, 0])
+
+    def sample(
+        self,
+        step: Step,
+        uniforms: Tensor,
+        round_size: int = 1,
+        proposal: Proposal = PLAIN,
+        num_likeliest: int = 0,
+    ) -> tuple[Tensor, Likeliest]:
+        """As `TokenwiseEnergy` has it; of few rows several rounds at once, see `draw_ahead`."""
+        if self.shape.blind:
+            round_size, ahead = max(1, len(step.slots)), 1  # no token sees another one
+        elif (ahead := rounds_ahead(step, round_size)) == 1:
+            return super().sample(step, uniforms, round_size, proposal, num_likeliest)
+        if not len(step.slots):
+            return step.slots.positions, None
+        states, memory = self._read_step(step, step.slots.counts.nonzero()[:, 0])
+        kept: list[tuple[Tensor, list[Own]]] = []
+        tops: list[tuple[Tensor, Likeliest]] = []
+
+        def draw(window: Window) -> Tensor:
+            tokens, index = window.tokens[:, None], window.index
+            query, own = self._queries(step, window.slots, states, memory, tokens, window.rounds)
+            kept[:] = [(window.slots.positions, own)]
+            logits = self._logits(query[:, 0][window.drawn], step, step.slots.part(index))
+            log_q = proposal(step.denoiser.possible(logits))
+            tops.append((index, likeliest_of(log_q, num_likeliest)))
+            return draw_categorical(log_q, uniforms[index.cpu(), :1])[:, 0]
+
+        def keep(rows: Tensor, columns: Tensor) -> None:
+            positions, own = kept[0]
+            for m, o in zip(memory, own, strict=True):
+                m.write(rows, positions[rows, columns], o.keys[rows, :, 0, columns], o.values[rows, :, 0, columns])
+
+        tokens = draw_ahead(step.slots, round_size, ahead, draw, keep)
+        return tokens, _last_of(tops, len(tokens)) if num_likeliest else None
 
     def start(self, step: Step, round_size: int = 1) -> HeadState:
         dense = step.slots.dense()
@@ -111,19 +148,7 @@ class ResidualHead(Head, TokenwiseEnergy):
         round_size: int,
     ) -> Tensor:
         """Two streams: ``sum_i log q(x_i | x_t, earlier rounds)``, nats, ``[rows, k]``."""
-        rows, k, n = tokens.shape
-        query = take(states, dense.positions)[:, None].expand(-1, k, -1, -1)
-        angles = self.rotary(dense.positions)
-        if self.shape.blind:
-            for block, m in zip(self.blocks, memory, strict=True):
-                query = block(query, angles, m, seen_positions(step, dense.active))
-        else:
-            rounds, length = dense.rounds(round_size), states.shape[1]
-            own, _ = self._contents(step, dense, states, memory, tokens, causal_masks(dense, rounds, length, step))
-            before = causal_masks(dense, rounds, length, step, strictly=True)
-            for block, m, o in zip(self.blocks, memory, own, strict=True):
-                query = block(query, angles, m, before[0], o, before[1])
-
+        query, _ = self._queries(step, dense, states, memory, tokens, dense.rounds(round_size))
         valid = dense.valid[:, None].expand_as(tokens)
         r, _, i = valid.nonzero(as_tuple=True)
         slots = Slots(dense.active[r], dense.positions[r, i], i, len(step.x_t))
@@ -138,12 +163,46 @@ class ResidualHead(Head, TokenwiseEnergy):
         log_q = torch.cat([log_q_of(part) for part in parts])
         return precise(log_q.new_zeros(valid.shape).masked_scatter(valid, log_q)).sum(-1)
 
+    def _queries(
+        self,
+        step: Step,
+        dense: DenseSlots,
+        states: Tensor,
+        memory: list[Memory],
+        tokens: Tensor,
+        rounds: Tensor,
+    ) -> tuple[Tensor, list[Own]]:
+        """Query stream ``[rows, k, n, width]`` of tokens ``[rows, k, n]``, each given those of earlier rounds.
+
+        ``rounds`` is ``[rows, n]``. And the tokens' own keys and values in each block; a blind head has none.
+        """
+        query = take(states, dense.positions)[:, None].expand(-1, tokens.shape[1], -1, -1)
+        angles, length = self.rotary(dense.positions), states.shape[1]
+        if self.shape.blind:
+            for block, m in zip(self.blocks, memory, strict=True):
+                query = block(query, angles, m, seen_positions(step, dense.active))
+            return query, []
+        own, _ = self._contents(step, dense, states, memory, tokens, causal_masks(dense, rounds, length, step))
+        before = causal_masks(dense, rounds, length, step, strictly=True)
+        for block, m, o in zip(self.blocks, memory, own, strict=True):
+            query = block(query, angles, m, before[0], o, before[1])
+        return query, own
+
     def _logits(self, query: Tensor, step: Step, slots: Slots) -> Tensor:
         """``log q`` up to a constant, from states ``[num_slots, width]`` that left the last block."""
         features = self.final_norm(query)
         if self.shape.start == "cold":
             features = step.encoding.at(slots) + self.write(features)
         return step.denoiser.decode(features.to(step.encoding.hidden[0].dtype))
+
+
+def _last_of(tops: list[tuple[Tensor, Likeliest]], size: int) -> Likeliest:
+    """The tables of the last draw of each slot."""
+    tables = tuple(table.new_empty(size, table.shape[1]) for table in tops[0][1])
+    for index, drawn in tops:
+        for table, rows in zip(tables, drawn, strict=True):
+            table[index] = rows
+    return tables
 
 
 @dataclass

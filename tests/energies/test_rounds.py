@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from edlm.energies import TokenwiseEnergy
+from edlm.energies import ResidualHead, TokenwiseEnergy
+from edlm.energies.proposal import Proposal
 from tests.energies.heads import MASK, bert, disturbed_head, modernbert, ranked, step_on
 
 X_T = torch.tensor([[MASK, 1, MASK, MASK, MASK, 0], [MASK, MASK, 2, 3, MASK, 1], [3, 2, 1, 0, 1, 2]])
@@ -32,6 +33,39 @@ def test_one_pass_and_round_by_round_agree(name, size, slots):
     at_once = head.log_prob(step, tokens, size)
     torch.testing.assert_close(at_once, TokenwiseEnergy.log_prob(head, step, tokens, size), rtol=1e-5, atol=1e-5)
     assert at_once[2] == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window", [1, 2, 3, 8, 64])
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("slots", SLOTS)
+@pytest.mark.parametrize("name", HEADS)
+def test_rounds_drawn_ahead_are_those_drawn_one_by_one(name, slots, size, window, monkeypatch):
+    monkeypatch.setattr("edlm.energies.speculation.SLOTS_AT_ONCE", window)
+    monkeypatch.setattr("edlm.energies.speculation.CACHED_ENTRIES", 0)
+    head, step = HEADS[name]().double(), step_of(name, slots)
+    for seed in range(4):
+        uniforms = torch.rand(len(step.slots), 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        options = (uniforms, size, Proposal(temperature=1.5, top_k=3), 2)
+        tokens, (likeliest, shares) = head.sample(step, *options)
+        one_by_one, tops = TokenwiseEnergy.sample(head, step, *options)
+        assert torch.equal(tokens, one_by_one) and torch.equal(likeliest, tops[0])
+        torch.testing.assert_close(shares, tops[1], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_guesses_that_agree_save_passes_and_others_cost_none(monkeypatch):
+    """A head that is nearly blind needs few passes, another at most one for each token; a blind one needs one."""
+    monkeypatch.setattr("edlm.energies.speculation.CACHED_ENTRIES", 0)
+    passes, queries = [], ResidualHead._queries
+    monkeypatch.setattr(ResidualHead, "_queries", lambda *args: passes.append(1) or queries(*args))
+    for settings, least, most in (({"scale": 0.01}, 2, 4), ({"scale": 1.0}, 2, 6), ({"blind": True}, 1, 1)):
+        torch.manual_seed(3)
+        head = disturbed_head(modernbert(), **settings)
+        passes.clear()
+        step = step_on(modernbert(), torch.full((1, 6), MASK), ranked((4, 0, 3, 2, 5, 1)))
+        head.sample(step, torch.rand(6, 2).double())
+        assert least <= len(passes) <= most
 
 
 @torch.no_grad()
