@@ -16,9 +16,8 @@ from edlm.energies.head_settings import HeadSettings
 from edlm.energies.proposal import PLAIN, Proposal, draw_categorical
 from edlm.energies.speculation import Window, draw_ahead, rounds_ahead
 from edlm.energies.two_stream import Memory, Own
+from edlm.memory import parts_of_table
 from edlm.numerics import precise
-
-_ROWS_PER_DECODE = 8192
 
 
 class ResidualHead(Head, TokenwiseEnergy):
@@ -152,7 +151,7 @@ class ResidualHead(Head, TokenwiseEnergy):
         valid = dense.valid[:, None].expand_as(tokens)
         r, _, i = valid.nonzero(as_tuple=True)
         slots = Slots(dense.active[r], dense.positions[r, i], i, len(step.x_t))
-        parts = torch.arange(len(r), device=r.device).split(_ROWS_PER_DECODE)
+        parts = parts_of_table(len(r), step.denoiser.vocab_size, r.device)
         query, wanted = query[valid], tokens[valid]
 
         def log_q_of(part: Tensor) -> Tensor:
