@@ -24,6 +24,7 @@ from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.languages.oracle import cells, measure_cells, measure_data
 from edlm.evaluation.likelihood.speedup import time_ratio
 from edlm.evaluation.samples.judge import load_judge
+from edlm.evaluation.samples.ratios import MANY
 from edlm.evaluation.samples.text import distinct_n, texts_of, unigram_entropy
 from edlm.evaluation.samples.text_measures import known_words
 from edlm.sampler.bounds import likelihood_bounds
@@ -421,6 +422,29 @@ def test_benchmark_gives_ratios_to_the_base_of_equal_passes_and_batch(runs, tmp_
         assert 0 < row["share_of_matmul_rate"] < 1
         assert row["ratio_to_base"] == pytest.approx(row["seconds_per_sequence"] / base["seconds_per_sequence"])
         assert row["tokens_per_second"] == pytest.approx(16 / row["seconds_per_sequence"])
+
+
+def test_benchmark_s1_compares_with_the_base_and_a_plain_program(runs, tmp_path, monkeypatch):
+    for name, value in {"LENGTH": 8, "LAYERS": 2, "WIDTH": 16, "HEADS": 2, "SEPARATOR": 5, "VOCABULARY": 12}.items():
+        monkeypatch.setattr(f"edlm.evaluation.samples.s1.{name}", value)
+    names = {"denoiser": str(runs / "text_denoiser/final"), "energy": str(runs / "text_head/final")}
+    names["causal_lm"] = str(runs / "causal/final/energy")
+    output, options = tmp_path / "costs.json", {"batch_sizes": [1, 2], "repeats": 2, "preset": "s1"}
+    printed = edlm("benchmark", device="cpu", output=str(output), **names, **options)
+    rows, page = json.loads(output.read_text())["rows"], output.with_suffix(".md").read_text()
+    for model in ("S1", names["denoiser"]):
+        mine = [row for row in rows if row["model"] == model]
+        ratios, shares = [row for row in mine if "ratio" in row], [row for row in mine if "floor" in row]
+        assert [row["batch_size"] for row in ratios] == [1] * 6 + [2] * 6 + [1] * 8 + [4] * 8
+        assert all(0 < row["low"] <= row["ratio"] <= row["high"] for row in ratios)
+        assert {row["ratio"] for row in ratios if row["setting"] == row["versus"]} == {1.0}
+        plain = [row for row in ratios if row["setting"] == "plain program, k = 16"]
+        assert [row["versus"] for row in plain] == ["LM, k = 16, sequences"] * 2
+        assert [row["setting"] for row in mine if "k = 256" in row["setting"]] == [*MANY]
+        assert all(min(row["seconds_per_step"].values()) >= 0 < row["floor"] for row in shares)
+        assert all(row["seconds_per_step"]["trunk"] > 0 for row in shares)
+        assert {row["setting"] for row in shares if not row["seconds_per_step"]["energy"]} == {"base"}
+    assert "plain program, k = 16" in printed and page.count("| S1 | chain head |") == 3
 
 
 def test_languages_oracle_writes_every_cell_and_the_data(tmp_path, monkeypatch):

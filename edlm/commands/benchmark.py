@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 
+from edlm.commands.benchmark_costs import compare_costs
 from edlm.commands.terminal import print_table
 from edlm.denoisers.loading import load_denoiser, usable_device
 from edlm.energies.loading import load_energy
@@ -23,19 +24,21 @@ class BenchmarkConfig(Config):
 
     Args:
         preset: "models": the denoiser and energies below; "blocks": a random denoiser that writes in blocks, with and
-            without the keys and values of finished blocks.
+            without the keys and values of finished blocks; "s1": random models of 6 layers, hidden size 256 and
+            vocabulary 50258, and the models below: ratios to the base and to a plain program, and where time goes.
         denoiser: The denoiser.
         energy: Its normalised head.
-        causal_lm: A causal LM over the same tokens, by its name as an energy; null leaves it out.
-        num_steps: Denoiser passes.
+        causal_lm: A causal LM over the same tokens, by its name as an energy; null leaves it out, or under preset "s1"
+            takes the one that is shipped with the denoiser.
+        num_steps: Denoiser passes; those of other presets are their own.
         batch_sizes: Sequences at a time.
         repeats: Timed batches of each setting; the median counts.
         seed: Seed of the samples.
         device: Device of denoiser and energies: "cpu", "cuda", "mps", or "auto" for the best of these.
-        output: JSON file to write; none by default.
+        output: JSON file to write; none by default. Preset "s1" writes a page .md beside it.
     """
 
-    preset: Literal["models", "blocks"] = "models"
+    preset: Literal["models", "blocks", "s1"] = "models"
     denoiser: str = "tinystories"
     energy: str = "tinystories"
     causal_lm: str | None = None
@@ -50,7 +53,7 @@ class BenchmarkConfig(Config):
 def run(config: BenchmarkConfig) -> None:
     """Time each setting, print a table, write JSON."""
     check_writable(config.output)
-    by = _time_blocks if config.preset == "blocks" else _time_models
+    by = {"models": _time_models, "blocks": _time_blocks, "s1": compare_costs}[config.preset]
     started = time.perf_counter()
     rows, device = by(config)
     if config.output:
