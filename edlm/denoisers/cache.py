@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edlm.denoisers.visibility import no_later_block
+
 
 @dataclass(frozen=True)
 class KeyValues:
@@ -121,7 +123,7 @@ class Remaining:
         keys = torch.cat([torch.arange(width, device=held.device).expand(n, -1), self.positions], 1)
         visible = torch.cat([held, self.real], 1)[:, None]
         if block_size is not None:
-            visible = visible & (self.positions[..., None] // block_size >= keys[:, None] // block_size)
+            visible = visible & no_later_block(self.positions, keys, block_size)
         number = torch.arange(self.positions.shape[1], device=held.device)
         itself = number[:, None] + width == torch.arange(keys.shape[1], device=held.device)
         return (visible | itself)[:, None]
