@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-_MARKS = {True: "ok", False: "FAILED", None: "-"}
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -19,8 +17,13 @@ class Verdict:
     passed: bool | None
     text: str
 
+    @property
+    def mark(self) -> str:
+        """Of one check in a table: "ok", "FAILED" or "-"."""
+        return {True: "ok", False: "FAILED", None: "-"}[self.passed]
+
     def __str__(self) -> str:
-        return f"{_MARKS[self.passed]:6}  {self.name:16}  {self.text}"
+        return f"{self.mark:6}  {self.name:16}  {self.text}"
 
 
 @dataclass(frozen=True)

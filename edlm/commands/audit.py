@@ -50,7 +50,7 @@ def run(config: AuditConfig) -> None:
     report = audit(audited.sampler, language, law=audited.law, **options)
     columns = {
         "check": lambda verdict: verdict.name,
-        "verdict": lambda verdict: {True: "ok", False: "FAILED", None: "-"}[verdict.passed],
+        "verdict": lambda verdict: verdict.mark,
         "found": lambda verdict: verdict.text,
     }
     print_table(f"audit of {config.sampler}", report.verdicts, columns)

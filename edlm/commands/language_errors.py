@@ -8,11 +8,9 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from edlm.commands.languages import RerankerConfig
+from edlm.commands.languages import RerankerConfig, models_of
 from edlm.commands.terminal import print_table
 from edlm.corpus.synthetic import LanguageConfig, build_language
-from edlm.denoisers.loading import load_denoiser
-from edlm.energies.loading import load_energy
 from edlm.evaluation.experiment.provenance import write_result
 from edlm.evaluation.languages.errors import ErrorRule, sequence_error_table
 from edlm.evaluation.languages.exact import exact_denoiser, truth_energy
@@ -112,11 +110,7 @@ def errors(config: ErrorsConfig) -> None:
 
 def _error_rows(experiment: ExperimentConfig, config: ErrorsConfig) -> Iterator[dict[str, Any]]:
     language = build_language(experiment.language)
-    denoiser = load_denoiser(experiment.denoiser) if experiment.denoiser else exact_denoiser(language)
-    settings: dict[str, tuple[Any, dict[str, Any]]] = {"base": (None, {"num_candidates": 1})}
-    for reranker in experiment.rerankers:
-        energy = truth_energy(language) if reranker.energy == "truth" else load_energy(reranker.energy)
-        settings[reranker.name] = (energy, reranker.options)
+    denoiser, settings = models_of(language, experiment.denoiser, experiment.rerankers)
     rules = [
         ErrorRule.of(language, length, num_reference=config.num_reference, seed=config.seed)
         for length in experiment.lengths

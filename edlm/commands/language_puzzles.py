@@ -9,14 +9,11 @@ from typing import Any
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from edlm.commands.languages import RerankerConfig
+from edlm.commands.languages import RerankerConfig, models_of
 from edlm.commands.terminal import print_table
 from edlm.corpus.language import Language
 from edlm.corpus.synthetic import LanguageConfig, build_language
-from edlm.denoisers.loading import load_denoiser
-from edlm.energies.loading import load_energy
 from edlm.evaluation.experiment.provenance import provenance, write_result
-from edlm.evaluation.languages.exact import exact_denoiser, truth_energy
 from edlm.evaluation.languages.puzzles import Puzzles, measure_puzzles, parallelism_scores
 from edlm.files import check_writable, write_atomically
 from edlm.rules import Config
@@ -115,11 +112,7 @@ def measured(experiment: PuzzleConfig, config: PuzzlesConfig) -> dict[str, Any]:
 
 
 def _samplers(experiment: PuzzleConfig, language: Language, num_written: int) -> dict[tuple[str, int], EnergySampler]:
-    denoiser = load_denoiser(experiment.denoiser) if experiment.denoiser else exact_denoiser(language)
-    settings: dict[str, tuple[Any, dict[str, Any]]] = {"base": (None, {"num_candidates": 1})}
-    for reranker in experiment.rerankers:
-        energy = truth_energy(language) if reranker.energy == "truth" else load_energy(reranker.energy)
-        settings[reranker.name] = (energy, reranker.options)
+    denoiser, settings = models_of(language, experiment.denoiser, experiment.rerankers)
     passes = dict.fromkeys(steps or num_written for steps in experiment.num_steps)
     return {
         (name, steps): EnergySampler(denoiser, energy, num_steps=steps, order=experiment.order, **options)

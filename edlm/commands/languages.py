@@ -1,16 +1,20 @@
 """``edlm languages oracle`` and ``truth``: what a perfect energy gains, and which share trained ones reach."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from edlm.commands.terminal import print_table
+from edlm.corpus.language import Language
 from edlm.corpus.prepared import PreparedCorpus
 from edlm.corpus.synthetic import LanguageConfig, build_language
+from edlm.denoisers.base import Denoiser
 from edlm.denoisers.loading import load_denoiser
+from edlm.energies.base import Energy
 from edlm.energies.loading import load_energy
 from edlm.evaluation.experiment.provenance import write_result
-from edlm.evaluation.languages.exact import check_mask_token
+from edlm.evaluation.languages.exact import check_mask_token, exact_denoiser, truth_energy
 from edlm.evaluation.languages.oracle import cells, measure_cells, measure_data, shares_of_oracle
 from edlm.rules import Config
 
@@ -39,6 +43,23 @@ class RerankerConfig(Config):
     def options(self) -> dict[str, Any]:
         """Of the sampler."""
         return {"num_candidates": self.num_candidates, "group_size": self.group_size}
+
+
+def models_of(
+    language: Language, denoiser: str | None, rerankers: Sequence[RerankerConfig]
+) -> tuple[Denoiser, dict[str, tuple[Energy | None, dict[str, Any]]]]:
+    """The denoiser of an experiment, and by name an energy and how it decides: first the base, then the rerankers.
+
+    Args:
+        language: The truth.
+        denoiser: Folder of a trained denoiser; None for the language's own exact marginals.
+        rerankers: Measured in addition to the base.
+    """
+    settings: dict[str, tuple[Energy | None, dict[str, Any]]] = {"base": (None, {"num_candidates": 1})}
+    for reranker in rerankers:
+        energy = truth_energy(language) if reranker.energy == "truth" else load_energy(reranker.energy)
+        settings[reranker.name] = (energy, reranker.options)
+    return load_denoiser(denoiser) if denoiser else exact_denoiser(language), settings
 
 
 @dataclass(frozen=True)

@@ -136,8 +136,9 @@ class Denoiser(ShortRepr, nn.Module, ABC):
         rows: Tensor | None = None,
         keep_hidden: bool = False,
         cache: KeyValues | None = None,
+        hold: Tensor | None = None,
     ) -> Encoding:
-        """Run the network; once for rows that are the same, and only at positions that no cache holds.
+        """Run the network: once for rows that are the same; or, with a cache, at positions that it does not hold.
 
         Args:
             x_t: Tokens, shape ``[batch, length]``.
@@ -145,17 +146,19 @@ class Denoiser(ShortRepr, nn.Module, ABC):
             attention_mask: False at padding, shape ``[batch, length]``.
             rows: Rows to run (all by default), shape ``[encoded_rows]``.
             keep_hidden: Keep the states that enter the blocks.
-            cache: From `prefill`, of the whole batch. Of the positions that it holds nothing is computed.
+            cache: Of the whole batch, from `prefill` or empty.
+            hold: With a cache: what `Encoding.cache` is to hold of these rows, bool, shape ``[batch, length]``.
 
         Raises:
-            ValueError: ``x_t`` is longer than `max_length`, or `shift` and the first token of a row is masked.
+            ValueError: ``x_t`` is longer than `max_length`, or `shift` and the first token of a row is masked; with a
+                cache, as `prefill`.
         """
+        if cache is not None:
+            raise ValueError(f"{type(self).__name__} holds no keys and values")
         t, rows = self.check_rows(x_t, t, rows)
         place = places_of(rows, len(x_t))
         x_t, t = x_t[rows], t[rows]
         attention_mask = attention_mask[rows] if attention_mask is not None else None
-        if cache is not None:
-            return Encoding(*self.encode_remaining(x_t, t, attention_mask, keep_hidden, cache.select(rows)), place)
         tables = [x_t, t.float().view(torch.int32)[:, None]] + ([] if attention_mask is None else [attention_mask])
         first, kind = distinct_rows(torch.cat([table.long() for table in tables], 1))
         if len(first) < len(x_t):  # such as before the first step
@@ -163,10 +166,6 @@ class Denoiser(ShortRepr, nn.Module, ABC):
             x_t, t = x_t[first], t[first]
             attention_mask = attention_mask[first] if attention_mask is not None else None
         return Encoding(*self.encode_tokens(x_t, t, attention_mask, keep_hidden), place)
-
-    def encode_remaining(self, *arguments: Any) -> tuple[Callable[[], Tensor], tuple[Tensor, ...] | None]:
-        """As `encode_tokens`, and a cache as the last argument; features where it holds a token mean nothing."""
-        raise ValueError(f"{type(self).__name__} holds no keys and values")
 
     def prefill(self, x_t: Tensor, attention_mask: Tensor | None = None, **options: Any) -> KeyValues:
         """Keys and values of tokens, for passes that go on from them.

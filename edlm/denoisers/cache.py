@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edlm.denoisers.visibility import no_later_block
+
 
 @dataclass(frozen=True)
 class KeyValues:
@@ -39,6 +41,10 @@ class KeyValues:
         """Memory of the tables, bytes."""
         return sum(table.nbytes for table in self.tables.values())
 
+    def table(self, name: Hashable) -> Tensor | None:
+        """A table; None while there are none at all."""
+        return self.tables[name] if self.tables else None
+
     def select(self, rows: Tensor) -> KeyValues:
         """Rows ``[n]``, ascending, as a cache of their own; it shares the tables if these are all."""
         if len(rows) == len(self.held):
@@ -46,12 +52,13 @@ class KeyValues:
         return KeyValues(self.held[rows], {name: table[rows] for name, table in self.tables.items()})
 
     def resized(self, width: int) -> KeyValues:
-        """As many columns as ``width``; those that are cut off are not held any more."""
+        """As many columns as ``width``; those that are cut off are not held any more. Without copies if it is cut."""
         more = width - self.held.shape[1]
         if not more:
             return self
-        held = F.pad(self.held, (0, more))
-        return KeyValues(held, {name: _padded(table, more) for name, table in self.tables.items()})
+        return KeyValues(
+            _resized(self.held, more), {name: _resized(table, more) for name, table in self.tables.items()}
+        )
 
     def without(self, positions: Tensor) -> KeyValues:
         """The same, but for ``positions``, bool, ``[batch, width]``, which are not held any more."""
@@ -71,8 +78,8 @@ class KeyValues:
         return KeyValues(self.held.index_put(places, self.held.new_ones(())), tables)
 
 
-def _padded(table: Tensor, more: int) -> Tensor:
-    return F.pad(table, (0, 0) * (table.ndim - 2) + (0, more))
+def _resized(table: Tensor, more: int) -> Tensor:
+    return F.pad(table, (0, 0) * (table.ndim - 2) + (0, more)) if more > 0 else table[:, :more]
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,7 @@ class Remaining:
         keys = torch.cat([torch.arange(width, device=held.device).expand(n, -1), self.positions], 1)
         visible = torch.cat([held, self.real], 1)[:, None]
         if block_size is not None:
-            visible = visible & (self.positions[..., None] // block_size >= keys[:, None] // block_size)
+            visible = visible & no_later_block(self.positions, keys, block_size)
         number = torch.arange(self.positions.shape[1], device=held.device)
         itself = number[:, None] + width == torch.arange(keys.shape[1], device=held.device)
         return (visible | itself)[:, None]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from edlm.denoisers.cache import KeyValues, Past, Remaining
+from edlm.denoisers.encoding import Encoding
 from edlm.denoisers.network import NetworkDenoiser, shifted
 from edlm.denoisers.visibility import visible_positions
+from edlm.diffusion.slots import places_of
 
 
 class CachingDenoiser(NetworkDenoiser):
@@ -60,24 +64,36 @@ class CachingDenoiser(NetworkDenoiser):
         features = shifted(states) if self.shift else states
         return lambda: features, None
 
-    def encode_remaining(
-        self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool, cache: KeyValues
-    ) -> tuple[Callable[[], Tensor], tuple[Tensor, ...] | None]:
-        length, cache = x_t.shape[1], cache.resized(x_t.shape[1])
-        remaining, past = _remaining(x_t, attention_mask, cache)
-        visible = remaining.visible(cache.keys_held, self.block_size)
-        finish, entering = self.run(remaining.gather(x_t), t, visible, remaining.positions, past, keep_hidden)
+    def encode(
+        self,
+        x_t: Tensor,
+        t: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        rows: Tensor | None = None,
+        keep_hidden: bool = False,
+        cache: KeyValues | None = None,
+        hold: Tensor | None = None,
+    ) -> Encoding:
+        if cache is None:
+            return super().encode(x_t, t, attention_mask, rows=rows, keep_hidden=keep_hidden)
+        t, rows = self.check_rows(x_t, t, rows)
+        length, mine = x_t.shape[1], cache.select(rows).resized(x_t.shape[1])
+        rest = self._run_rest(x_t, t, attention_mask, rows, mine, keep_hidden)
+        if hold is not None:
+            cache = self._written(cache, rows, rest, hold[rows])
 
         def features() -> Tensor:
-            states = remaining.spread(finish(), length, cache.tables["states"] if self.shift else None)
+            states = rest.remaining.spread(rest.states, length, mine.table("states") if self.shift else None)
             return shifted(states) if self.shift else states
 
-        if not keep_hidden:
+        place, kept = places_of(rows, len(x_t)), None if hold is None else cache
+        if rest.entering is None:
             states = features()
-            return lambda: states, None
-        tables = (cache.tables["hidden", i] for i in range(len(entering)))
-        hidden = (remaining.spread(new, length, old) for new, old in zip(entering, tables, strict=True))
-        return features, tuple(hidden)
+            return Encoding(lambda: states, None, place, kept)
+        tables = (mine.table(("hidden", i)) for i in range(len(rest.entering)))
+        hidden = (rest.remaining.spread(new, length, old) for new, old in zip(rest.entering, tables, strict=True))
+        return Encoding(features, tuple(hidden), place, kept)
 
     @torch.no_grad()
     def prefill(
@@ -90,36 +106,56 @@ class CachingDenoiser(NetworkDenoiser):
         cache: KeyValues | None = None,
         keep_hidden: bool = False,
     ) -> KeyValues:
-        if not self.can_prefill:
-            raise ValueError(f"{type(self).__name__} reads the time, which changes all keys: it holds none")
         t, rows = self.check_rows(x_t, t, rows)
         cache = KeyValues.empty(len(x_t), x_t.device) if cache is None else cache
-        cache = cache.resized(max(x_t.shape[1], cache.held.shape[1]))
-        mine = cache.select(rows).resized(x_t.shape[1])
+        hold = torch.ones_like(x_t, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        rest = self._run_rest(x_t, t, hold, rows, cache.select(rows).resized(x_t.shape[1]), keep_hidden)
+        return self._written(cache, rows, rest, hold[rows])
+
+    def _run_rest(
+        self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, rows: Tensor, mine: KeyValues, keep_hidden: bool
+    ) -> _Rest:
+        """The pass on the positions of ``rows`` that ``mine``, their cache, does not hold."""
+        if not self.can_prefill:
+            raise ValueError(f"{type(self).__name__} reads the time, which changes all keys: it holds none")
         x_t, t = x_t[rows], t[rows]
-        attention_mask = None if attention_mask is None else attention_mask[rows]
-        remaining, past = _remaining(x_t, attention_mask, mine)
+        real = torch.ones_like(x_t, dtype=torch.bool) if attention_mask is None else attention_mask[rows].bool()
+        remaining, past = Remaining.where(real & ~mine.held), Past(mine)
+        tokens, visible = remaining.gather(x_t), remaining.visible(mine.keys_held, self.block_size)
+        return _Rest(tokens, remaining, past, *self.run(tokens, t, visible, remaining.positions, past, keep_hidden))
+
+    def _written(self, cache: KeyValues, rows: Tensor, rest: _Rest, hold: Tensor) -> KeyValues:
+        """The cache with what the pass computed at ``hold[n, length]``."""
+        held = replace(rest.remaining, real=rest.remaining.real & rest.remaining.gather(hold))
         if self.block_size is not None:
-            self._check_blocks(x_t, attention_mask, remaining)
-        visible, tokens = remaining.visible(mine.keys_held, self.block_size), remaining.gather(x_t)
-        finish, entering = self.run(tokens, t, visible, remaining.positions, past, keep_hidden)
-        states = finish()
-        new: dict[Hashable, Tensor] = {"tokens": tokens, **past.new}
+            self._check_blocks(rest.tokens, held, hold.sum(1))
+        new: dict[Hashable, Tensor] = {"tokens": rest.tokens}
+        states = rest.states  # the last block may have been deferred: its keys too
+        new |= rest.past.new
         if self.shift:
             new["states"] = states
-        if keep_hidden:
-            new |= {("hidden", i): table for i, table in enumerate(entering)}
-        return cache.written(rows, remaining, new)
+        new |= {("hidden", i): table for i, table in enumerate(rest.entering or ())}
+        return cache.resized(max(cache.held.shape[1], hold.shape[1])).written(rows, held, new)
 
-    def _check_blocks(self, x_t: Tensor, attention_mask: Tensor | None, remaining: Remaining) -> None:
+    def _check_blocks(self, tokens: Tensor, held: Remaining, counts: Tensor) -> None:
         """A block's keys are final once the whole block is; ValueError if one is not."""
-        if ((remaining.gather(x_t) == self.mask_token_id) & remaining.real).any():
+        if ((tokens == self.mask_token_id) & held.real).any():
             raise ValueError(f"a block must be finished before its keys are held, got a mask {self.mask_token_id}")
-        counts = torch.full((len(x_t),), x_t.shape[1]) if attention_mask is None else attention_mask.sum(1)
         if (counts % self.block_size).any():
             raise ValueError(f"whole blocks of {self.block_size} tokens must be held, got rows of {counts.tolist()}")
 
 
-def _remaining(x_t: Tensor, attention_mask: Tensor | None, cache: KeyValues) -> tuple[Remaining, Past]:
-    real = torch.ones_like(x_t, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-    return Remaining.where(real & ~cache.held), Past(cache)
+@dataclass
+class _Rest:
+    """A pass on remaining positions: what was run, and what it gave."""
+
+    tokens: Tensor
+    remaining: Remaining
+    past: Past
+    finish: Callable[[], Tensor]
+    entering: tuple[Tensor, ...] | None
+
+    @cached_property
+    def states(self) -> Tensor:
+        """Shape ``[n, q, width]``, not shifted."""
+        return self.finish()

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from torch import Tensor
 
+from edlm.denoisers.cache import KeyValues
 from edlm.diffusion.slots import Slots
 
 
@@ -18,11 +19,13 @@ class Encoding:
         hidden: States that enter each block, each ``[encoded_rows, length, hidden_size]``; None unless requested.
         place: Row of ``features`` that holds each row of the batch, shape ``[batch]``; rows that
             need no pass have none (-1).
+        cache: What is held from this pass on, if it was to hold positions.
     """
 
     finish: Callable[[], Tensor]
     hidden: tuple[Tensor, ...] | None
     place: Tensor
+    cache: KeyValues | None = None
 
     @cached_property
     def features(self) -> Tensor:

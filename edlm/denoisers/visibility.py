@@ -4,6 +4,17 @@ import torch
 from torch import Tensor
 
 
+def no_later_block(queries: Tensor, keys: Tensor, block_size: int) -> Tensor:
+    """Whether the block of each key is that of the query or an earlier one, bool ``[..., queries, keys]``.
+
+    Args:
+        queries: Positions, shape ``[..., queries]``.
+        keys: Positions, shape ``[..., keys]``.
+        block_size: Tokens of a block; 1: a causal model.
+    """
+    return queries[..., :, None] // block_size >= keys[..., None, :] // block_size
+
+
 def visible_positions(
     length: int, block_size: int | None, attention_mask: Tensor | None, device: torch.device
 ) -> Tensor | None:
@@ -14,8 +25,8 @@ def visible_positions(
     """
     visible = None
     if block_size is not None:
-        block = torch.arange(length, device=device) // block_size
-        visible = (block[:, None] >= block)[None, None]
+        places = torch.arange(length, device=device)
+        visible = no_later_block(places, places, block_size)[None, None]
     if attention_mask is not None:
         itself = torch.eye(length, dtype=torch.bool, device=device)  # so that rows of padding have something to read
         real = attention_mask.to(device).bool()[:, None, None, :] | itself

@@ -11,7 +11,7 @@ from edlm.energies.proposal import Proposal
 from edlm.integrations.passes import run_pass
 from edlm.rules import check, check_names, shown
 from edlm.sampler.hooks import as_logits
-from edlm.sampler.one_step import rerank_step
+from edlm.sampler.one_step import check_writes, rerank_step
 
 
 class RerankScheduler:
@@ -46,10 +46,7 @@ class RerankScheduler:
         **options: Any,
     ):
         check_names(type(self).__name__, options, ["correct_proposal", "weight_temperature", "on_impossible"])
-        if options.get("on_impossible") == "keep":
-            raise ValueError(
-                "on_impossible must be 'raise' or 'redraw': the scheduler commits at every step, got 'keep'"
-            )
+        check_writes(options.get("on_impossible", "raise"), "the scheduler commits at every step")
         self.scheduler = scheduler
         self.energy = check("energy", energy, Energy | None)
         self.denoiser = check("denoiser", denoiser, Denoiser | None)

@@ -12,7 +12,7 @@ from torch import Tensor
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Energy
 from edlm.integrations.confidence import surest
-from edlm.sampler.one_step import StepOptions, rerank_step
+from edlm.sampler.one_step import StepOptions, check_writes, rerank_step
 
 
 def rerank_algorithm(
@@ -47,8 +47,7 @@ def rerank_algorithm(
     Raises:
         ValueError: an option breaks its rule, or ``on_impossible`` is "keep": a block would never be done.
     """
-    if StepOptions(**options).on_impossible == "keep":
-        raise ValueError("on_impossible must be 'raise' or 'redraw': a block must be done at some time, got 'keep'")
+    check_writes(StepOptions(**options).on_impossible, "a block must be done at some time")
 
     class EnergyRerank(base):
         """See `rerank_algorithm`."""

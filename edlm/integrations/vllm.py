@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Energy
 from edlm.sampler.hooks import as_logits
-from edlm.sampler.one_step import StepOptions, rerank_step
+from edlm.sampler.one_step import StepOptions, check_writes, rerank_step
 
 
 class RerankSampler:
@@ -43,8 +43,7 @@ class RerankSampler:
             raise ValueError(
                 f"the engine's diffusion temperature must be 0 (candidates have theirs), got {sampler.temperature}"
             )
-        if StepOptions(**options).on_impossible == "keep":
-            raise ValueError("on_impossible must be 'raise' or 'redraw': the sampler writes at every step, got 'keep'")
+        check_writes(StepOptions(**options).on_impossible, "the sampler writes at every step")
         self.sampler = sampler
         self.energy = energy
         self.denoiser = sampler.diffusion_states.mask_token_id if denoiser is None else denoiser

@@ -67,6 +67,16 @@ class StepOptions(SamplerOptions):
         check_least(0, offset=self.offset, step=self.step, block=self.block)
 
 
+def check_writes(on_impossible: str, why: str) -> None:
+    """Refuse "keep", for a loop that counts on tokens being written: ``why`` says what it would do otherwise.
+
+    Raises:
+        ValueError: ``on_impossible`` is "keep".
+    """
+    if on_impossible == "keep":
+        raise ValueError(f"on_impossible must be 'raise' or 'redraw': {why}, got 'keep'")
+
+
 @torch.no_grad()
 def rerank_step(
     canvas: Tensor,

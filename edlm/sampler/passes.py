@@ -75,32 +75,45 @@ class Passes:
         inputs += [block] if self.is_approximate else []  # what is held depends on it
         if self._last is None or not _are_equal(inputs, self._last[0]):
             self._last = None  # so that two are never kept
-            cache = self._prefilled(x_t, t, rows, real, block) if self._holds else None
-            encoding = self.denoiser.encode(x_t, t, real, rows=rows, keep_hidden=keep_hidden, cache=cache)
-            self._last = (inputs, encoding)
+            self._last = (inputs, self._run(x_t, t, rows, real, block, keep_hidden))
         return self._last[1]
 
-    def _prefilled(self, x_t: Tensor, t: Tensor, rows: Tensor, real: Tensor | None, block: Tensor) -> KeyValues | None:
-        """The cache that holds what the rows may go on from; None where that is nothing."""
+    def _run(
+        self, x_t: Tensor, t: Tensor, rows: Tensor, real: Tensor | None, block: Tensor, keep_hidden: bool
+    ) -> Encoding:
+        """A new pass, which goes on from what is held, and takes along what is to be held from now on.
+
+        If most rows need no more than they hold, what the others need is run before, for these alone.
+        """
+        if not self._holds:
+            return self.denoiser.encode(x_t, t, real, rows=rows, keep_hidden=keep_hidden)
+        held = self._held_now(x_t, real, block)
+        cache, due = self._usable(x_t, rows, held)
+        hold = held if 2 * len(due) >= len(rows) and len(due) else None
+        if hold is None and len(due):
+            run = held if not self.is_approximate else torch.ones_like(held) if real is None else real
+            cache = self.denoiser.prefill(x_t, run, rows=due, t=t, cache=cache, keep_hidden=self.holds_hidden)
+            cache = cache.without(torch.nn.functional.pad(~held, (0, cache.held.shape[1] - held.shape[1])))
+        keep_hidden = keep_hidden or (hold is not None and self.holds_hidden)
+        start = cache if hold is not None or cache.held[rows].any() else None
+        encoding = self.denoiser.encode(x_t, t, real, rows=rows, keep_hidden=keep_hidden, cache=start, hold=hold)
+        self._cache = cache if hold is None else encoding.cache
+        return encoding
+
+    def _usable(self, x_t: Tensor, rows: Tensor, held: Tensor) -> tuple[KeyValues, Tensor]:
+        """The cache without what has become wrong, and those of ``rows`` for which it does not hold all of ``held``."""
         cache = KeyValues.empty(len(x_t), x_t.device) if self._cache is None else self._cache
         cache = cache.resized(max(cache.held.shape[1], x_t.shape[1]))
         seen = cache.held[:, : x_t.shape[1]]
         stale = cache.held[:, x_t.shape[1] :].any(1)
         if cache.tables:
             stale = stale | (seen & (cache.tables["tokens"][:, : x_t.shape[1]] != x_t)).any(1)
-        held = self._held_now(x_t, real, block)
         in_use = torch.zeros_like(stale).index_fill(0, rows, True)
         changed = seen != held if self.is_approximate else seen & ~held  # a new block renews approximate keys
         stale = (stale | changed.any(1)) & in_use
         cache = cache.without(stale[:, None].expand_as(cache.held))
         due = (held & ~cache.held[:, : x_t.shape[1]]).any(1)
-        due = rows[due[rows]]
-        if len(due):
-            run = held if not self.is_approximate else torch.ones_like(held) if real is None else real
-            cache = self.denoiser.prefill(x_t, run, rows=due, t=t, cache=cache, keep_hidden=self.holds_hidden)
-            cache = cache.without(torch.nn.functional.pad(~held, (0, cache.held.shape[1] - held.shape[1])))
-        self._cache = cache
-        return cache.resized(x_t.shape[1]) if cache.tables and cache.held[rows].any() else None
+        return cache, rows[due[rows]]
 
     def _held_now(self, x_t: Tensor, real: Tensor | None, block: Tensor) -> Tensor:
         """Positions that each row holds in this step, bool, ``[batch, length]``."""

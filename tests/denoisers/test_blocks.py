@@ -70,8 +70,8 @@ def test_a_token_moves_its_block_and_later_ones_only(family, tmp_path):
         states = [denoiser.encode(x, keep_hidden=True) for x in (row, other)]
         moved = (states[0].features - states[1].features)[0].abs().amax(-1)[shape.shift :]
         first = changed // block * block
-        assert moved[:first].sum() == 0 if first else True
-        assert (moved[first:] > 1e-5).all(), moved
+        assert (moved[:first] < 1e-6).all(), moved  # experts are run on other groups of rows: the last bit
+        assert (moved[first:] > 1e-2).all(), moved
         assert len(states[0].hidden) == published.LAYERS == denoiser.num_blocks
 
 

@@ -1,13 +1,15 @@
-"""Cases of the shipped models, and the numbers of ``edlm evaluate``."""
+"""Cases of the shipped models, and the numbers of ``edlm evaluate``; in float64, so that all CPUs draw the same."""
 
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import yaml
 from safetensors.torch import load_file
 
 import edlm
+from edlm.evaluation.experiment import lab, plan
 from tests.golden.names import EXACT, command_line
 from tests.golden.numbers import described
 
@@ -48,13 +50,21 @@ EVALUATE = {
 }
 
 
+def denoiser_in_float64(*arguments: Any, **options: Any) -> edlm.Denoiser:
+    return edlm.load_denoiser(*arguments, **options).double()
+
+
+def energy_in_float64(*arguments: Any, **options: Any) -> edlm.Energy:
+    return edlm.load_energy(*arguments, **options).double()
+
+
 def shipped_numbers(folder: Path) -> dict[str, dict[str, Any]]:
-    denoiser = edlm.load_denoiser("tinystories")
+    denoiser = denoiser_in_float64("tinystories")
     path = Path(edlm.__file__).parent / "models" / "tinystories" / "valid.safetensors"
     x_0 = load_file(path)["tokens"].long()[:ROWS]
     numbers = {}
     for name, options in CASES:
-        energy = edlm.load_energy(f"tinystories/{name}") if name else None
+        energy = energy_in_float64(f"tinystories/{name}") if name else None
         sampler = edlm.EnergySampler(denoiser, energy, **options)
         bound = sampler.likelihood_bound(x_0, seeds=range(ROWS))
         numbers[described("shipped", name or "base", **options)] = {"bound": bound, **written(sampler)}
@@ -73,7 +83,8 @@ def evaluated(folder: Path) -> dict[str, dict[str, Any]]:
     """All numbers in the results of ``edlm evaluate`` but times and those of the machine."""
     config, output = folder / "evaluate.yaml", folder / "results.json"
     config.write_text(yaml.safe_dump(EVALUATE))
-    assert command_line(["evaluate", "--config", str(config), "--output", str(output)]) == 0
+    with patch.object(lab, "load_denoiser", denoiser_in_float64), patch.object(plan, "load_energy", energy_in_float64):
+        assert command_line(["evaluate", "--config", str(config), "--output", str(output)]) == 0
     results = json.loads(output.read_text())
     settings = {f"{s['name']}, {s['num_steps']} steps": numbers_in(s) for s in results["settings"]}
     parts = {part: numbers_in(results[part]) for part in ("continuous", "gains", "frontier")}

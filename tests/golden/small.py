@@ -41,19 +41,19 @@ def world() -> edlm.FunctionDenoiser:
 
 
 def with_weights(module: nn.Module) -> nn.Module:
-    """Random weights, drawn with seeds from their names: independent of the order of initialisation."""
+    """Random weights in float64, drawn with seeds from their names: independent of the order of initialisation."""
     for name, weight in module.named_parameters():
         generator = torch.Generator().manual_seed(crc32(name.encode()))
         centre = 1.0 if weight.ndim == 1 and not name.endswith("bias") else 0.0
-        weight.data = centre + 0.4 * torch.randn(weight.shape, generator=generator)
-    return module.eval()
+        weight.data = centre + 0.4 * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+    return module.double().eval()
 
 
 def checksum(module: nn.Module) -> int:
-    """Checksum of the weights: shows whether weights or computations changed."""
+    """Checksum of the weights, but for their last digits: shows whether weights or computations changed."""
     total = 0
     for _, weight in sorted(module.named_parameters()):
-        total = crc32(weight.detach().contiguous().numpy().tobytes(), total)
+        total = crc32((weight.detach() * 2**20).round().long().numpy().tobytes(), total)
     return total
 
 

@@ -13,7 +13,7 @@ from edlm.evaluation.likelihood.continuous import continuous_nelbo
 from edlm.evaluation.likelihood.published import published_perplexity
 from edlm.sampler.bounds import likelihood_bounds
 from edlm.training.objectives import EnergyObjective, EnergyObjectiveConfig
-from tests.denoisers.blockwise import KINDS, MASK, VOCAB, blockwise
+from tests.denoisers.blockwise import BLOCK, KINDS, MASK, VOCAB, blockwise
 
 each = pytest.mark.parametrize("kind", KINDS)
 PROMPTS = [[1, 2, 3, 4, 5, 6], [7, 8], [3, 1, 4, 1, 5, 9, 2, 6, 5], [2], [1, 2, 3, 4]]
@@ -140,6 +140,16 @@ def test_bounds_in_blocks_share_passes_and_run_each_block_once(kind):
     ]
     mean, stderr = torch.stack(sampled).mean(0), torch.stack(sampled).std(0) / math.sqrt(300)
     assert ((mean - together[0]).abs() < 4 * stderr + 1e-5).all()
+
+
+@each
+def test_a_finished_block_is_held_by_the_first_pass_of_the_next_one(kind):
+    """As many runs of the network as passes; a new block's first one takes the finished one along."""
+    denoiser, sizes = counted(blockwise(kind))
+    sampler = EnergySampler(denoiser, num_steps=2, order="left_to_right")
+    output = sampler.generate([[3, 1, 2, 4]], 8, seed=0, eos_token_id=None)
+    assert len(sizes) == sum(step.denoiser_calls for step in output.steps) == 4
+    assert sizes == [2 * BLOCK, BLOCK, 2 * BLOCK, BLOCK]
 
 
 def test_both_sides_in_blocks_are_the_generated_text_and_its_bound():

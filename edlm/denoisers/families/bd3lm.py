@@ -9,12 +9,13 @@ from edlm.denoisers.families.dit import DiT
 from edlm.denoisers.families.dit_denoiser import DiTDenoiser, wrap_official
 from edlm.denoisers.families.family import Family, LoadOptions
 from edlm.denoisers.families.lightning import (
-    check_last_row_is_mask,
+    check_mask_is_known,
     check_noise,
     flag,
     is_lightning,
     load_backbone,
     load_hub_network,
+    refuse_autoregressive,
     setting,
     settings_of,
     size,
@@ -38,8 +39,7 @@ def _load(checkpoint: Checkpoint, options: LoadOptions) -> DiTDenoiser:
     if is_lightning(checkpoint):
         config, network = settings_of(checkpoint), _lightning_network(checkpoint)
         has_blocks, length = True, size(config, "model.length", source)
-        if tokenizer is None and options.mask_token_id is None:
-            check_last_row_is_mask(config, source)
+        check_mask_is_known(config, tokenizer, options, source)
     else:
         config, network = checkpoint.config, _hub_network(checkpoint)
         # Baselines published in this layout (MDLM, SEDD) have no blocks.
@@ -58,10 +58,7 @@ def _load(checkpoint: Checkpoint, options: LoadOptions) -> DiTDenoiser:
 def _hub_network(checkpoint: Checkpoint) -> DiT:
     config = checkpoint.config
     if config.get("causal", False):
-        raise ValueError(
-            f"{checkpoint.path} must be a diffusion model, got an autoregressive one: "
-            "it makes an energy, see edlm.energies.MDLMCausalLM.from_checkpoint"
-        )
+        refuse_autoregressive(checkpoint.path)
     return load_hub_network(checkpoint, conditioned=config.get("adaln", True))
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from edlm.denoisers.checkpoint import LARGEST, PICKLES, Checkpoint
 from edlm.denoisers.families.dit import DiT, DiTShape
 from edlm.denoisers.families.dit_denoiser import NOISE_EPS, build_dit
+from edlm.denoisers.families.family import LoadOptions
 from edlm.denoisers.pickles import plain
 from edlm.files import reading
 from edlm.rules import check, check_least, check_most, shown
@@ -91,8 +92,21 @@ def check_noise(config: dict[str, Any], source: object) -> None:
         raise ValueError(f"{source}: noise.eps must be {NOISE_EPS} with time_conditioning, got {eps!r}")
 
 
-def check_last_row_is_mask(config: dict[str, Any], source: object) -> None:
-    """The mask is an extra row for GPT-2's tokenizer, but not for one that has a mask token: refuse that."""
+def refuse_autoregressive(source: object) -> None:
+    """Say what to do with a network that is no denoiser."""
+    raise ValueError(
+        f"{source} must be a diffusion model, got an autoregressive one: "
+        "it makes an energy, see edlm.energies.MDLMCausalLM.from_checkpoint"
+    )
+
+
+def check_mask_is_known(config: dict[str, Any], tokenizer: Any, options: LoadOptions, source: object) -> None:
+    """The mask is an extra row for GPT-2's tokenizer, but not for one that has a mask token: refuse that.
+
+    Nothing is checked where the mask or the tokenizer is given.
+    """
+    if tokenizer is not None or options.mask_token_id is not None:
+        return
     data = config.get("data")
     name = data.get("tokenizer_name_or_path") if isinstance(data, dict) else None
     if name is not None and not str(name).startswith("gpt2"):

@@ -9,12 +9,13 @@ from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.families.dit_denoiser import DiTDenoiser, wrap_official
 from edlm.denoisers.families.family import Family, LoadOptions
 from edlm.denoisers.families.lightning import (
-    check_last_row_is_mask,
+    check_mask_is_known,
     check_noise,
     flag,
     is_lightning,
     load_backbone,
     load_hub_network,
+    refuse_autoregressive,
     setting,
     settings_of,
     size,
@@ -40,8 +41,7 @@ def _load(checkpoint: Checkpoint, options: LoadOptions, family: str) -> DiTDenoi
             f"family={family!r}, got {checkpoint.describe()}"
         )
     tokenizer = checkpoint.tokenizer(options.tokenizer)
-    if tokenizer is None and options.mask_token_id is None:
-        check_last_row_is_mask(config, checkpoint.path)
+    check_mask_is_known(config, tokenizer, options, checkpoint.path)
     return DiTDenoiser(
         network.to(options.dtype),
         tokenizer,
@@ -61,10 +61,7 @@ def _check_settings(config: dict[str, Any], family: str, checkpoint: Checkpoint)
         raise ValueError(f"{source} must be trained with masks, got {got}, whose noise is any token")
     backbone, parameterization = (setting(config, key, source) for key in ("backbone", "parameterization"))
     if "ar" in (backbone, parameterization):
-        raise ValueError(
-            f"{source} must be a diffusion model, got an autoregressive one: "
-            "it makes an energy, see edlm.energies.MDLMCausalLM.from_checkpoint"
-        )
+        refuse_autoregressive(source)
     if backbone not in ("dit", "hf_dit"):
         raise ValueError(f"{source}: backbone must be 'dit', got {backbone!r}")
     if flag(config, "cross_attn", source):

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from edlm.corpus.language import Language
+from edlm.diffusion.plan import name_of_order
 from edlm.diffusion.slots import Slots
+from edlm.diffusion.streams import RowStreams
 from edlm.energies.decision import Step
 from edlm.energies.proposal import make_decision
 from edlm.evaluation.languages.exact import check_mask_token
@@ -95,7 +97,8 @@ def exact_law(sampler: EnergySampler, length: int) -> Tensor:
 
     Raises:
         ValueError: a random order, sequence scope or ``correct_proposal``; more than 65536 sequences; infinite
-            energies; or columns after the mask token's.
+            energies; columns after the mask token's; or, where candidates are weighed, an order in which rows differ
+            in the number of tokens of a step, or a denoiser that writes in blocks of its own.
     """
     if sampler.order in ("ancestral", "random") or sampler.scope != "step":
         raise ValueError(f"an exact law needs step scope and a fixed order, got {sampler.scope!r}, {sampler.order!r}")
@@ -106,7 +109,11 @@ def exact_law(sampler: EnergySampler, length: int) -> Tensor:
     if sampler.candidates_weighed == 1:  # the bound is exact
         return -sampler.likelihood_bound(x_0, seeds=[0] * len(x_0)).double()
     x_t, log_p = torch.full((1, length), sampler.denoiser.mask_token_id), torch.zeros(1, dtype=torch.float64)
-    for i in range(sampler.num_steps):
+    plan = sampler.plan(torch.ones_like(x_t, dtype=torch.bool), RowStreams([0]))
+    if plan.is_adaptive or sampler.denoiser.block_size is not None:
+        got = f"order {name_of_order(sampler.order)!r}, a denoiser with block_size {sampler.denoiser.block_size}"
+        raise ValueError(f"an exact law of candidates needs rows whose steps are alike, got {got}")
+    for i in range(plan.total_steps):
         x_t, log_p = _law_of_step(sampler, i, x_t, log_p)
     powers = symbols ** torch.arange(length - 1, -1, -1)
     return log_p[(x_t * powers).sum(1).argsort()]

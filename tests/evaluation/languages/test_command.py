@@ -6,7 +6,7 @@ import re
 import pytest
 
 from edlm.cli import main
-from edlm.commands import language_errors
+from edlm.commands import language_errors, languages
 from edlm.commands.language_errors import DistanceConfig, ErrorsConfig, ExperimentConfig, errors
 from edlm.commands.languages import RerankerConfig
 from edlm.corpus.synthetic import LanguageConfig, build_language
@@ -69,8 +69,8 @@ def test_rows_are_those_of_the_configured_samplers(monkeypatch):
     """Order, groups and seeds included; a trained denoiser and energy are read from their folders."""
     language, other = build_language(CHAIN), build_language(LanguageConfig(vocab_size=4, num_successors=3))
     denoiser, energy = exact_denoiser(other), truth_energy(other)
-    monkeypatch.setattr(language_errors, "load_denoiser", {"a denoiser": denoiser}.__getitem__)
-    monkeypatch.setattr(language_errors, "load_energy", {"an energy": energy}.__getitem__)
+    monkeypatch.setattr(languages, "load_denoiser", {"a denoiser": denoiser}.__getitem__)
+    monkeypatch.setattr(languages, "load_energy", {"an energy": energy}.__getitem__)
     rerankers = (RerankerConfig("ours", "an energy", 5, 1), RerankerConfig("truth", num_candidates=3))
     options = {"lengths": (4, 6), "num_steps": (2, 4), "order": "left_to_right", "rerankers": rerankers}
     experiment = ExperimentConfig("chain", CHAIN, denoiser="a denoiser", **options)

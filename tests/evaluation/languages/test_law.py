@@ -105,6 +105,14 @@ def test_a_wrong_sign_drives_the_law_away():
     assert exact_distance(wrong, CHAIN, 4).kl_from_truth > 2 * base
 
 
+def test_the_law_of_blocks_is_that_of_their_steps():
+    """This language's marginals do not depend on t: two blocks of one step are two steps from left to right."""
+    options = {"order": "left_to_right", "num_candidates": 3}
+    blocks = exact_law(sampler_of(CHAIN, num_steps=1, block_length=2, **options), 4)
+    torch.testing.assert_close(blocks, exact_law(sampler_of(CHAIN, num_steps=2, **options), 4))
+    assert blocks.exp().sum().item() == pytest.approx(1)
+
+
 def test_samples_follow_the_exact_law():
     sampler = sampler_of(HIDDEN, num_candidates=2)
     law = exact_law(sampler, 3).exp()
@@ -142,6 +150,7 @@ def test_truth_energy_is_log_q_less_the_joint_of_what_is_filled():
         ({"order": "random"}, "fixed order"),
         ({"num_candidates": 2, "scope": "sequence"}, "step scope"),
         ({"num_candidates": 2, "temperature": 0.5, "correct_proposal": True}, "correct_proposal"),
+        ({"num_candidates": 2, "order": "entropy_bounded(0.3)"}, "rows whose steps are alike"),
     ],
 )
 def test_samplers_without_an_exact_law_are_refused(options, rule):
