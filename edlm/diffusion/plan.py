@@ -103,6 +103,12 @@ class RevealPlan:
         ranks = torch.arange(self.ranking.shape[1], device=rows.device)
         return Slots.from_ranked(self.ranking[rows], (first[:, None] <= ranks) & (ranks < last[:, None]))
 
+    def repeated(self, number: int) -> RevealPlan:
+        """The plan of ``number`` rows for each of its rows, one after the other."""
+        tables = {name: getattr(self, name) for name in ("ranking", "bounds", "target", "blocks")}
+        many = {name: table if table is None else table.repeat_interleave(number, 0) for name, table in tables.items()}
+        return self if number == 1 else replace(self, **many)
+
     @classmethod
     def of_rows(cls, plans: Sequence[RevealPlan | None], length: int, device: torch.device) -> RevealPlan:
         """Plans of single rows and one block each as that of a batch of this length; None for a row without targets."""

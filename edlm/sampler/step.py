@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from edlm.sampler import inputs
 from edlm.sampler.decisions import decide
 from edlm.sampler.kernel import Kernel
 from edlm.sampler.output import DecisionInfo, StepInfo, merge_decisions, merge_steps
+from edlm.sampler.particles import Particles
 from edlm.sampler.passes import Passes
 
 
@@ -38,17 +40,24 @@ def denoise(
     masked, real = inputs.check_tokens(kernel.denoiser, x_t, target, attention_mask)
     plan = kernel.plan(masked, streams)
     check_first_step(kernel, plan, x_t, real)
-    passes = Passes.of(kernel)
+    passes, number, num_rows = Passes.of(kernel), kernel.num_particles, len(x_t)
+    particles = Particles.of(kernel, num_rows, x_t.device)
+    plan, draws = plan.repeated(number), streams.particles(number)
+    x_t, real = (table if table is None else table.repeat_interleave(number, 0) for table in (x_t, real))
     info: StepInfo | None = None
     for i in range(plan.total_steps):
+        block, at = divmod(i, kernel.num_steps)
         if info is not None and plan.is_adaptive and not ((x_t == kernel.denoiser.mask_token_id) & plan.target).any():
-            t = 1 - i % kernel.num_steps / kernel.num_steps
-            yield x_t, merge_steps([], len(x_t), replace(info, step=i % kernel.num_steps, t=t))
-            continue
-        (step,) = begin_steps([kernel], plan, x_t.new_full((len(x_t),), i), x_t, passes, real)
-        x_s, info = take_step(kernel, step, streams.values(i % kernel.num_steps, i // kernel.num_steps), i)
-        x_t = torch.cat([x_s, x_t[:, x_s.shape[1] :]], 1)
-        yield x_t, info
+            info = merge_steps([], num_rows, replace(info, step=at, t=1 - at / kernel.num_steps))
+        else:
+            (step,) = begin_steps([kernel], plan, x_t.new_full((len(x_t),), i), x_t, passes, real)
+            x_s, info = take_step(kernel, step, draws.values(at, block), i)
+            particles, index, info = particles.survive(kernel, info, partial(streams.resampling, at, block))
+            x_t = torch.cat([x_s, x_t[:, x_s.shape[1] :]], 1)[index]
+        if at + 1 == kernel.num_steps:
+            particles, index = particles.settle(partial(streams.resampling, at + 1, block))
+            x_t = x_t[index]
+        yield x_t[::number], info
 
 
 def begin_steps(
