@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from edlm.diffusion.adaptive import RULES, MarginalRule
+from edlm.diffusion.adaptive import MarginalRule
 from edlm.diffusion.orders import ORDERS, MaskedRows, RankedOrder
+from edlm.diffusion.rules import RULES
 from edlm.diffusion.schedule import Schedule
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import BatchOrder, RowGenerators
@@ -150,6 +151,8 @@ def plan_reveal(
 def named_order(name: str) -> RankedOrder | MarginalRule:
     """One of ``ORDERS``; or a `MarginalRule`, whose threshold may follow its name: ``entropy_bounded(0.2)``.
 
+    That of ``dependency_bounded(0.5, FOLDER)`` is followed by the folder of its predictor.
+
     Raises:
         ValueError: there is none of this name, or its threshold breaks its rule.
     """
@@ -158,9 +161,9 @@ def named_order(name: str) -> RankedOrder | MarginalRule:
     kind, _, threshold = name.partition("(")
     if kind not in RULES or (threshold and not threshold.endswith(")")):
         known = [*ORDERS, *RULES]
-        raise ValueError(f"order must be one of {known}, of the last two also with (threshold), got {name!r}")
+        raise ValueError(f"order must be one of {known}, some also with (threshold), got {name!r}")
     try:
-        return RULES[kind](float(threshold[:-1]) if threshold else None)
+        return RULES[kind].of(threshold[:-1] if threshold else None)
     except ValueError as error:
         raise ValueError(f"{error} in order {name!r}") from error
 

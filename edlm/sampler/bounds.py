@@ -71,7 +71,7 @@ def bounds_of_rows(
     bounds = {i: RowBounds(*nats_of_surviving(samplers[i], x_0, x_t, streams, real)) for i in with_particles}
     samplers = [sampler for sampler in samplers if sampler.num_particles == 1]
     inner_draws = [number for i, number in enumerate(inner_draws) if i not in bounds]
-    reads_hidden = any(s.energy is not None and s.energy.reads_hidden for s in samplers)
+    reads_hidden = any(sampler.reads_hidden for sampler in samplers)
     passes = Passes(denoiser, reads_hidden, holds_hidden=reads_hidden)
     nothing = precise(torch.zeros(len(x_0), device=x_0.device))
     totals, counts = [nothing] * len(samplers), [torch.zeros_like(nothing, dtype=torch.long)] * len(samplers)

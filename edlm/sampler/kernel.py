@@ -12,6 +12,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from edlm.denoisers.base import Denoiser
+from edlm.denoisers.scoring import check_rule
 from edlm.diffusion.adaptive import MarginalRule
 from edlm.diffusion.orders import RANDOM_ORDERS, RankedOrder
 from edlm.diffusion.plan import RevealPlan, name_of_order, named_order, plan_in_blocks, plan_reveal
@@ -65,7 +66,9 @@ class Kernel(SamplerOptions):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "block_length", self._checked_block_length())
         self.denoiser.eval()
-        _ = self.proposal, self.masking_schedule, self.reveal_order  # check their options
+        _ = self.proposal, self.masking_schedule  # check their options
+        if isinstance(self.reveal_order, MarginalRule):
+            check_rule(self.reveal_order, self.denoiser)
         if self.num_candidates is None:
             self._check_tokenwise()
         if self.num_particles > 1:
@@ -139,6 +142,12 @@ class Kernel(SamplerOptions):
     def candidates_weighed(self) -> int:
         """Number of candidates of a decision; 1 where there are no weights."""
         return 1 if self.energy is None or self.tokenwise else self.num_candidates
+
+    @property
+    def reads_hidden(self) -> bool:
+        """Whether the energy or the order reads the denoiser's states."""
+        parts = (self.energy, self.reveal_order)
+        return any(getattr(part, "reads_hidden", False) for part in parts)
 
     @property
     def keeps_impossible(self) -> bool:

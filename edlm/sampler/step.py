@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
-from edlm.denoisers.encoding import Encoding
-from edlm.diffusion.adaptive import MarginalRule
+from edlm.denoisers.scoring import scores_at
 from edlm.diffusion.plan import RevealPlan
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowGenerators, RowStreams
@@ -81,9 +80,11 @@ def begin_steps(
     fills = [_positions_to_fill(k, of_rows, masked, due) for k, of_rows in zip(kernels, uses, strict=True)]
     rows = torch.stack([due, *(fill.any(1) for fill in fills if fill is not None)]).any(0).nonzero()[:, 0]
     t = t.float()
-    reads_hidden = any(k.energy.reads_hidden for k, of_rows in zip(kernels, uses, strict=True) if of_rows.any())
+    reads_hidden = (plan.rule is not None and plan.rule.reads_hidden) or any(
+        k.energy.reads_hidden for k, of_rows in zip(kernels, uses, strict=True) if of_rows.any()
+    )
     encoding = passes.encode(seen, t, rows, seen_real, block[:, :width], reads_hidden) if len(rows) else None
-    scores = None if plan.rule is None else _scores(plan.rule, denoiser, encoding, masked & due[:, None])
+    scores = None if plan.rule is None else scores_at(plan.rule, denoiser, encoding, masked & due[:, None])
     revealed = plan.slots(at, masked, scores)
     steps = []
     for fill, of_rows in zip(fills, uses, strict=True):
@@ -153,13 +154,3 @@ def _positions_to_fill(kernel: Kernel, uses: Tensor, masked: Tensor, due: Tensor
 def time_of(at: Tensor, num_steps: int) -> Tensor:
     """Time ``1 - i/T`` at which step ``i`` starts, as precise as the device can, shape ``[batch]``."""
     return (num_steps - at).to(widest_float(at.device)) / num_steps
-
-
-def _scores(rule: MarginalRule, denoiser: Denoiser, encoding: Encoding | None, wanted: Tensor) -> Tensor:
-    """The rule's scores at the wanted positions, ``inf`` elsewhere, ``[batch, length]``."""
-    everywhere = Slots.where(wanted)
-    scores = torch.full(wanted.shape, torch.inf, device=wanted.device)
-    if not len(everywhere):
-        return scores
-    of_slots = rule.scores(denoiser.slot_log_probs(encoding, everywhere))
-    return everywhere.write(scores.to(of_slots), of_slots)
