@@ -95,7 +95,7 @@ class DependencyObjective:
         rows = torch.arange(len(x_0), device=x_0.device)
         after = denoiser.encode(x_t.index_put((rows, source), tokens[:, 0]), masked.float().mean(1))
         distance = 0.5 * (denoiser.slot_log_probs(after, slots).exp() - log_p.exp()).abs().sum(1)
-        return before.hidden[-1], slots.write(distance.new_zeros(x_0.shape), distance)
+        return before.hidden[-1][before.place], slots.write(distance.new_zeros(x_0.shape), distance)
 
 
 def train_dependency(
