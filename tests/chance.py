@@ -50,5 +50,11 @@ class BulkStreams:
     def values(self, step: int | Tensor, block: int | Tensor = 0) -> BulkStreams:
         return self
 
+    def particles(self, number: int) -> BulkStreams:
+        return self
+
+    def resampling(self, step: int | Tensor, block: int | Tensor = 0) -> BulkStreams:
+        return self
+
     def uniform(self, counts: Tensor, repeats: int = 1, repeating: Tensor | None = None) -> Tensor:
         return torch.rand(int(counts.sum()), repeats, generator=self._generator, dtype=torch.float64)

@@ -226,6 +226,15 @@ COMMANDS: dict[str, Command] = {
             f'{_MINE} {_CORPUS} runs/head --objective.orders "[random]" --trainer.num_steps 10000',
         ),
     ),
+    "train dependency": Command(
+        "train_dependency:run",
+        "train a predictor of dependent positions, for an order that keeps them apart",
+        (
+            f"{_MINE} {_CORPUS} runs/dependency",
+            f"{_MINE} {_CORPUS} runs/dependency --trainer.max_minutes 3",
+            f"{_MINE} {_CORPUS} runs/dependency --rank 64 --trainer.num_steps 2000",
+        ),
+    ),
 }
 GROUPS = {
     "languages": "measure on synthetic languages with known truth",

@@ -5,9 +5,13 @@ A function of ``x_t`` alone, so that nothing is latent: the base, and exact deci
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
+
+from edlm.diffusion.slots import Slots
 
 _TIE = 2.0**-10  # nats
 
@@ -18,23 +22,36 @@ class MarginalRule(ABC):
 
     Attributes:
         threshold: What it compares scores with; its own default if None.
+        reads_hidden: Its scores need the denoiser's states, too; it then has the `identity` of this denoiser.
 
     Raises:
         ValueError: the threshold breaks the rule of the order.
     """
 
     threshold: float | None = None
+    reads_hidden: ClassVar[bool] = False
+    identity: ClassVar[dict[str, Any] | None] = None
+
+    @classmethod
+    def of(cls, argument: str | None) -> Self:
+        """The rule that a name with ``(argument)`` means."""
+        return cls(None if argument is None else float(argument))
 
     @abstractmethod
     def raw_scores(self, log_probs: Tensor) -> Tensor:
         """Scores of log-probabilities ``[n, vocab_size]``, nats, low = revealed first, shape ``[n]``."""
 
-    def scores(self, log_probs: Tensor) -> Tensor:
+    def scores(self, log_probs: Tensor, slots: Slots, states: Tensor | None) -> Tensor:
         """Scores in steps of a thousandth of a nat: rounding depends on the batch, and must not break ties.
 
         A network without absolute positions says the same at all positions of a fully masked sequence.
+
+        Args:
+            log_probs: At the slots, ``[n, vocab_size]``.
+            slots: Masked positions, left to right.
+            states: That enter the denoiser's last block at the slots, ``[n, hidden_size]``, if it `reads_hidden`.
         """
-        return (self.raw_scores(log_probs) / _TIE).round() * _TIE
+        return rounded(self.raw_scores(log_probs))
 
     def number(self, scores: Tensor) -> Tensor | None:
         """How many of the positions of each row are revealed, at least one, ``[batch]``.
@@ -46,6 +63,11 @@ class MarginalRule(ABC):
             None: as many as steps of equal size reveal.
         """
         return None
+
+
+def rounded(scores: Tensor) -> Tensor:
+    """In steps of 1 / 1024."""
+    return (scores / _TIE).round() * _TIE
 
 
 @dataclass(frozen=True)
@@ -101,10 +123,3 @@ class EntropyBounded(MarginalRule):
         most = 0.1 if self.threshold is None else self.threshold
         before = scores.cumsum(1) - scores  # of those ahead of each: its own, the largest so far, is left out
         return ((before <= most) & scores.isfinite()).sum(1).clamp(min=1)
-
-
-RULES: dict[str, type[MarginalRule]] = {
-    "confidence": Confidence,
-    "confidence_threshold": ConfidenceThreshold,
-    "entropy_bounded": EntropyBounded,
-}

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from edlm.diffusion.adaptive import RULES, MarginalRule
+from edlm.diffusion.adaptive import MarginalRule
 from edlm.diffusion.orders import ORDERS, MaskedRows, RankedOrder
+from edlm.diffusion.rules import RULES
 from edlm.diffusion.schedule import Schedule
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import BatchOrder, RowGenerators
@@ -103,6 +104,12 @@ class RevealPlan:
         ranks = torch.arange(self.ranking.shape[1], device=rows.device)
         return Slots.from_ranked(self.ranking[rows], (first[:, None] <= ranks) & (ranks < last[:, None]))
 
+    def repeated(self, number: int) -> RevealPlan:
+        """The plan of ``number`` rows for each of its rows, one after the other."""
+        tables = {name: getattr(self, name) for name in ("ranking", "bounds", "target", "blocks")}
+        many = {name: table if table is None else table.repeat_interleave(number, 0) for name, table in tables.items()}
+        return self if number == 1 else replace(self, **many)
+
     @classmethod
     def of_rows(cls, plans: Sequence[RevealPlan | None], length: int, device: torch.device) -> RevealPlan:
         """Plans of single rows and one block each as that of a batch of this length; None for a row without targets."""
@@ -144,6 +151,8 @@ def plan_reveal(
 def named_order(name: str) -> RankedOrder | MarginalRule:
     """One of ``ORDERS``; or a `MarginalRule`, whose threshold may follow its name: ``entropy_bounded(0.2)``.
 
+    That of ``dependency_bounded(0.5, FOLDER)`` is followed by the folder of its predictor.
+
     Raises:
         ValueError: there is none of this name, or its threshold breaks its rule.
     """
@@ -152,9 +161,9 @@ def named_order(name: str) -> RankedOrder | MarginalRule:
     kind, _, threshold = name.partition("(")
     if kind not in RULES or (threshold and not threshold.endswith(")")):
         known = [*ORDERS, *RULES]
-        raise ValueError(f"order must be one of {known}, of the last two also with (threshold), got {name!r}")
+        raise ValueError(f"order must be one of {known}, some also with (threshold), got {name!r}")
     try:
-        return RULES[kind](float(threshold[:-1]) if threshold else None)
+        return RULES[kind].of(threshold[:-1] if threshold else None)
     except ValueError as error:
         raise ValueError(f"{error} in order {name!r}") from error
 

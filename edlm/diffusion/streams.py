@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edlm.rules import check
 
-_ORDER, _VALUES, _STEPS, _COMMON, _PLACES, _GROUPS = range(6)
+_ORDER, _VALUES, _STEPS, _COMMON, _PLACES, _GROUPS, _PARTICLES, _RESAMPLING = range(8)
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -24,16 +24,28 @@ class RowStreams:
     Args:
         seeds: One non-negative integer a row.
         blocks: Block of text, of each row, that counts as block 0; 0 by default.
+        particles: Number of each row among those of its seed, which have one order and draw apart; 0 by default.
 
     Raises:
         ValueError: a seed is negative.
     """
 
-    def __init__(self, seeds: Sequence[int] | Tensor, blocks: Sequence[int] | None = None):
+    def __init__(
+        self,
+        seeds: Sequence[int] | Tensor,
+        blocks: Sequence[int] | None = None,
+        particles: Sequence[int] | None = None,
+    ):
         self.seeds = [int(seed) for seed in seeds]
         if any(seed < 0 for seed in self.seeds):
             raise ValueError(f"seeds must be >= 0, got {min(self.seeds)}")
         self._blocks = [0] * len(self.seeds) if blocks is None else list(blocks)
+        self._particles = [0] * len(self.seeds) if particles is None else list(particles)
+
+    def particles(self, number: int) -> RowStreams:
+        """The streams of ``number`` particles of each row, those of a row together; the first has those of the row."""
+        seeds, blocks = ([n for n in numbers for _ in range(number)] for numbers in (self.seeds, self._blocks))
+        return RowStreams(seeds, blocks, list(range(number)) * len(self))
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -41,22 +53,36 @@ class RowStreams:
     def order(self, num_blocks: int = 1) -> RowGenerators:
         """The streams that the reveal orders of the first blocks of each row are drawn from, row by row."""
         rows = zip(self.seeds, self._blocks, strict=True)
-        return RowGenerators([_key(seed, _ORDER, first + b) for seed, first in rows for b in range(num_blocks)])
+        return RowGenerators([_key(seed, (_ORDER,), first + b) for seed, first in rows for b in range(num_blocks)])
 
     def values(self, step: int | Tensor, block: int | Tensor = 0) -> RowGenerators:
         """The streams that tokens and choices of a step of a block are drawn from; one for all rows, or one a row."""
-        steps, blocks = (n.tolist() if isinstance(n, Tensor) else [n] * len(self) for n in (step, block))
+        steps, blocks = self._of_rows(step), self._of_rows(block)
+        rows = zip(self.seeds, self._particles, steps, self._blocks, blocks, strict=True)
+        uses = {particle: (_PARTICLES, particle) if particle else (_VALUES,) for particle in self._particles}
+        return RowGenerators(
+            [_key(seed, uses[particle], first + later, at) for seed, particle, at, first, later in rows]
+        )
+
+    def resampling(self, step: int | Tensor, block: int | Tensor = 0) -> RowGenerators:
+        """As `values`: the streams that the particles of each row are resampled from after a step."""
+        steps, blocks = self._of_rows(step), self._of_rows(block)
         rows = zip(self.seeds, steps, self._blocks, blocks, strict=True)
-        return RowGenerators([_key(seed, _VALUES, first + later, at) for seed, at, first, later in rows])
+        return RowGenerators([_key(seed, (_RESAMPLING,), first + later, at) for seed, at, first, later in rows])
+
+    def _of_rows(self, number: int | Tensor) -> list[int]:
+        return number.tolist() if isinstance(number, Tensor) else [number] * len(self)
 
     def steps(self) -> RowGenerators:
         """Streams that choose which steps of a row are measured, where its bound is estimated from some of them."""
-        return RowGenerators([_key(seed, _STEPS, first) for seed, first in zip(self.seeds, self._blocks, strict=True)])
+        return RowGenerators(
+            [_key(seed, (_STEPS,), first) for seed, first in zip(self.seeds, self._blocks, strict=True)]
+        )
 
 
-def _key(seed: int, use: int, block: int, *step: int) -> tuple[int, ...]:
+def _key(seed: int, use: tuple[int, ...], block: int, *step: int) -> tuple[int, ...]:
     """Block 0 has the key of a text without blocks."""
-    return (seed, use, *step, block) if block else (seed, use, *step)
+    return (seed, *use, *step, block) if block else (seed, *use, *step)
 
 
 class RowGenerators:

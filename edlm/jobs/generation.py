@@ -135,7 +135,7 @@ class Generation:
             {
                 **{"index": index, "prompt_index": source, "seed": seed, "prompt": self.prompts[source].text},
                 **{"text": decode(denoiser, tokens), "tokens": tokens.tolist()},
-                "passes": sum(int(step.num_revealed[r] > 0) for step in output.steps),
+                "passes": sum(int(step.num_revealed[r] > 0) for step in output.steps) * self.sampler.num_particles,
                 "marginals": output.marginals,
             }
             for r, (index, source, seed, tokens) in enumerate(zip(indices, sources, seeds, output.tokens, strict=True))

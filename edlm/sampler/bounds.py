@@ -15,6 +15,7 @@ from edlm.sampler.decisions import log_prob
 from edlm.sampler.kernel import Kernel
 from edlm.sampler.passes import Passes
 from edlm.sampler.step import begin_steps, check_first_step
+from edlm.sampler.survival import nats_of_surviving
 
 
 class RowBounds(NamedTuple):
@@ -51,9 +52,11 @@ def bounds_of_rows(
     With ``sampled_steps``, at most as many as all blocks have, the sum over steps is estimated from this many of them:
     each row draws one of each of as many equal strata. Unbiased; for differences between samplers, whose noise cancels.
 
+    A sampler with particles has passes of its own: all particles but one go other ways; see `edlm.sampler.particles`.
+
     Raises:
         ValueError: the samplers differ in denoiser, order or schedule; ``sampled_steps`` is out of range, or given for
-            an order that depends on the marginals.
+            an order that depends on the marginals, or ``inner_draws`` for particles.
     """
     _check_alike(samplers)
     inner_draws = [1] * len(samplers) if inner_draws is None else list(inner_draws)
@@ -62,7 +65,13 @@ def bounds_of_rows(
     streams, denoiser = RowStreams(seeds), samplers[0].denoiser
     target, real = inputs.check_data(denoiser, x_0, given, attention_mask)
     x_t = x_0.masked_fill(target, denoiser.mask_token_id)
-    reads_hidden = any(s.energy is not None and s.energy.reads_hidden for s in samplers)
+    with_particles = [i for i, sampler in enumerate(samplers) if sampler.num_particles > 1]
+    if with_particles and (sampled_steps is not None or any(inner_draws[i] > 1 for i in with_particles)):
+        raise ValueError("num_particles > 1 needs all steps and inner_draws=1: its bound is one run of the particles")
+    bounds = {i: RowBounds(*nats_of_surviving(samplers[i], x_0, x_t, streams, real)) for i in with_particles}
+    samplers = [sampler for sampler in samplers if sampler.num_particles == 1]
+    inner_draws = [number for i, number in enumerate(inner_draws) if i not in bounds]
+    reads_hidden = any(sampler.reads_hidden for sampler in samplers)
     passes = Passes(denoiser, reads_hidden, holds_hidden=reads_hidden)
     nothing = precise(torch.zeros(len(x_0), device=x_0.device))
     totals, counts = [nothing] * len(samplers), [torch.zeros_like(nothing, dtype=torch.long)] * len(samplers)
@@ -84,7 +93,8 @@ def bounds_of_rows(
             totals[i] = totals[i] - weight * log_p
             counts[i] = counts[i] + (step.revealed.counts > 0)
         x_ts[num_steps] = steps[0].revealed.write(x_ts[num_steps], steps[0].revealed.gather(x_0))
-    return [RowBounds(*pair) for pair in zip(totals, counts, strict=True)]
+    alone = iter([RowBounds(*pair) for pair in zip(totals, counts, strict=True)])
+    return [bounds.get(i) or next(alone) for i in range(len(totals) + len(bounds))]
 
 
 def likelihood_bounds(samplers: Sequence[Kernel], x_0: Tensor, seeds: Sequence[int], **options: Any) -> list[Tensor]:

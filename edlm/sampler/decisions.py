@@ -4,6 +4,8 @@ By candidates: energies, weights, choice; in the bound with the data among the c
 energy that can be drawn from: all tokens of a step; their log-probability is known.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -58,27 +60,60 @@ def log_prob(kernel: Kernel, step: Step, streams: RowGenerators, x_0: Tensor, in
     """
     if _decides_exactly(kernel, step):
         return _exact_log_prob(kernel, step, x_0)
-    uses, x_partial, total = step.uses, step.x_t, precise(step.x_t.new_zeros(len(step.uses)))
-    k = kernel.num_candidates if uses.any() else 1
+    total = precise(step.x_t.new_zeros(len(step.uses)))
+    k = kernel.num_candidates if step.uses.any() else 1
     num_data = inner_draws if kernel.scope == "sequence" else 1  # at step scope there is one way to fill it
-    num_others = max(inner_draws, k - 1)
+    numbers = (num_data, max(inner_draws, k - 1)) if k > 1 else (0, 0)
+    for log_q, weights, judged in _along_data(kernel, step, streams, x_0, numbers):
+        total = total + log_q
+        if k > 1:
+            total = total + torch.where(judged, log_share_of_data(weights, k, num_data), 0.0)
+    return total
+
+
+def survival(kernel: Kernel, step: Step, streams: RowGenerators, x_0: Tensor) -> tuple[Tensor, Tensor]:
+    """A step of particles that write the data ``x_0``, at step scope; see `edlm.sampler.particles`.
+
+    Returns:
+        ``log q' - E`` of the data, the step's part of ``log gamma``; and the log of the mean weight of the candidates,
+        of which the data is one. Nats, ``[batch]``.
+    """
+    gamma = mean = precise(step.x_t.new_zeros(len(step.uses)))
+    k = kernel.num_candidates
+    for log_q, weights, _ in _along_data(kernel, step, streams, x_0, (int(step.uses.any()), k - 1)):
+        gamma = gamma + log_q + weights[:, 0]
+        mean = mean + weights.logsumexp(1) - math.log(weights.shape[1])
+    return gamma, mean
+
+
+def _along_data(
+    kernel: Kernel, step: Step, streams: RowGenerators, x_0: Tensor, numbers: tuple[int, int]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Decide the data group by group.
+
+    Yields:
+        ``log q'`` of the group's data that is revealed, nats, ``[batch]``; log weights of fillings by the data and of
+        other candidates, ``numbers`` of them, ``[batch, n]``, 0 in rows that are not judged; and which rows are.
+    """
+    uses, x_partial, (num_data, num_others) = step.uses, step.x_t, numbers
     for group in step.slots.groups(kernel.group_size):
         log_probs = step.denoiser.slot_log_probs(step.encoding, group)
         log_q = kernel.proposal(log_probs)
         data = group.gather(x_0)
         revealed = group.ranks < step.revealed.counts[group.rows]  # at sequence scope, draws complete the data
         of_data = precise(log_q.gather(1, data[:, None])[:, 0])
-        total = total + group.sum_rows(torch.where(revealed, of_data, 0.0))
-        if k > 1:
+        of_data = group.sum_rows(torch.where(revealed, of_data, 0.0))
+        judged = uses & (group.counts > 0)
+        weights = of_data.new_zeros(len(uses), max(1, sum(numbers)))
+        if num_data:
             tokens = draw_categorical(log_q, streams.uniform(group.counts.cpu(), num_data + num_others, uses))
             tokens[:, :num_data] = torch.where(revealed[:, None], data[:, None], tokens[:, :num_data])
             decision = make_decision(step, group, x_partial, log_probs, tokens, log_q)
             # Data that the proposal rules out has an infinite bound, whatever its residual energy.
-            judged = uses & (group.counts > 0) & torch.isfinite(decision.log_proposal[:, 0])
+            judged = judged & torch.isfinite(decision.log_proposal[:, 0])
             weights = log_weights(_energies(kernel, decision, judged), kernel.weight_temperature)
-            total = total + torch.where(judged, log_share_of_data(weights, k, num_data), 0.0)
+        yield of_data, weights, judged
         x_partial = group.write(x_partial, data)
-    return total
 
 
 def _energies(kernel: Kernel, decision: Decision, judged: Tensor) -> Tensor:
@@ -116,7 +151,7 @@ def _choose_candidate(
         fresh = streams.uniform((group.counts * impossible).cpu(), k)
         for table, drawn in zip(draws, draw_candidates(step, group.part(again), kernel.proposal, fresh), strict=True):
             table[again] = drawn
-    if impossible.any() and kernel.on_impossible != "keep":
+    if impossible.any() and not kernel.keeps_impossible:
         raise ImpossibleCandidates(
             f"all {k} candidates have infinite energy at t = {step.t[0].item():.4g} in rows "
             f"{impossible.nonzero()[:, 0].tolist()}, after {int(redraws.max())} redraws; "

@@ -12,6 +12,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from edlm.denoisers.base import Denoiser
+from edlm.denoisers.scoring import check_rule
 from edlm.diffusion.adaptive import MarginalRule
 from edlm.diffusion.orders import RANDOM_ORDERS, RankedOrder
 from edlm.diffusion.plan import RevealPlan, name_of_order, named_order, plan_in_blocks, plan_reveal
@@ -65,14 +66,18 @@ class Kernel(SamplerOptions):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "block_length", self._checked_block_length())
         self.denoiser.eval()
-        _ = self.proposal, self.masking_schedule, self.reveal_order  # check their options
+        _ = self.proposal, self.masking_schedule  # check their options
+        if isinstance(self.reveal_order, MarginalRule):
+            check_rule(self.reveal_order, self.denoiser)
         if self.num_candidates is None:
             self._check_tokenwise()
+        if self.num_particles > 1:
+            self._check_particles()
         if self.energy is not None:
             self.energy.eval()
             self._check_scope(self.energy)
             self.energy.check_denoiser(self.denoiser)
-            if self.num_candidates != 1:
+            if self.num_candidates != 1 or self.num_particles > 1:
                 self._warn_of_order(self.energy)
 
     @cached_property
@@ -139,10 +144,21 @@ class Kernel(SamplerOptions):
         return 1 if self.energy is None or self.tokenwise else self.num_candidates
 
     @property
+    def reads_hidden(self) -> bool:
+        """Whether the energy or the order reads the denoiser's states."""
+        parts = (self.energy, self.reveal_order)
+        return any(getattr(part, "reads_hidden", False) for part in parts)
+
+    @property
+    def keeps_impossible(self) -> bool:
+        """Whether a row whose candidates are all impossible stays masked; as a particle it has no weight then."""
+        return self.on_impossible == "keep" or self.num_particles > 1
+
+    @property
     def bound_is_exact(self) -> bool:
         """Whether `EnergySampler.likelihood_bound` is ``-log P`` itself, for all seeds, where energies are finite."""
         is_fixed = isinstance(self.order, str | MarginalRule) and self.order not in RANDOM_ORDERS
-        return is_fixed and self.candidates_weighed == 1
+        return is_fixed and self.candidates_weighed == self.num_particles == 1
 
     @property
     def round_size(self) -> int:
@@ -153,6 +169,8 @@ class Kernel(SamplerOptions):
         """Values of the options that are "auto"."""
         recommended = {"num_candidates": 1} if self.energy is None else self.energy.recommended
         k, scope, group_size = self.num_candidates, self.scope, self.group_size
+        if self.num_particles > 1:
+            recommended = {**recommended, "num_candidates": 1, "scope": "step", "group_size": None}
         if k == "auto":
             if "num_candidates" not in recommended:
                 name = type(self.energy).__name__
@@ -192,6 +210,21 @@ class Kernel(SamplerOptions):
             raise ValueError(
                 "correct_proposal with num_candidates=None (no weights to correct by) needs temperature=1, top_p=1 and "
                 f"top_k=None, got {self.proposal}"
+            )
+
+    def _check_particles(self) -> None:
+        number = self.num_particles
+        if self.energy is None or self.num_candidates is None:
+            weights = "an energy" if self.energy is None else "candidates: exact decisions have no weights"
+            raise ValueError(f"num_particles > 1 needs {weights}; got {number}")
+        if self.scope != "step":
+            raise ValueError(
+                f"num_particles > 1 needs scope='step', for the weights of steps are multiplied; got {self.scope!r}"
+            )
+        if self.on_impossible != "raise":
+            raise ValueError(
+                "on_impossible must be 'raise' with num_particles > 1, where a particle whose candidates are all "
+                f"impossible is resampled; got {self.on_impossible!r}"
             )
 
     def _check_scope(self, energy: Energy) -> None:

@@ -32,6 +32,7 @@ class StepOptions(SamplerOptions):
 
     num_steps: int = field(default=1, init=False)
     order: str = field(default="auto", init=False)
+    num_particles: int = field(default=1, init=False)
     schedule: str = field(default="log_linear", init=False)
     block_length: int | None = field(default=None, init=False)
 

@@ -7,6 +7,7 @@ from edlm.diffusion.plan import named_order
 from edlm.rules import MAX_COUNT, check_least, check_most, check_options
 
 ScheduleName = Literal["log_linear", "cosine", "polynomial"]
+_COUNTS = ("num_steps", "num_candidates", "group_size", "block_length", "num_particles")
 WINDOW = "a pair (low, high) with 0 <= low <= high <= 1"
 
 
@@ -54,6 +55,11 @@ class SamplerOptions:
     weight_temperature: float = 1.0
     """Weights are ``exp(-E / weight_temperature)``."""
 
+    num_particles: int = 1
+    """Runs ``N`` of a row that are weighed by their energies and resampled between steps, of which one stays at the end
+    of a block: ``N`` denoiser passes a step; see `edlm.sampler.particles`. Each decides by ``num_candidates``, which
+    "auto" makes 1."""
+
     on_impossible: Literal["raise", "redraw", "keep"] = "raise"
     """Where all candidates of a row have infinite energy: "raise"; "redraw" up to 100 times, then raise; or "keep" the
     row's positions masked, due again at the next step of their block; after its last one they stay masked."""
@@ -71,7 +77,7 @@ class SamplerOptions:
     """Weigh candidates as if they were drawn from the denoiser's own marginals instead of the proposal."""
 
     def __post_init__(self) -> None:
-        counts = {name: getattr(self, name) for name in ("num_steps", "num_candidates", "group_size", "block_length")}
+        counts = {name: getattr(self, name) for name in _COUNTS}
         check_least(1, **counts)
         check_most(MAX_COUNT, **counts)
         if isinstance(self.order, str) and self.order != "auto":

@@ -55,7 +55,7 @@ class Passes:
     @classmethod
     def of(cls, kernel: Kernel, cache: CacheName = "auto") -> Self:
         """Those of one kernel."""
-        return cls(kernel.denoiser, holds_hidden=kernel.energy is not None and kernel.energy.reads_hidden, cache=cache)
+        return cls(kernel.denoiser, holds_hidden=kernel.reads_hidden, cache=cache)
 
     def encode(
         self, x_t: Tensor, t: Tensor, rows: Tensor, real: Tensor | None, block: Tensor, reads_hidden: bool

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
-from edlm.denoisers.encoding import Encoding
-from edlm.diffusion.adaptive import MarginalRule
+from edlm.denoisers.scoring import scores_at
 from edlm.diffusion.plan import RevealPlan
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowGenerators, RowStreams
@@ -18,6 +18,7 @@ from edlm.sampler import inputs
 from edlm.sampler.decisions import decide
 from edlm.sampler.kernel import Kernel
 from edlm.sampler.output import DecisionInfo, StepInfo, merge_decisions, merge_steps
+from edlm.sampler.particles import Particles
 from edlm.sampler.passes import Passes
 
 
@@ -38,17 +39,24 @@ def denoise(
     masked, real = inputs.check_tokens(kernel.denoiser, x_t, target, attention_mask)
     plan = kernel.plan(masked, streams)
     check_first_step(kernel, plan, x_t, real)
-    passes = Passes.of(kernel)
+    passes, number, num_rows = Passes.of(kernel), kernel.num_particles, len(x_t)
+    particles = Particles.of(kernel, num_rows, x_t.device)
+    plan, draws = plan.repeated(number), streams.particles(number)
+    x_t, real = (table if table is None else table.repeat_interleave(number, 0) for table in (x_t, real))
     info: StepInfo | None = None
     for i in range(plan.total_steps):
+        block, at = divmod(i, kernel.num_steps)
         if info is not None and plan.is_adaptive and not ((x_t == kernel.denoiser.mask_token_id) & plan.target).any():
-            t = 1 - i % kernel.num_steps / kernel.num_steps
-            yield x_t, merge_steps([], len(x_t), replace(info, step=i % kernel.num_steps, t=t))
-            continue
-        (step,) = begin_steps([kernel], plan, x_t.new_full((len(x_t),), i), x_t, passes, real)
-        x_s, info = take_step(kernel, step, streams.values(i % kernel.num_steps, i // kernel.num_steps), i)
-        x_t = torch.cat([x_s, x_t[:, x_s.shape[1] :]], 1)
-        yield x_t, info
+            info = merge_steps([], num_rows, replace(info, step=at, t=1 - at / kernel.num_steps))
+        else:
+            (step,) = begin_steps([kernel], plan, x_t.new_full((len(x_t),), i), x_t, passes, real)
+            x_s, info = take_step(kernel, step, draws.values(at, block), i)
+            particles, index, info = particles.survive(kernel, info, partial(streams.resampling, at, block))
+            x_t = torch.cat([x_s, x_t[:, x_s.shape[1] :]], 1)[index]
+        if at + 1 == kernel.num_steps:
+            particles, index = particles.settle(partial(streams.resampling, at + 1, block))
+            x_t = x_t[index]
+        yield x_t[::number], info
 
 
 def begin_steps(
@@ -72,9 +80,11 @@ def begin_steps(
     fills = [_positions_to_fill(k, of_rows, masked, due) for k, of_rows in zip(kernels, uses, strict=True)]
     rows = torch.stack([due, *(fill.any(1) for fill in fills if fill is not None)]).any(0).nonzero()[:, 0]
     t = t.float()
-    reads_hidden = any(k.energy.reads_hidden for k, of_rows in zip(kernels, uses, strict=True) if of_rows.any())
+    reads_hidden = (plan.rule is not None and plan.rule.reads_hidden) or any(
+        k.energy.reads_hidden for k, of_rows in zip(kernels, uses, strict=True) if of_rows.any()
+    )
     encoding = passes.encode(seen, t, rows, seen_real, block[:, :width], reads_hidden) if len(rows) else None
-    scores = None if plan.rule is None else _scores(plan.rule, denoiser, encoding, masked & due[:, None])
+    scores = None if plan.rule is None else scores_at(plan.rule, denoiser, encoding, masked & due[:, None])
     revealed = plan.slots(at, masked, scores)
     steps = []
     for fill, of_rows in zip(fills, uses, strict=True):
@@ -144,13 +154,3 @@ def _positions_to_fill(kernel: Kernel, uses: Tensor, masked: Tensor, due: Tensor
 def time_of(at: Tensor, num_steps: int) -> Tensor:
     """Time ``1 - i/T`` at which step ``i`` starts, as precise as the device can, shape ``[batch]``."""
     return (num_steps - at).to(widest_float(at.device)) / num_steps
-
-
-def _scores(rule: MarginalRule, denoiser: Denoiser, encoding: Encoding | None, wanted: Tensor) -> Tensor:
-    """The rule's scores at the wanted positions, ``inf`` elsewhere, ``[batch, length]``."""
-    everywhere = Slots.where(wanted)
-    scores = torch.full(wanted.shape, torch.inf, device=wanted.device)
-    if not len(everywhere):
-        return scores
-    of_slots = rule.scores(denoiser.slot_log_probs(encoding, everywhere))
-    return everywhere.write(scores.to(of_slots), of_slots)

@@ -2,7 +2,8 @@
 
 from edlm.training.autoregressive import train_autoregressive
 from edlm.training.denoiser import train_denoiser
+from edlm.training.dependency import train_dependency
 from edlm.training.energy import train_energy
 from edlm.training.trainer_config import TrainerConfig
 
-__all__ = ["TrainerConfig", "train_autoregressive", "train_denoiser", "train_energy"]
+__all__ = ["TrainerConfig", "train_autoregressive", "train_denoiser", "train_dependency", "train_energy"]

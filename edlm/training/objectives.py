@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edlm.denoisers.base import Denoiser
-from edlm.denoisers.encoding import Encoding
+from edlm.denoisers.scoring import scores_at
 from edlm.diffusion.adaptive import MarginalRule
 from edlm.diffusion.plan import named_order, plan_in_blocks, plan_reveal
 from edlm.diffusion.schedule import LogLinear, Schedule, antithetic_times, mask_tokens
@@ -219,12 +219,13 @@ class EnergyObjective:
         rows, nth = (later < (at // num_steps + 1)[:, None] * num_steps).nonzero(as_tuple=True)  # of each decision
         at, source, steps = (x.to(x_0.device) for x in (at, rows, later[rows, nth]))
         x_t, t = plan.teacher_forced(x_0, at, self.denoiser.mask_token_id), 1 - at % num_steps / num_steps
-        encoding = self.denoiser.encode(x_t, t, keep_hidden=self.reads_hidden)
+        reads_hidden = self.reads_hidden or (rule is not None and rule.reads_hidden)
+        encoding = self.denoiser.encode(x_t, t, keep_hidden=reads_hidden)
         masked = plan.block(at) & (x_t == self.denoiser.mask_token_id)
         if config.scope == "sequence":
             step = Step(self.denoiser, x_t, t, encoding, Slots.where(masked))
         elif rule is not None:
-            slots = replace(plan, rule=rule).slots(at, masked, self._scores(rule, encoding, masked))
+            slots = replace(plan, rule=rule).slots(at, masked, scores_at(rule, self.denoiser, encoding, masked))
             step = Step(self.denoiser, x_t, t, encoding, slots)
         else:
             encoding = replace(encoding, place=encoding.place[source])
@@ -244,9 +245,3 @@ class EnergyObjective:
             tokens = torch.cat([tokens, draw_categorical(log_probs, uniforms)], 1)
         decision = make_decision(step, group, x_partial, log_probs, tokens)
         return replace(decision, round_size=group_size or 1) if num_candidates == 1 else decision
-
-    def _scores(self, rule: MarginalRule, encoding: Encoding, masked: Tensor) -> Tensor:
-        """The rule's scores at masked positions, ``[batch, length]``."""
-        slots = Slots.where(masked)
-        scores = rule.scores(self.denoiser.slot_log_probs(encoding, slots))
-        return slots.write(scores.new_full(masked.shape, torch.inf), scores)

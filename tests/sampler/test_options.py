@@ -49,8 +49,8 @@ def test_signature_of_the_sampler():
     ]
     assert str(inspect.Signature(plain)) == (
         "(denoiser, energy=None, *, num_steps, num_candidates='auto', scope='auto', group_size=None, order='auto', "
-        "block_length=None, schedule='log_linear', window=(0.0, 1.0), weight_temperature=1.0, on_impossible='raise', "
-        "temperature=1.0, top_p=1.0, top_k=None, correct_proposal=False)"
+        "block_length=None, schedule='log_linear', window=(0.0, 1.0), weight_temperature=1.0, num_particles=1, "
+        "on_impossible='raise', temperature=1.0, top_p=1.0, top_k=None, correct_proposal=False)"
     )
 
 

@@ -15,6 +15,7 @@ from edlm.sampler.options import SamplerOptions
 # Options of files that were written before an option was.
 DEFAULTS = {
     "num_candidates": 1,
+    "num_particles": 1,
     "group_size": None,
     "scope": "step",
     "block_length": None,

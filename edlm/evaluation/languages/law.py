@@ -104,6 +104,8 @@ def exact_law(sampler: EnergySampler, length: int) -> Tensor:
         raise ValueError(f"an exact law needs step scope and a fixed order, got {sampler.scope!r}, {sampler.order!r}")
     if sampler.correct_proposal:
         raise ValueError("an exact law needs correct_proposal=False, got True")
+    if sampler.num_particles > 1:
+        raise ValueError(f"an exact law needs num_particles=1, got {sampler.num_particles}")
     symbols = _num_symbols(sampler)
     x_0 = all_sequences(symbols, length)
     if sampler.candidates_weighed == 1:  # the bound is exact

@@ -97,6 +97,7 @@ def _decided(row: Row) -> Cell | str:
             parts.append("exactly" if size in (None, 1) else f"rounds of {size}")
         else:
             parts += [f"k = {o['num_candidates']}", *([f"groups of {size}"] if size else [])]
+            parts += [f"{o['num_particles']} particles"] if o["num_particles"] > 1 else []
             parts += ["whole sequences"] if o["scope"] == "sequence" else []
         parts += ["carry-over"] if o["carry_over"] else []
         low, high = o["window"]

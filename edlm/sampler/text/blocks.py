@@ -99,5 +99,5 @@ def gather_views(
 
 
 def scatter_view(tokens: Tensor, view: View, x_s: Tensor) -> Tensor:
-    """The row ``tokens[length]`` with its view, the first of ``x_s[width]``, written back, as a new tensor."""
-    return tokens.index_copy(0, view.index, x_s[: len(view.index)])
+    """Rows ``tokens[n, length]`` with their view, the first of ``x_s[n, width]``, written back, as a new tensor."""
+    return tokens.index_copy(1, view.index, x_s[:, : len(view.index)])

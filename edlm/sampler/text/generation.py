@@ -60,7 +60,12 @@ class GenerationOutput:
             max_rows: Rows that are shown, from the first on.
             max_candidates: Candidates of a decision that are shown, of the largest weights, and the chosen one. Where
                 tokens are decided without candidates, the likeliest ones are shown if ``num_likeliest`` were recorded.
+
+        Raises:
+            ValueError: rows had several particles, whose decisions are not recorded.
         """
+        if any(step.num_revealed.any() and not step.choices for step in self.steps):
+            raise ValueError("a trace needs num_particles=1: of several particles it is not recorded who decided what")
         rows = list(zip(self._rows, self.seeds, strict=True))[:max_rows]
         return trace_of(rows, self._views, self.steps, self._transcript.tokenizer, max_candidates)
 
@@ -169,16 +174,17 @@ def _write(
             if lane is None and waiting:
                 r = waiting.popleft()
                 lanes[place] = Lane.begin(kernel, r, seeds[r], views[r], tokens[r])
-        taken.append(desk.take(lanes, tokens, options.num_likeliest))
+        taken.append(desk.take(lanes, options.num_likeliest))
         for place, lane in enumerate(lanes):
             if lane is None:
                 continue
             before = lane.num_done
-            has_block = lane.advance(kernel, tokens[lane.row])
-            if not has_block and transcript.has_stopped(rows[lane.row], tokens[lane.row]):
-                tokens[lane.row] = lane.abandon(tokens[lane.row], desk.pad)
+            has_block = lane.advance(kernel)
+            if not has_block and transcript.has_stopped(rows[lane.row], lane.tokens[0]):
+                lane.abandon(desk.pad)
             elif not has_block:
-                has_block = lane.next_block(kernel, tokens[lane.row])
+                has_block = lane.next_block(kernel)
+            tokens[lane.row] = lane.tokens[0]
             lanes[place] = lane if has_block else None
             num_done += lane.num_done - before
         yield Partial(num_ticks, num_done, [*tokens], rows, transcript)

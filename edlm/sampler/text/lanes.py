@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from edlm.diffusion.streams import RowStreams
 from edlm.sampler.inputs import check_tokens
 from edlm.sampler.kernel import Kernel
 from edlm.sampler.output import StepInfo, merge_steps
+from edlm.sampler.particles import Particles
 from edlm.sampler.passes import Passes
 from edlm.sampler.step import begin_steps, check_first_step, take_step
 from edlm.sampler.text.blocks import View, gather_views, scatter_view
@@ -26,6 +28,8 @@ class Lane:
         row: Its number.
         seed: Its seed.
         views: What is seen of it at each of its blocks.
+        tokens: Those of each of its particles so far, ``[N, length]``.
+        particles: Their weights.
         block: The block that is written.
         step: The next step of this block.
         plan: Of this block.
@@ -34,6 +38,8 @@ class Lane:
     row: int
     seed: int
     views: Sequence[View]
+    tokens: Tensor
+    particles: Particles
     block: int = -1
     step: int = 0
     plan: RevealPlan | None = None
@@ -41,8 +47,9 @@ class Lane:
     @classmethod
     def begin(cls, kernel: Kernel, row: int, seed: int, views: Sequence[View], tokens: Tensor) -> Lane:
         """At its first block; ``tokens[length]`` are those of the row."""
-        lane = cls(row, seed, views)
-        lane.next_block(kernel, tokens)
+        particles = Particles.of(kernel, 1, tokens.device)
+        lane = cls(row, seed, views, tokens.expand(kernel.num_particles, -1), particles)
+        lane.next_block(kernel)
         return lane
 
     @property
@@ -54,7 +61,7 @@ class Lane:
         """Steps that were taken or left out."""
         return self.block * self.plan.num_steps + self.step
 
-    def next_block(self, kernel: Kernel, tokens: Tensor) -> bool:
+    def next_block(self, kernel: Kernel) -> bool:
         """Go on to the next block, if there is one.
 
         Raises:
@@ -63,31 +70,37 @@ class Lane:
         if self.block + 1 == len(self.views):
             return False
         self.block, self.step = self.block + 1, 0
-        x_t, target = tokens[self.view.index][None], self.view.target[None]
+        x_t, target = self.tokens[:1, self.view.index], self.view.target[None]
         masked, _ = check_tokens(kernel.denoiser, x_t, target)
         self.plan = kernel.plan(masked, RowStreams([self.seed], [self.block]))
         check_first_step(kernel, self.plan, x_t, None)
-        self._skip(kernel, tokens)
+        self._skip(kernel)
         return True
 
-    def advance(self, kernel: Kernel, tokens: Tensor) -> bool:
+    def advance(self, kernel: Kernel) -> bool:
         """Go on to the next step of the block that decides something; whether there is one."""
         self.step += 1
-        self._skip(kernel, tokens)
-        return self.step < self.plan.num_steps
+        self._skip(kernel)
+        if self.step < self.plan.num_steps:
+            return True
+        streams = RowStreams([self.seed], [self.block])
+        self.particles, index = self.particles.settle(partial(streams.resampling, kernel.num_steps))
+        self.tokens = self.tokens[index]
+        return False
 
-    def abandon(self, tokens: Tensor, pad: int) -> Tensor:
-        """The row with ``pad`` in all later blocks, which are not written."""
+    def abandon(self, pad: int) -> None:
+        """Write ``pad`` in all later blocks, which are not written otherwise."""
         later = [view.index[view.target] for view in self.views[self.block + 1 :]]
         self.block = len(self.views) - 1
-        return tokens.index_fill(0, torch.cat(later), pad) if later else tokens
+        self.tokens = self.tokens.index_fill(1, torch.cat(later), pad) if later else self.tokens
 
-    def _skip(self, kernel: Kernel, tokens: Tensor) -> None:
+    def _skip(self, kernel: Kernel) -> None:
         """Leave out steps in which nothing is decided, unless the energy judges these too."""
         if kernel.energy is not None and kernel.energy.needs_every_row:
             return
-        masked = self.plan.target & (tokens[self.view.index] == kernel.denoiser.mask_token_id)
-        while self.step < self.plan.num_steps and self.plan.num_due(torch.tensor([self.step]), masked) <= 0:
+        masked = self.plan.target & (self.tokens[:, self.view.index] == kernel.denoiser.mask_token_id)
+        plan = self.plan.repeated(kernel.num_particles)
+        while self.step < plan.num_steps and (plan.num_due(torch.full((len(masked),), self.step), masked) <= 0).all():
             self.step += 1
 
 
@@ -119,23 +132,29 @@ class Desk:
     pad: int
 
     @torch.no_grad()
-    def take(self, lanes: Sequence[Lane | None], tokens: list[Tensor], num_likeliest: int) -> TakenStep:
-        """The next step of each lane; ``tokens`` of the rows, each ``[length]``, are replaced by those after it."""
-        device, kernel = self.kernel.device, self.kernel
-        rows = [None if lane is None else tokens[lane.row] for lane in lanes]
-        views = [None if lane is None else lane.view for lane in lanes]
+    def take(self, lanes: Sequence[Lane | None], num_likeliest: int) -> TakenStep:
+        """The next step of each lane, whose tokens are then those after it."""
+        device, kernel, number = self.kernel.device, self.kernel, self.kernel.num_particles
+        rows = [tokens for lane in lanes for tokens in ([None] * number if lane is None else lane.tokens)]
+        views = [None if lane is None else lane.view for lane in lanes for _ in range(number)]
         x_t, _, real = (table.to(device) for table in gather_views(rows, views, self.pad))
         plans = [None if lane is None else lane.plan for lane in lanes]
-        plan = RevealPlan.of_rows(plans, x_t.shape[1], device)
+        plan = RevealPlan.of_rows(plans, x_t.shape[1], device).repeated(number)
         at = torch.tensor([0 if lane is None else lane.step for lane in lanes], device=device)
-        (step,) = begin_steps([kernel], plan, at, x_t, self.passes, None if bool(real.all()) else real)
+        many = at.repeat_interleave(number)
+        (step,) = begin_steps([kernel], plan, many, x_t, self.passes, None if bool(real.all()) else real)
         seeds, blocks = zip(*((0, 0) if lane is None else (lane.seed, lane.block) for lane in lanes), strict=True)
-        x_s, info = take_step(kernel, step, RowStreams(seeds, blocks).values(at), 0, num_likeliest)
-        x_s = x_s.cpu()
+        streams = RowStreams(seeds, blocks)
+        x_s, info = take_step(kernel, step, streams.particles(number).values(many), 0, num_likeliest)
+        nothing = Particles.of(kernel, 1, torch.device("cpu"))
+        particles = Particles.stacked([nothing if lane is None else lane.particles for lane in lanes]).to(device)
+        particles, index, info = particles.survive(kernel, info, partial(streams.resampling, at))
+        x_s, particles = x_s[index].cpu().unflatten(0, (len(lanes), number)), particles.to("cpu")
         taken = []
         for place, lane in enumerate(lanes):
             if lane is not None:
-                tokens[lane.row] = scatter_view(tokens[lane.row], lane.view, x_s[place])
+                lane.tokens = scatter_view(lane.tokens, lane.view, x_s[place])
+                lane.particles = particles.row(place)
                 taken.append((place, lane.row, lane.block, lane.step))
         return TakenStep(info, taken)
 

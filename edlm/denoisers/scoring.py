@@ -1,0 +1,37 @@
+"""What an order that looks at the marginals gets to see of a pass."""
+
+import torch
+from torch import Tensor
+
+from edlm.denoisers.base import Denoiser
+from edlm.denoisers.encoding import Encoding
+from edlm.denoisers.identity import DenoiserIdentity
+from edlm.diffusion.adaptive import MarginalRule
+from edlm.diffusion.slots import Slots
+
+
+def check_rule(rule: MarginalRule, denoiser: Denoiser) -> None:
+    """Refuse, by ValueError, a rule that was trained for another denoiser."""
+    if rule.identity is None:
+        return
+    known, given = DenoiserIdentity(**rule.identity), denoiser.identity
+    differences = ["it has no identity"] if given is None else known.differences(given)
+    if differences:
+        got = f"the one given differs: {'; '.join(differences)}"
+        raise ValueError(f"this order belongs to denoiser {known.name!r}; {got}")
+
+
+def scores_at(rule: MarginalRule, denoiser: Denoiser, encoding: Encoding | None, wanted: Tensor) -> Tensor:
+    """The rule's scores at ``wanted[batch, length]``, ``inf`` elsewhere, same shape.
+
+    Raises:
+        ValueError: the rule reads states, and the pass has none.
+    """
+    slots, nothing = Slots.where(wanted), torch.full(wanted.shape, torch.inf, device=wanted.device)
+    if not len(slots):
+        return nothing
+    states = None
+    if rule.reads_hidden and encoding.hidden is not None:
+        states = encoding.hidden[-1][encoding.place[slots.rows], slots.positions]
+    scores = rule.scores(denoiser.slot_log_probs(encoding, slots), slots, states)
+    return slots.write(nothing.to(scores), scores)
