@@ -27,15 +27,15 @@ class RerankerConfig(Config):
         name: Name in tables and plots.
         energy: Folder of a trained energy; "truth" for the exact residual energy of the language (errors).
         num_candidates: Candidates k; null decides token by token, exactly (trained energies only).
-        num_particles: Particles across steps, each with passes of its own; see `edlm.sampler.particles`.
         group_size: Tokens decided together; null for all of a step. Exact decisions: drawn at once; null for one.
+        num_particles: Particles across steps, each with passes of its own; see `edlm.sampler.particles`.
     """
 
     name: str
     energy: str = "truth"
     num_candidates: int | None = None
-    num_particles: int = 1
     group_size: int | None = None
+    num_particles: int = 1
 
     def __post_init__(self) -> None:
         if self.energy == "truth" and self.num_candidates is None:
@@ -44,7 +44,7 @@ class RerankerConfig(Config):
     @property
     def options(self) -> dict[str, Any]:
         """Of the sampler."""
-        return {name: getattr(self, name) for name in ("num_candidates", "num_particles", "group_size")}
+        return {name: getattr(self, name) for name in ("num_candidates", "group_size", "num_particles")}
 
 
 def models_of(

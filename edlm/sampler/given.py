@@ -65,6 +65,10 @@ class GivenPass(Denoiser):
         raise NotImplementedError("the loop runs the network")
 
     @property
+    def hidden_size(self) -> int:
+        return self._own[0].hidden_size if self._own else super().hidden_size
+
+    @property
     def identity(self) -> DenoiserIdentity | None:
         return self._own[0].identity if self._own else None
 

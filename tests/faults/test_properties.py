@@ -13,9 +13,8 @@ from hypothesis import strategies as st  # noqa: E402
 from edlm import EnergySampler  # noqa: E402
 from edlm.corpus.packing import pack_documents  # noqa: E402
 from edlm.corpus.text import TooFewDocumentsError, train_tokenizer  # noqa: E402
-from edlm.diffusion.adaptive import RULES  # noqa: E402
-from edlm.diffusion.orders import ORDERS  # noqa: E402
 from tests.golden.small import MASK, SIZE, network, scored, world  # noqa: E402
+from tests.orders import NAMED  # noqa: E402
 
 FEW = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 SAMPLERS = st.fixed_dictionaries(
@@ -66,7 +65,7 @@ def test_a_row_of_a_seed_is_the_same_alone_and_in_a_batch(name, options, rows, s
     assert torch.equal(together, torch.cat(alone))
 
 
-@pytest.mark.parametrize("order", [*ORDERS, *RULES])
+@pytest.mark.parametrize("order", NAMED)
 @FEW
 @given(num_steps=st.integers(1, 6), masked=st.lists(st.booleans(), min_size=1, max_size=12), seed=SEEDS)
 def test_an_order_reveals_each_position_once(order, num_steps, masked, seed):

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from edlm import CallableEnergy, EnergySampler, FunctionDenoiser
-from edlm.diffusion.adaptive import RULES
-from edlm.diffusion.orders import ORDERS
 from edlm.energies.base import Energy
+from tests.orders import NAMED
 from tests.sampler.brute_force import MASK, World
 
 WORLD = World()
@@ -119,7 +118,7 @@ def test_numbers_of_numpy_and_torch_are_numbers():
     assert torch.equal(one.tokens[0], make().generate([[0]], 2, seed=5, eos_token_id=2).tokens[0])
 
 
-@pytest.mark.parametrize("order", [*ORDERS, *RULES])
+@pytest.mark.parametrize("order", NAMED)
 @pytest.mark.parametrize("energy", [None, ZERO, COMPLETE], ids=["base", "slots", "sequence"])
 @pytest.mark.parametrize("shape", [(2, 0), (0, 3), (0, 0)])
 def test_rows_without_positions_and_batches_without_rows(shape, energy, order):

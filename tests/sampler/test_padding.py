@@ -5,9 +5,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from edlm import AutoregressiveEnergy, CallableEnergy, EnergySampler, FunctionDenoiser, SequenceEnergy
-from edlm.diffusion.adaptive import RULES
-from edlm.diffusion.orders import ORDERS
 from tests.energies.heads import MASK, disturbed_head, modernbert
+from tests.orders import NAMED
 
 ROWS = [
     [MASK] * 9,
@@ -81,7 +80,7 @@ def make(judge, **options) -> EnergySampler:
     return EnergySampler(DENOISER, energy, **{"num_steps": 3, **own, **options})
 
 
-@pytest.mark.parametrize("order", [*ORDERS, *RULES])
+@pytest.mark.parametrize("order", NAMED)
 @pytest.mark.parametrize("judge", JUDGES)
 def test_a_row_is_the_same_alone_and_padded(judge, order):
     s = make(judge, order=order)
@@ -110,7 +109,7 @@ def test_a_rows_bound_is_the_same_alone_and_padded(judge, order):
     assert together[3] == 0
 
 
-@pytest.mark.parametrize("order", [*ORDERS, *RULES])
+@pytest.mark.parametrize("order", NAMED)
 @pytest.mark.parametrize("judge", [name for name in JUDGES if name != "sequence"])
 def test_what_is_no_target_stays_masked(judge, order):
     s, target = make(judge, order=order), torch.zeros(REAL.shape, dtype=torch.bool)
