@@ -82,6 +82,7 @@ def draw_categorical(log_probs: Tensor, uniforms: Tensor) -> Tensor:
     """Inverse-CDF draws, summed in float64: the same uniform gives the same token whatever the batch.
 
     Large tables are searched in two levels, runs of tokens and the tokens of one: sums of runs alone are in float64.
+    That pays as long as the runs that are searched hold less than the table.
 
     Args:
         log_probs: Nats, normalised or not, shape ``[n, vocab_size]``; ``-inf`` is never drawn.
@@ -102,7 +103,7 @@ def draw_categorical(log_probs: Tensor, uniforms: Tensor) -> Tensor:
     largest = log_probs.amax(-1, keepdim=True)
     check_mass(largest)
     weights, uniforms = (log_probs - largest).exp_().to(work), uniforms.to(work)
-    if weights.numel() <= _SMALL:
+    if weights.numel() <= _SMALL or 2 * _RUN * uniforms.shape[1] > vocab_size:
         return _search(weights.cumsum(1, dtype=torch.float64), uniforms)[0].to(device)
     whole = vocab_size // _RUN * _RUN
     sums = [weights[:, :whole].unflatten(1, (-1, _RUN)).sum(2, dtype=torch.float64)] if whole else []
