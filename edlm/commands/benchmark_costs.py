@@ -9,6 +9,7 @@ import torch
 from edlm.commands.terminal import print_table
 from edlm.denoisers.loading import load_denoiser, usable_device
 from edlm.energies.loading import load_energy
+from edlm.evaluation.experiment.provenance import in_words, provenance
 from edlm.evaluation.experiment.rows import markdown_table
 from edlm.evaluation.samples import s1
 from edlm.evaluation.samples.ratios import Models, measure_ratios, measure_shares
@@ -60,8 +61,8 @@ def compare_costs(config: Any) -> tuple[list[dict[str, Any]], torch.device]:
         parts = [
             f"## {title}\n\n{TEXT[title]}\n\n{markdown_table(table[1], table[0])}" for title, table in tables.items()
         ]
-        command = f"`edlm benchmark --preset s1 --repeats {config.repeats} --seed {config.seed}`"
-        page = "\n".join(["# What joint decisions cost\n", f"{command}; all numbers are in the JSON file.\n", *parts])
+        made = f"{in_words(provenance())}, seed {config.seed}, turns: {config.repeats}."
+        page = "\n".join(["# What joint decisions cost\n", f"{made}\n", *parts])
         write_atomically(Path(config.output).with_suffix(".md"), page.encode())
     return [*ratios, *shares], device
 

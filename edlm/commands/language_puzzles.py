@@ -13,7 +13,7 @@ from edlm.commands.languages import RerankerConfig, models_of
 from edlm.commands.terminal import print_table
 from edlm.corpus.language import Language
 from edlm.corpus.synthetic import LanguageConfig, build_language
-from edlm.evaluation.experiment.provenance import provenance, write_result
+from edlm.evaluation.experiment.provenance import in_words, provenance, write_result
 from edlm.evaluation.languages.puzzles import Puzzles, measure_puzzles, parallelism_scores
 from edlm.files import check_writable, write_atomically
 from edlm.rules import Config
@@ -146,16 +146,15 @@ _COLUMNS = {
 
 def markdown(results: Sequence[Mapping[str, Any]], config: PuzzlesConfig) -> list[str]:
     """Lines: what was measured, and for each kind of puzzle a table of shares and one of bounds."""
-    about = provenance()
     lines = [
         "# Puzzles: shares of valid results over denoiser passes",
         "",
-        f"`{about['command']}`, seed {config.seed}, {config.num_samples} puzzles a cell, the same ones in all cells of "
-        "a table; ± is one standard error. Bounds: upper bounds of `-log p` in nats per written token, low = good, on "
-        f"the first {config.num_bound_rows} puzzles; where candidates are weighed, {config.inner_draws} inner draws. "
+        f"{in_words(provenance())}, seed {config.seed}, {config.num_samples} puzzles a cell, the same ones in all "
+        "cells of a table; ± is one standard error. Bounds: upper bounds of `-log p` in nats per written token, low = "
+        f"good, on the first {config.num_bound_rows} puzzles; where candidates are weighed, {config.inner_draws} inner "
+        "draws. "
         "AUP: area under valid results (%) over tokens a pass (arXiv:2601.07568), with the error of a bootstrap over "
-        f"puzzles. Machine: {about['machine']['processor']}, {about['machine']['threads']} thread, "
-        f"GPU {about['machine']['gpu']}, revision {about['revision']}.",
+        "puzzles.",
     ]
     for result in results:
         given, written, truth = (result[key] for key in ("num_given", "num_written", "truth"))

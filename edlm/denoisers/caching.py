@@ -129,9 +129,8 @@ class CachingDenoiser(NetworkDenoiser):
         held = replace(rest.remaining, real=rest.remaining.real & rest.remaining.gather(hold))
         if self.block_size is not None:
             self._check_blocks(rest.tokens, held, hold.sum(1))
-        new: dict[Hashable, Tensor] = {"tokens": rest.tokens}
-        states = rest.states  # the last block may have been deferred: its keys too
-        new |= rest.past.new
+        states = rest.states  # the last block may have been deferred: its keys are there from now on
+        new: dict[Hashable, Tensor] = {"tokens": rest.tokens, **rest.past.new}
         if self.shift:
             new["states"] = states
         new |= {("hidden", i): table for i, table in enumerate(rest.entering or ())}

@@ -82,7 +82,6 @@ def draw_categorical(log_probs: Tensor, uniforms: Tensor) -> Tensor:
     """Inverse-CDF draws, summed in float64: the same uniform gives the same token whatever the batch.
 
     Large tables are searched in two levels, runs of tokens and the tokens of one: sums of runs alone are in float64.
-    That pays as long as the runs that are searched hold less than the table.
 
     Args:
         log_probs: Nats, normalised or not, shape ``[n, vocab_size]``; ``-inf`` is never drawn.
@@ -103,7 +102,7 @@ def draw_categorical(log_probs: Tensor, uniforms: Tensor) -> Tensor:
     largest = log_probs.amax(-1, keepdim=True)
     check_mass(largest)
     weights, uniforms = (log_probs - largest).exp_().to(work), uniforms.to(work)
-    if weights.numel() <= _SMALL or 2 * _RUN * uniforms.shape[1] > vocab_size:
+    if not _runs_pay(len(weights), vocab_size, uniforms.shape[1]):
         return _search(weights.cumsum(1, dtype=torch.float64), uniforms)[0].to(device)
     whole = vocab_size // _RUN * _RUN
     sums = [weights[:, :whole].unflatten(1, (-1, _RUN)).sum(2, dtype=torch.float64)] if whole else []
@@ -114,6 +113,11 @@ def draw_categorical(log_probs: Tensor, uniforms: Tensor) -> Tensor:
     cdf = inside.masked_fill(tokens >= vocab_size, 0.0).cumsum(2, dtype=torch.float64)
     at = torch.searchsorted(cdf, _below(left[..., None], cdf[..., -1:]), right=True)
     return (run * _RUN + at[..., 0]).to(device)
+
+
+def _runs_pay(rows: int, vocab_size: int, draws: int) -> bool:
+    """Whether the table is large, and the runs that are searched hold far less than it."""
+    return rows * vocab_size > _SMALL and 2 * _RUN * draws <= vocab_size
 
 
 def _search(cdf: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:

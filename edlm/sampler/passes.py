@@ -89,7 +89,7 @@ class Passes:
             return self.denoiser.encode(x_t, t, real, rows=rows, keep_hidden=keep_hidden)
         held = self._held_now(x_t, real, block)
         cache, due = self._usable(x_t, rows, held)
-        hold = held if 2 * len(due) >= len(rows) and len(due) else None
+        hold = held if len(due) and 2 * len(due) >= len(rows) else None
         if hold is None and len(due):
             run = held if not self.is_approximate else torch.ones_like(held) if real is None else real
             cache = self.denoiser.prefill(x_t, run, rows=due, t=t, cache=cache, keep_hidden=self.holds_hidden)

@@ -76,14 +76,14 @@ def test_two_levels_draw_the_tokens_of_one(run, dtype, monkeypatch):
     uniforms = torch.rand(4, 500, generator=generator, dtype=torch.float64)
     uniforms[:, :3] = torch.tensor([0.0, 1e-300, 1 - 2**-53])
     one_level = draw_categorical(logits, uniforms)
-    monkeypatch.setattr("edlm.energies.proposal._SMALL", 0)
+    monkeypatch.setattr("edlm.energies.proposal._runs_pay", lambda *sizes: True)
     monkeypatch.setattr("edlm.energies.proposal._RUN", run)
     assert torch.equal(draw_categorical(logits, uniforms), one_level)
 
 
-@pytest.mark.parametrize("small", [0, 2**17])
-def test_item_10_impossible_tokens_are_never_drawn_at_the_edges_either(small, monkeypatch):
-    monkeypatch.setattr("edlm.energies.proposal._SMALL", small)
+@pytest.mark.parametrize("in_runs", [True, False])
+def test_item_10_impossible_tokens_are_never_drawn_at_the_edges_either(in_runs, monkeypatch):
+    monkeypatch.setattr("edlm.energies.proposal._runs_pay", lambda *sizes: in_runs)
     monkeypatch.setattr("edlm.energies.proposal._RUN", 2)
     edges = torch.tensor([[0.0, 5e-324, 1e-300, 0.5, 1 - 2**-53]], dtype=torch.float64)
     inf = torch.inf

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,10 @@ from edlm.packages import versions
 
 def provenance() -> dict[str, Any]:
     """What a reader needs to run it again: command, revision, versions, machine."""
-    return {"command": " ".join(["edlm", *sys.argv[1:]]), "versions": versions(), **origin()}
+    program, *words = sys.argv
+    is_script = program.endswith(".py") and Path(program).name != "__main__.py"
+    command = " ".join([f"python {program}" if is_script else "edlm", *words])
+    return {"command": command, "versions": versions(), **origin()}
 
 
 def origin() -> dict[str, Any]:
@@ -34,6 +38,12 @@ def origin() -> dict[str, Any]:
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_initialized() else None,
         },
     }
+
+
+def in_words(about: Mapping[str, Any]) -> str:
+    """Command, machine and revision of a `provenance`."""
+    of_machine = (about["machine"][name] for name in ("processor", "threads", "gpu"))
+    return "`{}` ({}, threads: {}, GPU: {}, revision {})".format(about["command"], *of_machine, about["revision"])
 
 
 def described_result(config: Any, **content: Any) -> dict[str, Any]:
