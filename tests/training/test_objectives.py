@@ -17,7 +17,8 @@ from edlm.energies import CallableEnergy, Decision, OracleEnergy, Step
 from edlm.energies.proposal import make_decision
 from edlm.sampler import EnergySampler
 from edlm.training.means import add
-from edlm.training.objectives import AutoregressiveObjective, DenoiserObjective, EnergyObjective, EnergyObjectiveConfig
+from edlm.training.mixtures import EnergyObjectiveConfig
+from edlm.training.objectives import AutoregressiveObjective, DenoiserObjective, EnergyObjective
 from tests.chance import SIGMAS, assert_law, assert_mean
 from tests.enumerable import BOS, LENGTH, MASK, SEQUENCES, VOCAB_SIZE, log_p_ar, random_causal_lm, random_denoiser
 
