@@ -42,7 +42,8 @@ class EnergyObjectiveConfig:
             "binary" (the paper's NCE).
         scope: "step" (tokens of one group of one step) or "sequence" (every masked token).
         num_steps: Mixture of step counts.
-        orders: Mixture of reveal orders; those that look at the marginals do so given random tokens.
+        orders: Mixture of reveal orders; by those that look at the marginals an update takes a denoiser pass for each
+            step of a block.
         group_sizes: Mixture of group sizes; null for the whole step. For "likelihood": of the tokens that are drawn
             at once in exact decisions; null for one.
         block_lengths: Mixture of the lengths of blocks that are written from left to right, each in ``num_steps``

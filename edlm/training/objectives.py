@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.scoring import scores_at
-from edlm.diffusion.adaptive import MarginalRule
-from edlm.diffusion.plan import named_order, plan_in_blocks, plan_reveal
+from edlm.diffusion.plan import RevealPlan, plan_in_blocks, plan_reveal
 from edlm.diffusion.schedule import LogLinear, Schedule, antithetic_times, mask_tokens
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import BatchStreams
@@ -128,28 +127,26 @@ class EnergyObjective:
         num_steps, order, group_size, block_length = (
             mixture[int(u * len(mixture))] for mixture, u in zip(mixtures, streams.common(4).tolist(), strict=True)
         )
-        ranked = named_order(order)
-        rule = ranked if isinstance(ranked, MarginalRule) else None
-        ranked = "random" if rule is not None else ranked
         plan = plan_in_blocks(
             torch.ones_like(x_0, dtype=torch.bool),
             block_size or block_length,
-            lambda masked, number: plan_reveal(masked, ranked, num_steps, LogLinear(), streams.order(number)),
+            lambda masked, number: plan_reveal(masked, order, num_steps, LogLinear(), streams.order(number)),
             aligned=True,
         )
+        rule = plan.rule
         at = (streams.places() * plan.total_steps).long().clamp(max=plan.total_steps - 1)
         several = config.scope == "step" and rule is None
         later = at[:, None] + torch.arange(config.decisions_per_pass if several else 1)
         rows, nth = (later < (at // num_steps + 1)[:, None] * num_steps).nonzero(as_tuple=True)  # of each decision
         at, source, steps = (x.to(x_0.device) for x in (at, rows, later[rows, nth]))
-        x_t, t = plan.teacher_forced(x_0, at, self.denoiser.mask_token_id), 1 - at % num_steps / num_steps
+        x_t, t = self._before(plan, x_0, at), 1 - at % num_steps / num_steps
         reads_hidden = self.reads_hidden or (rule is not None and rule.reads_hidden)
         encoding = self.denoiser.encode(x_t, t, keep_hidden=reads_hidden)
         masked = plan.block(at) & (x_t == self.denoiser.mask_token_id)
         if config.scope == "sequence":
             step = Step(self.denoiser, x_t, t, encoding, Slots.where(masked))
         elif rule is not None:
-            slots = replace(plan, rule=rule).slots(at, masked, scores_at(rule, self.denoiser, encoding, masked))
+            slots = plan.slots(at, masked, scores_at(rule, self.denoiser, encoding, masked))
             step = Step(self.denoiser, x_t, t, encoding, slots)
         else:
             encoding = replace(encoding, place=encoding.place[source])
@@ -174,3 +171,22 @@ class EnergyObjective:
         if not soft_targets or not len(group):
             return decision
         return with_soft_targets(decision, log_probs, soft_targets, streams.values(later.shape[1])[rows, nth])
+
+    def _before(self, plan: RevealPlan, x_0: Tensor, at: Tensor) -> Tensor:
+        """Tokens when step ``at[b]`` of each row begins, if the data was revealed so far.
+
+        By an order that looks at the marginals it takes a denoiser pass for each earlier step of the row's block.
+        """
+        if plan.rule is None:
+            return plan.teacher_forced(x_0, at, self.denoiser.mask_token_id)
+        nth, mask = at % plan.num_steps, self.denoiser.mask_token_id
+        x_t = replace(plan, rule=None).teacher_forced(x_0, at - nth, mask)
+        for i in range(int(nth.max())):
+            later, step = nth > i, at - nth + i
+            masked = plan.block(step) & (x_t == mask) & later[:, None]
+            t = torch.full_like(at, 1 - i / plan.num_steps, dtype=torch.float)
+            rows = later.nonzero()[:, 0]
+            encoding = self.denoiser.encode(x_t, t, rows=rows, keep_hidden=plan.rule.reads_hidden)
+            slots = plan.slots(step, masked, scores_at(plan.rule, self.denoiser, encoding, masked))
+            x_t = slots.write(x_t, slots.gather(x_0))
+        return x_t

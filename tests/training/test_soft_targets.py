@@ -35,7 +35,7 @@ def all_decisions(denoiser, round_size: int):
 
 
 def chain(denoiser, round_size: int) -> torch.Tensor:
-    """``p_theta`` of each slot given the tokens of earlier rounds, by a pass for each: ``[fillings, 3, vocab_size]``."""
+    """``p_theta`` of each slot given the tokens of earlier rounds, by a pass for each: ``[fillings, 3, vocab]``."""
     rounds = [r % -(-3 // round_size) for r in range(3)]
     laws = []
     for tokens in FILLINGS:
@@ -139,7 +139,7 @@ def test_samples_beside_a_corpus_keep_its_held_out_blocks(shipped, tmp_path):
     assert alone.train.tokens.shape == (3, 8) and not torch.equal(alone.train.tokens, first.train.tokens)
     assert torch.equal(mixed.train.tokens, torch.cat([alone.train.tokens, first.train.tokens]))
     for corpus in (alone, mixed):
-        assert torch.equal(corpus.valid.tokens, first.valid.tokens)
+        assert torch.equal(corpus.valid.tokens.long(), first.valid.tokens)
         corpus.save(tmp_path / "made")
         assert torch.equal(PreparedCorpus.load(tmp_path / "made").train.tokens.long(), corpus.train.tokens)
 
