@@ -15,7 +15,7 @@ Window = tuple[float, float]
 
 ALWAYS: Window = (0.0, 1.0)
 NEVER: Window = (0.0, 0.0)
-_MOST_PARTS = 32  # of the steps, between which windows begin and end
+_MOST_PARTS = 32  # of the steps
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,11 @@ class SettingGain:
     @classmethod
     def of(cls, gains: Tensor, order: str, block_length: int | None, length: int) -> SettingGain:
         """That of gains of each row and step of its blocks, nats per token, float64, ``[num_rows, num_steps]``."""
-        num_rows, num_steps = gains.shape
-        first, end = gaining_steps(gains)
-        whole, part = _mean_and_error(gains.sum(1)), _mean_and_error(gains[:, first:end].sum(1))
-        return cls(order, num_steps, block_length, length, num_rows, *whole, _window(first, end, num_steps), *part)
+        (num_rows, num_steps), number = gains.shape, gaining_steps(gains)
+        # It ends half a step after the last one, where no rounding matters.
+        window = NEVER if number == 0 else ALWAYS if number == num_steps else (1 - (number - 0.5) / num_steps, 1.0)
+        whole, part = (_mean_and_error(values.sum(1)) for values in (gains, gains[:, :number]))
+        return cls(order, num_steps, block_length, length, num_rows, *whole, window, *part)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> SettingGain:
@@ -82,46 +83,32 @@ def gaining_window(gains: Sequence[SettingGain], order: str, num_steps: int, blo
     return min(of_order, key=distance).window if of_order else ALWAYS
 
 
-def gaining_steps(gains: Tensor) -> tuple[int, int]:
-    """Consecutive steps ``first .. end - 1`` at which an energy is worth its cost.
+def gaining_steps(gains: Tensor) -> int:
+    """How many of the first steps an energy is worth using at.
 
-    The fewest whose mean gain is within one standard error (of the difference) of that of the best ones. None are among
-    the choices, of gain 0, so that a gain must be greater than its own error.
+    The fewest whose mean gain is within one standard error (of the difference) of that of the best number. No step is
+    among the choices, so that a gain must exceed its own error. First steps, since there tokens depend on each other
+    most: little is revealed. Of more than 32 steps the choices are 32 parts.
 
     Args:
         gains: Of each row and step, nats, float64, shape ``[num_rows, num_steps]``, at least two rows.
 
-    Returns:
-        ``(0, 0)`` for no step.
-
     References:
-        The one-standard-error rule: Breiman et al. 1984, Classification and Regression Trees.
+        The one-standard-error rule: Breiman et al. 1984, Classification and Regression Trees. A window of first steps:
+        Xu et al. 2025, arXiv:2410.21357, Alg. 1.
 
     Example:
         >>> noise = torch.tensor([[0.1, -0.1], [-0.1, 0.1], [0.1, 0.1], [-0.1, -0.1]]).double()
-        >>> gaining_steps(noise + torch.tensor([1.0, 0.01]))
-        (0, 1)
-        >>> gaining_steps(noise - 0.01)
-        (0, 0)
+        >>> gaining_steps(noise + torch.tensor([1.0, 0.01])), gaining_steps(noise - 0.01)
+        (1, 0)
     """
     num_steps = gains.shape[1]
     parts = min(num_steps, _MOST_PARTS)
-    edges = [i * num_steps // parts for i in range(parts + 1)]
-    before = torch.nn.functional.pad(gains.cumsum(1), (1, 0))
-    windows = [(0, 0), *((first, end) for i, first in enumerate(edges) for end in edges[i + 1 :])]
-    first, end = torch.tensor(windows).T
-    sums = before[:, end] - before[:, first]
+    numbers = [i * num_steps // parts for i in range(parts + 1)]
+    sums = torch.nn.functional.pad(gains.cumsum(1), (1, 0))[:, numbers]
     missing = sums[:, [int(sums.mean(0).argmax())]] - sums
-    errors = missing.std(0) / len(gains) ** 0.5
-    good = [i for i, (mean, error) in enumerate(zip(missing.mean(0), errors, strict=True)) if mean <= error]
-    return windows[min(good, key=lambda i: (windows[i][1] - windows[i][0], missing[:, i].sum()))]
-
-
-def _window(first: int, end: int, num_steps: int) -> Window:
-    """The times of steps ``first .. end - 1``, and half a step on both sides, so that no rounding matters."""
-    if first == end:
-        return NEVER
-    return (1 - (end - 0.5) / num_steps if end < num_steps else 0.0), min(1.0, 1 - (first - 0.5) / num_steps)
+    good = missing.mean(0) <= missing.std(0) / len(gains) ** 0.5
+    return numbers[int(good.int().argmax())]
 
 
 def _mean_and_error(values: Tensor) -> tuple[float, float]:

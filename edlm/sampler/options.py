@@ -8,7 +8,7 @@ from edlm.rules import MAX_COUNT, check_least, check_most, check_options
 
 ScheduleName = Literal["log_linear", "cosine", "polynomial"]
 _COUNTS = ("num_steps", "num_candidates", "group_size", "block_length", "num_particles")
-WINDOW = "'auto' or a pair (low, high) with 0 <= low <= high <= 1"
+WINDOW = "a pair (low, high) with 0 <= low <= high <= 1"
 
 
 @check_options
@@ -49,7 +49,7 @@ class SamplerOptions:
     schedule: ScheduleName = "log_linear"
     """Masking schedule, for the ancestral order."""
 
-    window: tuple[float, float] | Literal["auto"] = field(default="auto", metadata={"rule": WINDOW})
+    window: tuple[float, float] | Literal["auto"] = field(default="auto", metadata={"rule": f"{WINDOW}, or 'auto'"})
     """The energy is used at times ``low < t <= high``. "auto": in exact decisions where it was measured to gain after
     training, at no time if nowhere; else always, as (0, 1). See `Kernel.energy_window`."""
 
