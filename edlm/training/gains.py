@@ -98,11 +98,11 @@ class _Setting:
     def gains(self, x_0: Tensor, first_seed: int) -> Tensor:
         """Gains of each step of a block, summed over blocks, nats per token; unbiased; ``[rows, num_steps]``."""
         base, seeds = self.kernels[0], range(first_seed, first_seed + len(x_0))
-        masked, totals = torch.full_like(x_0, base.denoiser.mask_token_id), x_0.new_zeros(len(x_0), base.num_steps)
-        totals = totals.double().cpu()
+        masked = torch.full_like(x_0, base.denoiser.mask_token_id)
+        totals = torch.zeros(len(x_0), base.num_steps, dtype=torch.float64)
         steps = log_probs_of_steps(self.kernels, x_0, masked, RowStreams(seeds), sampled_steps=self.sampled_steps)
         for i, step in steps:
-            nats = (step.weight if i else -step.weight) * step.log_prob.double().cpu() / self.length
+            nats = (step.weight if i else -step.weight) * step.log_prob.cpu().double() / self.length
             totals.scatter_add_(1, step.at.cpu()[:, None] % base.num_steps, nats[:, None])
         return totals.nan_to_num(nan=0.0)  # where neither can write the data
 
