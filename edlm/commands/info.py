@@ -12,6 +12,7 @@ from edlm.commands.terminal import console
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.loading import SHIPPED, load_denoiser
 from edlm.denoisers.probe import probe_shift
+from edlm.energies.gains import SettingGain
 from edlm.energies.loading import load_energy
 from edlm.energies.pretrained import SETTINGS, PretrainedEnergy
 from edlm.rules import Config
@@ -81,6 +82,8 @@ def _of_denoiser(denoiser: Denoiser) -> dict[str, object]:
 
 def _of_energy(energy: PretrainedEnergy) -> dict[str, object]:
     identity = energy.denoiser_identity
+    trained_for = {} if energy.trained_for is None else asdict(energy.trained_for)
+    gains = map(SettingGain.from_json, trained_for.pop("gains", ()))
     return {
         "kind": "energy",
         "class": type(energy).__name__,
@@ -88,7 +91,8 @@ def _of_energy(energy: PretrainedEnergy) -> dict[str, object]:
         "scope": _SCOPE[energy.reads],
         "denoiser": "any" if identity is None else f"{identity.name}, weights {identity.revision}",
         **({} if identity is None else {"mask id": identity.mask_token_id, "vocabulary": identity.vocab_size}),
-        "trained for": "unknown" if energy.trained_for is None else json.dumps(asdict(energy.trained_for)),
+        "trained for": json.dumps(trained_for) if trained_for else "unknown",
+        "gain": "\n".join(map(str, gains)) or "not measured",
         "recommended": json.dumps(energy.recommended),
         "settings": json.dumps(energy.settings()),
     }

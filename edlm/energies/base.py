@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from edlm.denoisers.base import Denoiser, DenoiserIdentity
 from edlm.energies.contract import Trial, check_energy
 from edlm.energies.decision import Decision
+from edlm.energies.gains import ALWAYS, Window
 from edlm.modules import ShortRepr
 from edlm.rules import check, check_least
 from edlm.verdicts import CheckReport
@@ -56,6 +57,13 @@ class Energy(ShortRepr, nn.Module, ABC):
     def trained_orders(self) -> tuple[str, ...] | None:
         """Reveal orders that it was trained on; None if it was not trained, or they are unknown."""
         return None
+
+    def gaining_window(self, order: str, num_steps: int, block_length: int | None) -> Window:
+        """The times at which its exact decisions were measured to gain, in an order of ``num_steps`` passes of a block.
+
+        All times where that is not known.
+        """
+        return ALWAYS
 
     @abstractmethod
     def forward(self, decision: Decision) -> Tensor:

@@ -15,6 +15,7 @@ from huggingface_hub.errors import HFValidationError
 
 from edlm.denoisers.identity import weights_fingerprint
 from edlm.energies.base import Energy
+from edlm.energies.gains import SettingGain
 
 _LONGEST = 200  # characters of a setting in a model card
 _INCIDENTAL = ("max_tokens_per_pass", "transformers_version", "_name_or_path", "dtype")
@@ -43,6 +44,15 @@ energy = edlm.load_energy("{place}")
 | setting | value |
 | --- | --- |
 {settings}
+{gains}"""
+_GAINS = """
+## Gain
+
+Nats per token of exact decisions over the denoiser alone, on held-out rows. A sampler uses the energy at the times of
+the window.
+
+| order | passes | block | gain | window | gain there |
+| --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -57,6 +67,7 @@ class TrainedFor:
         num_candidates: Candidates of a decision, the data included; None: it was trained token by token.
         valid_gain_nats: Mean gain on validation rows at the end, nats: of a head per token, of others per decision;
             None if unknown.
+        gains: Of a normalised energy, in each setting of the mixture; empty where they were not measured.
     """
 
     orders: tuple[str, ...]
@@ -64,6 +75,7 @@ class TrainedFor:
     group_sizes: tuple[int | None, ...]
     num_candidates: int | None = None
     valid_gain_nats: float | None = None
+    gains: tuple[SettingGain, ...] = ()
 
     def after(self, earlier: TrainedFor) -> TrainedFor:
         """The union of this record and that of the earlier run whose weights were trained further."""
@@ -75,7 +87,8 @@ class TrainedFor:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainedFor:
         """From the JSON values of ``asdict``."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**{**values, "gains": tuple(map(SettingGain.from_json, values.get("gains", ())))})
 
 
 @dataclass(frozen=True)
@@ -141,7 +154,9 @@ def generated_card(kind: type, described: dict[str, Any], name: str, base_model:
     if denoiser is not None:
         identity = "Only the one that it was made for: another is refused.\n\n| | |\n| --- | --- |\n"
         identity += "\n".join(f"| {field} | `{value}` |" for field, value in denoiser.items())
-    fields = {**described["settings"], **described.get("trained_for", {})}
+    trained_for = dict(described.get("trained_for", {}))
+    gains = "".join(map(_row_of_gain, trained_for.pop("gains", ())))
+    fields = {**described["settings"], **trained_for}
     settings = "\n".join(f"| {field} | `{_short(value)}` |" for field, value in fields.items())
     return _CARD.format(
         front_matter=f"---\n{front_matter.to_yaml()}\n---\n",
@@ -151,7 +166,17 @@ def generated_card(kind: type, described: dict[str, Any], name: str, base_model:
         summary=(inspect.getdoc(kind) or "").partition("\n")[0],
         denoiser=identity,
         settings=settings,
+        gains=_GAINS + gains if gains else "",
     )
+
+
+def _row_of_gain(values: dict[str, Any]) -> str:
+    """A row of the table in a model card."""
+    gain = SettingGain.from_json(values)
+    means = [f"{x:.4f} ± {e:.4f}" for x, e in ((gain.gain, gain.stderr), (gain.window_gain, gain.window_stderr))]
+    window = "left out" if gain.window[0] == gain.window[1] else "{:.3g} to {:.3g}".format(*gain.window)
+    cells = (gain.order, gain.num_steps, gain.block_length or "none", means[0], window, means[1])
+    return f"| {' | '.join(map(str, cells))} |\n"
 
 
 def _is_hub_id(name: str) -> bool:

@@ -21,6 +21,7 @@ from edlm.denoisers.checkpoint import SHARD_SIZE, Checkpoint, check_finite, fill
 from edlm.denoisers.loading import SHIPPED
 from edlm.energies.base import Energy
 from edlm.energies.card import EnergyCard, TrainedFor, generated_card
+from edlm.energies.gains import Window, gaining_window
 from edlm.files import read_json, reading, write_atomically
 from edlm.hub import finding
 from edlm.rules import check
@@ -61,6 +62,10 @@ class PretrainedEnergy(Energy):
             if order in (self.trained_orders or ()):
                 return {**options, "order": order}
         return options
+
+    def gaining_window(self, order: str, num_steps: int, block_length: int | None) -> Window:
+        gains = self.trained_for.gains if self.trained_for is not None else ()
+        return gaining_window(gains, order, num_steps, block_length)
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The likelihood bound of samplers on data: the same passes, orders and seeds for all of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -28,6 +28,22 @@ class RowBounds(NamedTuple):
 
     nats: Tensor
     passes: Tensor
+
+
+class StepLogProb(NamedTuple):
+    """A step of each row.
+
+    Attributes:
+        at: Its index, counted through all blocks, ``[batch]``.
+        weight: The number of steps that it represents.
+        log_prob: A lower bound of ``log P`` of the tokens that it writes, nats, ``[batch]``.
+        wrote: Whether it writes some, bool, ``[batch]``.
+    """
+
+    at: Tensor
+    weight: float
+    log_prob: Tensor
+    wrote: Tensor
 
 
 @torch.no_grad()
@@ -71,12 +87,38 @@ def bounds_of_rows(
     bounds = {i: RowBounds(*nats_of_surviving(samplers[i], x_0, x_t, streams, real)) for i in with_particles}
     samplers = [sampler for sampler in samplers if sampler.num_particles == 1]
     inner_draws = [number for i, number in enumerate(inner_draws) if i not in bounds]
-    reads_hidden = any(sampler.reads_hidden for sampler in samplers)
-    passes = Passes(denoiser, reads_hidden, holds_hidden=reads_hidden)
     nothing = precise(torch.zeros(len(x_0), device=x_0.device))
     totals, counts = [nothing] * len(samplers), [torch.zeros_like(nothing, dtype=torch.long)] * len(samplers)
+    for i, step in log_probs_of_steps(samplers, x_0, x_t, streams, real, sampled_steps, inner_draws):
+        totals[i] = totals[i] - step.weight * step.log_prob
+        counts[i] = counts[i] + step.wrote
+    alone = iter([RowBounds(*pair) for pair in zip(totals, counts, strict=True)])
+    return [bounds.get(i) or next(alone) for i in range(len(totals) + len(bounds))]
+
+
+@torch.no_grad()
+def log_probs_of_steps(
+    samplers: Sequence[Kernel],
+    x_0: Tensor,
+    x_t: Tensor,
+    streams: RowStreams,
+    real: Tensor | None = None,
+    sampled_steps: int | None = None,
+    inner_draws: Sequence[int] | None = None,
+) -> Iterator[tuple[int, StepLogProb]]:
+    """The terms of `bounds_of_rows`, of samplers without particles, where the rows ``x_t`` are about to become ``x_0``.
+
+    Yields:
+        Index of a sampler, and a step of it.
+    """
+    if not samplers:
+        return
+    denoiser = samplers[0].denoiser
+    inner_draws = [1] * len(samplers) if inner_draws is None else inner_draws
+    reads_hidden = any(sampler.reads_hidden for sampler in samplers)
+    passes = Passes(denoiser, reads_hidden, holds_hidden=reads_hidden)
     by_steps = {sampler.num_steps: sampler for sampler in samplers}
-    plans = {num_steps: sampler.plan(target, streams) for num_steps, sampler in by_steps.items()}
+    plans = {num_steps: sampler.plan(x_t != x_0, streams) for num_steps, sampler in by_steps.items()}
     for sampler in samplers:
         check_first_step(sampler, plans[sampler.num_steps], x_t, real)
     x_ts = dict.fromkeys(plans, x_t)
@@ -90,11 +132,8 @@ def bounds_of_rows(
         steps = begin_steps([samplers[i] for i in indices], plan, at, x_ts[num_steps], passes, real)
         for i, step in zip(indices, steps, strict=True):
             log_p = log_prob(samplers[i], step, streams.values(at % num_steps, at // num_steps), x_0, inner_draws[i])
-            totals[i] = totals[i] - weight * log_p
-            counts[i] = counts[i] + (step.revealed.counts > 0)
+            yield i, StepLogProb(at, weight, log_p, step.revealed.counts > 0)
         x_ts[num_steps] = steps[0].revealed.write(x_ts[num_steps], steps[0].revealed.gather(x_0))
-    alone = iter([RowBounds(*pair) for pair in zip(totals, counts, strict=True)])
-    return [bounds.get(i) or next(alone) for i in range(len(totals) + len(bounds))]
 
 
 def likelihood_bounds(samplers: Sequence[Kernel], x_0: Tensor, seeds: Sequence[int], **options: Any) -> list[Tensor]:

@@ -1,11 +1,9 @@
 """The law of a step: a denoiser, an energy and the options by which they are combined."""
 
-import warnings
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import chain
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -20,11 +18,11 @@ from edlm.diffusion.schedule import Schedule, get_schedule
 from edlm.diffusion.streams import RowStreams
 from edlm.energies.base import Energy
 from edlm.energies.exact import ExactEnergy
+from edlm.energies.gains import ALWAYS, Window
 from edlm.energies.proposal import Proposal
 from edlm.rules import check_options, shown
+from edlm.sampler.notices import warn_left_out, warn_of_order
 from edlm.sampler.options import SamplerOptions, ScheduleName
-
-_warned_orders: WeakKeyDictionary[Energy, set[str]] = WeakKeyDictionary()
 
 
 @check_options
@@ -32,7 +30,7 @@ _warned_orders: WeakKeyDictionary[Energy, set[str]] = WeakKeyDictionary()
 class Kernel(SamplerOptions):
     """`SamplerOptions` with a denoiser and an energy; all functions of the sampler take one.
 
-    Options that are "auto" hold their values afterwards: those of ``energy.recommended``, or of the base sampler.
+    Options that are "auto" (but for ``window``) hold their values afterwards: ``energy.recommended``, or the base's.
     ``dataclasses.replace(kernel, temperature=0.5)`` makes another one, whose options are checked again.
 
     Raises:
@@ -40,7 +38,7 @@ class Kernel(SamplerOptions):
             ``num_candidates`` is "auto" and the energy recommends no number.
 
     Warns:
-        UserWarning: once for each energy and order: the energy was trained on other orders.
+        UserWarning: once for each energy and order: the energy was trained on other orders, or it is left out.
     """
 
     denoiser: Denoiser = field(
@@ -78,7 +76,9 @@ class Kernel(SamplerOptions):
             self._check_scope(self.energy)
             self.energy.check_denoiser(self.denoiser)
             if self.num_candidates != 1 or self.num_particles > 1:
-                self._warn_of_order(self.energy)
+                warn_of_order(self.energy, name_of_order(self.order))
+            if self.window == "auto" and not self.energy_is_used:
+                warn_left_out(self.energy, name_of_order(self.order), self.num_steps)
 
     @cached_property
     def proposal(self) -> Proposal:
@@ -95,9 +95,22 @@ class Kernel(SamplerOptions):
         """Masking schedule."""
         return get_schedule(self.schedule)
 
+    @cached_property
+    def energy_window(self) -> Window:
+        """Times ``low < t <= high`` at which the energy is used; empty, ``low = high``, where it is left out."""
+        if self.window == "auto" and self.tokenwise:
+            return self.energy.gaining_window(name_of_order(self.order), self.num_steps, self.block_length)
+        return ALWAYS if self.window == "auto" else self.window
+
+    @cached_property
+    def energy_is_used(self) -> bool:
+        """Whether there is an energy, and any of the steps uses it; else the sampler is the base, in all it does."""
+        times = torch.arange(self.num_steps, 0, -1, dtype=torch.float64) / self.num_steps
+        return bool(self.uses_energy(times).any())
+
     def uses_energy(self, t: Tensor) -> Tensor:
         """Whether there is an energy and times ``t[batch]`` lie in its window, bool, ``[batch]``."""
-        low, high = self.window
+        low, high = self.energy_window
         return (low < t) & (t <= high) if self.energy is not None else torch.zeros_like(t, dtype=torch.bool)
 
     def plan(self, masked: Tensor, streams: RowStreams) -> RevealPlan:
@@ -111,7 +124,7 @@ class Kernel(SamplerOptions):
     @property
     def options(self) -> dict[str, Any]:
         """All options by name, with values in place of "auto"."""
-        return {option.name: getattr(self, option.name) for option in fields(SamplerOptions)}
+        return {o.name: getattr(self, o.name) for o in fields(SamplerOptions)} | {"window": self.energy_window}
 
     @property
     def device(self) -> torch.device:
@@ -127,9 +140,8 @@ class Kernel(SamplerOptions):
 
     def __repr__(self) -> str:
         """Denoiser, energy and the options that are not their defaults."""
-        defaults = {option.name: option.default for option in fields(SamplerOptions)}
-        parts = [shown(self.denoiser).split()[-1]]
-        parts += [] if self.energy is None else [shown(self.energy).split()[-1]]
+        defaults = {option.name: option.default for option in fields(SamplerOptions)} | {"window": ALWAYS}
+        parts = [shown(part).split()[-1] for part in (self.denoiser, self.energy) if part is not None]
         parts += [f"{name}={value!r}" for name, value in self.options.items() if value != defaults[name]]
         return f"{type(self).__name__}({', '.join(parts)})"
 
@@ -146,8 +158,8 @@ class Kernel(SamplerOptions):
     @property
     def reads_hidden(self) -> bool:
         """Whether the energy or the order reads the denoiser's states."""
-        parts = (self.energy, self.reveal_order)
-        return any(getattr(part, "reads_hidden", False) for part in parts)
+        by_energy = self.energy_is_used and self.energy.reads_hidden
+        return by_energy or getattr(self.reveal_order, "reads_hidden", False)
 
     @property
     def keeps_impossible(self) -> bool:
@@ -241,16 +253,6 @@ class Kernel(SamplerOptions):
                 f"{type(energy).__name__} needs complete sequences: use scope='sequence'{instead}; "
                 f"got scope='step', order={name_of_order(self.order)!r}"
             )
-
-    def _warn_of_order(self, energy: Energy) -> None:
-        trained, order = energy.trained_orders, name_of_order(self.order)
-        warned = _warned_orders.setdefault(energy, set())
-        if trained is not None and order not in trained and order not in warned:
-            warned.add(order)
-            *others, last = trained
-            orders = f"orders {', '.join(others)} and {last}" if others else f"order {last}"
-            message = f"this {type(energy).__name__} was trained on {orders}, not on {order}"
-            warnings.warn(f"{message}: it may gain less than it could", UserWarning, stacklevel=6)
 
 
 def device_of(denoiser: Denoiser) -> torch.device:

@@ -18,7 +18,7 @@ from edlm.sampler.decisions import decide
 from edlm.sampler.given import GivenPass
 from edlm.sampler.inputs import check_completeness, check_tokens
 from edlm.sampler.kernel import Kernel
-from edlm.sampler.options import SamplerOptions
+from edlm.sampler.options import WINDOW, SamplerOptions
 
 
 @check_options
@@ -35,6 +35,9 @@ class StepOptions(SamplerOptions):
     num_particles: int = field(default=1, init=False)
     schedule: str = field(default="log_linear", init=False)
     block_length: int | None = field(default=None, init=False)
+
+    window: tuple[float, float] = field(default=(0.0, 1.0), metadata={"rule": WINDOW})
+    """As the sampler's, at all times by default: the order and the passes of a loop are not known."""
 
     reveal: Any = None
     """Masked positions that are decided and written, bool ``[batch, length]``; or their decision order, int64,

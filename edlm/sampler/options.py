@@ -49,8 +49,9 @@ class SamplerOptions:
     schedule: ScheduleName = "log_linear"
     """Masking schedule, for the ancestral order."""
 
-    window: tuple[float, float] = field(default=(0.0, 1.0), metadata={"rule": WINDOW})
-    """The energy is used at times ``low < t <= high``."""
+    window: tuple[float, float] | Literal["auto"] = field(default="auto", metadata={"rule": f"{WINDOW}, or 'auto'"})
+    """The energy is used at times ``low < t <= high``. "auto": in exact decisions where it was measured to gain after
+    training, at no time if nowhere; else always, as (0, 1). See `Kernel.energy_window`."""
 
     weight_temperature: float = 1.0
     """Weights are ``exp(-E / weight_temperature)``."""
@@ -84,7 +85,7 @@ class SamplerOptions:
             named_order(self.order)
         if self.group_size is not None and self.scope == "sequence":
             raise ValueError(f"group_size needs scope='step': a sequence is judged as a whole; got {self.group_size}")
-        if not 0 <= self.window[0] <= self.window[1] <= 1:
+        if self.window != "auto" and not 0 <= self.window[0] <= self.window[1] <= 1:
             raise ValueError(f"window must be {WINDOW}, got {self.window}")
         if not self.weight_temperature > 0:
             raise ValueError(f"weight_temperature must be > 0, got {self.weight_temperature}")

@@ -60,8 +60,7 @@ class EnergySampler(Kernel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        times = torch.arange(self.num_steps, 0, -1, dtype=torch.float64) / self.num_steps
-        if self.energy is not None and not self.uses_energy(times).any():
+        if self.energy is not None and self.window != "auto" and not self.energy_is_used:
             raise ValueError(f"window must hold the time of a step, {self.num_steps} in all, got {self.window}")
         if self.energy is None and (self.num_candidates or 1) > 1:
             message = f"num_candidates must be 1 without an energy to weigh them, got {self.num_candidates}: not used"

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from edlm.denoisers.loading import load_denoiser
 from edlm.energies.card import TrainedFor
 from edlm.energies.chain_head import ChainHead
 from edlm.energies.exact import ExactEnergy
+from edlm.energies.gains import SettingGain
 from edlm.energies.head_settings import HeadOptions
 from edlm.energies.loading import load_energy
 from edlm.energies.markov_head import MarkovHead
@@ -23,6 +25,8 @@ from edlm.energies.pretrained import PretrainedEnergy
 from edlm.energies.residual_head import ResidualHead
 from edlm.energies.scalar_head import ScalarHead
 from edlm.energies.sequence import SequenceEnergy
+from edlm.processes import from_main_process
+from edlm.training.gains import measure_gains
 from edlm.training.mixtures import EnergyObjectiveConfig
 from edlm.training.objectives import EnergyObjective
 from edlm.training.options import describe, split_options
@@ -135,7 +139,18 @@ def run_config(config: TrainEnergyConfig) -> PretrainedEnergy:
     )
     size, reference = (sum(p.numel() for p in module.parameters()) for module in (energy, denoiser))
     PartialState().print(f"energy of {size:,} parameters, {size / reference:.0%} of the denoiser's, in {path}")
-    return PretrainedEnergy.from_pretrained(path)
+    energy = PretrainedEnergy.from_pretrained(path)
+    if isinstance(energy, ExactEnergy):
+        _record_gains(energy, measure_gains(energy, denoiser, mixture, corpus.valid, config.trainer.batch_size), path)
+    return energy.cpu()
+
+
+def _record_gains(energy: PretrainedEnergy, gains: tuple[SettingGain, ...], path: Path) -> None:
+    """Keep with a saved energy what it gains; all processes call this alike."""
+    energy.trained_for = replace(energy.trained_for, gains=gains)
+    PartialState().wait_for_everyone()  # until all have read it
+    from_main_process(partial(energy.save_pretrained, path))
+    PartialState().print("\n".join(["gain, nats per token; that of the steps that use it:", *map(str, gains)]))
 
 
 def _save(energy: PretrainedEnergy, folder: Path) -> None:

@@ -48,7 +48,7 @@ def test_signature_of_the_sampler():
     ]
     assert str(inspect.Signature(plain)) == (
         "(denoiser, energy=None, *, num_steps, num_candidates='auto', scope='auto', group_size=None, order='auto', "
-        "block_length=None, schedule='log_linear', window=(0.0, 1.0), weight_temperature=1.0, num_particles=1, "
+        "block_length=None, schedule='log_linear', window='auto', weight_temperature=1.0, num_particles=1, "
         "on_impossible='raise', temperature=1.0, top_p=1.0, top_k=None, correct_proposal=False)"
     )
 
@@ -93,7 +93,7 @@ def test_options_have_rules(options, rule, energy):
         ({"num_candidates": True}, "num_candidates must be an integer, None or 'auto', got True"),
         ({"group_size": 2.0}, "group_size must be an integer or None, got 2.0"),
         ({"top_k": 2.5}, "top_k must be an integer or None, got 2.5"),
-        ({"window": 2}, "window must be a pair (low, high) with 0 <= low <= high <= 1, got 2"),
+        ({"window": 2}, "window must be a pair (low, high) with 0 <= low <= high <= 1, or 'auto', got 2"),
         ({"temperature": "1"}, "temperature must be a number, got '1'"),
         ({"correct_proposal": "no"}, "correct_proposal must be True or False, got 'no'"),
         ({"num_step": 3}, "EnergySampler has no option 'num_step'; did you mean 'num_steps'?"),

@@ -6,12 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from edlm import EnergySampler, load_energy
+from edlm.corpus.blocks import TokenBlocks
 from edlm.energies import ChainHead, MarkovHead
 from edlm.energies.neighbour_head import NeighbourOptions
 from edlm.training import energy as module
 from edlm.training.energy import TrainEnergyConfig, run_config
 from edlm.training.mixtures import EnergyObjectiveConfig
 from edlm.training.trainer_config import TrainerConfig
+from tests.energies.heads import MASK, modernbert
 
 
 class Reached(Exception):
@@ -71,3 +74,25 @@ def test_heads_of_neighbours_have_a_shape_and_a_mixture_of_their_own(built, kind
 def test_a_chain_is_trained_on_whole_steps_by_its_likelihood(built, objective, message):
     with pytest.raises(ValueError, match=message):
         built(kind="chain", objective=EnergyObjectiveConfig(**objective))
+
+
+@pytest.mark.parametrize("kind", ["head", "markov", "nce"])
+def test_a_run_measures_what_a_normalised_energy_gains_and_keeps_it(kind, tmp_path):
+    """Of a tiny denoiser, on rows of its own symbols: it is saved, exported, and read by a sampler."""
+    denoiser = modernbert()
+    x_0 = torch.randint(MASK, (64, 8), generator=torch.Generator().manual_seed(0))
+    rows = TokenBlocks(x_0, 64, x_0.numel(), 0, 0)
+    objective = EnergyObjectiveConfig(num_steps=(2, 3), orders=("random",), block_lengths=(None,))
+    trainer = TrainerConfig(str(tmp_path / "run"), num_steps=2, batch_size=8, valid_batches=1)
+    corpus = SimpleNamespace(train=rows, valid=rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "corpus_of", lambda corpus, denoiser: corpus)
+        energy = run_config(TrainEnergyConfig(corpus, denoiser, trainer, kind, objective=objective))
+    gains = energy.trained_for.gains
+    assert [(gain.order, gain.num_steps) for gain in gains] == ([] if kind == "nce" else [("random", 2), ("random", 3)])
+    again = load_energy(tmp_path / "run" / "final")
+    again.save_pretrained(tmp_path / "shipped", dtype=torch.float16)  # as `edlm export` does
+    assert again.trained_for == energy.trained_for == load_energy(tmp_path / "shipped").trained_for
+    for gain in gains:
+        sampler = EnergySampler(denoiser, again, num_steps=gain.num_steps)
+        assert sampler.energy_window == gain.window and sampler.order == "random"

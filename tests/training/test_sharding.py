@@ -10,6 +10,7 @@ from accelerate import PartialState
 
 from edlm.cli import main
 from edlm.denoisers import FunctionDenoiser
+from edlm.energies import load_energy
 from edlm.training.sharding import place
 from tests.training.test_processes import ROOT, TRAINER, assert_equal, finish, options_of, read_log, start
 from tests.training.test_processes import made as made  # a fixture
@@ -75,6 +76,8 @@ def test_a_sharded_masked_lm_trains_a_head_like_a_whole_one(made, tmp_path):
     assert main(["train", "energy", *options]) == 0
     assert len(read_log(tmp_path / "one")) == 22
     assert_equal(tmp_path / "one", tmp_path / "two")
+    one, two = (load_energy(tmp_path / name / "final").trained_for.gains for name in ("one", "two"))
+    assert len(one) == 6 and [gain.gain for gain in two] == pytest.approx([gain.gain for gain in one], abs=1e-3)
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ class Setting:
             {
                 "name": self.name,
                 **self.sampler.options,
-                "window": list(self.sampler.window),
+                "window": list(self.sampler.energy_window),
                 "num_candidates": 1 if self.energy is None else self.sampler.num_candidates,
                 "sampled_steps": self.sampled_steps,
                 "inner_draws": self.inner_draws,

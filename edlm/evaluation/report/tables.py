@@ -101,7 +101,7 @@ def _decided(row: Row) -> Cell | str:
             parts += ["whole sequences"] if o["scope"] == "sequence" else []
         parts += ["carry-over"] if o["carry_over"] else []
         low, high = o["window"]
-        parts += [f"times {low:g} to {high:g}"] if (low, high) != (0, 1) else []
+        parts += [f"times {low:g} to {high:g}" if low < high else "left out"] if (low, high) != (0, 1) else []
         parts += [f"{o['inner_draws']} draws in the bound"] if o["inner_draws"] != 1 else []
     usual = {"temperature": 1, "top_p": 1, "top_k": None}
     parts += [f"{name.replace('_', '-')} {o[name]:g}" for name, value in usual.items() if o[name] != value]
