@@ -63,13 +63,19 @@ class Row:
 
     @property
     def order(self) -> str:
-        """Reveal order."""
+        """Reveal order, as the table names it, see `options_of_order`."""
         return self.options["order"]
 
     @property
     def num_steps(self) -> int:
-        """Denoiser passes."""
+        """Denoiser passes of a block, or the most of them where the marginals say how many."""
         return self.options["num_steps"]
+
+    @property
+    def passes(self) -> float:
+        """Denoiser passes in which tokens of a sequence are written, in the mean; num_steps where not counted."""
+        counted = self.get("passes_per_sequence")
+        return self.num_steps if counted is None else counted.value
 
     @property
     def cell(self) -> tuple[str, int]:
@@ -172,10 +178,18 @@ def _groups(row: Row) -> str:
     return str(row.options["group_size"] or (1 if row.options["num_candidates"] is None else "step"))
 
 
+def passes_text(row: Row) -> str:
+    """Its `passes`, with their standard error where they vary by sequence."""
+    counted = row.get("passes_per_sequence")
+    if counted is None:
+        return str(row.num_steps)
+    return _metric("passes_per_sequence")(row) if counted.stderr and counted.stderr > 0 else f"{counted.value:g}"
+
+
 _SETTING: Columns = {
     "method": lambda row: row.name,
     "order": lambda row: row.order,
-    "passes": lambda row: str(row.num_steps),
+    "passes": passes_text,
     "k": _candidates,
     "groups": _groups,
 }
