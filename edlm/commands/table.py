@@ -190,6 +190,15 @@ COMMANDS: dict[str, Command] = {
             "--language.kind markov --num_train 10000 --length 32 --output_dir runs/symbols",
         ),
     ),
+    "prepare samples": Command(
+        "prepare_samples:run",
+        "sample from a denoiser, as a corpus to train energies on",
+        (
+            f"{_MINE} --num_rows 10000 --output_dir runs/samples",
+            f"{_MINE} --corpus runs/corpus --mixed true --output_dir runs/samples",
+            f"{_MINE} --num_steps 64 --seed 1 --output_dir runs/samples",
+        ),
+    ),
     "train all": Command(
         "train_all:run",
         "run a pipeline: train and measure everything in a number of minutes",

@@ -41,6 +41,23 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Targets:
+    """Laws that a normalised energy learns at some slots of a decision, in place of the candidate's tokens.
+
+    Attributes:
+        index: Numbers of these slots, shape ``[num_targets]``.
+        probs: Laws of their tokens, shape ``[num_targets, vocab_size]``.
+    """
+
+    index: Tensor
+    probs: Tensor
+
+    def mean(self, log_probs: Tensor) -> Tensor:
+        """Means of ``log_probs[num_targets, vocab_size]`` under the laws, shape ``[num_targets]``; ``0 * -inf = 0``."""
+        return (self.probs * log_probs.masked_fill(self.probs == 0, 0.0)).sum(1)
+
+
+@dataclass(frozen=True)
 class Decision:
     """``k`` ways to fill the same positions of each row; one of them will be chosen.
 
@@ -52,6 +69,8 @@ class Decision:
         slot_log_proposal: The proposal's log-probability of each drawn token, nats; ``[num_slots, k]``.
         slot_log_p: The denoiser's own, which the proposal may temper or truncate; ``[num_slots, k]``.
         round_size: For a `TokenwiseEnergy`: tokens in a round of ``q``, which do not see each other.
+        targets: In training a `ResidualHead` with one candidate: the energy is then the mean under these laws of
+            ``log p_theta - log q``, and other slots count 0.
     """
 
     step: Step
@@ -61,6 +80,7 @@ class Decision:
     slot_log_proposal: Tensor
     slot_log_p: Tensor
     round_size: int = 1
+    targets: Targets | None = None
 
     @property
     def num_candidates(self) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edlm.diffusion.slots import DenseSlots, Slots, num_rounds
-from edlm.energies.decision import Decision, Step
+from edlm.energies.decision import Decision, Step, Targets
 from edlm.energies.exact import Likeliest, TokenwiseEnergy, likeliest_of
 from edlm.energies.head_body import Head, causal_masks, seen_positions, take
 from edlm.energies.head_settings import HeadSettings
@@ -49,7 +49,7 @@ class ResidualHead(Head, TokenwiseEnergy):
         self, decision: Decision, dense: DenseSlots, states: Tensor, memory: list[Memory], tokens: Tensor
     ) -> Tensor:
         """``log p_theta - log q`` of the tokens."""
-        log_q = self._log_q(decision.step, dense, states, memory, tokens, decision.round_size)
+        log_q = self._log_q(decision.step, dense, states, memory, tokens, decision.round_size, decision.targets)
         return decision.log_p[dense.active] - log_q.to(decision.log_p)
 
     def log_prob(self, step: Step, tokens: Tensor, round_size: int = 1, proposal: Proposal = PLAIN) -> Tensor:
@@ -145,21 +145,25 @@ class ResidualHead(Head, TokenwiseEnergy):
         memory: list[Memory],
         tokens: Tensor,
         round_size: int,
+        targets: Targets | None = None,
     ) -> Tensor:
-        """Two streams: ``sum_i log q(x_i | x_t, earlier rounds)``, nats, ``[rows, k]``."""
+        """Two streams: ``sum_i log q(x_i | x_t, earlier rounds)``, or the means under targets, nats, ``[rows, k]``."""
         query, _ = self._queries(step, dense, states, memory, tokens, dense.rounds(round_size))
         valid = dense.valid[:, None].expand_as(tokens)
         r, _, i = valid.nonzero(as_tuple=True)
         slots = Slots(dense.active[r], dense.positions[r, i], i, len(step.x_t))
-        parts = parts_of_table(len(r), step.denoiser.vocab_size, r.device)
         query, wanted = query[valid], tokens[valid]
 
-        def log_q_of(part: Tensor) -> Tensor:
+        def table_of(part: Tensor) -> Tensor:
             logits = self._logits(query[part], step, slots.part(part))
-            log_q = step.denoiser.normalize(logits, check=not self.training)
-            return log_q.gather(1, wanted[part, None])[:, 0]
+            return step.denoiser.normalize(logits, check=not self.training)
 
-        log_q = torch.cat([log_q_of(part) for part in parts])
+        if targets is None:
+            parts = parts_of_table(len(r), step.denoiser.vocab_size, r.device)
+            log_q = torch.cat([table_of(part).gather(1, wanted[part, None])[:, 0] for part in parts])
+        else:
+            means = targets.mean(table_of(targets.index))
+            log_q = means.new_zeros(len(r)).index_put((targets.index,), means)
         return precise(log_q.new_zeros(valid.shape).masked_scatter(valid, log_q)).sum(-1)
 
     def _queries(

@@ -58,24 +58,31 @@ def run(config: PipelineConfig) -> Progress:
     output.mkdir(parents=True, exist_ok=True)
     progress = Progress.load(output / "pipeline.json")
     side_by_side = torch.cuda.is_available() if config.side_by_side is None else config.side_by_side
-    sorter = TopologicalSorter({name: stage.needs for name, stage in config.stages.items()})
+    waves = [[name for name in wave if name not in progress.minutes] for wave in _waves(config, side_by_side)]
+    waves = [wave for wave in waves if wave]
+    for i, wave in enumerate(waves):
+        _run_wave(config, wave, progress, len(waves) - i)
+    return progress
+
+
+def _waves(config: PipelineConfig, side_by_side: bool) -> list[list[str]]:
+    """Stages that run at once, one after the other: each after those that it needs, else as the config has them."""
+    sorter, waves = TopologicalSorter({name: stage.needs for name, stage in config.stages.items()}), []
     try:
         sorter.prepare()
     except CycleError as error:
         raise ValueError(f"stages must not need each other in a circle, got {' <- '.join(error.args[1])}") from error
     while sorter.is_active():
         ready = sorted(sorter.get_ready(), key=[*config.stages].index)
-        waiting = [name for name in ready if name not in progress.minutes]
-        for wave in [waiting] if side_by_side else [[name] for name in waiting]:
-            _run_wave(config, wave, progress)
+        waves += [ready] if side_by_side else [[name] for name in ready]
         sorter.done(*ready)
-    return progress
+    return waves
 
 
-def _run_wave(config: PipelineConfig, wave: list[str], progress: Progress) -> None:
-    """Run stages at once, for their share of the minutes that are left."""
+def _run_wave(config: PipelineConfig, wave: list[str], progress: Progress, num_waves: int) -> None:
+    """Run stages at once, for their share of the minutes that are left for so many waves."""
     output, began, before = Path(config.output), time.monotonic(), progress.seconds
-    minutes = _share_of_rest(config, wave, progress)
+    minutes = _share_of_rest(config, wave, progress, num_waves)
     for name in wave:
         if config.stages[name].share is not None:
             progress.granted.setdefault(name, minutes)
@@ -110,11 +117,11 @@ def _run_wave(config: PipelineConfig, wave: list[str], progress: Progress) -> No
             )
 
 
-def _share_of_rest(config: PipelineConfig, wave: list[str], progress: Progress) -> float:
-    """Minutes for each stage of a wave: its share of those left, less what stages take to start and to write."""
+def _share_of_rest(config: PipelineConfig, wave: list[str], progress: Progress, num_waves: int) -> float:
+    """Minutes for each stage of a wave: its share of those left, less what waves take to start and to write."""
     rest = {name: stage.share or 0.0 for name, stage in config.stages.items() if name not in progress.minutes}
     overheads = [
         minutes - progress.granted[name] for name, minutes in progress.minutes.items() if name in progress.granted
     ]
-    left = config.max_minutes - progress.seconds / 60 - min(overheads, default=START_UP) * len(rest)
+    left = config.max_minutes - progress.seconds / 60 - min(overheads, default=START_UP) * num_waves
     return max(_LEAST, left * sum(rest[name] for name in wave) / (sum(rest.values()) or 1.0))

@@ -23,7 +23,8 @@ from edlm.energies.pretrained import PretrainedEnergy
 from edlm.energies.residual_head import ResidualHead
 from edlm.energies.scalar_head import ScalarHead
 from edlm.energies.sequence import SequenceEnergy
-from edlm.training.objectives import EnergyObjective, EnergyObjectiveConfig
+from edlm.training.mixtures import EnergyObjectiveConfig
+from edlm.training.objectives import EnergyObjective
 from edlm.training.options import describe, split_options
 from edlm.training.text import corpus_of
 from edlm.training.trainer import TrainerConfig, train
@@ -166,6 +167,8 @@ def _check(kind: str, objective: EnergyObjectiveConfig) -> None:
         raise ValueError(f"objective.loss must be {losses} for kind {kind!r}, got {objective.loss!r}")
     if (objective.scope == "sequence") != (kind == "nce"):
         raise ValueError(f"kind {kind!r} needs another objective.scope than {objective.scope!r}")
+    if objective.soft_targets and kind != "head":
+        raise ValueError(f"objective.soft_targets must be 0 for kind {kind!r}, got {objective.soft_targets}")
     if exact and not KINDS[kind].draws_in_rounds and set(objective.group_sizes) != {None}:
         sizes = list(objective.group_sizes)
         raise ValueError(

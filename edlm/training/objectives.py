@@ -1,16 +1,14 @@
 """Training objectives: each turns tokens and their noise into a mean loss, in nats per token."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.scoring import scores_at
-from edlm.diffusion.adaptive import MarginalRule
-from edlm.diffusion.plan import named_order, plan_in_blocks, plan_reveal
+from edlm.diffusion.plan import RevealPlan, plan_in_blocks, plan_reveal
 from edlm.diffusion.schedule import LogLinear, Schedule, antithetic_times, mask_tokens
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import BatchStreams
@@ -18,7 +16,9 @@ from edlm.energies.decision import Decision, Step
 from edlm.energies.proposal import draw_categorical, make_decision
 from edlm.sampler.reweighting import log_share_of_data
 from edlm.training.means import Mean
+from edlm.training.mixtures import EnergyObjectiveConfig
 from edlm.training.sharding import place
+from edlm.training.soft_targets import with_soft_targets
 
 
 class DenoiserObjective:
@@ -72,84 +72,6 @@ class AutoregressiveObjective:
         return Mean(nats, batch.numel()), {}
 
 
-_STEPS = {"scope": "step", "num_steps": (2, 3, 4, 5, 6, 8), "orders": ("bisecting",), "block_lengths": (None,)}
-_DEFAULTS = {
-    "head": {**_STEPS, "loss": "likelihood", "group_sizes": (None, 2, 4), "num_candidates": 8},
-    "scalar": {**_STEPS, "loss": "ranking", "group_sizes": (4, 2), "num_candidates": 16},
-    "nce": {
-        "block_lengths": (None,),
-        "loss": "binary",
-        "scope": "sequence",
-        "num_steps": (4, 8, 16),
-        "orders": ("random",),
-    }
-    | {"group_sizes": (None,), "num_candidates": 2},
-}
-_DEFAULTS["markov"] = _DEFAULTS["chain"] = {
-    "loss": "likelihood",
-    "scope": "step",
-    "num_steps": (2, 4, 8, 16, 32),
-    "orders": ("bisecting", "left_to_right", "random", "confidence"),
-    "block_lengths": (None, 32),
-    "group_sizes": (None,),
-    "num_candidates": 8,
-}
-
-
-@dataclass(frozen=True)
-class EnergyObjectiveConfig:
-    """The decisions that an energy is trained on; each update draws one of each mixture.
-
-    What is None is filled in for a kind of energy by `of_kind`.
-
-    Args:
-        loss: "likelihood" (``-log q`` of the data; normalized heads), "ranking" (InfoNCE: the bound (*) itself) or
-            "binary" (the paper's NCE).
-        scope: "step" (tokens of one group of one step) or "sequence" (every masked token).
-        num_steps: Mixture of step counts.
-        orders: Mixture of reveal orders; those that look at the marginals do so given random tokens.
-        group_sizes: Mixture of group sizes; null for the whole step. For "likelihood": of the tokens that are drawn
-            at once in exact decisions; null for one.
-        block_lengths: Mixture of the lengths of blocks that are written from left to right, each in ``num_steps``
-            steps; null for one block. A denoiser that writes in blocks has its own.
-        num_candidates: Data and ``num_candidates - 1`` draws of the frozen denoiser.
-        decisions_per_pass: Reveal sets that are decided on one denoiser pass: that of the row's step, and of the steps
-            after it as if they came next. The pass costs most of an update ("step" scope only).
-    """
-
-    loss: Literal["likelihood", "ranking", "binary"] | None = None
-    scope: Literal["step", "sequence"] | None = None
-    num_steps: tuple[int, ...] | None = None
-    orders: tuple[str, ...] | None = None
-    group_sizes: tuple[int | None, ...] | None = None
-    block_lengths: tuple[int | None, ...] | None = None
-    num_candidates: int | None = None
-    decisions_per_pass: int = 1
-
-    def __post_init__(self) -> None:
-        if self.loss != "likelihood" and self.num_candidates is not None and self.num_candidates < 2:
-            raise ValueError(f"num_candidates must be >= 2: the data and a draw, got {self.num_candidates}")
-        if self.decisions_per_pass < 1:
-            raise ValueError(f"decisions_per_pass must be >= 1, got {self.decisions_per_pass}")
-        for name in ("group_sizes", "block_lengths"):
-            sizes = getattr(self, name) or ()
-            if any(size is not None and size < 1 for size in sizes):
-                raise ValueError(f"{name} must each be >= 1 or null, got {list(sizes)}")
-        mixtures = (self.num_steps, self.orders, self.group_sizes, self.block_lengths)
-        if () in map(_tuple, mixtures) or min(self.num_steps or (1,)) < 1:
-            raise ValueError("num_steps (each >= 1), orders, group_sizes and block_lengths must not be empty")
-        for order in self.orders or ():
-            named_order(order)
-
-    def of_kind(self, kind: str) -> "EnergyObjectiveConfig":
-        """The same, with the defaults of a kind of energy in place of None."""
-        return replace(self, **{name: x for name, x in _DEFAULTS[kind].items() if getattr(self, name) is None})
-
-
-def _tuple(values: Sequence | None) -> tuple | None:
-    return None if values is None else tuple(values)
-
-
 class EnergyObjective:
     """Train an energy on decisions of the kind that the sampler makes, against its frozen denoiser.
 
@@ -180,8 +102,9 @@ class EnergyObjective:
         place(self.denoiser, batch.device)
         k = 1 if self.config.loss == "likelihood" else self.config.num_candidates
         with torch.no_grad():
-            decision = self.draw_decision(batch, k, streams)
-        num_tokens, decided = len(decision.slots), decision.slots.counts > 0
+            decision = self.draw_decision(batch, k, streams, self.config.soft_targets if model.training else 0)
+        learnt = decision.slots if decision.targets is None else decision.targets.index
+        num_tokens, decided = len(learnt), decision.slots.counts > 0
         energy = model(decision)
         if not num_tokens:  # more steps than tokens: nothing to learn from
             nothing = sum(0.0 * p.sum() for p in model.parameters() if p.requires_grad)
@@ -197,35 +120,33 @@ class EnergyObjective:
         loss = -log_sigmoid(-energy[:, 0]) - log_sigmoid(energy[:, 1:]).mean(1)
         return Mean(loss[decided].sum(), len(gain)), metrics
 
-    def draw_decision(self, x_0: Tensor, num_candidates: int, streams: BatchStreams) -> Decision:
+    def draw_decision(self, x_0: Tensor, num_candidates: int, streams: BatchStreams, soft_targets: int = 0) -> Decision:
         """Decisions, several a row, with the data in slot 0 of the candidates."""
         config, block_size = self.config, self.denoiser.block_size
         mixtures = (config.num_steps, config.orders, config.group_sizes, config.block_lengths)
         num_steps, order, group_size, block_length = (
             mixture[int(u * len(mixture))] for mixture, u in zip(mixtures, streams.common(4).tolist(), strict=True)
         )
-        ranked = named_order(order)
-        rule = ranked if isinstance(ranked, MarginalRule) else None
-        ranked = "random" if rule is not None else ranked
         plan = plan_in_blocks(
             torch.ones_like(x_0, dtype=torch.bool),
             block_size or block_length,
-            lambda masked, number: plan_reveal(masked, ranked, num_steps, LogLinear(), streams.order(number)),
+            lambda masked, number: plan_reveal(masked, order, num_steps, LogLinear(), streams.order(number)),
             aligned=True,
         )
+        rule = plan.rule
         at = (streams.places() * plan.total_steps).long().clamp(max=plan.total_steps - 1)
         several = config.scope == "step" and rule is None
         later = at[:, None] + torch.arange(config.decisions_per_pass if several else 1)
         rows, nth = (later < (at // num_steps + 1)[:, None] * num_steps).nonzero(as_tuple=True)  # of each decision
         at, source, steps = (x.to(x_0.device) for x in (at, rows, later[rows, nth]))
-        x_t, t = plan.teacher_forced(x_0, at, self.denoiser.mask_token_id), 1 - at % num_steps / num_steps
+        x_t, t = self._before(plan, x_0, at), 1 - at % num_steps / num_steps
         reads_hidden = self.reads_hidden or (rule is not None and rule.reads_hidden)
         encoding = self.denoiser.encode(x_t, t, keep_hidden=reads_hidden)
         masked = plan.block(at) & (x_t == self.denoiser.mask_token_id)
         if config.scope == "sequence":
             step = Step(self.denoiser, x_t, t, encoding, Slots.where(masked))
         elif rule is not None:
-            slots = replace(plan, rule=rule).slots(at, masked, scores_at(rule, self.denoiser, encoding, masked))
+            slots = plan.slots(at, masked, scores_at(rule, self.denoiser, encoding, masked))
             step = Step(self.denoiser, x_t, t, encoding, slots)
         else:
             encoding = replace(encoding, place=encoding.place[source])
@@ -244,4 +165,28 @@ class EnergyObjective:
             uniforms = streams.values(later.shape[1], num_candidates - 1)[rows[index], nth[index], :, positions]
             tokens = torch.cat([tokens, draw_categorical(log_probs, uniforms)], 1)
         decision = make_decision(step, group, x_partial, log_probs, tokens)
-        return replace(decision, round_size=group_size or 1) if num_candidates == 1 else decision
+        if num_candidates > 1:
+            return decision
+        decision = replace(decision, round_size=group_size or 1)
+        if not soft_targets or not len(group):
+            return decision
+        return with_soft_targets(decision, log_probs, soft_targets, streams.values(later.shape[1])[rows, nth])
+
+    def _before(self, plan: RevealPlan, x_0: Tensor, at: Tensor) -> Tensor:
+        """Tokens when step ``at[b]`` of each row begins, if the data was revealed so far.
+
+        By an order that looks at the marginals it takes a denoiser pass for each earlier step of the row's block.
+        """
+        if plan.rule is None:
+            return plan.teacher_forced(x_0, at, self.denoiser.mask_token_id)
+        nth, mask = at % plan.num_steps, self.denoiser.mask_token_id
+        x_t = replace(plan, rule=None).teacher_forced(x_0, at - nth, mask)
+        for i in range(int(nth.max())):
+            later, step = nth > i, at - nth + i
+            masked = plan.block(step) & (x_t == mask) & later[:, None]
+            t = torch.full_like(at, 1 - i / plan.num_steps, dtype=torch.float)
+            rows = later.nonzero()[:, 0]
+            encoding = self.denoiser.encode(x_t, t, rows=rows, keep_hidden=plan.rule.reads_hidden)
+            slots = plan.slots(step, masked, scores_at(plan.rule, self.denoiser, encoding, masked))
+            x_t = slots.write(x_t, slots.gather(x_0))
+        return x_t

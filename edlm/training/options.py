@@ -8,7 +8,7 @@ from typing import Any
 from edlm import __version__
 from edlm.energies.head_settings import HeadOptions
 from edlm.rules import check_names
-from edlm.training.objectives import EnergyObjectiveConfig
+from edlm.training.mixtures import EnergyObjectiveConfig
 from edlm.training.trainer_config import TrainerConfig
 
 _OPTIONS = (EnergyObjectiveConfig, HeadOptions)

@@ -8,7 +8,8 @@ from edlm.corpus.languages import MarkovChain
 from edlm.diffusion.streams import BatchStreams
 from edlm.energies import ChainHead, MarkovHead
 from edlm.evaluation.languages.exact import exact_denoiser
-from edlm.training.objectives import EnergyObjective, EnergyObjectiveConfig
+from edlm.training.mixtures import EnergyObjectiveConfig
+from edlm.training.objectives import EnergyObjective
 
 LENGTH = 8
 TRANSITIONS = [[0.7, 0.2, 0.05, 0.05], [0.05, 0.1, 0.8, 0.05], [0.1, 0.05, 0.05, 0.8], [0.6, 0.1, 0.1, 0.2]]

@@ -12,7 +12,8 @@ from edlm.diffusion.streams import BatchStreams
 from edlm.evaluation.likelihood.continuous import continuous_nelbo
 from edlm.evaluation.likelihood.published import published_perplexity
 from edlm.sampler.bounds import likelihood_bounds
-from edlm.training.objectives import EnergyObjective, EnergyObjectiveConfig
+from edlm.training.mixtures import EnergyObjectiveConfig
+from edlm.training.objectives import EnergyObjective
 from tests.denoisers.blockwise import BLOCK, KINDS, MASK, VOCAB, blockwise
 
 each = pytest.mark.parametrize("kind", KINDS)

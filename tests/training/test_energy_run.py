@@ -10,7 +10,7 @@ from edlm.energies import ChainHead, MarkovHead
 from edlm.energies.neighbour_head import NeighbourOptions
 from edlm.training import energy as module
 from edlm.training.energy import TrainEnergyConfig, run_config
-from edlm.training.objectives import EnergyObjectiveConfig
+from edlm.training.mixtures import EnergyObjectiveConfig
 from edlm.training.trainer_config import TrainerConfig
 
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from edlm.corpus.languages import MarkovChain
 from edlm.denoisers.function import FunctionDenoiser
+from edlm.denoisers.scoring import scores_at
+from edlm.diffusion.plan import plan_in_blocks, plan_reveal
 from edlm.diffusion.schedule import Cosine, LogLinear, Polynomial, bell_times
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import BatchStreams
@@ -17,7 +19,8 @@ from edlm.energies import CallableEnergy, Decision, OracleEnergy, Step
 from edlm.energies.proposal import make_decision
 from edlm.sampler import EnergySampler
 from edlm.training.means import add
-from edlm.training.objectives import AutoregressiveObjective, DenoiserObjective, EnergyObjective, EnergyObjectiveConfig
+from edlm.training.mixtures import EnergyObjectiveConfig
+from edlm.training.objectives import AutoregressiveObjective, DenoiserObjective, EnergyObjective
 from tests.chance import SIGMAS, assert_law, assert_mean
 from tests.enumerable import BOS, LENGTH, MASK, SEQUENCES, VOCAB_SIZE, log_p_ar, random_causal_lm, random_denoiser
 
@@ -167,11 +170,11 @@ def decisions(batch_size: int = 12, num_candidates: int = 4, denoiser=None, seed
 
 
 def seeing_denoiser() -> FunctionDenoiser:
-    """Its marginals depend on the whole of ``x_t``."""
-    powers = 1.7 ** torch.arange(LONG)
+    """Its marginals depend on the whole of ``x_t``, and differ from position to position."""
+    powers, places = 1.7 ** torch.arange(LONG), 1 + torch.arange(LONG)[:, None] / 7
 
     def f(x_t: Tensor, t: Tensor) -> Tensor:
-        return torch.sin((x_t * powers).sum(1)[:, None, None] * torch.arange(1, 6)).expand(-1, LONG, -1)
+        return 2 * torch.sin((x_t * powers).sum(1)[:, None, None] * torch.arange(1, 6) * places)
 
     return FunctionDenoiser(f, 5, 5)
 
@@ -295,21 +298,35 @@ def test_blocks_are_a_mixture_of_their_lengths():
     assert met == {4, 12}
 
 
-def test_the_confidence_order_takes_the_surest_of_random_masks():
-    """Among the masks that a random order has left, those of the largest marginals, ties to the left."""
-    table = torch.randn(LONG, 5, generator=torch.Generator().manual_seed(1)).double()
-    denoiser = FunctionDenoiser(lambda x_t, t: table.expand(len(x_t), -1, -1), 5, 5)
-    sure, seen = table.log_softmax(-1).amax(-1), set()
-    for seed in range(10):
-        config = {"num_steps": (4,), "orders": ("confidence",), "decisions_per_pass": 3}
-        _, decision = decisions(8, 1, denoiser, seed, **config)
+@pytest.mark.parametrize("order, block_length", [("confidence", None), ("confidence", 6), ("entropy_bounded(3.0)", 6)])
+def test_orders_that_look_are_followed_from_the_start_of_a_block(order, block_length):
+    """The reveal sets are those that the sampler has on the same data, step after step."""
+    denoiser, seen = seeing_denoiser(), set()
+    config = {"num_steps": (4,), "orders": (order,), "block_lengths": (block_length,), "decisions_per_pass": 3}
+    plan = plan_in_blocks(
+        torch.ones(8, LONG, dtype=torch.bool),
+        block_length,
+        lambda masked, number: plan_reveal(masked, order, 4, LogLinear(), None),
+        aligned=True,
+    )
+    for seed in range(6):
+        x_0, decision = decisions(8, 1, denoiser, seed, **config)
         assert len(decision.step.x_t) == 8  # one decision a pass
-        for row in range(8):
-            masked = (decision.step.x_t[row] == 5).nonzero()[:, 0]
-            expected = masked[sure[masked].argsort(descending=True)][:3]
-            assert decision.slots.positions[decision.slots.rows == row].tolist() == expected.tolist()
-            seen.add(tuple(masked.tolist()))
-    assert len(seen) > 20
+        x_t, found = torch.full_like(x_0, 5), torch.zeros(8, dtype=torch.bool)
+        for step in range(plan.total_steps):
+            at = torch.full((8,), step)
+            masked = plan.block(at) & (x_t == 5)
+            encoding = denoiser.encode(x_t, torch.full((8,), 1 - step % 4 / 4))
+            slots = plan.slots(at, masked, scores_at(plan.rule, denoiser, encoding, masked))
+            is_here = (x_t == decision.step.x_t).all(1) & (slots.counts > 0) & (decision.slots.counts > 0)
+            for row in is_here.nonzero()[:, 0].tolist():
+                mine = slots.positions[slots.rows == row].tolist()
+                assert decision.slots.positions[decision.slots.rows == row].tolist() == mine
+                seen.add((step, *mine))
+            found |= is_here
+            x_t = slots.write(x_t, slots.gather(x_0))
+        assert bool((found | (decision.slots.counts == 0)).all()) and found.sum() >= 4
+    assert len(seen) > 10
 
 
 # Losses by hand
