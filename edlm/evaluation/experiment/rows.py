@@ -83,6 +83,11 @@ class Row:
         return self.order, self.num_steps
 
     @property
+    def place(self) -> dict[str, Any]:
+        """Where it stands in the table, JSON values: what records that follow from it begin with."""
+        return {"name": self.name, "order": self.order, "num_steps": self.num_steps, "passes": self.passes}
+
+    @property
     def key(self) -> str:
         """Key of its rows' nats in ``results.rows.safetensors``."""
         return f"{self.name}, {self.order}, {self.num_steps} steps"

@@ -18,7 +18,7 @@ def effects_of(results: Results, *, seed: int) -> list[dict[str, Any]]:
         seed: Of the bootstraps.
 
     Returns:
-        A record for each method and cell: ``name``, ``order``, ``num_steps``, ``is_control``; the fields of `Estimate`
+        A record for each method and cell: those of `Row.place`; ``is_control``; the fields of `Estimate`
         of the paired gain over the base of the cell, nats per token, high = good, whose intervals hold for all records
         at once (-inf and inf if the rows are too few to bound it, NaN of a single row or an infinite bound);
         ``better_base``, another order in which the base in no more passes has a lower bound, or None; and ``time``,
@@ -52,7 +52,7 @@ def effects_of(results: Results, *, seed: int) -> list[dict[str, Any]]:
 
     return [
         {
-            **{"name": row.name, "order": row.order, "num_steps": row.num_steps},
+            **row.place,
             **{"is_control": row.name in results.controls, **interval._asdict()},
             **{"better_base": better_base(row), "time": time(row)},
         }
