@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from edlm.denoisers.base import Denoiser
+from edlm.denoisers.identity import weights_fingerprint
 from edlm.energies.base import Energy
 from edlm.energies.card import EnergyCard
 from edlm.energies.loading import load_energy
@@ -54,7 +55,7 @@ class Setting:
     @cached_property
     def row(self) -> Row:
         """Its row, before anything is measured."""
-        card = self.card
+        card, network = self.card, getattr(self.sampler.reveal_order, "network", None)
         return Row(
             {
                 "name": self.name,
@@ -66,6 +67,7 @@ class Setting:
                 "inner_draws": self.inner_draws,
                 "carry_over": card is not None and card.carry_over,
                 "energy": card.fingerprint if card is not None else None,
+                "order_network": weights_fingerprint(network) if network is not None else None,
             }
         )
 

@@ -31,11 +31,13 @@ DEFAULTS = {
     "inner_draws": 1,
     "carry_over": False,
     "energy": None,
+    "order_network": None,
 }
 _HINTS = {
     **{name: hint for name, hint in get_type_hints(SamplerOptions).items() if name in ("order", *DEFAULTS)},
     **{"name": str, "num_steps": int, "sampled_steps": int | None, "inner_draws": int, "carry_over": bool},
     "energy": str | None,
+    "order_network": str | None,
 }
 OPTIONS = ("name", "order", "num_steps", *DEFAULTS)
 _KEYS_OF_METRICS = {key for metric in METRICS.values() for key in metric.names.values()}
@@ -47,7 +49,7 @@ class Row:
 
     Attributes:
         options: JSON values that say what was run, by the flat keys of ``results.json``: ``name``, ``order``,
-            ``num_steps``, ``num_candidates``, ``scope``, ..., ``energy`` (fingerprint; None without an energy).
+            ``num_steps``, ``num_candidates``, ..., ``energy`` and ``order_network`` (fingerprints; None without).
         metrics: Estimates by the names of `METRICS`; what was not measured is absent.
         notes: JSON values that belong to the metrics: ``seconds_of_batches``, ``examples``, ``judge``, ...
     """

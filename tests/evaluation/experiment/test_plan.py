@@ -5,6 +5,8 @@ from dataclasses import asdict
 import pytest
 
 import edlm
+from edlm.denoisers.identity import weights_fingerprint
+from edlm.diffusion.dependency import DependencyPredictor
 from edlm.evaluation.evaluation import evaluate
 from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.parts import FrontierConfig, MethodConfig, RatioConfig, SamplesConfig
@@ -101,6 +103,16 @@ def test_an_order_in_blocks_has_its_own_length_and_cells(denoiser):
             config(orders=(name,))
     with pytest.raises(ValueError, match="no option 'block_length'"):  # one way to say it
         evaluate(block_length=32)
+
+
+def test_a_row_knows_the_network_of_its_order(denoiser, tmp_path):
+    made = DependencyPredictor(denoiser.hidden_size, 2)
+    made.target.weight.data.fill_(0.5)
+    made.save_pretrained(tmp_path / "a")
+    order = f"dependency_bounded(0.5, {tmp_path / 'a'})"
+    networks = [s.row.options["order_network"] for s in settings_of(config(orders=("bisecting", order)), denoiser)]
+    assert networks == [None, None, weights_fingerprint(made), weights_fingerprint(made)]
+    assert weights_fingerprint(made) != weights_fingerprint(DependencyPredictor(denoiser.hidden_size, 2))
 
 
 def test_frontier_is_in_the_last_order_at_the_fewest_steps_of_at_least_4(denoiser):
