@@ -208,7 +208,7 @@ class Denoiser(ShortRepr, nn.Module, ABC):
             raise ValueError(f"logits must have vocab_size = {self.vocab_size} columns, got {logits.shape[-1]}")
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
-        return logits.index_fill(-1, self._impossible, -torch.inf)
+        return logits.index_fill(-1, self._impossible.to(logits.device), -torch.inf)  # a function's may be elsewhere
 
     def normalize(self, logits: Tensor, *, check: bool = True) -> Tensor:
         """Log-probabilities of logits ``[n, vocab_size]``, impossible columns excluded; a new tensor.

@@ -17,6 +17,7 @@ from edlm.diffusion.streams import BatchStreams
 from edlm.energies.proposal import draw_categorical
 from edlm.training.means import Mean
 from edlm.training.options import describe, split_options
+from edlm.training.sharding import place
 from edlm.training.text import corpus_of
 from edlm.training.trainer import TrainerConfig, train
 
@@ -52,6 +53,7 @@ class DependencyObjective:
         self.denoiser = denoiser.eval().requires_grad_(False)
 
     def __call__(self, model: nn.Module, batch: Tensor, streams: BatchStreams) -> tuple[Mean, dict[str, Mean]]:
+        place(self.denoiser, batch.device)
         draws = streams.values(3).to(batch.device)
         rate = streams.places().to(batch.device)
         masked = draws[:, 0] < rate[:, None]
