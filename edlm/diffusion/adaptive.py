@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from edlm.diffusion.slots import Slots
@@ -23,6 +23,7 @@ class MarginalRule(ABC):
     Attributes:
         threshold: What it compares scores with; its own default if None.
         reads_hidden: Its scores need the denoiser's states, too; it then has the `identity` of this denoiser.
+        network: What is trained of it; None if nothing is.
 
     Raises:
         ValueError: the threshold breaks the rule of the order.
@@ -30,6 +31,7 @@ class MarginalRule(ABC):
 
     threshold: float | None = None
     reads_hidden: ClassVar[bool] = False
+    network: ClassVar[nn.Module | None] = None
     identity: ClassVar[dict[str, Any] | None] = None
 
     @classmethod

@@ -93,14 +93,14 @@ class DependencyBounded(MarginalRule):
     positive threshold below the least dependency between neighbours gives independent sets of their graph.
 
     Attributes:
-        predictor: Predicts them.
+        predictor: Predicts them; or its folder, which is read at the first use: a name may come before the training.
 
     References:
         DEMASK, arXiv:2604.02560 (a predictor of pairwise influence, and greedy sets of bounded sum); DAPD,
         arXiv:2603.12996 (independent sets).
     """
 
-    predictor: DependencyPredictor | None = field(default=None, repr=False)
+    predictor: DependencyPredictor | str | None = field(default=None, repr=False)
     reads_hidden: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -110,14 +110,19 @@ class DependencyBounded(MarginalRule):
             raise ValueError("dependency_bounded needs a predictor, as dependency_bounded(0.5, FOLDER), got none")
 
     @property
+    def network(self) -> DependencyPredictor:
+        """The predictor itself."""
+        return _loaded(self.predictor) if isinstance(self.predictor, str) else self.predictor
+
+    @property
     def identity(self) -> dict[str, Any] | None:
         """Of the denoiser that the predictor belongs to; None if any will do."""
-        return self.predictor.denoiser
+        return self.network.denoiser
 
     @classmethod
     def of(cls, argument: str | None) -> Self:
         threshold, comma, folder = (argument or "").partition(",")
-        return cls(float(threshold) if comma else None, _loaded(folder.strip()) if comma else None)
+        return cls(float(threshold) if comma else None, folder.strip() if comma else None)
 
     def raw_scores(self, log_probs: Tensor) -> Tensor:
         return -log_probs.amax(-1)
@@ -131,7 +136,7 @@ class DependencyBounded(MarginalRule):
         rows, columns = dense.valid.nonzero(as_tuple=True)  # row by row and left to right, as the slots are
         places = states.new_zeros(*dense.valid.shape, states.shape[1]).index_put((rows, columns), states)
         distances = (dense.positions[:, :, None] - dense.positions[:, None]).abs()
-        moved = self.predictor.to(states.device)(places, places, distances).sigmoid()
+        moved = self.network.to(states.device)(places, places, distances).sigmoid()
         moved = rounded(torch.maximum(moved, moved.transpose(1, 2)))
         ranked = surest.new_full(dense.valid.shape, torch.inf).index_put((rows, columns), surest)
         chosen = self._chosen(moved, ranked.argsort(dim=1, stable=True), dense.valid)

@@ -14,6 +14,7 @@ from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Energy
 from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.lab import Lab
+from edlm.evaluation.experiment.orders import line_of_order
 from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.experiment.rows import Row, as_csv, as_markdown
 from edlm.evaluation.experiment.run import measure
@@ -83,7 +84,8 @@ class Evaluation:
         """
         config, data = self.config, self.results.record["data"]
         rows = [row for row in self.rows if row.name in (config.plotted or [row.name])]
-        rows = [row for row in rows if row.order in (config.plotted_orders or [row.order])]
+        lines = config.plotted_orders or [line_of_order(row.order) for row in rows]
+        rows = [row for row in rows if line_of_order(row.order) in lines]
         title = "{rows} held-out blocks of {length} tokens from {documents} {clusters}"
         plot_bounds(rows, str(path), title=title.format(**{"clusters": "documents", **data}))
 
@@ -125,8 +127,7 @@ def evaluate(
             `SamplerOptions`, for the energies: ``num_candidates``, ``scope`` ...
 
     Raises:
-        TypeError: an option is unknown.
-        ValueError: see `Lab.load`.
+        ValueError: an option is unknown; or see `Lab.load`.
     """
     energies = [energy] if isinstance(energy, (str, Energy)) else [*energy]
     models: dict[str, Denoiser | Energy] = {}
@@ -138,8 +139,8 @@ def evaluate(
             energies[i] = f"{type(given).__name__}{i or ''}"
             models[energies[i]] = given
     known, of_sampler = ({field.name for field in fields(kind)} for kind in (EvaluateConfig, SamplerOptions))
+    of_sampler -= known | {"block_length"}  # which orders name
     check_names("evaluate", options, [*known, *of_sampler])
-    of_sampler -= known
     how = {name: options.pop(name) for name in of_sampler & options.keys()}
     config = EvaluateConfig(denoiser=denoiser, energy=tuple(energies), data=data, **options)
     return run(replace(config, methods=tuple(replace(method, **how) for method in config.methods)), models)

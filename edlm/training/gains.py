@@ -18,7 +18,7 @@ from edlm.energies.exact import ExactEnergy
 from edlm.energies.gains import ALWAYS, SettingGain
 from edlm.sampler.bounds import log_probs_of_steps
 from edlm.sampler.kernel import Kernel
-from edlm.training.objectives import EnergyObjectiveConfig
+from edlm.training.mixtures import EnergyObjectiveConfig
 from edlm.training.sharding import place
 
 NUM_PASSES = 4096  # of single rows, in all settings together: the cost of about a hundred updates

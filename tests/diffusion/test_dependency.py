@@ -127,7 +127,9 @@ def test_predictor_is_trained_saved_and_named(tmp_path):
 
     name = f"dependency_bounded(0.25, {folder})"
     named = named_order(name)
-    assert named.threshold == 0.25 and torch.equal(named.predictor.distance, trained.distance)
+    assert named.threshold == 0.25 and torch.equal(named.network.distance, trained.distance)
+    with pytest.raises(FileNotFoundError):  # an order may be named before its predictor is trained
+        EnergySampler(denoiser, num_steps=2, order="dependency_bounded(0.25, nowhere)")
     EnergySampler(denoiser, num_steps=2, order=name).sample(1, 4, seeds=[0])
     with pytest.raises(ValueError, match="this order belongs to denoiser .* the one given differs"):
         EnergySampler(modernbert(1), num_steps=2, order=named)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from edlm.diffusion.plan import named_order
 from edlm.evaluation.experiment.metrics import Stage
+from edlm.evaluation.experiment.orders import options_of_order
 from edlm.evaluation.experiment.parts import (
     DEFAULT_METHODS,
     SHIPPED_DENOISER,
@@ -43,10 +43,9 @@ class EvaluateConfig(Config):
             neither energies nor another denoiser are given.
         num_steps: Denoiser passes.
         orders: Reveal orders; null for those of the methods, or that their energies were trained for; for random and
-            bisecting with the shipped heads, or where that is not known.
+            bisecting with the shipped heads, or where that is not known. "ORDER in blocks of N" writes blocks of N
+            tokens from left to right, each in ``num_steps`` passes; all options that name orders name it so.
         num_steps_of: Denoiser passes in some of these orders, in place of ``num_steps``.
-        block_length: Tokens of a block, for all: orders and numbers of steps are then those of a block. null for the
-            denoiser's own, else the whole sequence.
         seed: Of orders, candidates and samples.
         device: Where all runs: "cpu", "cuda", "mps", or "auto" for the best of these.
         denoiser_tokenizer: Folder or hub id of a tokenizer, for a denoiser whose checkpoint has none.
@@ -68,7 +67,7 @@ class EvaluateConfig(Config):
         markdown: File to write the whole table to.
         plot: Picture of bounds against seconds to draw (.svg or .png).
         plotted: Methods in it; null for all that were timed.
-        plotted_orders: Reveal orders in it; null for all.
+        plotted_orders: Reveal orders in it, without thresholds; null for all.
         wandb: "off", "offline" (a folder in the output) or "online": the same numbers there.
         wandb_project: The project's name there.
     """
@@ -82,7 +81,6 @@ class EvaluateConfig(Config):
     methods: tuple[MethodConfig, ...] | None = field(default=None, metadata={"least": 0})
     num_steps: tuple[int, ...] = (2, 4, 8, 16)
     orders: tuple[str, ...] | None = None
-    block_length: int | None = None
     num_steps_of: dict[str, tuple[int, ...]] = field(default_factory=dict)
     seed: int = 0
     device: str = "auto"
@@ -120,7 +118,7 @@ class EvaluateConfig(Config):
         object.__setattr__(self, "methods", (*(self.methods or ()), *named))
         object.__setattr__(self, "energy", ())  # they are methods now
         for order in self.orders or ():
-            named_order(order)
+            options_of_order(order)
         if self.orders is not None and (unknown := set(self.num_steps_of) - set(self.orders)):
             raise ValueError(f"num_steps_of must name some of the orders {list(self.orders)}, got {sorted(unknown)}")
         object.__setattr__(self, "report", self.report and self.folder is not None)

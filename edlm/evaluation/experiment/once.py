@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from edlm.evaluation.experiment.lab import Lab
+from edlm.evaluation.experiment.orders import options_of_order
 from edlm.evaluation.experiment.plan import Setting
 from edlm.evaluation.experiment.rows import Row, flat
 from edlm.evaluation.experiment.store import Entry
@@ -86,13 +87,12 @@ def measure_spreads(lab: Lab) -> Entry:
     num_rows, seed = min(lab.config.samples.batch_size, MOST_ROWS), lab.config.seed
     records, centred = [], {}
     for i, s in enumerate(nearest(lab.settings)):
-        options = {"order": s.row.order, "num_steps": s.row.num_steps, "scope": s.sampler.scope}
-        sampler = EnergySampler(
-            lab.denoiser, s.energy, num_candidates=NUM_CANDIDATES, on_impossible="redraw", **options
-        )
+        shared = {"num_steps": s.row.num_steps, "scope": s.sampler.scope, "num_candidates": NUM_CANDIDATES}
+        options = {**options_of_order(s.order), **shared, "on_impossible": "redraw"}
+        sampler = EnergySampler(lab.denoiser, s.energy, **options)
         output = sampler.sample(num_rows, lab.length, seeds=range(seed, seed + num_rows))
         normalized = s.energy.is_normalized
-        about = {"name": s.name, **options, "num_candidates": NUM_CANDIDATES, "normalized": normalized}
+        about = {"name": s.name, "order": s.order, **shared, "normalized": normalized}
         records.append({**about, "steps": [_record(step) for step in step_spreads(output)]})
         energies = torch.cat([info.energies[info.judged > 0] for info in output.steps]).double().cpu()
         values = (energies - energies.mean(1, keepdim=True)).flatten()

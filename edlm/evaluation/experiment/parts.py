@@ -33,7 +33,7 @@ class MethodConfig(SamplerOptions):
     orders: tuple[str, ...] | None = None
     order: str | None = None
     num_steps: tuple[int, ...] | None = None
-    block_length: int | None = field(default=None, init=False)  # that of the table
+    block_length: int | None = field(default=None, init=False)  # that of the order
     sampled_steps: int | None = None
     inner_draws: int | None = None
 

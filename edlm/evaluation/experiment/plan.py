@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from edlm.denoisers.base import Denoiser
+from edlm.denoisers.identity import weights_fingerprint
 from edlm.energies.base import Energy
 from edlm.energies.card import EnergyCard
 from edlm.energies.loading import load_energy
 from edlm.evaluation.experiment.config import DEFAULT_ORDERS, EvaluateConfig
+from edlm.evaluation.experiment.orders import options_of_order
 from edlm.evaluation.experiment.parts import MethodConfig, RatioConfig
 from edlm.evaluation.experiment.rows import Row
 from edlm.sampler.kernel import device_of
@@ -27,6 +29,7 @@ class Setting:
 
     Attributes:
         name: Name of its method, or "base".
+        order: Reveal order, as the table names it, see `options_of_order`.
         sampler: The sampler; without an energy for the base.
         sampled_steps: Estimate the gain over the base from so many steps of each row (`likelihood_bounds`), for
             energies that cost many passes; the bound is then the base's, measured at all steps, less this gain.
@@ -34,6 +37,7 @@ class Setting:
     """
 
     name: str
+    order: str
     sampler: EnergySampler
     sampled_steps: int | None = None
     inner_draws: int = 1
@@ -51,17 +55,19 @@ class Setting:
     @cached_property
     def row(self) -> Row:
         """Its row, before anything is measured."""
-        card = self.card
+        card, network = self.card, getattr(self.sampler.reveal_order, "network", None)
         return Row(
             {
                 "name": self.name,
                 **self.sampler.options,
+                "order": self.order,
                 "window": list(self.sampler.energy_window),
                 "num_candidates": 1 if self.energy is None else self.sampler.num_candidates,
                 "sampled_steps": self.sampled_steps,
                 "inner_draws": self.inner_draws,
                 "carry_over": card is not None and card.carry_over,
                 "energy": card.fingerprint if card is not None else None,
+                "order_network": weights_fingerprint(network) if network is not None else None,
             }
         )
 
@@ -87,11 +93,11 @@ def settings_of(
     orders = config.orders or tuple(dict.fromkeys(of_methods)) or DEFAULT_ORDERS
     settings = []
     for order in orders:
-        of_order = {"order": order, "block_length": config.block_length}
-        cells = [{**of_order, "num_steps": steps} for steps in config.num_steps_of.get(order, config.num_steps)]
-        settings += [Setting("base", EnergySampler(denoiser, **cell)) for cell in cells]
+        of_order, counts = options_of_order(order), config.num_steps_of.get(order, config.num_steps)
+        cells = [{**of_order, "num_steps": steps} for steps in counts]
+        settings += [Setting("base", order, EnergySampler(denoiser, **cell)) for cell in cells]
         settings += [
-            _setting(m, denoiser, energy, cell)
+            _setting(m, order, denoiser, energy, cell)
             for cell in cells
             for m, energy in methods
             if order in (m.orders or config.orders or _trained_orders(energy) or orders)
@@ -118,11 +124,13 @@ def _with_energies(
     return [(m, loaded.get((m.energy, m.carry_over))) for m in config.methods]
 
 
-def _setting(m: MethodConfig, denoiser: Denoiser, energy: Energy | None, cell: Mapping[str, Any]) -> Setting:
+def _setting(
+    m: MethodConfig, order: str, denoiser: Denoiser, energy: Energy | None, cell: Mapping[str, Any]
+) -> Setting:
     sampled = m.sampled_steps if m.sampled_steps and m.sampled_steps < cell["num_steps"] else None
     sampler = EnergySampler(denoiser, energy, **cell, **m.sampler_options)
     has_sequences = sampler.scope == "sequence" and sampler.candidates_weighed > 1
-    return Setting(m.name, sampler, sampled, m.inner_draws or (_OF_SEQUENCES if has_sequences else 1))
+    return Setting(m.name, order, sampler, sampled, m.inner_draws or (_OF_SEQUENCES if has_sequences else 1))
 
 
 def _check_names(config: EvaluateConfig, rows: Sequence[Row]) -> None:

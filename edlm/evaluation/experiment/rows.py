@@ -31,11 +31,13 @@ DEFAULTS = {
     "inner_draws": 1,
     "carry_over": False,
     "energy": None,
+    "order_network": None,
 }
 _HINTS = {
     **{name: hint for name, hint in get_type_hints(SamplerOptions).items() if name in ("order", *DEFAULTS)},
     **{"name": str, "num_steps": int, "sampled_steps": int | None, "inner_draws": int, "carry_over": bool},
     "energy": str | None,
+    "order_network": str | None,
 }
 OPTIONS = ("name", "order", "num_steps", *DEFAULTS)
 _KEYS_OF_METRICS = {key for metric in METRICS.values() for key in metric.names.values()}
@@ -47,7 +49,7 @@ class Row:
 
     Attributes:
         options: JSON values that say what was run, by the flat keys of ``results.json``: ``name``, ``order``,
-            ``num_steps``, ``num_candidates``, ``scope``, ..., ``energy`` (fingerprint; None without an energy).
+            ``num_steps``, ``num_candidates``, ..., ``energy`` and ``order_network`` (fingerprints; None without).
         metrics: Estimates by the names of `METRICS`; what was not measured is absent.
         notes: JSON values that belong to the metrics: ``seconds_of_batches``, ``examples``, ``judge``, ...
     """
@@ -63,18 +65,29 @@ class Row:
 
     @property
     def order(self) -> str:
-        """Reveal order."""
+        """Reveal order, as the table names it, see `options_of_order`."""
         return self.options["order"]
 
     @property
     def num_steps(self) -> int:
-        """Denoiser passes."""
+        """Denoiser passes of a block, or the most of them where the marginals say how many."""
         return self.options["num_steps"]
+
+    @property
+    def passes(self) -> float:
+        """Denoiser passes in which tokens of a sequence are written, in the mean; num_steps where not counted."""
+        counted = self.get("passes_per_sequence")
+        return self.num_steps if counted is None else counted.value
 
     @property
     def cell(self) -> tuple[str, int]:
         """Order and number of steps, in which methods are compared with the base."""
         return self.order, self.num_steps
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where it stands in the table, JSON values: what records that follow from it begin with."""
+        return {"name": self.name, "order": self.order, "num_steps": self.num_steps, "passes": self.passes}
 
     @property
     def key(self) -> str:
@@ -172,10 +185,18 @@ def _groups(row: Row) -> str:
     return str(row.options["group_size"] or (1 if row.options["num_candidates"] is None else "step"))
 
 
+def passes_text(row: Row) -> str:
+    """Its `passes`, with their standard error where they vary by sequence."""
+    counted = row.get("passes_per_sequence")
+    if counted is None:
+        return str(row.num_steps)
+    return _metric("passes_per_sequence")(row) if counted.stderr and counted.stderr > 0 else f"{counted.value:g}"
+
+
 _SETTING: Columns = {
     "method": lambda row: row.name,
     "order": lambda row: row.order,
-    "passes": lambda row: str(row.num_steps),
+    "passes": passes_text,
     "k": _candidates,
     "groups": _groups,
 }

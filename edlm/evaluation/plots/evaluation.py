@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from edlm.evaluation.experiment.orders import line_of_order
 from edlm.evaluation.experiment.rows import Row
 from edlm.evaluation.plots.drawing import COLOURS, INK, STYLES, Line, draw_lines, drawing, dress, plot
 from edlm.evaluation.samples.frontier import FrontierPoint
@@ -53,15 +54,16 @@ def bounds_svg(rows: Sequence[Row]) -> str | None:
 
 
 def _bound_lines(rows: Sequence[Row]) -> tuple[list[Line], str]:
-    """A line for each method and order, and the cost over which they are drawn."""
+    """A line for each method and order with all its thresholds, and the cost over which they are drawn."""
     timed = all(row.get("seconds_per_sequence") for row in rows)
     finite = [row for row in rows if (bound := row.get("bound_nats_per_token")) and math.isfinite(bound.value)]
     lines = []
-    for line in dict.fromkeys((row.name, row.order) for row in finite):
-        of_line = sorted((row for row in finite if (row.name, row.order) == line), key=lambda row: row.num_steps)
-        x = [row["seconds_per_sequence"].value if timed else row.num_steps for row in of_line]
+    named = [(row.name, line_of_order(row.order)) for row in finite]
+    for line in dict.fromkeys(named):
+        of_line = sorted((row for row, name in zip(finite, named, strict=True) if name == line), key=lambda r: r.passes)
+        x = [row["seconds_per_sequence"].value if timed else row.passes for row in of_line]
         bounds, errors, *_ = zip(*(row["bound_nats_per_token"] for row in of_line), strict=True)
-        lines.append(Line(*line, x, bounds, errors, [str(row.num_steps) for row in of_line]))
+        lines.append(Line(*line, x, bounds, errors, [f"{row.passes:.3g}" for row in of_line]))
     return lines, "seconds per sequence" if timed else "denoiser passes"
 
 

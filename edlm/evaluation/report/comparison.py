@@ -21,7 +21,7 @@ from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.experiment.rows import DEFAULTS, markdown_table
 from edlm.evaluation.experiment.store import write_atomically
 from edlm.evaluation.report.cells import table_of, words
-from edlm.evaluation.report.outcomes import Cells, Record, grouped, interval_of, lines_of, outcome, passes_of
+from edlm.evaluation.report.outcomes import Cells, Record, grouped, interval_of, lines_of, outcome, passes_at, passes_of
 from edlm.evaluation.report.page import write_page
 from edlm.evaluation.samples.text import counted
 
@@ -88,7 +88,7 @@ class Comparison:
         columns = {
             "Sampler": lambda r: r["name"],
             "Order": lambda r: r["order"],
-            "Passes": lambda r: str(r["num_steps"]),
+            "Passes": passes_at,
             f"a: {self.a}": lambda r: format_estimate(Estimate(r["a"]), 3),
             f"b: {self.b}": lambda r: format_estimate(Estimate(r["b"]), 3),
             "b - a": lambda r: format_estimate(Estimate(r["difference"], r["stderr"]), 4, signed=True),
@@ -140,7 +140,7 @@ def differences_of(a: Results, b: Results, *, allow_other: bool, generator: torc
         generator: Draws the rows of the bootstrap.
 
     Returns:
-        A record for each setting, in nats per token: ``name``, ``order``, ``num_steps``; the bounds ``a`` and ``b``,
+        A record for each setting, in nats per token: those of `Row.place`; the bounds ``a`` and ``b``,
         low = good; ``difference``, ``b - a``, with ``stderr`` over ``n`` texts and the ends ``low`` and ``high`` of its
         interval, which holds for all records at once (in pairs that of `simultaneous_intervals`, else Student's with
         Bonferroni's correction; NaN for a single text); ``paired``, whether the rows are the same; ``verdict``,
@@ -170,7 +170,7 @@ def differences_of(a: Results, b: Results, *, allow_other: bool, generator: torc
         estimates = [_unpaired(*of_both, share=(1 - LEVEL) / len(means)) for of_both in means]
     return [
         {
-            **{"name": first.name, "order": first.order, "num_steps": first.num_steps},
+            **first.place,
             **{"a": mean_a.value, "b": mean_b.value, "difference": estimate.value},
             **{field: getattr(estimate, field) for field in ("stderr", "low", "high", "n")},
             "paired": paired,

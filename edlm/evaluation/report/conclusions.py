@@ -54,7 +54,7 @@ def gains_beyond(results: Results, *, generator: torch.Generator) -> list[dict[s
         generator: Draws the rows of the bootstrap.
 
     Returns:
-        A record for each method and cell, in nats per token: ``name``, ``order``, ``num_steps``; ``beyond``, the name
+        A record for each method and cell, in nats per token: those of `Row.place`; ``beyond``, the name
         of the rival; the fields of `Estimate`, of the paired differences, high = good, whose interval is that of
         `simultaneous_intervals` over all records (-inf and inf if the rows are too few or too alike to bound it, NaN
         if a bound is not finite); ``over_base``, the mean gain over the base; and ``controlled``, whether a control
@@ -77,7 +77,8 @@ def gains_beyond(results: Results, *, generator: torch.Generator) -> list[dict[s
     intervals = simultaneous_intervals(below, generator=generator)
     return [
         {
-            **{"name": row.name, "order": row.order, "num_steps": row.num_steps, "beyond": rival.name},
+            **row.place,
+            "beyond": rival.name,
             **interval._asdict(),
             **{"over_base": over.mean().item(), "controlled": row.cell in controls},
         }

@@ -18,10 +18,10 @@ def effects_of(results: Results, *, seed: int) -> list[dict[str, Any]]:
         seed: Of the bootstraps.
 
     Returns:
-        A record for each method and cell: ``name``, ``order``, ``num_steps``, ``is_control``; the fields of `Estimate`
+        A record for each method and cell: those of `Row.place`; ``is_control``; the fields of `Estimate`
         of the paired gain over the base of the cell, nats per token, high = good, whose intervals hold for all records
         at once (-inf and inf if the rows are too few to bound it, NaN of a single row or an infinite bound);
-        ``better_base``, another order in which the base at as many passes has a lower bound, or None; and ``time``,
+        ``better_base``, another order in which the base in no more passes has a lower bound, or None; and ``time``,
         None where it was not timed, else `Worth` relative to the base in any order: ``passes``, ``share``, ``low``,
         ``high``, and ``batches``, how many were timed.
     """
@@ -35,8 +35,8 @@ def effects_of(results: Results, *, seed: int) -> list[dict[str, Any]]:
     intervals = simultaneous_intervals(gains, generator=torch.Generator().manual_seed(seed))
 
     def better_base(row: Row) -> str | None:
-        of_steps = [base for base in bases.values() if base.num_steps == row.num_steps]
-        best = min(of_steps, key=lambda base: nats[base.key].mean().item())
+        affordable = [base for base in bases.values() if base.passes <= row.passes]
+        best = min(affordable, key=lambda base: nats[base.key].mean().item())
         is_better = best.order != row.order and nats[best.key].mean() < nats[row.key].mean()
         return best.order if is_better else None
 
@@ -52,7 +52,7 @@ def effects_of(results: Results, *, seed: int) -> list[dict[str, Any]]:
 
     return [
         {
-            **{"name": row.name, "order": row.order, "num_steps": row.num_steps},
+            **row.place,
             **{"is_control": row.name in results.controls, **interval._asdict()},
             **{"better_base": better_base(row), "time": time(row)},
         }

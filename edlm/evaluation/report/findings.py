@@ -21,6 +21,7 @@ from edlm.evaluation.report.outcomes import (
     interval_of,
     lines_of,
     outcome,
+    passes_at,
     passes_of,
     share_of_time,
 )
@@ -53,12 +54,12 @@ def _energy_line(line: Cells, gains: Sequence[Record]) -> dict[str, Any]:
     groups, parts = grouped(line, _outcome, said), []
     for kind, cells in groups.items():
         shown = cells if len(cells) < 4 else [cells[0], cells[-1]]
-        values = [interval_of(cell) + (f" at {cell['num_steps']}" if cells[1:] else "") for cell in shown]
+        values = [interval_of(cell) + (f" at {passes_at(cell)}" if cells[1:] else "") for cell in shown]
         parts.append(f"{said[kind]} at {passes_of(cells, line)}: {(', ' if shown == cells else ' to ').join(values)}")
     reached = [cell for cell in groups.get("helps", ()) if is_timed(cell) and cell["time"]["share"] > 0]
     if reached:
         best = min(reached, key=lambda cell: cell["time"]["share"])
-        where = f" (at {best['num_steps']})" if line[1:] else ""
+        where = f" (at {passes_at(best)})" if line[1:] else ""
         parts.append(f"as good as the base in {share_of_time(best)} of its time{where}")
     parts += beside_control(line, line, gains)
     name, order = line[0]["name"], line[0]["order"]

@@ -57,17 +57,27 @@ def grouped(cells: Cells, kind_of: Callable[[Record], str], kinds: Iterable[str]
     return {kind: group for kind, group in groups.items() if group}
 
 
+def passes_at(cell: Record) -> str:
+    """Its mean passes, to three digits.
+
+    Example:
+        >>> passes_at({"passes": 8}), passes_at({"passes": 30.75})
+        ('8', '30.8')
+    """
+    return f"{cell['passes']:.3g}"
+
+
 def passes_of(some: Cells, line: Cells) -> str:
     """Numbers of passes of some cells of a line; those that follow each other in the line as a range.
 
     Example:
-        >>> line = [{"num_steps": n} for n in (1, 2, 4, 8, 16)]
+        >>> line = [{"passes": n} for n in (1, 2, 4, 8, 16)]
         >>> passes_of([line[1], line[2], line[4]], line), passes_of(line[3:4], line), passes_of(line[:1], line)
         ('2 to 4 and 16 passes', '8 passes', '1 pass')
     """
     places = [(i, i - n) for n, i in enumerate(i for i, cell in enumerate(line) if cell in some)]
-    runs = [[line[i]["num_steps"] for i, _ in run] for _, run in groupby(places, lambda place: place[1])]
-    texts = [f"{run[0]} to {run[-1]}" if run[1:] else str(run[0]) for run in runs]
+    runs = [[passes_at(line[i]) for i, _ in run] for _, run in groupby(places, lambda place: place[1])]
+    texts = [f"{run[0]} to {run[-1]}" if run[1:] else run[0] for run in runs]
     listed = " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
     return f"{listed} {'pass' if listed == '1' else 'passes'}"
 

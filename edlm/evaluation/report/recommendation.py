@@ -13,6 +13,7 @@ from edlm.evaluation.report.outcomes import (
     key_of,
     lines_of,
     outcome,
+    passes_at,
     passes_of,
 )
 from edlm.evaluation.samples.text import counted
@@ -98,10 +99,10 @@ def _benefit(used: Cells) -> str:
     if faster:
         cell = min(faster, key=lambda cell: cell["time"]["share"])
         passes, share = cell["time"]["passes"], 100 * cell["time"]["share"]
-        where = f" (at {cell['num_steps']})" if used[1:] else ""
+        where = f" (at {passes_at(cell)})" if used[1:] else ""
         return f"the likelihood of {passes:.{int(passes < 10)}f} base passes in {share:.0f} % of their time{where}"
     cell = max(used, key=lambda cell: cell["low"])
-    where = f" (at {cell['num_steps']})" if used[1:] else ""
+    where = f" (at {passes_at(cell)})" if used[1:] else ""
     text = f"{100 * (1 - math.exp(-cell['value'])):.0f} % less perplexity than the base in as many passes{where}"
     time = cell["time"]
     if time is None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from edlm.evaluation.estimates.estimate import Estimate
 from edlm.evaluation.experiment.metrics import DASH, METRICS
-from edlm.evaluation.experiment.rows import Row, row_of_flat
+from edlm.evaluation.experiment.rows import Row, passes_text, row_of_flat
 from edlm.evaluation.report.cells import Cell, Column, Table, cell_of, cell_with_interval, table_of, words
 
 Result = Mapping[str, Any]
@@ -19,7 +19,7 @@ def _metrics(*names: str) -> dict[str, Column]:
 
 _SETTING = {
     "Order": lambda row: words(row.order),
-    "Passes": lambda row: str(row.num_steps),
+    "Passes": passes_text,
     "Sampler": lambda row: row.name,
 }
 _UNITS = _metrics("perplexity", "perplexity_per_word", "bits_per_char")

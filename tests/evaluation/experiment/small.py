@@ -9,6 +9,7 @@ from edlm.energies import Energy
 from edlm.evaluation.estimates.estimate import TextUnits
 from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.lab import Lab
+from edlm.evaluation.experiment.orders import options_of_order
 from edlm.evaluation.experiment.plan import Setting
 from edlm.evaluation.experiment.results import STORE
 from edlm.evaluation.experiment.store import Store
@@ -64,7 +65,8 @@ ENERGY, CONTROL = Linear(0.9, -0.7, 0.4), Linear(0.2, 0.1, -0.3, is_control=True
 def setting(name="ours", steps=2, order="left_to_right", energy: Energy | None = ENERGY, **options) -> Setting:
     draws = {key: options.pop(key) for key in ("sampled_steps", "inner_draws") if key in options}
     k = {"num_candidates": 1 if energy is None else 3}
-    return Setting(name, EnergySampler(DENOISER, energy, num_steps=steps, order=order, **{**k, **options}), **draws)
+    sampler = EnergySampler(DENOISER, energy, num_steps=steps, **{**options_of_order(order), **k, **options})
+    return Setting(name, order, sampler, **draws)
 
 
 def base(steps=2, order="left_to_right") -> Setting:

@@ -5,6 +5,9 @@ from dataclasses import asdict
 import pytest
 
 import edlm
+from edlm.denoisers.identity import weights_fingerprint
+from edlm.diffusion.dependency import DependencyPredictor
+from edlm.evaluation.evaluation import evaluate
 from edlm.evaluation.experiment.config import EvaluateConfig
 from edlm.evaluation.experiment.parts import FrontierConfig, MethodConfig, RatioConfig, SamplesConfig
 from edlm.evaluation.experiment.plan import frontier_settings, judged_settings, ratios_of, settings_of
@@ -82,6 +85,34 @@ def test_settings_of_one_name_or_options_that_break_a_rule_are_refused(denoiser)
             MethodConfig(**options)
     with pytest.raises(ValueError, match="num_steps_of"):
         config(orders=("random",), num_steps_of={"dilated": (2,)})
+
+
+def test_an_order_in_blocks_has_its_own_length_and_cells(denoiser):
+    blocks = "confidence in blocks of 32"
+    requested = config(HEAD, orders=("confidence", blocks), num_steps_of={blocks: (8,)}, plotted_orders=(blocks,))
+    settings = settings_of(requested, denoiser)
+    whole = [(name, "confidence", steps) for steps in (2, 4) for name in ("base", "head")]
+    assert sorted(cells(settings)) == sorted([*whole, ("base", blocks, 8), ("head", blocks, 8)])
+    for s in settings:
+        expected = ("confidence", 32 if s.order == blocks else None)
+        assert (s.sampler.order, s.sampler.block_length) == expected
+        assert (s.row.options["order"], s.row.options["block_length"]) == (s.order, expected[1])
+    assert settings[-1].row.key == f"head, {blocks}, 8 steps"
+    for name in ("confidence in blocks of 0", "confidence in blocks of ", "confidence in blocks of x", "bisect"):
+        with pytest.raises(ValueError, match="order must be one of|blocks must be of a number of tokens"):
+            config(orders=(name,))
+    with pytest.raises(ValueError, match="no option 'block_length'"):  # one way to say it
+        evaluate(block_length=32)
+
+
+def test_a_row_knows_the_network_of_its_order(denoiser, tmp_path):
+    made = DependencyPredictor(denoiser.hidden_size, 2)
+    made.target.weight.data.fill_(0.5)
+    made.save_pretrained(tmp_path / "a")
+    order = f"dependency_bounded(0.5, {tmp_path / 'a'})"
+    networks = [s.row.options["order_network"] for s in settings_of(config(orders=("bisecting", order)), denoiser)]
+    assert networks == [None, None, weights_fingerprint(made), weights_fingerprint(made)]
+    assert weights_fingerprint(made) != weights_fingerprint(DependencyPredictor(denoiser.hidden_size, 2))
 
 
 def test_frontier_is_in_the_last_order_at_the_fewest_steps_of_at_least_4(denoiser):

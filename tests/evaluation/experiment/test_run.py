@@ -1,5 +1,7 @@
 """The loop: each number is what a plain call gives, is measured once, and survives an interrupt."""
 
+import csv
+import io
 import json
 import math
 from dataclasses import replace
@@ -13,12 +15,13 @@ from edlm.evaluation.experiment import run as run_module
 from edlm.evaluation.experiment import sampling as sampling_module
 from edlm.evaluation.experiment.parts import ContinuousConfig, FrontierConfig, SamplesConfig
 from edlm.evaluation.experiment.results import Results
-from edlm.evaluation.experiment.rows import flat
+from edlm.evaluation.experiment.rows import as_csv, flat, passes_text
 from edlm.evaluation.experiment.run import measure
 from edlm.evaluation.likelihood import bounds as likelihood
 from edlm.evaluation.likelihood.continuous import continuous_nelbo
 from edlm.evaluation.likelihood.text import middle_third
 from edlm.evaluation.samples.text import distinct_n, unigram_entropy
+from edlm.sampler.bounds import bounds_of_rows
 from tests.evaluation.experiment.small import CONTROL, DENOISER, X_0, Judge, Linear, base, lab, setting
 
 SAMPLES = SamplesConfig(judged=6, timed_batches=2, batch_size=4)
@@ -134,6 +137,34 @@ def test_another_energy_or_option_is_measured_anew(tmp_path, changed):
     assert repr(after.rows[0]) == repr(before.rows[0])
     assert not torch.equal(after.nats_of(after.rows[1]), before.nats_of(before.rows[1]))
     assert same(after, measure(lab(None, [base(), setting(**changed)])))
+
+
+def test_other_blocks_of_an_order_are_measured_beside_and_kept(tmp_path, monkeypatch):
+    path, orders = tmp_path / "a.json", [f"confidence{blocks}" for blocks in ("", " in blocks of 1", " in blocks of 2")]
+    measure(lab(path, [base(1, orders[0])]))
+    settings = [base(1, order) for order in orders]
+    results = measure(lab(path, settings))
+    assert len({results.nats_of(row).mean().item() for row in results.rows}) == 3
+    for s, row in zip(settings, results.rows, strict=True):
+        expected = s.sampler.likelihood_bound(X_0, seeds=range(3, 8)) / 3
+        torch.testing.assert_close(results.nats_of(row), expected, rtol=1e-6, atol=0)
+    assert [row.passes for row in results.rows] == [1, 3, 2] and [row.num_steps for row in results.rows] == [1, 1, 1]
+    assert [line["block_length"] for line in csv.DictReader(io.StringIO(as_csv(results.rows)))] == ["", "1", "2"]
+    monkeypatch.setattr(bounds_module, "estimate_bounds", again)
+    assert same(measure(lab(path, settings)), results)
+
+
+def test_passes_that_vary_are_counted_with_their_error():
+    documents, order = torch.tensor([0, 0, 1, 1, 2]), "entropy_bounded(0.8)"
+    settings = [base(3, order), base(2, "left_to_right"), setting(steps=3, order=order)]
+    results = measure(lab(None, settings, documents=documents))
+    passes = bounds_of_rows([settings[0].sampler], X_0, range(3, 8))[0].passes
+    assert len(passes.unique()) > 1
+    expected = mean_of(passes.double(), documents)
+    for row in results.rows[::2]:
+        assert row["passes_per_sequence"] == pytest.approx(expected) and row.passes == expected.value
+        assert passes_text(row) == f"{expected.value:.1f} ± {expected.stderr:.1f}"
+    assert passes_text(results.rows[1]) == "2" and results.rows[1].passes == 2
 
 
 def test_other_samples_judges_and_batches_are_measured_anew(tmp_path):

@@ -43,6 +43,15 @@ def test_bounds_are_named_and_their_styles_shared(tmp_path):
     assert dashes[0].strip() == dashes[2].strip() != dashes[1].strip() == dashes[3].strip()
 
 
+def test_thresholds_of_an_order_are_one_line_over_mean_passes(tmp_path):
+    found = {0.5: (31.25, 2.0), 9: (3.0, 3.0)}
+    names = {g: f"entropy_bounded({g}) in blocks of 4" for g in found}
+    numbers = {"passes_per_sequence": 0.0, "bound_nats_per_token": 0.0, "bound_stderr": 0.1}
+    rows = [row_of("base", names[g], 99, **{**numbers, **dict(zip(numbers, found[g], strict=False))}) for g in found]
+    texts = words(drawn(tmp_path / "a.svg", rows))
+    assert texts.count("base, entropy_bounded in blocks of 4") == 1 and {"3", "31.2"} <= {*texts} and "99" not in texts
+
+
 def test_plot_does_not_depend_on_matplotlibs_state(tmp_path):
     plain = drawn(tmp_path / "a.svg")
     with matplotlib.rc_context({"font.size": 31, "lines.linewidth": 9, "svg.hashsalt": "x", "svg.fonttype": "path"}):

@@ -45,6 +45,17 @@ def test_better_base_is_another_order_in_as_many_passes():
     methods = [("ours", "random", 2, 3.2), ("fine", "random", 2, 2.9), ("bad", "dilated", 2, 3.5)]
     pairs = [measured(*cell) for cell in bases + methods]
     assert [e["better_base"] for e in effects_of(results_of(pairs), seed=0)] == ["dilated", None, None]
+    blocks = [
+        measured(name, "random in blocks of 2", 2, y, passes_per_sequence=4.0)
+        for name, y in (("base", 5), ("ours", 4.5))
+    ]
+    found = effects_of(results_of([*pairs, *blocks]), seed=0)
+    assert [e["better_base"] for e in found] == [
+        "dilated",
+        None,
+        None,
+        "dilated",
+    ]  # two steps of two blocks are four passes
 
 
 def test_time_is_relative_to_the_base_in_any_order():

@@ -17,7 +17,7 @@ inf, nan = math.inf, math.nan
 
 
 def gain(name="ours", steps=2, low=0.4, high=0.6, beyond="blind") -> dict:
-    cell = {"name": name, "order": "left_to_right", "num_steps": steps, "beyond": beyond}
+    cell = {"name": name, "order": "left_to_right", "num_steps": steps, "passes": steps, "beyond": beyond}
     return {**cell, "value": (low + high) / 2, "low": low, "high": high}
 
 

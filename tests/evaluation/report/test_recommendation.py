@@ -12,7 +12,7 @@ inf, nan = math.inf, math.nan
 def effect(steps=2, gain=0.5, half=0.1, name="ours", order="bisecting", **about) -> dict:
     """A gain with half the length of its interval; without times, from many texts."""
     ends = {"value": gain, "low": gain - half, "high": gain + half, "n": 200}
-    cell = {"name": name, "order": order, "num_steps": steps, "is_control": False}
+    cell = {"name": name, "order": order, "num_steps": steps, "passes": steps, "is_control": False}
     return {**cell, **ends, "better_base": None, "time": None, **about}
 
 
