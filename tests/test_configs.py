@@ -12,6 +12,7 @@ from accelerate.commands.config.config_args import ClusterConfig
 
 from edlm.commands.parsing import parse
 from edlm.denoisers.loading import SHIPPED
+from edlm.pipeline.config import PipelineConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCHES = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
@@ -63,11 +64,18 @@ def test_runs_that_configs_read_are_written_by_other_configs(configs):
     shipped = {f"tinystories/{path.parent.name}" for path in (SHIPPED / "tinystories").glob("*/energy.json")}
     written = {c.output_dir for c in configs.values() if hasattr(c, "output_dir")}
     written |= {f"{c.trainer.output_dir}/final" for c in configs.values() if hasattr(c, "trainer")}
+    written |= {path for c in configs.values() if isinstance(c, PipelineConfig) for path in _stages(c)}
     written |= {f"{path}/energy" for path in written} | shipped | {path.name for path in SHIPPED.iterdir()}
     read = {getattr(c, key, None) for c in configs.values() for key in ("corpus", "denoiser", "energy", "start_from")}
     read |= {item.energy for c in configs.values() for key in ("methods", "energies") for item in _items(c, key)}
     missing = read - written - {None, ()}
     assert {name for name in missing if "package:" not in name} == set()
+
+
+def _stages(pipeline: PipelineConfig) -> list[str]:
+    """Folders that the stages of a pipeline leave."""
+    ends = {name: "/final" if stage.command.startswith("train ") else "" for name, stage in pipeline.stages.items()}
+    return [f"{pipeline.output}/{name}{end}" for name, end in ends.items()]
 
 
 def _items(config: Any, key: str) -> list[Any]:
