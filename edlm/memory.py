@@ -10,8 +10,8 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
-_ENTRIES_AT_ONCE = {"cpu": 2**22}  # about what its cache holds
-_ENTRIES_OF_DEVICES = 2**28  # 1 GiB in float32
+_ENTRIES_OF_CPU = 2**22  # about what its cache holds
+_ENTRIES_OF_DEVICES = 2**26  # 256 MiB in float32
 _Result = TypeVar("_Result")
 
 
@@ -21,10 +21,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or of_torch or should_reduce_batch_size(error)
 
 
+def rows_at_once(width: int, device: torch.device, of_cpu: int = _ENTRIES_OF_CPU) -> int:
+    """Rows of a table of this width that are computed together.
+
+    On a CPU they have ``of_cpu`` entries, since small parts stay in its cache. Other devices are fast at few large
+    operations: there 256 MiB.
+    """
+    return max(1, (of_cpu if device.type == "cpu" else _ENTRIES_OF_DEVICES) // width)
+
+
 def parts_of_table(rows: int, width: int, device: torch.device) -> tuple[Tensor, ...]:
     """Numbers of rows of a table ``[rows, width]`` that are computed together, so that it is never there as a whole."""
-    entries = _ENTRIES_AT_ONCE.get(device.type, _ENTRIES_OF_DEVICES)
-    return torch.arange(rows, device=device).split(max(1, entries // width))
+    return torch.arange(rows, device=device).split(rows_at_once(width, device))
 
 
 def in_batches(compute: Callable[[slice], _Result], rows: range, batch_size: int) -> Iterator[tuple[slice, _Result]]:

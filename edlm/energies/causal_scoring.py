@@ -11,9 +11,11 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from edlm.diffusion.slots import places_of
 from edlm.energies.next_token import NextToken
 from edlm.energies.prefixes import ReadPrefixes, at_least_float32, selected
+from edlm.memory import rows_at_once
 from edlm.numerics import widest_float
 
-LOGITS_PER_PASS = 2**24  # 64 MiB in float32
+LOGITS_OF_CPU = 2**24  # of a pass: 64 MiB in float32
+SHORT = 1 / 32  # of a row: a prefix of so few tokens is read again with each candidate, which saves a pass
 
 
 class TokenScorer:
@@ -81,6 +83,9 @@ class TokenScorer:
         for chunk in self._chunks_of_rows(terms, rows):
             start = int(terms[chunk].int().argmax(1).min())
             owner = rows[chunk].unique_consecutive(return_inverse=True)[1]
+            if start <= SHORT * terms.shape[1]:
+                self._add(total, chunk, tokens, terms, start=0)
+                continue
             first = torch.cat([owner.new_ones(1), owner.diff()]).nonzero()[:, 0]
             for some, read in prefixes.read(tokens[chunk[first], :start], self._go_on):
                 place = places_of(some, len(first))[owner]
@@ -127,7 +132,7 @@ class TokenScorer:
         starts = first[torch.stack([members[0] for members in sequences])].tolist()
         begin = 0
         while begin < len(starts):
-            most = min(self.max_tokens_per_pass // starts[begin], LOGITS_PER_PASS // self.vocab_size)
+            most = min(self.max_tokens_per_pass // starts[begin], rows_at_once(self.vocab_size, terms.device, LOGITS_OF_CPU))
             # Candidates of a row read again what lies between the common start and its own.
             latest = starts[begin] + terms.shape[1] // 8
             end = begin + 1
@@ -156,7 +161,8 @@ class TokenScorer:
             return
         keep = needed[chunk].any(0).nonzero()[:, 0]
         stop = start + int(keep[-1]) + 1  # the last token is scored, but not read
-        size = min(self.max_tokens_per_pass // stop, LOGITS_PER_PASS // (len(keep) * self._next_token.logits_per_state))
+        logits = len(keep) * self._next_token.logits_per_state
+        size = min(self.max_tokens_per_pass // stop, rows_at_once(logits, tokens.device, LOGITS_OF_CPU))
         for part in torch.arange(len(chunk), device=chunk.device).split(max(1, size)):
             options = {"use_cache": False}
             if prefix is not None:

@@ -12,16 +12,17 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from edlm.energies.prefixes import at_least_float32
+from edlm.memory import rows_at_once
 
-STATES_AT_ONCE, TOKENS_AT_ONCE = 512, 2048  # 4 MiB of logits in float32, which stay in a processor's cache
+STATES_AT_ONCE, TOKENS_AT_ONCE = 512, 2048  # on a CPU: 4 MiB of logits in float32, which stay in its cache
 
 
 class NextToken:
     """Log-probabilities of tokens that follow, under a causal LM.
 
-    Where the model's logits are what a linear layer gives, they are computed for a part of the vocabulary at a time,
-    and summed up: faster than all at once, in memory that does not grow with the vocabulary. Whether they are, the
-    first call finds out; models that change them after that layer are run as they are.
+    Where the model's logits are what a linear layer gives, they are computed for some states at a time, on a CPU also
+    for a part of the vocabulary at a time, and summed up: faster than all at once, and they are never there as a whole.
+    Whether they are, the first call finds out; models that change them after that layer are run as they are.
 
     Args:
         model: Takes ``logits_to_keep``.
@@ -56,9 +57,11 @@ class NextToken:
         else:
             with _passing_by(layer) as entering:
                 self.model(tokens, **options)
-            states = entering[0].flatten(0, 1).split(STATES_AT_ONCE)
-            parts = zip(states, targets.flatten().split(STATES_AT_ONCE), strict=True)
-            return torch.cat([_log_prob(layer, *part) for part in parts]).view(targets.shape)
+            states, device = entering[0].flatten(0, 1), targets.device
+            width = TOKENS_AT_ONCE if device.type == "cpu" else layer.out_features
+            size = rows_at_once(width, device, of_cpu=STATES_AT_ONCE * TOKENS_AT_ONCE)
+            parts = zip(states.split(size), targets.flatten().split(size), strict=True)
+            return torch.cat([_log_prob(layer, *part, width) for part in parts]).view(targets.shape)
         logits = logits.to(at_least_float32(logits))
         return logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
 
@@ -90,11 +93,11 @@ def _passing_by(layer: nn.Linear) -> Iterator[list[Tensor]]:
         del layer.forward
 
 
-def _log_prob(linear: nn.Linear, states: Tensor, targets: Tensor) -> Tensor:
+def _log_prob(linear: nn.Linear, states: Tensor, targets: Tensor, tokens_at_once: int) -> Tensor:
     """Of states ``[n, width]`` and tokens ``[n]``, shape ``[n]``."""
     total = wanted = None
-    for start in range(0, linear.out_features, TOKENS_AT_ONCE):
-        part = slice(start, start + TOKENS_AT_ONCE)
+    for start in range(0, linear.out_features, tokens_at_once):
+        part = slice(start, start + tokens_at_once)
         logits = F.linear(states, linear.weight[part], None if linear.bias is None else linear.bias[part])
         logits = logits.to(at_least_float32(logits))
         here = targets - start

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from edlm.diffusion.slots import DenseSlots, Slots, num_rounds, places_of
 from edlm.energies.decision import Step
+from edlm.memory import rows_at_once
 
-SLOTS_AT_ONCE = 8  # of all rows: a product of so few rows takes little longer than one of a single row
+SLOTS_AT_ONCE = 8  # of all rows on a CPU: a product of so few rows takes little longer than one of a single row
 CACHED_ENTRIES = 2**22  # 16 MiB in float32
 _NEVER = torch.iinfo(torch.int64).max
 
@@ -45,10 +46,11 @@ def rounds_ahead(step: Step, round_size: int) -> int:
     It is where a pass of several rows costs about as much as one of a single row: where it waits for the output layer's
     weights, or for a device. On a CPU whose cache holds these weights, work that is thrown away costs more.
     """
-    entries = step.denoiser.vocab_size * step.denoiser.hidden_size
-    if step.x_t.device.type == "cpu" and entries <= CACHED_ENTRIES:
+    vocab_size, device = step.denoiser.vocab_size, step.x_t.device
+    if device.type == "cpu" and vocab_size * step.denoiser.hidden_size <= CACHED_ENTRIES:
         return 1
-    return max(1, SLOTS_AT_ONCE // max(1, int((step.slots.counts > 0).sum()) * round_size))
+    slots = rows_at_once(vocab_size, device, of_cpu=SLOTS_AT_ONCE * vocab_size)
+    return max(1, slots // max(1, int((step.slots.counts > 0).sum()) * round_size))
 
 
 def draw_ahead(
