@@ -13,6 +13,7 @@ from edlm.denoisers.checkpoint import load_strictly
 from edlm.denoisers.network import HiddenDenoiser
 from edlm.denoisers.visibility import added_to_scores
 from edlm.denoisers.vocabulary import Vocabulary
+from edlm.modules import apply_output_layer
 
 # Old versions of transformers saved these, which are computed.
 _COMPUTED = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
@@ -73,7 +74,7 @@ class DecoderDenoiser(HiddenDenoiser, CachingDenoiser):
         return lambda: states, output.hidden_states[:-1] if keep_hidden else None
 
     def decode(self, features: Tensor) -> Tensor:
-        return self.network.get_output_embeddings()(features)
+        return apply_output_layer(self.network.get_output_embeddings(), features)
 
     def embed(self, tokens: Tensor) -> Tensor:
         return super().embed(self._as_fed(tokens))

@@ -132,7 +132,9 @@ class TokenScorer:
         starts = first[torch.stack([members[0] for members in sequences])].tolist()
         begin = 0
         while begin < len(starts):
-            most = min(self.max_tokens_per_pass // starts[begin], rows_at_once(self.vocab_size, terms.device, LOGITS_OF_CPU))
+            most = min(
+                self.max_tokens_per_pass // starts[begin], rows_at_once(self.vocab_size, terms.device, LOGITS_OF_CPU)
+            )
             # Candidates of a row read again what lies between the common start and its own.
             latest = starts[begin] + terms.shape[1] // 8
             end = begin + 1

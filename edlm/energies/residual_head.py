@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
-
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +10,7 @@ from edlm.energies.decision import Decision, Step, Targets
 from edlm.energies.exact import Likeliest, TokenwiseEnergy, likeliest_of
 from edlm.energies.head_body import Head, causal_masks, seen_positions, take
 from edlm.energies.head_settings import HeadSettings
+from edlm.energies.head_state import HeadState, Round
 from edlm.energies.proposal import PLAIN, Proposal, draw_categorical
 from edlm.energies.speculation import Window, draw_ahead, rounds_ahead
 from edlm.energies.two_stream import Memory, Own
@@ -109,33 +107,31 @@ class ResidualHead(Head, TokenwiseEnergy):
         return HeadState(step, dense, numbers, entering, queries, angles, memory)
 
     def next_logits(self, state: HeadState, x_partial: Tensor, slots: Slots) -> Tensor:
-        if state.round and not self.shape.blind:
-            self._remember(state, x_partial)
-        index, valid = state.slots_of(state.round)
-        angles = tuple(part[index] for part in state.angles)
-        seen = seen_positions(state.step, state.dense.active)
-        x, query = state.entering[index], state.queries[index]
+        (index, valid), seen = state.slots_of(state.round), seen_positions(state.step, state.dense.active)
+        x, query, angles = state.entering[index], state.queries[index], tuple(part[index] for part in state.angles)
+        last = self._last_round(state, x_partial) if state.round and not self.shape.blind else None
+        if last is not None:  # what follows from its tokens is computed beside the next ones: weights are read once
+            x = torch.cat([last.content, x], 1)
+            angles = tuple(torch.cat(parts, 1) for parts in zip(last.angles, angles, strict=True))
         for i, (block, memory) in enumerate(zip(self.blocks, state.memory, strict=True)):
-            if i:
+            if last is not None:
+                last.write(memory, *block.next_key_value(x[:, : last.size], last.angles))
+                if i + 1 == len(self.blocks):  # nothing reads what leaves it
+                    x, angles = x[:, last.size :], tuple(part[:, last.size :] for part in angles)
+            if i or x.shape[1] != query.shape[1]:
                 query = block.next_query(x, angles)
             x = block.next_state(x, query, memory, seen)
         state.round += 1
         return self._logits(x.flatten(0, 1) if valid is None else x[valid], state.step, slots)
 
-    def _remember(self, state: HeadState, x_partial: Tensor) -> None:
-        """Replace the stale states at the positions of the last round by its tokens (key-value cache)."""
+    def _last_round(self, state: HeadState, x_partial: Tensor) -> Round:
+        """The tokens that were decided last, which replace the stale states at their positions (key-value cache)."""
         index, valid = state.slots_of(state.round - 1)
         positions, angles = state.dense.positions[index], tuple(part[index] for part in state.angles)
         tokens = x_partial[state.dense.active[:, None], positions]
-        rows = torch.arange(len(positions), device=positions.device)[:, None].expand_as(positions)
-        at = (rows, positions) if valid is None else (rows[valid], positions[valid])
-        seen = seen_positions(state.step, state.dense.active)
         content = state.entering[index] + self._token(state.step, tokens)
-        for i, (block, memory) in enumerate(zip(self.blocks, state.memory, strict=True)):
-            keys, values = block.next_key_value(content, angles)
-            memory.write(*at, *(x if valid is None else x[valid] for x in (keys, values)))
-            if i + 1 < len(self.blocks):
-                content = block.next_state(content, block.next_query(content, angles), memory, seen)
+        rows = torch.arange(len(positions), device=positions.device)[:, None].expand_as(positions)
+        return Round(content, angles, rows, positions, valid)
 
     def _log_q(
         self,
@@ -206,43 +202,3 @@ def _last_of(tops: list[tuple[Tensor, Likeliest]], size: int) -> Likeliest:
         for table, rows in zip(tables, drawn, strict=True):
             table[index] = rows
     return tables
-
-
-@dataclass
-class HeadState:
-    """State of a step that is decided token by token.
-
-    Attributes:
-        step: The step.
-        dense: Its slots, row by row.
-        num_rounds: Of each row, ``[rows]``.
-        entering: States that enter the first block at the slots, by rank, ``[rows, n, width]``.
-        queries: The first block's queries there, ``[rows, n, heads, head_size]``.
-        angles: Of the slots' positions, each ``[rows, n, 1, head_size]``.
-        memory: One for each block; decided tokens replace stale states in place.
-        round: Rounds decided so far.
-    """
-
-    step: Step
-    dense: DenseSlots
-    num_rounds: Tensor
-    entering: Tensor
-    queries: Tensor
-    angles: tuple[Tensor, ...]
-    memory: list[Memory]
-    round: int = 0
-
-    @cached_property
-    def _alike(self) -> int | None:
-        """Number of rounds if all rows have equally many slots: their tables are sliced, not gathered."""
-        return int(self.num_rounds[0]) if bool(self.dense.valid.all()) else None
-
-    def slots_of(self, round: int) -> tuple[tuple, Tensor | None]:
-        """Index of the slots of a round in the tables, and which entries are real (None: all)."""
-        if self._alike is not None:
-            return (slice(None), slice(round, None, self._alike)), None
-        most = int((-(-self.dense.counts // self.num_rounds)).max())
-        ranks = round + self.num_rounds[:, None] * torch.arange(most, device=self.num_rounds.device)
-        valid = (ranks < self.dense.counts[:, None]) & (round < self.num_rounds[:, None])
-        rows = torch.arange(len(ranks), device=ranks.device)[:, None]
-        return (rows, ranks.clamp(max=self.entering.shape[1] - 1)), valid

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from edlm.modules import apply_to_few
 
 
 @dataclass
@@ -57,14 +60,14 @@ class Rotary(nn.Module):
         self.register_buffer("frequencies", frequencies.repeat(2), persistent=False)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine for positions ``[rows, n]``, shape ``[rows, 1, 1, n, head_size]``."""
+        """Cosine, and sine (minus in the first half), of positions ``[rows, n]``: ``[rows, 1, 1, n, head_size]``."""
         angles = positions[:, None, None, :, None] * self.frequencies
-        return angles.cos(), angles.sin()
+        sine = angles.sin()
+        return angles.cos(), torch.cat([-sine[..., : sine.shape[-1] // 2], sine[..., sine.shape[-1] // 2 :]], -1)
 
 
 def _rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    first, second = x.chunk(2, -1)
-    return x * angles[0] + torch.cat([-second, first], -1) * angles[1]
+    return torch.addcmul(x * angles[0], x.roll(x.shape[-1] // 2, -1), angles[1])
 
 
 class Block(nn.Module):
@@ -126,11 +129,12 @@ class Block(nn.Module):
 
     def next_query(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
         """Queries of tokens ``x[rows, n, width]``, shape ``[rows, n, heads, head_size]``."""
-        return _rotate(self.query(self.attention_norm(x)).unflatten(-1, (self.num_heads, -1)), angles)
+        return _rotate(apply_to_few(self.query, self.attention_norm(x)).unflatten(-1, (self.num_heads, -1)), angles)
 
     def next_key_value(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Keys and values of tokens ``x[rows, n, width]``, each ``[rows, n, heads, head_size]``."""
-        keys, values = self.key_value(self.attention_norm(x)).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
+        both = apply_to_few(self.key_value, self.attention_norm(x))
+        keys, values = both.unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
         return _rotate(keys, angles), values
 
     def next_state(self, x: Tensor, query: Tensor, memory: Memory, seen: Tensor | None) -> Tensor:
@@ -138,12 +142,12 @@ class Block(nn.Module):
         seen = seen[:, None] if seen is not None else None
         query = query.transpose(1, 2)
         mixed = F.scaled_dot_product_attention(query, memory.keys, memory.values, attn_mask=seen)
-        return self._finish(x, mixed.transpose(1, 2).flatten(-2))
+        return self._finish(x, mixed.transpose(1, 2).flatten(-2), apply_to_few)
 
-    def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
-        x = x + self.attention_out(mixed)
-        hidden, gate = self.feed_forward_in(self.feed_forward_norm(x)).chunk(2, -1)
-        return x + self.feed_forward_out(F.gelu(hidden) * gate)
+    def _finish(self, x: Tensor, mixed: Tensor, apply: Callable[..., Tensor] = nn.Module.__call__) -> Tensor:
+        x = x + apply(self.attention_out, mixed)
+        hidden, gate = apply(self.feed_forward_in, self.feed_forward_norm(x)).chunk(2, -1)
+        return x + apply(self.feed_forward_out, F.gelu(hidden) * gate)
 
 
 def _attend(

@@ -146,6 +146,26 @@ def test_one_token_groups_cost_the_prefix_only():
     torch.testing.assert_close(energy, brute_force(model, decision, False), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("given", "num_passes"), [(1, 1), (3, 2)])
+def test_a_prefix_that_is_short_for_its_row_costs_no_pass(given, num_passes):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("gpt2", vocab_size=VOCAB + 2, **{**FAMILIES["gpt2"], "n_positions": 96})
+    model = AutoModelForCausalLM.from_config(config).eval()
+    x_t = torch.full((2, 95), VOCAB)
+    x_t[:, :given] = 1
+    drawn = torch.randint(VOCAB, (2, 3, 95), generator=torch.Generator().manual_seed(0))
+    table = torch.randn(95, VOCAB, generator=torch.Generator().manual_seed(1))
+    denoiser = FunctionDenoiser(lambda x, t: table.expand(len(x), -1, -1), VOCAB, VOCAB)
+    decision = decide(denoiser, x_t, torch.where(x_t[:, None] == VOCAB, drawn, x_t[:, None]))
+    passes = tokens_read(model)
+    energy = AutoregressiveEnergy(model, bos_token_id=LM_BOS)
+    energy(decision)  # the first pass finds out about the output layer
+    passes.clear()
+    found = energy(decision)
+    assert len(passes) == num_passes
+    torch.testing.assert_close(found, brute_force(model, decision, False), atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize("carry_over", [False, True])
 def test_step_scope_scores_up_to_the_last_slot_of_each_group(carry_over):
     model, seen = causal_lm(), []

@@ -100,7 +100,7 @@ def test_item_10_impossible_tokens_are_never_drawn_at_the_edges_either(in_runs, 
 
 @pytest.mark.parametrize("entries", [1, 8, 2**22])
 def test_parts_of_the_slots_are_drawn_as_all_at_once(entries, monkeypatch):
-    monkeypatch.setattr("edlm.memory._ENTRIES_AT_ONCE", {"cpu": entries})
+    monkeypatch.setattr("edlm.memory._ENTRIES_OF_CPU", entries)
     table = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     denoiser = FunctionDenoiser(lambda x_t, t: table[: len(x_t)], 4, 4)
     x_t = torch.full((3, 5), 4)

@@ -13,6 +13,7 @@ from edlm.denoisers.families.dit import DiT, DiTShape, rotary_frequencies
 from edlm.denoisers.families.family import unwrap_logits
 from edlm.denoisers.logits import LogitsDenoiser, unpadded
 from edlm.denoisers.vocabulary import Vocabulary, first_given, token_id
+from edlm.modules import apply_output_layer
 
 NOISE_EPS = 1e-3  # of the published log-linear schedules
 GPT2_ROWS, GPT2_SEPARATOR = 50258, 50256  # GPT-2's tokens and the mask; <|endoftext|>
@@ -82,7 +83,7 @@ class DiTDenoiser(CachingDenoiser):
         return finish, entering if keep_hidden else None
 
     def decode(self, features: Tensor) -> Tensor:
-        return self.network.output_layer.linear(features)
+        return apply_output_layer(self.network.output_layer.linear, features)
 
     def embed(self, tokens: Tensor) -> Tensor:
         return self.network.embed(tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from edlm.denoisers.logits import unpadded
 from edlm.denoisers.network import HiddenDenoiser
 from edlm.denoisers.vocabulary import Vocabulary, token_id
 from edlm.files import reading
+from edlm.modules import apply_output_layer
 
 # Positions next to a row's end see its padding, which the attention mask does not hide: rows run without theirs.
 _LEAKS = ("big_bird", "convbert", "fnet", "mobilebert", "nystromformer", "longformer", "xlm", "flaubert")
@@ -65,7 +67,7 @@ class MaskedLMDenoiser(HiddenDenoiser):
         super().__init__(model, vocabulary, name=name, max_length=max_length)
         # In a tuple, so that the parameters of the shared output layer are registered once.
         is_modernbert = model.config.model_type == "modernbert"
-        self._output_layer = (nn.Sequential(model.head, model.decoder) if is_modernbert else _OutputLayer(model),)
+        self._output_layer = (partial(_decode, model) if is_modernbert else _OutputLayer(model),)
 
     @classmethod
     def from_config(cls, tokenizer: Any, model_type: str, **settings: Any) -> MaskedLMDenoiser:
@@ -131,6 +133,11 @@ def _positions(model: PreTrainedModel) -> tuple[int, int | None]:
         return first, counting.position_embeddings.weight.shape[0] - first
     length = getattr(model.config, "max_position_embeddings", None)
     return 0, length if length is not None and length > 0 else None
+
+
+def _decode(model: PreTrainedModel, features: Tensor) -> Tensor:
+    """The output layer of a ModernBERT."""
+    return apply_output_layer(model.decoder, model.head(features))
 
 
 class _OutputLayer:
