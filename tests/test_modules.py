@@ -26,16 +26,20 @@ def test_values_and_gradients_are_those_of_the_layer(apply, shape, out_features,
         torch.testing.assert_close(*grads)
 
 
-def test_layers_that_are_changed_are_called():
+def test_layers_that_are_changed_or_watched_are_called():
     class Doubled(nn.Linear):
         def forward(self, x):
             return 2 * super().forward(x)
 
-    x, called = torch.randn(2, 6), []
-    doubled = Doubled(6, 3)
-    torch.testing.assert_close(apply_to_few(doubled, x), doubled(x))
-    hooked, replaced = nn.Linear(6, 3), nn.Linear(6, 3)
-    hooked.register_forward_hook(lambda module, args, output: called.append(output))
-    apply_to_few(hooked, x)
+    x, seen = torch.randn(1, 6), []
+    doubled = Doubled(6, WIDE)
+    torch.testing.assert_close(apply_output_layer(doubled, x), doubled(x))
+    hooked, pre_hooked, replaced = nn.Linear(6, WIDE), nn.Linear(6, WIDE), nn.Linear(6, WIDE)
+    hooked.register_forward_hook(lambda module, args, output: seen.append(len(output)))
+    pre_hooked.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    apply_output_layer(hooked, x)
+    apply_output_layer(pre_hooked, x)
+    assert seen == [1, 1]
     replaced.forward = lambda x: x + 1
-    assert len(called) == 1 and torch.equal(apply_to_few(replaced, x), x + 1)
+    assert torch.equal(apply_output_layer(replaced, x), x + 1)
+    assert torch.equal(apply_to_few(replaced, torch.cat([x, x])), torch.cat([x, x]) + 1)

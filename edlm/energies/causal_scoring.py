@@ -1,4 +1,4 @@
-"""Sums of ``log p_AR`` terms of many sequences: prefixes run once, logits only where a term is needed."""
+"""Sums of ``log p_AR`` terms of many sequences: long prefixes run once, logits only where a term is needed."""
 
 import inspect
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from edlm.memory import rows_at_once
 from edlm.numerics import widest_float
 
 LOGITS_OF_CPU = 2**24  # of a pass: 64 MiB in float32
-SHORT = 1 / 32  # of a row: a prefix of so few tokens is read again with each candidate, which saves a pass
+SHORT = 1 / 32  # of what follows: a prefix of so few tokens is read again with each candidate, which saves a pass
 
 
 class TokenScorer:
@@ -81,9 +81,10 @@ class TokenScorer:
         prefixes = ReadPrefixes() if prefixes is None else prefixes
         prefixes.begin()
         for chunk in self._chunks_of_rows(terms, rows):
-            start = int(terms[chunk].int().argmax(1).min())
+            start, latest = terms[chunk].int().argmax(1).aminmax()
+            start, latest, last = int(start), int(latest), int(terms[chunk].any(0).nonzero()[-1])
             owner = rows[chunk].unique_consecutive(return_inverse=True)[1]
-            if start <= SHORT * terms.shape[1]:
+            if latest <= SHORT * (last - latest):
                 self._add(total, chunk, tokens, terms, start=0)
                 continue
             first = torch.cat([owner.new_ones(1), owner.diff()]).nonzero()[:, 0]

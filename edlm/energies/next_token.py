@@ -34,7 +34,7 @@ class NextToken:
 
     @property
     def logits_per_state(self) -> int:
-        """Logits of a state that are held at once."""
+        """Logits of a state that are held at once on a CPU, where they bound a pass."""
         return TOKENS_AT_ONCE if self._is_last else self.model.config.get_text_config().vocab_size
 
     def log_prob(self, tokens: Tensor, keep: Tensor, targets: Tensor, **options: Any) -> Tensor:

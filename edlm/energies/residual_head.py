@@ -69,7 +69,7 @@ class ResidualHead(Head, TokenwiseEnergy):
         proposal: Proposal = PLAIN,
         num_likeliest: int = 0,
     ) -> tuple[Tensor, Likeliest]:
-        """As `TokenwiseEnergy` has it; of few rows several rounds at once, see `draw_ahead`."""
+        """As `TokenwiseEnergy` has it; several single tokens of a row at once where that pays, see `rounds_ahead`."""
         if self.shape.blind:
             round_size, ahead = max(1, len(step.slots)), 1  # no token sees another one
         elif (ahead := rounds_ahead(step, round_size)) == 1:

@@ -146,23 +146,34 @@ def test_one_token_groups_cost_the_prefix_only():
     torch.testing.assert_close(energy, brute_force(model, decision, False), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("given", "num_passes"), [(1, 1), (3, 2)])
-def test_a_prefix_that_is_short_for_its_row_costs_no_pass(given, num_passes):
+@pytest.mark.parametrize(
+    ("given", "chosen", "passes"),
+    [
+        ((1, 1), 94, [6 * 95]),  # BOS and a token, read again by each of six candidates
+        ((3, 3), 92, [2 * 4, 6 * 91]),
+        ((1, 6), 89, [2 * 2, 6 * 93]),  # one row's prefix is long, and they start together
+        ((1, 1), 1, [2 * 2]),  # nothing is read after it
+    ],
+)
+def test_a_prefix_that_is_short_for_what_follows_costs_no_pass(given, chosen, passes):
     torch.manual_seed(0)
     config = AutoConfig.for_model("gpt2", vocab_size=VOCAB + 2, **{**FAMILIES["gpt2"], "n_positions": 96})
     model = AutoModelForCausalLM.from_config(config).eval()
     x_t = torch.full((2, 95), VOCAB)
-    x_t[:, :given] = 1
+    for row, number in enumerate(given):
+        x_t[row, :number] = 1
+    slots = Slots.where((x_t == VOCAB) & ((x_t == VOCAB).cumsum(1) <= chosen))
     drawn = torch.randint(VOCAB, (2, 3, 95), generator=torch.Generator().manual_seed(0))
+    candidates = x_t[:, None].repeat(1, 3, 1)
+    candidates[slots.rows, :, slots.positions] = drawn[slots.rows, :, slots.positions]
     table = torch.randn(95, VOCAB, generator=torch.Generator().manual_seed(1))
     denoiser = FunctionDenoiser(lambda x, t: table.expand(len(x), -1, -1), VOCAB, VOCAB)
-    decision = decide(denoiser, x_t, torch.where(x_t[:, None] == VOCAB, drawn, x_t[:, None]))
-    passes = tokens_read(model)
+    decision = decide(denoiser, x_t, candidates, slots)
     energy = AutoregressiveEnergy(model, bos_token_id=LM_BOS)
     energy(decision)  # the first pass finds out about the output layer
-    passes.clear()
+    read = tokens_read(model)
     found = energy(decision)
-    assert len(passes) == num_passes
+    assert read == passes
     torch.testing.assert_close(found, brute_force(model, decision, False), atol=1e-3, rtol=0)
 
 
