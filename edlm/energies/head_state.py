@@ -51,7 +51,6 @@ class HeadState:
         dense: Its slots, row by row.
         num_rounds: Of each row, ``[rows]``.
         entering: States that enter the first block at the slots, by rank, ``[rows, n, width]``.
-        queries: The first block's queries there, ``[rows, n, heads, head_size]``.
         angles: Of the slots' positions, each ``[rows, n, 1, head_size]``.
         memory: One for each block; decided tokens replace stale states in place.
         round: Rounds decided so far.
@@ -61,7 +60,6 @@ class HeadState:
     dense: DenseSlots
     num_rounds: Tensor
     entering: Tensor
-    queries: Tensor
     angles: tuple[Tensor, ...]
     memory: list[Memory]
     round: int = 0

@@ -102,13 +102,12 @@ class ResidualHead(Head, TokenwiseEnergy):
         states, memory = self._read_step(step, dense.active)
         angles = tuple(part[:, 0, 0, :, None] for part in self.rotary(dense.positions))
         entering = take(states, dense.positions)
-        queries = self.blocks[0].next_query(entering, angles)
         numbers = num_rounds(dense.counts, round_size)
-        return HeadState(step, dense, numbers, entering, queries, angles, memory)
+        return HeadState(step, dense, numbers, entering, angles, memory)
 
     def next_logits(self, state: HeadState, x_partial: Tensor, slots: Slots) -> Tensor:
         (index, valid), seen = state.slots_of(state.round), seen_positions(state.step, state.dense.active)
-        x, query, angles = state.entering[index], state.queries[index], tuple(part[index] for part in state.angles)
+        x, angles = state.entering[index], tuple(part[index] for part in state.angles)
         last = self._last_round(state, x_partial) if state.round and not self.shape.blind else None
         if last is not None:  # what follows from its tokens is computed beside the next ones: weights are read once
             x = torch.cat([last.content, x], 1)
@@ -118,9 +117,7 @@ class ResidualHead(Head, TokenwiseEnergy):
                 last.write(memory, *block.next_key_value(x[:, : last.size], last.angles))
                 if i + 1 == len(self.blocks):  # nothing reads what leaves it
                     x, angles = x[:, last.size :], tuple(part[:, last.size :] for part in angles)
-            if i or x.shape[1] != query.shape[1]:
-                query = block.next_query(x, angles)
-            x = block.next_state(x, query, memory, seen)
+            x = block.next_state(x, angles, memory, seen)
         state.round += 1
         return self._logits(x.flatten(0, 1) if valid is None else x[valid], state.step, slots)
 

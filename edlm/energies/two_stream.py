@@ -127,20 +127,17 @@ class Block(nn.Module):
         mixed = _attend(query, memory, memory_visible, own, own_visible)
         return self._finish(x, mixed.permute(0, 2, 3, 1, 4).flatten(-2))
 
-    def next_query(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-        """Queries of tokens ``x[rows, n, width]``, shape ``[rows, n, heads, head_size]``."""
-        return _rotate(apply_to_few(self.query, self.attention_norm(x)).unflatten(-1, (self.num_heads, -1)), angles)
-
     def next_key_value(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Keys and values of tokens ``x[rows, n, width]``, each ``[rows, n, heads, head_size]``."""
         both = apply_to_few(self.key_value, self.attention_norm(x))
         keys, values = both.unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
         return _rotate(keys, angles), values
 
-    def next_state(self, x: Tensor, query: Tensor, memory: Memory, seen: Tensor | None) -> Tensor:
+    def next_state(self, x: Tensor, angles: tuple[Tensor, Tensor], memory: Memory, seen: Tensor | None) -> Tensor:
         """Update tokens ``x[rows, n, width]`` that attend to the memory of their row and to nothing else."""
         seen = seen[:, None] if seen is not None else None
-        query = query.transpose(1, 2)
+        query = apply_to_few(self.query, self.attention_norm(x)).unflatten(-1, (self.num_heads, -1))
+        query = _rotate(query, angles).transpose(1, 2)
         mixed = F.scaled_dot_product_attention(query, memory.keys, memory.values, attn_mask=seen)
         return self._finish(x, mixed.transpose(1, 2).flatten(-2), apply_to_few)
 
