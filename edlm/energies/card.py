@@ -25,7 +25,7 @@ _CARD = """{front_matter}
 
 {kind}, an energy for masked diffusion language models, for the Python package `edlm`: it judges the tokens that a
 denoising step is about to write, low = plausible, and the sampler keeps one of `k` candidates by its weight
-`exp(-energy)` ([arXiv:2410.21357](https://arxiv.org/abs/2410.21357)).
+`exp(-energy)`, or draws without candidates if it is normalised ([arXiv:2410.21357](https://arxiv.org/abs/2410.21357)).
 
 > {summary}
 
