@@ -16,7 +16,7 @@ class ShortRepr:
 
 
 def apply_output_layer(layer: nn.Module, x: Tensor) -> Tensor:
-    """``layer(x)``; of few rows, a wide linear layer on a CPU is up to ten times as fast so, see `apply_to_few`.
+    """``layer(x)``; of few rows and a wide linear layer faster on a CPU, see `apply_to_few`.
 
     A single row is computed twice: a product with a vector is slower.
     """
@@ -28,7 +28,7 @@ def apply_output_layer(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def apply_to_few(layer: nn.Module, x: Tensor, most: int = FEW) -> Tensor:
-    """``layer(x)``, of a linear layer and few rows on a CPU as ``(weight @ x^T)^T``: that is 1.3 to 10 times as fast.
+    """``layer(x)``, of a linear layer and few rows on a CPU as ``(weight @ x^T)^T``, which is faster there.
 
     Rounding differs. Layers whose forward is not that of `torch.nn.Linear`, or is watched, are called as they are.
 
