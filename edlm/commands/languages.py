@@ -38,6 +38,7 @@ class RerankerConfig(Config):
     num_particles: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.energy == "truth" and self.num_candidates is None:
             raise ValueError("exact decisions by 'truth' are the language itself: give num_candidates, got None")
 

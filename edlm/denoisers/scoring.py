@@ -8,6 +8,7 @@ from edlm.denoisers.encoding import Encoding
 from edlm.denoisers.identity import DenoiserIdentity
 from edlm.diffusion.adaptive import MarginalRule
 from edlm.diffusion.slots import Slots
+from edlm.memory import parts_of_table
 
 
 def check_rule(rule: MarginalRule, denoiser: Denoiser) -> None:
@@ -33,5 +34,7 @@ def scores_at(rule: MarginalRule, denoiser: Denoiser, encoding: Encoding | None,
     states = None
     if rule.reads_hidden and encoding.hidden is not None:
         states = encoding.hidden[-1][encoding.place[slots.rows], slots.positions]
-    scores = rule.scores(denoiser.slot_log_probs(encoding, slots), slots, states)
+    parts = parts_of_table(len(slots), denoiser.vocab_size, wanted.device)
+    raw = [rule.raw_scores(denoiser.slot_log_probs(encoding, slots.part(part))) for part in parts]
+    scores = rule.scores(torch.cat(raw), slots, states)
     return slots.write(nothing.to(scores), scores)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,6 +14,13 @@ from edlm.corpus.blocks import TokenBlocks
 from edlm.corpus.tokens import is_of_chat, never_in_text, token_id, vocabulary_fingerprint
 
 _ROWS = 2**13  # whose tokens are counted at a time
+
+
+class Frame(NamedTuple):
+    """Tokens before and after a text."""
+
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,9 +92,14 @@ class Vocabulary:
         return cls.of(tokenizer, size, mask_token_id, eos_token_id=eos, **framing)
 
     @property
+    def frame_ids(self) -> Frame:
+        """Tokens that surround every text; none where a prefix only marks a start."""
+        return Frame(tuple(self.prefix_ids), tuple(self.suffix_ids)) if self.is_framed else Frame()
+
+    @property
     def frame_length(self) -> int:
-        """Tokens that surround every text; 0 where a prefix only marks a start."""
-        return len(self.prefix_ids) + len(self.suffix_ids) if self.is_framed else 0
+        """Number of `frame_ids`."""
+        return sum(map(len, self.frame_ids))
 
     @cached_property
     def fingerprint(self) -> str:

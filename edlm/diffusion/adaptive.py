@@ -43,17 +43,17 @@ class MarginalRule(ABC):
     def raw_scores(self, log_probs: Tensor) -> Tensor:
         """Scores of log-probabilities ``[n, vocab_size]``, nats, low = revealed first, shape ``[n]``."""
 
-    def scores(self, log_probs: Tensor, slots: Slots, states: Tensor | None) -> Tensor:
+    def scores(self, raw: Tensor, slots: Slots, states: Tensor | None) -> Tensor:
         """Scores in steps of a thousandth of a nat: rounding depends on the batch, and must not break ties.
 
         A network without absolute positions says the same at all positions of a fully masked sequence.
 
         Args:
-            log_probs: At the slots, ``[n, vocab_size]``.
+            raw: `raw_scores` at the slots, ``[n]``.
             slots: Masked positions, left to right.
             states: That enter the denoiser's last block at the slots, ``[n, hidden_size]``, if it `reads_hidden`.
         """
-        return rounded(self.raw_scores(log_probs))
+        return rounded(raw)
 
     def number(self, scores: Tensor) -> Tensor | None:
         """How many of the positions of each row are revealed, at least one, ``[batch]``.

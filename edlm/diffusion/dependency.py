@@ -127,11 +127,11 @@ class DependencyBounded(MarginalRule):
     def raw_scores(self, log_probs: Tensor) -> Tensor:
         return -log_probs.amax(-1)
 
-    def scores(self, log_probs: Tensor, slots: Slots, states: Tensor | None) -> Tensor:
+    def scores(self, raw: Tensor, slots: Slots, states: Tensor | None) -> Tensor:
         """Those of positions that wait for a later step are far above the others."""
         if states is None:
             raise ValueError("dependency_bounded reads the denoiser's states, and it gives none")
-        surest = rounded(self.raw_scores(log_probs))
+        surest = rounded(raw)
         dense = slots.dense()
         rows, columns = dense.valid.nonzero(as_tuple=True)  # row by row and left to right, as the slots are
         places = states.new_zeros(*dense.valid.shape, states.shape[1]).index_put((rows, columns), states)

@@ -136,6 +136,10 @@ class BatchStreams:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def of_length(self, length: int) -> BatchStreams:
+        """Those of the same rows with another number of tokens."""
+        return BatchStreams(self._key, self.size, length, self.rows)
+
     def common(self, count: int) -> Tensor:
         """Numbers that all rows of the batch share, shape ``[count]``."""
         return torch.from_numpy(self._generator(_COMMON).random(count))

@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from edlm.diffusion.slots import places_of
 from edlm.energies.next_token import NextToken
 from edlm.energies.prefixes import ReadPrefixes, at_least_float32, selected
-from edlm.memory import rows_at_once
+from edlm.memory import rows_at_once, tokens_at_once
 from edlm.numerics import widest_float
 
 LOGITS_OF_CPU = 2**24  # of a pass: 64 MiB in float32
@@ -25,7 +25,7 @@ class TokenScorer:
         model: Any transformers causal LM that takes ``logits_to_keep``.
         bos_token_id: Token that goes before each sequence, or None.
         max_tokens_per_pass: Bounds the tokens of a pass, cached ones included (a longer sequence alone is still one
-            pass); changes memory and speed only.
+            pass), see `tokens_at_once`; changes memory and speed only.
         max_positions: Most tokens that it reads of a sequence, BOS included; its configuration's by default.
 
     Raises:
@@ -36,7 +36,7 @@ class TokenScorer:
         self,
         model: PreTrainedModel,
         bos_token_id: int | None,
-        max_tokens_per_pass: int = 16384,
+        max_tokens_per_pass: int | None = None,
         max_positions: int | None = None,
     ):
         arguments = inspect.signature(model.forward).parameters
@@ -96,6 +96,10 @@ class TokenScorer:
                 self._add(total, part, tokens, terms, start, (read.cache, place))
         return total.to(home)
 
+    @property
+    def _num_tokens(self) -> int:
+        return tokens_at_once(self.model.device, self.max_tokens_per_pass)
+
     def _go_on(self, tokens: Tensor, cache: DynamicCache | None) -> tuple[DynamicCache, Tensor]:
         """Read ``tokens[n, length]`` after those of a cache: the cache of all, and ``log p_AR`` of the next token."""
         cache = DynamicCache(config=self.model.config) if cache is None else cache
@@ -133,9 +137,7 @@ class TokenScorer:
         starts = first[torch.stack([members[0] for members in sequences])].tolist()
         begin = 0
         while begin < len(starts):
-            most = min(
-                self.max_tokens_per_pass // starts[begin], rows_at_once(self.vocab_size, terms.device, LOGITS_OF_CPU)
-            )
+            most = min(self._num_tokens // starts[begin], rows_at_once(self.vocab_size, terms.device, LOGITS_OF_CPU))
             # Candidates of a row read again what lies between the common start and its own.
             latest = starts[begin] + terms.shape[1] // 8
             end = begin + 1
@@ -165,7 +167,7 @@ class TokenScorer:
         keep = needed[chunk].any(0).nonzero()[:, 0]
         stop = start + int(keep[-1]) + 1  # the last token is scored, but not read
         logits = len(keep) * self._next_token.logits_per_state
-        size = min(self.max_tokens_per_pass // stop, rows_at_once(logits, tokens.device, LOGITS_OF_CPU))
+        size = min(self._num_tokens // stop, rows_at_once(logits, tokens.device, LOGITS_OF_CPU))
         for part in torch.arange(len(chunk), device=chunk.device).split(max(1, size)):
             options = {"use_cache": False}
             if prefix is not None:

@@ -177,7 +177,7 @@ def _normalized(trial: Trial) -> Found:
     decision = trial.decide(trial.rows[:1], last, last, fillings.T)
     log_z = (decision.log_p - trial.judge(decision)).logsumexp(1)[0].item()
     text = f"sum of p exp(-E) must be 1, got {math.exp(log_z):.6f} over {len(fillings)} fillings"
-    if abs(log_z) > 1e-3 or not hasattr(trial.energy, "next_logits"):
+    if abs(log_z) > 1e-3 or not hasattr(trial.energy, "draws_in_rounds"):
         return abs(log_z) <= 1e-3, text
     tokens = trial.tokens_of(trial.decision)
     with torch.no_grad():

@@ -71,7 +71,7 @@ class DiTSequenceEnergy(WholeSequenceEnergy):
         torch.Size([1])
     """
 
-    def __init__(self, network: PairDiT, *, time_conditioned: bool = False, max_tokens_per_pass: int = 16384):
+    def __init__(self, network: PairDiT, *, time_conditioned: bool = False, max_tokens_per_pass: int | None = None):
         super().__init__(max_tokens_per_pass)
         if network.shape.cond_dim is None:
             raise ValueError("network must have a cond_dim, got None")
@@ -86,7 +86,7 @@ class DiTSequenceEnergy(WholeSequenceEnergy):
         revision: str | None = None,
         tokenizer: Any = None,
         mask_token_id: int | None = None,
-        max_tokens_per_pass: int = 16384,
+        max_tokens_per_pass: int | None = None,
     ) -> Self:
         """Load the energy in an official ``.ckpt`` file of EDLM, with its averaged weights, as float32.
 

@@ -33,8 +33,8 @@ def load_finished_energy(
     Args:
         energy: ``"causal:PATH"``, ``"text:PATH"`` or ``"package:NAME"`` for any causal LM (see `ConditionalScorer`),
             ``"server:URL#MODEL"`` for one that is served elsewhere; a saved or shipped energy by its name, or an
-            `Energy`: an `AutoregressiveEnergy` with its tokenizer, with its own BOS before the prompt, or a
-            `TextEnergy`; or a function ``f(texts) -> energies``, also as `CallableEnergy.on_text` has it, of prompt
+            `Energy`: an `AutoregressiveEnergy` with its tokenizer or a `TextEnergy`, with its own BOS before the
+            prompt; or a function ``f(texts) -> energies``, also as `CallableEnergy.on_text` has it, of prompt
             and text together.
         device: Where a model that is named here runs.
 
@@ -50,10 +50,12 @@ def load_finished_energy(
             return ConditionalScorer(model, tokenizer)
         energy = load_energy(name).to(device)
     if isinstance(energy, AutoregressiveEnergy) and energy.tokenizer is not None:
-        return ConditionalScorer(energy.model, energy.tokenizer, energy.bos_token_id)
+        return ConditionalScorer(energy.model, energy.tokenizer, energy.bos_token_id, **energy.scoring)
     if isinstance(energy, TextEnergy):
-        scorer = energy.scorer
-        return _of_served(scorer) if isinstance(scorer, ServedLM) else ConditionalScorer(scorer.model, scorer.tokenizer)
+        if isinstance(scorer := energy.scorer, ServedLM):
+            return _of_served(scorer)
+        begin, limit = scorer.bos_token_id, scorer.max_positions
+        return ConditionalScorer(scorer.model, scorer.tokenizer, begin, max_positions=limit)
     if isinstance(energy, Energy) and not isinstance(energy, TextFunctionEnergy):
         raise ValueError(
             f"finished texts need a causal LM ('causal:PATH') or a function of text, got a {type(energy).__name__}, "
@@ -98,15 +100,22 @@ class ConditionalScorer:
         tokenizer: Its tokenizer, which reads special tokens that a prompt spells out (a chat's frame).
         bos_token_id: Token before every prompt that does not begin with it. By default what the tokenizer itself puts
             there; and where it puts nothing and the prompt is empty, its bos, else its eos.
+        scoring: Options of `TokenScorer`.
 
     Raises:
         ValueError: the model takes no ``logits_to_keep``.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, bos_token_id: int | None = None):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        bos_token_id: int | None = None,
+        **scoring: Any,
+    ):
         self.tokenizer = tokenizer
         self._begin = self._encode([""], True)[0][:1] if bos_token_id is None else [bos_token_id]
-        self._scorer = TokenScorer(model.eval(), None)
+        self._scorer = TokenScorer(model.eval(), None, **scoring)
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], texts: Sequence[Sequence[str]]) -> list[Tensor]:

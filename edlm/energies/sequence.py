@@ -26,8 +26,7 @@ class SequenceEnergy(WholeSequenceEnergy):
 
     Args:
         encoder: A bidirectional transformers model without head, such as the denoiser's.
-        max_tokens_per_pass: Bounds the tokens of a pass, except in training; changes memory and speed
-            only.
+        max_tokens_per_pass: As for `WholeSequenceEnergy`.
 
     Raises:
         ValueError: the encoder takes no ``inputs_embeds``, or ``max_tokens_per_pass`` is below 1.
@@ -47,7 +46,7 @@ class SequenceEnergy(WholeSequenceEnergy):
         True
     """
 
-    def __init__(self, encoder: PreTrainedModel, *, max_tokens_per_pass: int = 16384):
+    def __init__(self, encoder: PreTrainedModel, *, max_tokens_per_pass: int | None = None):
         super().__init__(max_tokens_per_pass)
         if "inputs_embeds" not in inspect.signature(encoder.forward).parameters:
             raise ValueError(f"an encoder must accept inputs_embeds, {type(encoder).__name__} does not")
@@ -61,7 +60,7 @@ class SequenceEnergy(WholeSequenceEnergy):
             nn.init.zeros_(zero)
 
     @classmethod
-    def from_denoiser(cls, denoiser: MaskedLMDenoiser, *, max_tokens_per_pass: int = 16384) -> Self:
+    def from_denoiser(cls, denoiser: MaskedLMDenoiser, *, max_tokens_per_pass: int | None = None) -> Self:
         """A zero energy whose Transformer is a copy of the denoiser's; it belongs to that denoiser.
 
         Raises:

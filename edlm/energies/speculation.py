@@ -18,7 +18,7 @@ from edlm.memory import rows_at_once
 
 SLOTS_AT_ONCE = 8  # of all rows on a CPU: a product of so few rows takes little longer than one of a single row
 CACHED_ENTRIES = 2**22  # 16 MiB in float32
-_NEVER = torch.iinfo(torch.int64).max
+_NEVER = torch.iinfo(torch.int64).max // 2  # one more is an integer still
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Window:
 
     Attributes:
         slots: Theirs, row by row in the order of rounds, padded.
-        rounds: Round of each slot whose token is guessed, the largest integer elsewhere, ``[rows, width]``.
+        rounds: Round of each slot whose token is guessed, a number beyond all rounds elsewhere, ``[rows, width]``.
         tokens: The guesses, ``[rows, width]``; any token where there is none.
         drawn: Slots that are drawn, bool, ``[rows, width]``; of the others the draw is known.
         index: Numbers of the slots that are drawn, ``[num_drawn]``.

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from edlm.energies.base import Decision
 from edlm.energies.pretrained import PretrainedEnergy
+from edlm.memory import tokens_at_once
 from edlm.rules import check_least
 
 
@@ -14,7 +15,8 @@ class WholeSequenceEnergy(PretrainedEnergy):
     """``E(x_0, x_t, t)`` of complete sequences, nats; 0 in rows in which nothing is to be decided.
 
     Args:
-        max_tokens_per_pass: Bounds the tokens of a pass, except in training; changes memory and speed only.
+        max_tokens_per_pass: Bounds the tokens of a pass, except in training, see `tokens_at_once`; changes memory and
+            speed only.
 
     Raises:
         ValueError: ``max_tokens_per_pass`` is below 1.
@@ -25,7 +27,7 @@ class WholeSequenceEnergy(PretrainedEnergy):
 
     reads = "sequence"
 
-    def __init__(self, max_tokens_per_pass: int = 16384):
+    def __init__(self, max_tokens_per_pass: int | None = None):
         super().__init__()
         check_least(1, max_tokens_per_pass=max_tokens_per_pass)
         self.max_tokens_per_pass = max_tokens_per_pass
@@ -49,7 +51,8 @@ class WholeSequenceEnergy(PretrainedEnergy):
             raise ValueError(f"{type(self).__name__} needs complete candidates, got masks: use scope='sequence'")
         x_t = step.x_t[rows]
         was_masked = x_t == step.denoiser.mask_token_id
-        size = len(x_0) if self.training else max(1, self.max_tokens_per_pass // x_0.shape[1])
+        size = tokens_at_once(x_0.device, self.max_tokens_per_pass) // x_0.shape[1]
+        size = len(x_0) if self.training else max(1, size)
         values = torch.cat(
             [
                 self.judge(x_0[part], x_t[part], was_masked[part], step.t[rows[part]], _rows_of(real, part))

@@ -153,7 +153,7 @@ def _choose_candidate(
             table[again] = drawn
     if impossible.any() and not kernel.keeps_impossible:
         raise ImpossibleCandidates(
-            f"all {k} candidates have infinite energy at t = {step.t[0].item():.4g} in rows "
+            f"all {k} candidates have infinite energy at t = {step.t[impossible][0].item():.4g} in rows "
             f"{impossible.nonzero()[:, 0].tolist()}, after {int(redraws.max())} redraws; "
             "more candidates, on_impossible='redraw' or 'keep', or a softer energy may help"
         )

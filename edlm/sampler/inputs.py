@@ -45,7 +45,8 @@ def check_data(
     real = _real_positions(denoiser, x_0, attention_mask)
     given = torch.zeros_like(x_0, dtype=torch.bool) if given is None else given
     _check_table("given", given, torch.bool, x_0)
-    target = ~given if real is None else ~given & real
+    target = ~given.to(x_0.device)
+    target = target if real is None else target & real
     if (x_0[target] == denoiser.mask_token_id).any():
         raise ValueError(f"x_0 must hold no mask token where it is predicted, got {denoiser.mask_token_id}")
     return target, real

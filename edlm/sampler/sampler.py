@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from edlm.denoisers.framing import empty_rows
 from edlm.diffusion.streams import RowStreams, row_seeds
 from edlm.rules import check, check_least
 from edlm.sampler.bounds import likelihood_bounds
@@ -80,7 +81,7 @@ class EnergySampler(Kernel):
 
         Args:
             num_samples: Number of sequences.
-            length: Tokens of each.
+            length: Tokens of each; with those that frame it, where the denoiser's sequences have a frame.
             batch_size: Rows at a time (all by default); changes nothing but memory and speed.
             generator: Draws one seed a row.
             seeds: One a row.
@@ -93,7 +94,7 @@ class EnergySampler(Kernel):
         check_least(0, num_samples=num_samples, length=length)
         check_least(1, batch_size=batch_size)
         check_length(length, self.denoiser.max_length)
-        x_t = torch.full((num_samples, length), self.denoiser.mask_token_id, device=device_of(self.denoiser))
+        x_t = empty_rows(self.denoiser, num_samples, length, device_of(self.denoiser))
         seeds = row_seeds(num_samples, seeds, generator)
         size = batch_size or max(1, num_samples)
         starts = range(0, max(1, num_samples), size)

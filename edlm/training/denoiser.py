@@ -11,6 +11,7 @@ from edlm.denoisers.architecture import preset
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.families.masked_lm import MaskedLMDenoiser
 from edlm.denoisers.families.replacement import replace_vocabulary
+from edlm.denoisers.framing import check_blocks
 from edlm.denoisers.loading import load_denoiser
 from edlm.diffusion.schedule import TIMES, get_schedule
 from edlm.training.objectives import DenoiserObjective
@@ -94,8 +95,8 @@ def run_config(config: TrainDenoiserConfig) -> Denoiser:
             model = preset(model, config.model_type, corpus.train.tokens.shape[1])
         denoiser = MaskedLMDenoiser.from_config(corpus.tokenizer, config.model_type, **model)
         identity |= {"model_type": config.model_type, "model": model}
-    denoiser.vocabulary.check_blocks(corpus.train, corpus.valid)
-    objective = DenoiserObjective(get_schedule(config.schedule), denoiser.mask_token_id, TIMES[config.times])
+    check_blocks(denoiser, corpus.train, corpus.valid)
+    objective = DenoiserObjective(denoiser, get_schedule(config.schedule), TIMES[config.times])
     path = train(
         denoiser,
         objective,

@@ -1,6 +1,6 @@
 """Train a predictor of how much revealing one position moves the marginal at another, from the denoiser itself."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -10,11 +10,13 @@ from torch.nn import functional as F
 
 from edlm.corpus.prepared import PreparedCorpus
 from edlm.denoisers.base import Denoiser
+from edlm.denoisers.framing import rows_of_blocks
 from edlm.denoisers.loading import load_denoiser
 from edlm.diffusion.dependency import DependencyPredictor
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import BatchStreams
 from edlm.energies.proposal import draw_categorical
+from edlm.rules import Config
 from edlm.training.means import Mean
 from edlm.training.options import describe, split_options
 from edlm.training.sharding import place
@@ -23,7 +25,7 @@ from edlm.training.trainer import TrainerConfig, train
 
 
 @dataclass(frozen=True)
-class TrainDependencyConfig:
+class TrainDependencyConfig(Config):
     """Data and run of `edlm train dependency`.
 
     Args:
@@ -36,7 +38,7 @@ class TrainDependencyConfig:
     corpus: str
     denoiser: str
     trainer: TrainerConfig
-    rank: int = field(default=32, metadata={"least": 1})
+    rank: int = 32
 
 
 class DependencyObjective:
@@ -54,14 +56,15 @@ class DependencyObjective:
 
     def __call__(self, model: nn.Module, batch: Tensor, streams: BatchStreams) -> tuple[Mean, dict[str, Mean]]:
         place(self.denoiser, batch.device)
-        draws = streams.values(3).to(batch.device)
+        x_0, given = rows_of_blocks(self.denoiser, batch)
+        draws = streams.of_length(x_0.shape[1]).values(3).to(batch.device)
         rate = streams.places().to(batch.device)
-        masked = draws[:, 0] < rate[:, None]
-        source = draws[:, 1].argmax(1)
-        rows = torch.arange(len(batch), device=batch.device)
+        masked = (draws[:, 0] < rate[:, None]) & ~given
+        source = draws[:, 1].masked_fill(given, -1).argmax(1)
+        rows = torch.arange(len(x_0), device=batch.device)
         masked[rows, source] = True
-        states, moved = self.measured(batch, masked, source, draws[:, 2])
-        positions = torch.arange(batch.shape[1], device=batch.device)
+        states, moved = self.measured(x_0, masked, source, draws[:, 2])
+        positions = torch.arange(x_0.shape[1], device=batch.device)
         distances = (positions - source[:, None]).abs()[:, None]
         others = masked & (positions != source[:, None])
         of_source = states[rows, source][:, None]

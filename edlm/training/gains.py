@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from edlm.corpus.blocks import TokenBlocks
 from edlm.denoisers.base import Denoiser
+from edlm.denoisers.framing import rows_of_blocks
 from edlm.diffusion.adaptive import MarginalRule
 from edlm.diffusion.streams import RowStreams
 from edlm.energies.exact import ExactEnergy
@@ -43,9 +45,10 @@ def measure_gains(
     Returns:
         One for each setting; none at all from fewer than `LEAST_ROWS` rows, which would say little.
     """
-    device, length = PartialState().device, blocks.tokens.shape[1]
+    device = PartialState().device
     place(denoiser, device)
-    settings = list(_settings(denoiser, energy.to(device), mixture, length))
+    _, given = rows_of_blocks(denoiser, blocks.tokens[:1].long().to(device))
+    settings = list(_settings(denoiser, energy.to(device), mixture, ~given))
     affordable = NUM_PASSES // sum(setting.passes for setting in settings)
     rows = independent_rows(blocks, min(max(LEAST_ROWS, affordable), MOST_ROWS)).to(device)
     if len(rows) < LEAST_ROWS:
@@ -69,15 +72,15 @@ def independent_rows(blocks: TokenBlocks, number: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Setting:
-    """A setting of the sampler, on rows of ``length`` tokens.
+    """A setting of the sampler, on rows of one layout.
 
     Attributes:
         kernels: Without and with the energy.
-        length: Tokens of a row.
+        written: The positions that a row's tokens are written at, bool, ``[1, length]``.
     """
 
     kernels: tuple[Kernel, Kernel]
-    length: int
+    written: Tensor
 
     @property
     def sampled_steps(self) -> int | None:
@@ -90,31 +93,36 @@ class _Setting:
         """Of a row."""
         return self.sampled_steps or self._total_steps
 
-    @property
+    @cached_property
     def _total_steps(self) -> int:
-        base = self.kernels[0]
-        return base.num_steps * -(-self.length // (base.block_length or self.length))
+        return self.kernels[0].plan(self.written, RowStreams([0])).total_steps
 
-    def gains(self, x_0: Tensor, first_seed: int) -> Tensor:
+    @property
+    def num_tokens(self) -> int:
+        """That are written in a row."""
+        return int(self.written.sum())
+
+    def gains(self, blocks: Tensor, first_seed: int) -> Tensor:
         """Gains of each step of a block, summed over blocks, nats per token; unbiased; ``[rows, num_steps]``."""
-        base, seeds = self.kernels[0], range(first_seed, first_seed + len(x_0))
-        masked = torch.full_like(x_0, base.denoiser.mask_token_id)
-        totals = torch.zeros(len(x_0), base.num_steps, dtype=torch.float64)
+        base, seeds = self.kernels[0], range(first_seed, first_seed + len(blocks))
+        x_0, given = rows_of_blocks(base.denoiser, blocks)
+        masked = x_0.masked_fill(~given, base.denoiser.mask_token_id)
+        totals = torch.zeros(len(blocks), base.num_steps, dtype=torch.float64)
         steps = log_probs_of_steps(self.kernels, x_0, masked, RowStreams(seeds), sampled_steps=self.sampled_steps)
         for i, step in steps:
-            nats = (step.weight if i else -step.weight) * step.log_prob.cpu().double() / self.length
+            nats = (step.weight if i else -step.weight) * step.log_prob.cpu().double() / self.num_tokens
             totals.scatter_add_(1, step.at.cpu()[:, None] % base.num_steps, nats[:, None])
         return totals.nan_to_num(nan=0.0)  # where neither can write the data
 
     def measured(self, gains: Tensor) -> SettingGain:
         """The record of the gains of all rows."""
-        return SettingGain.of(gains, self.kernels[0].order, self.kernels[0].block_length, self.length)
+        return SettingGain.of(gains, self.kernels[0].order, self.kernels[0].block_length, self.num_tokens)
 
 
 def _settings(
-    denoiser: Denoiser, energy: ExactEnergy, mixture: EnergyObjectiveConfig, length: int
+    denoiser: Denoiser, energy: ExactEnergy, mixture: EnergyObjectiveConfig, written: Tensor
 ) -> Iterator[_Setting]:
     sizes = mixture.block_lengths if denoiser.block_size is None else (denoiser.block_size,)
     for order, size, num_steps in dict.fromkeys(product(mixture.orders, sizes, mixture.num_steps)):
         options = {"order": order, "block_length": size, "num_steps": num_steps, "window": ALWAYS}
-        yield _Setting((Kernel(denoiser, **options), Kernel(denoiser, energy, **options)), length)
+        yield _Setting((Kernel(denoiser, **options), Kernel(denoiser, energy, **options)), written)

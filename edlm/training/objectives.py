@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from edlm.denoisers.base import Denoiser
+from edlm.denoisers.framing import rows_of_blocks
 from edlm.denoisers.scoring import scores_at
 from edlm.diffusion.plan import RevealPlan, plan_in_blocks, plan_reveal
 from edlm.diffusion.schedule import LogLinear, Schedule, antithetic_times, mask_tokens
@@ -27,8 +28,8 @@ class DenoiserObjective:
     ``E_t [ -alpha'(t) / (1 - alpha(t)) * sum over masked i of -log p_theta(x_0^i | x_t) ] / length``
 
     Args:
+        denoiser: Its frame goes around the blocks, see `rows_of_blocks`.
         schedule: Gives ``alpha``; the bound's value does not depend on it, its variance does.
-        mask_token_id: The mask token.
         times: Makes times of places in training, as `antithetic_times`, which is always used in evaluation mode. The
             weight is not divided by the density of other times: the loss is then the bound with its integrand times
             that density. Its minimum over all networks is the same, and no weight grows where times are rare.
@@ -37,21 +38,23 @@ class DenoiserObjective:
         Sahoo et al. 2024, arXiv:2406.07524, Eq. 10; antithetic times.
     """
 
-    def __init__(self, schedule: Schedule, mask_token_id: int, times: Callable[..., Tensor] = antithetic_times):
+    def __init__(self, denoiser: Denoiser, schedule: Schedule, times: Callable[..., Tensor] = antithetic_times):
+        self.denoiser = denoiser
         self.schedule = schedule
-        self.mask_token_id = mask_token_id
         self.times = times
 
     def __call__(self, model: nn.Module, batch: Tensor, streams: BatchStreams) -> tuple[Mean, dict[str, Mean]]:
-        """Loss of tokens ``batch[batch, length]``; the model is called as ``model(x_t, slots, t)``."""
-        draw = self.times if model.training else antithetic_times
+        """Loss of blocks ``batch[batch, length]``; the model is called as ``model(x_t, slots, t)``."""
+        x_0, given = rows_of_blocks(self.denoiser, batch)
+        draw, mask_token_id = self.times if model.training else antithetic_times, self.denoiser.mask_token_id
         t = draw(streams.places())
-        x_t = mask_tokens(batch, t, self.schedule, self.mask_token_id, streams.values())
-        slots = Slots.where(x_t == self.mask_token_id)
+        x_t = mask_tokens(x_0, t, self.schedule, mask_token_id, streams.of_length(x_0.shape[1]).values())
+        x_t = torch.where(given, x_0, x_t)
+        slots = Slots.where(x_t == mask_token_id)
         t = t.to(batch.device)
-        nll = -model(x_t, slots, t).gather(1, slots.gather(batch)[:, None])[:, 0]
+        nll = -model(x_t, slots, t).gather(1, slots.gather(x_0)[:, None])[:, 0]
         weighted = self.schedule.nelbo_weight(t)[slots.rows] * nll
-        return Mean(weighted.sum(), batch.numel()), {"masked_nll_nats": Mean(nll.sum(), len(slots))}
+        return Mean(weighted.sum(), int((~given).sum())), {"masked_nll_nats": Mean(nll.sum(), len(slots))}
 
 
 class AutoregressiveObjective:
@@ -98,7 +101,7 @@ class EnergyObjective:
         self.metric = "gain_nats_per_token" if config.loss == "likelihood" else "gain_nats_per_decision"
 
     def __call__(self, model: nn.Module, batch: Tensor, streams: BatchStreams) -> tuple[Mean, dict[str, Mean]]:
-        """Loss of tokens ``batch[batch, length]``; the model is called as ``model(decision)``."""
+        """Loss of blocks ``batch[batch, length]``; the model is called as ``model(decision)``."""
         place(self.denoiser, batch.device)
         k = 1 if self.config.loss == "likelihood" else self.config.num_candidates
         with torch.no_grad():
@@ -120,18 +123,21 @@ class EnergyObjective:
         loss = -log_sigmoid(-energy[:, 0]) - log_sigmoid(energy[:, 1:]).mean(1)
         return Mean(loss[decided].sum(), len(gain)), metrics
 
-    def draw_decision(self, x_0: Tensor, num_candidates: int, streams: BatchStreams, soft_targets: int = 0) -> Decision:
+    def draw_decision(
+        self, blocks: Tensor, num_candidates: int, streams: BatchStreams, soft_targets: int = 0
+    ) -> Decision:
         """Decisions, several a row, with the data in slot 0 of the candidates."""
-        config, block_size = self.config, self.denoiser.block_size
+        x_0, given = rows_of_blocks(self.denoiser, blocks)
+        config, block_size, streams = self.config, self.denoiser.block_size, streams.of_length(x_0.shape[1])
         mixtures = (config.num_steps, config.orders, config.group_sizes, config.block_lengths)
         num_steps, order, group_size, block_length = (
             mixture[int(u * len(mixture))] for mixture, u in zip(mixtures, streams.common(4).tolist(), strict=True)
         )
         plan = plan_in_blocks(
-            torch.ones_like(x_0, dtype=torch.bool),
+            ~given,
             block_size or block_length,
             lambda masked, number: plan_reveal(masked, order, num_steps, LogLinear(), streams.order(number)),
-            aligned=True,
+            aligned=block_size is not None,
         )
         rule = plan.rule
         at = (streams.places() * plan.total_steps).long().clamp(max=plan.total_steps - 1)

@@ -11,6 +11,7 @@ from edlm.corpus.prepared import PreparedCorpus
 from edlm.corpus.recipe import LENGTH
 from edlm.corpus.tokens import vocabulary_fingerprint
 from edlm.denoisers.base import Denoiser
+from edlm.denoisers.framing import blocks_of_rows, check_blocks
 from edlm.rules import Config, check_least
 from edlm.sampler.sampler import EnergySampler
 
@@ -72,17 +73,19 @@ def corpus_of_samples(
     samples = _blocks(denoiser, _sample(denoiser, options, length))
     if corpus is None:
         return PreparedCorpus(denoiser.tokenizer, *samples.hold_out(0.05))
-    denoiser.vocabulary.check_blocks(corpus.train, corpus.valid)
+    check_blocks(denoiser, corpus.train, corpus.valid)
     train = _blocks(denoiser, torch.cat([samples.tokens, corpus.train.tokens.long()])) if mixed else samples
     return PreparedCorpus(denoiser.tokenizer, train, corpus.valid)
 
 
 def _sample(denoiser: Denoiser, options: SamplesOptions, length: int) -> Tensor:
+    framed = length + denoiser.vocabulary.frame_length
     sampler = EnergySampler(denoiser, num_steps=options.num_steps or length, order=options.order)
     starts = tqdm(range(0, options.num_rows, options.batch_size), "samples", disable=None)
     sizes = (min(options.batch_size, options.num_rows - start) for start in starts)
     generator = torch.Generator().manual_seed(options.seed)
-    return torch.cat([sampler.sample(size, length, generator=generator).tokens.cpu() for size in sizes])
+    rows = [sampler.sample(size, framed, generator=generator).tokens.cpu() for size in sizes]
+    return blocks_of_rows(denoiser, torch.cat(rows))
 
 
 def _blocks(denoiser: Denoiser, tokens: Tensor) -> TokenBlocks:

@@ -6,6 +6,7 @@ from edlm.corpus.preparation import prepare_text
 from edlm.corpus.prepared import PreparedCorpus
 from edlm.corpus.recipe import TextConfig
 from edlm.denoisers.base import Denoiser
+from edlm.denoisers.framing import check_blocks
 from edlm.processes import join
 
 
@@ -19,7 +20,7 @@ def corpus_of(corpus: str | Path | PreparedCorpus, denoiser: Denoiser | None = N
 
     Raises:
         FileNotFoundError: there is no such folder or text.
-        ValueError: the content is damaged; or it is no text of this denoiser, see `Vocabulary.check_blocks`.
+        ValueError: the content is damaged; or it is no text of this denoiser, see `check_blocks`.
     """
     if not isinstance(corpus, PreparedCorpus):
         if (Path(corpus) / "train.safetensors").is_file():
@@ -29,7 +30,7 @@ def corpus_of(corpus: str | Path | PreparedCorpus, denoiser: Denoiser | None = N
             join()  # before one process prepares it, and the others wait
             corpus = prepare_text(text) if denoiser is None else text_for(denoiser, text)
     if denoiser is not None:
-        denoiser.vocabulary.check_blocks(corpus.train, corpus.valid)
+        check_blocks(denoiser, corpus.train, corpus.valid)
     return corpus
 
 

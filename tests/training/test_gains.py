@@ -61,7 +61,7 @@ def test_sampled_steps_estimate_the_gain_of_each_step(monkeypatch):
     """One step of four for each row, drawn; the mean over many rows against all steps of the same rows."""
     denoiser = modernbert()
     head, x_0 = disturbed_head(denoiser), rows_of(16).repeat(60, 1)
-    (setting,) = module._settings(denoiser, head, mixture(num_steps=(4,), orders=("dilated",)), 8)
+    (setting,) = module._settings(denoiser, head, mixture(num_steps=(4,), orders=("dilated",)), torch.ones(1, 8).bool())
     whole = setting.gains(x_0[:16], 0)
     monkeypatch.setattr(module, "SAMPLED_STEPS", 1)
     assert (setting.sampled_steps, setting.passes) == (1, 1)

@@ -100,7 +100,7 @@ def nelbo_of_times_drawn(table: Table, schedule) -> float:
 def test_eq_10_the_denoisers_loss_is_the_nelbo_whatever_the_schedule(schedule, make):
     """False alarm: below 1e-9 (six and a half standard errors of 500 draws)."""
     table, rows = make(), DATA.repeat(10, 1)
-    objective = DenoiserObjective(schedule, MASK)
+    objective = DenoiserObjective(random_denoiser(), schedule)
     losses = torch.stack([objective(table, rows, noise(rows, 1, i))[0].value for i in range(500)])
     expected = nelbo_of_times_drawn(table, schedule)
     assert_mean(losses, expected)
@@ -111,7 +111,7 @@ def test_eq_10_the_denoisers_loss_is_the_nelbo_whatever_the_schedule(schedule, m
 @torch.no_grad()
 def test_bell_times_weigh_the_bounds_integrand_in_training_only():
     table, rows = true_table(), DATA.repeat(10, 1)
-    objective = DenoiserObjective(LogLinear(), MASK, partial(bell_times, mean=0.9))
+    objective = DenoiserObjective(random_denoiser(), LogLinear(), partial(bell_times, mean=0.9))
     t = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
     density = torch.exp(-(((t - 0.9) / 0.2) ** 2) / 2) * (t >= 1e-3)
     integrand = sum(t ** (m - 1) * (1 - t) ** (3 - m) * masked_nll(table)[m] for m in (1, 2, 3)) / LENGTH
@@ -120,7 +120,7 @@ def test_bell_times_weigh_the_bounds_integrand_in_training_only():
     assert_mean(losses, weighed)
     assert abs(weighed / nelbo(table) - 1) > 10 * losses.std() / 500**0.5  # the two can be told apart
     table.eval()
-    both = (objective, DenoiserObjective(LogLinear(), MASK))
+    both = (objective, DenoiserObjective(random_denoiser(), LogLinear()))
     evaluated, uniform = (o(table, rows, noise(rows, 3))[0].value for o in both)
     assert evaluated == uniform
 
@@ -133,11 +133,11 @@ def test_at_the_true_conditionals_the_nelbo_is_the_entropy():
 
 def test_the_denoisers_loss_has_the_gradient_of_its_value():
     table = random_table()
-    loss, _ = DenoiserObjective(LogLinear(), MASK)(table, DATA, noise(DATA))
+    loss, _ = DenoiserObjective(random_denoiser(), LogLinear())(table, DATA, noise(DATA))
     loss.value.backward()
     step = 1e-2 * table.log_probs.grad / table.log_probs.grad.norm()
     with torch.no_grad():
-        moved = DenoiserObjective(LogLinear(), MASK)(Table(table.log_probs - step), DATA, noise(DATA))[0]
+        moved = DenoiserObjective(random_denoiser(), LogLinear())(Table(table.log_probs - step), DATA, noise(DATA))[0]
     assert (loss.value - moved.value).item() == pytest.approx(1e-2 * table.log_probs.grad.norm().item(), rel=1e-3)
 
 
@@ -512,8 +512,8 @@ def objectives() -> dict[str, tuple[Callable, nn.Module]]:
         settings = {"num_steps": (1, 2, 5), "orders": ("ancestral", "random"), "group_sizes": (1, 2)}
         config = EnergyObjectiveConfig(loss=loss, scope=scope, decisions_per_pass=2, num_candidates=4, **settings)
         made[f"{loss} {scope}"] = EnergyObjective(random_denoiser(), config, reads_hidden=False), energy
-    made["denoiser"] = DenoiserObjective(Cosine(), MASK), random_table()
-    made["bell times"] = DenoiserObjective(LogLinear(), MASK, bell_times), random_table()
+    made["denoiser"] = DenoiserObjective(random_denoiser(), Cosine()), random_table()
+    made["bell times"] = DenoiserObjective(random_denoiser(), LogLinear(), bell_times), random_table()
     made["causal LM"] = AutoregressiveObjective(BOS), random_causal_lm()
     return made
 

@@ -19,7 +19,8 @@ def measure_bound(lab: Lab, setting: Setting) -> Entry:
     """
     if setting.sampled_steps is not None:
         return _entry(lab, setting, _from_sampled_steps(lab, setting))
-    order = [s for s in lab.settings if s.row.order == setting.row.order and s.sampled_steps is None]
+    law = (setting.row.order, setting.sampler.masking_schedule)  # settings of one share their passes
+    order = [s for s in lab.settings if (s.row.order, s.sampler.masking_schedule) == law and s.sampled_steps is None]
     missing = [s for s in order if lab.store.find(*bound_key(lab, s)) is None]
     likelihoods = _estimate(lab, missing, [s.sampler for s in missing], inner_draws=[s.inner_draws for s in missing])
     measured = dict(zip(missing, likelihoods, strict=True))

@@ -17,6 +17,7 @@ from edlm.corpus.blocks import TokenBlocks, load_blocks
 from edlm.corpus.packing import pack_documents
 from edlm.corpus.text import read_documents
 from edlm.denoisers.base import Denoiser
+from edlm.denoisers.framing import check_blocks, rows_of_blocks
 from edlm.denoisers.loading import SHIPPED, load_denoiser
 from edlm.energies.base import Energy
 from edlm.evaluation.estimates.estimate import TextUnits
@@ -44,7 +45,7 @@ class Lab:
     Attributes:
         config: What is requested.
         denoiser: The frozen denoiser.
-        x_0: Held-out rows, ``[n, length]``.
+        x_0: Held-out rows, framed as the denoiser reads them, ``[n, length]``.
         given: True where a token is given, ``[n, length]``; None: nowhere.
         units: Of the held-out text.
         settings: What is measured.
@@ -92,7 +93,10 @@ class Lab:
         if clustered is not blocks:
             logger.warning("%s: fewer than ten documents, so errors are clustered by stretches of them", config.data)
         rows = clustered.draw(config.num_rows, config.seed)
-        x_0 = rows.tokens.to(device_of(denoiser))
+        text = rows.tokens.to(device_of(denoiser))
+        x_0, given = rows_of_blocks(denoiser, text)
+        if config.given is not None:
+            given = ~middle_third(x_0) | given
         settings = settings_of(config, denoiser, models)
         known = (
             asdict(denoiser.identity) if denoiser.identity is not None else {"name": config.denoiser, "revision": "-"}
@@ -102,11 +106,11 @@ class Lab:
             config,
             denoiser,
             x_0,
-            None if config.given is None else ~middle_third(x_0),
-            TextUnits(blocks.characters_per_token, tokens_per_word(denoiser, x_0)),
+            given if given.any() else None,
+            TextUnits(blocks.characters_per_token, tokens_per_word(denoiser, text)),
             settings,
             _judge(config, denoiser, settings),
-            _text_measures(config, denoiser, x_0),
+            _text_measures(config, denoiser, text),
             _store(config, identity),
             rows.documents,
             "documents" if clustered is blocks else "stretches",
@@ -144,8 +148,10 @@ class Lab:
         return {**common, "share": together, "progress": shown, **options}
 
     def base_of(self, setting: Setting) -> Setting | None:
-        """The base of the same order and number of steps."""
-        return next((s for s in self.settings if s.row.is_base and s.row.cell == setting.row.cell), None)
+        """The base of the same order, number of steps and schedule."""
+        schedule = setting.sampler.masking_schedule
+        bases = (s for s in self.settings if s.row.is_base and s.row.cell == setting.row.cell)
+        return next((s for s in bases if s.sampler.masking_schedule == schedule), None)
 
 
 def _store(config: EvaluateConfig, identity: Mapping[str, Any]) -> Store:
@@ -188,7 +194,7 @@ def _judge(config: EvaluateConfig, denoiser: Denoiser, settings: Sequence[Settin
     return judge
 
 
-def _text_measures(config: EvaluateConfig, denoiser: Denoiser, x_0: Tensor) -> TextMeasures | None:
+def _text_measures(config: EvaluateConfig, denoiser: Denoiser, text: Tensor) -> TextMeasures | None:
     if denoiser.tokenizer is None or not {"samples", "mauve"} & set(config.measure):
         return None
     words = config.samples.known_words
@@ -196,7 +202,7 @@ def _text_measures(config: EvaluateConfig, denoiser: Denoiser, x_0: Tensor) -> T
         shipped = SHIPPED / config.denoiser / "words.txt"
         words = shipped if shipped.is_file() else None
     features = config.samples.features if "mauve" in config.measure else None
-    return TextMeasures.load(texts_of(denoiser, x_0), words, features)
+    return TextMeasures.load(texts_of(denoiser, text), words, features)
 
 
 def load_held_out(path: str | Path, denoiser: Denoiser, length: int | None = None) -> TokenBlocks:
@@ -222,7 +228,7 @@ def load_held_out(path: str | Path, denoiser: Denoiser, length: int | None = Non
                 f"length must be that of the blocks, {blocks.tokens.shape[1]}, where data are cut already, "
                 f"got {length} with {path}"
             )
-        denoiser.vocabulary.check_blocks(blocks)
+        check_blocks(denoiser, blocks)
         return blocks
     documents = read_documents(path)
     if denoiser.tokenizer is None:
@@ -235,5 +241,5 @@ def load_held_out(path: str | Path, denoiser: Denoiser, length: int | None = Non
         blocks = pack_documents(documents, denoiser.tokenizer, length, denoiser.vocabulary.impossible)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    denoiser.vocabulary.check_blocks(blocks)
+    check_blocks(denoiser, blocks)
     return blocks

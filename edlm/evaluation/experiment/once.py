@@ -32,18 +32,20 @@ def measure_continuous(lab: Lab) -> Entry:
     Returns:
         ``nelbo``: records of likelihoods; ``published``: of `PublishedPerplexity`; each with a ``name``.
     """
-    config, x_0 = lab.config.continuous, lab.x_0[: lab.config.continuous.num_rows]
+    config = lab.config.continuous
+    x_0, given = (x if x is None else x[: config.num_rows] for x in (lab.x_0, lab.given))
     documents = None if lab.documents is None else lab.documents[: config.num_rows]
     nelbo, published = [], []
     for estimator in ("times", "counts"):
-        options = {"num_draws": config.num_draws, **lab.batches(f"NELBO, {estimator}")}
+        options = {"given": given, "num_draws": config.num_draws, **lab.batches(f"NELBO, {estimator}")}
         value = continuous_nelbo(lab.denoiser, x_0, estimator=estimator, **options)
         nelbo.append({"name": "base", **lab.units.record_of(value.by_document(documents))})
     for name, setting in energies_by_name(lab.settings).items():
         energy = setting.energy
         if config.published == "all" or (config.published == "normalized" and energy.is_normalized):
             options = {"num_draws": config.num_draws, **lab.batches(f"published formula, {name}")}
-            value = published_perplexity(lab.denoiser, energy, x_0, num_candidates=config.num_candidates, **options)
+            options |= {"given": given, "num_candidates": config.num_candidates}
+            value = published_perplexity(lab.denoiser, energy, x_0, **options)
             published.append({"name": name, **value.by_document(documents).as_record(lab.units)})
     return Entry({"nelbo": nelbo, "published": published})
 

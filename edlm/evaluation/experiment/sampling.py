@@ -6,6 +6,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
+from edlm.denoisers.framing import blocks_of_rows
 from edlm.evaluation.estimates.estimate import Estimate, mean_of
 from edlm.evaluation.experiment.job import Job
 from edlm.evaluation.experiment.lab import Lab
@@ -42,7 +43,8 @@ def _batches(lab: Lab) -> Batches:
 
 def _draw(lab: Lab, setting: Setting, number: int) -> Tensor:
     def drawn(rows: slice, seeds: range) -> Tensor:
-        return setting.sampler.sample(len(seeds), lab.length, seeds=seeds).tokens.cpu()
+        tokens = setting.sampler.sample(len(seeds), lab.length, seeds=seeds).tokens
+        return blocks_of_rows(lab.denoiser, tokens).cpu()
 
     return torch.cat([*_batches(lab).map(number, drawn)])
 

@@ -9,6 +9,7 @@ from edlm.corpus.language import Language
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.function import FunctionDenoiser
 from edlm.energies.callable import CallableEnergy
+from edlm.numerics import distinct_rows
 
 IMPOSSIBLE_ENERGY = 1000.0  # nats: finite, so that sampling continues where all candidates of a step are impossible
 
@@ -60,7 +61,5 @@ def truth_energy(language: Language) -> CallableEnergy:
 
 def _log_prob(language: Language, x: Tensor) -> Tensor:
     """``language.log_prob``, of each distinct row once: candidates of few tokens are often equal."""
-    keys = torch.randint(2**62, x.shape[1:], generator=torch.Generator().manual_seed(0))
-    _, kind = (x * (2 * keys + 1)).sum(1).unique(return_inverse=True)  # wraps around: a hash of 64 bits
-    first = torch.empty_like(kind).scatter_(0, kind.flip(0), torch.arange(len(kind) - 1, -1, -1))[: kind.max() + 1]
+    first, kind = distinct_rows(x)
     return language.log_prob(x[first])[kind]
