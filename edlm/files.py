@@ -1,11 +1,9 @@
 """Files are read so that every error names the file, whatever is wrong with it; and replaced as a whole."""
 
-import errno
 import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,9 +13,11 @@ from typing import IO, Any
 
 from safetensors import safe_open
 
-_POINTER, _LONGEST = b"version https://git-lfs", 200
+from edlm.disk import in_one_line, naming_what_is_full, sync, sync_names
+from edlm.lock import locked
+
+_POINTER = b"version https://git-lfs"
 _BLOCK = 2**20  # bytes
-_UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 @contextmanager
@@ -57,8 +57,7 @@ def what_is_wrong(path: str | Path, error: BaseException) -> str:
         return "a Git LFS pointer in its place, which `git lfs pull` replaces"
     if isinstance(error, KeyError):
         return f"no {error}"
-    text = " ".join(str(error).partition(" Please")[0].split())  # torch asks to allow what was refused
-    return (text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...") or type(error).__name__
+    return in_one_line(error)
 
 
 def is_pointer(path: str | Path) -> bool:
@@ -130,6 +129,9 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
 
     After an error, a kill or a full disk inside, the other file is as it was. What is no file, such as /dev/stdout, is
     written to as it is.
+
+    Raises:
+        LockedError: another process is replacing it.
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
@@ -137,8 +139,7 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
             yield file
         return
     new = path.with_name(path.name + ".new")
-    with naming_what_is_full(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with naming_what_is_full(path), locked(path.parent, f".{path.name}.new.lock", path):
         try:
             with new.open("wb") as file:
                 yield file
@@ -168,31 +169,23 @@ def filling(folder: str | Path) -> Iterator[Path]:
     After an error or a full disk inside, the files of the other folder are as they were.
 
     Raises:
+        LockedError: another process is filling it.
         OSError: the files cannot be written, whatever kind of error their writer says that by.
     """
     folder = Path(folder)
     new, old = folder / ".new", folder / ".old"
-    for left in (new, old):
-        shutil.rmtree(left, ignore_errors=True)
-    try:
-        with naming_what_is_full(folder):
+    with naming_what_is_full(folder), locked(folder, ".new.lock"):
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
+        try:
             new.mkdir(parents=True)
             yield new
             files = sync(new)
             _exchange([(file, folder / file.relative_to(new), old / file.relative_to(new)) for file in files])
             sync_names(folder)
-    finally:
-        for left in (new, old):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def sync(folder: Path) -> list[Path]:
-    """Put all files of a folder on disk; returns them."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    for file in files:
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
-    return files
+        finally:
+            for left in (new, old):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _exchange(moves: Sequence[tuple[Path, Path, Path]]) -> None:
@@ -209,21 +202,6 @@ def _exchange(moves: Sequence[tuple[Path, Path, Path]]) -> None:
         for target, source in reversed(undo):
             target.replace(source)
         raise
-
-
-@contextmanager
-def naming_what_is_full(path: Path) -> Iterator[None]:
-    """Errors of a full or read-only disk become an OSError that names what was to be written."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _UNWRITABLE or error.filename is not None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    except Exception as error:  # of the writers of safetensors, tokenizers and torch
-        if not re.search(r"\bos error \d+|PytorchStreamWriter|inline_container|iostream error", str(error)):
-            raise
-        raise OSError(f"{path} must be writable, got {what_is_wrong(path, error)}") from error
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> None:
@@ -246,13 +224,3 @@ def check_writable(*paths: str | Path | None) -> None:
                 pass
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def sync_names(folder: Path) -> None:
-    """Put on disk which files a folder holds, where the system can."""
-    if os.name == "posix":
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)

@@ -1,4 +1,4 @@
-"""One writer for each folder of output, whatever else is started by mistake."""
+"""One writer for each output, whatever else is started by mistake."""
 
 import json
 import os
@@ -10,15 +10,15 @@ from typing import IO
 
 import psutil
 
-from edlm.files import naming_what_is_full
+from edlm.disk import naming_what_is_full
 
 
 class LockedError(OSError):
-    """Another process writes to a folder; the message says which."""
+    """Another process writes to an output; the message says which."""
 
 
 @contextmanager
-def locked(folder: str | Path, name: str = ".lock") -> Iterator[None]:
+def locked(folder: str | Path, name: str = ".lock", output: str | Path | None = None) -> Iterator[None]:
     """Be the only writer of a folder, which is made if there is none, while the block runs.
 
     A file in it names the writer's process and host, and is removed at the end, as is a folder that was made and is
@@ -27,17 +27,18 @@ def locked(folder: str | Path, name: str = ".lock") -> Iterator[None]:
     Args:
         folder: The folder.
         name: Of the file, where several outputs of one folder have a writer each.
+        output: What is written, for the message; the folder by default.
 
     Raises:
         LockedError: another process holds the lock; or one of another host left it, and may be dead or alive.
     """
     path = Path(folder) / name
     is_new = not path.parent.exists()
-    while not _is_current(path, file := _opened(path)):
+    while not _is_current(path, file := _opened(path), output or folder):
         file.close()  # its last writer removed it just now
     with file:
         try:
-            with naming_what_is_full(path):
+            with naming_what_is_full(Path(output or path)):
                 file.truncate(0)
                 os.write(file.fileno(), json.dumps([os.getpid(), socket.gethostname()]).encode())
             yield
@@ -55,9 +56,9 @@ def _opened(path: Path) -> IO[str]:
             return path.open("a+", encoding="utf-8")
 
 
-def _is_current(path: Path, file: IO[str]) -> bool:
+def _is_current(path: Path, file: IO[str], output: str | Path) -> bool:
     """Lock a file, for as long as it is open; whether it still is the one at the path."""
-    here, rule = socket.gethostname(), f"{path.parent} must have one writer, got a second"
+    here, rule = socket.gethostname(), f"{output} must have one writer, got a second"
     pid, host = _writer(file)
     if not _lock(file, pid):
         file.close()

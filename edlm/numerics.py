@@ -1,4 +1,4 @@
-"""Sums of log-probabilities in the widest float that a device has."""
+"""Sums of log-probabilities in the widest float that a device has; equal rows; rows without mass."""
 
 import torch
 from torch import Tensor
@@ -31,3 +31,14 @@ def distinct_rows(sequences: Tensor) -> tuple[Tensor, Tensor]:
     if not torch.equal(sequences[first[kind]], sequences):
         return everyone, everyone
     return first, kind
+
+
+def check_mass(largest: Tensor) -> None:
+    """Refuse rows whose largest logit is not finite: they have no mass, or hold NaN or +inf.
+
+    Raises:
+        ValueError: names the largest logit of the first such row.
+    """
+    if not torch.isfinite(largest).all():
+        bad = largest[~torch.isfinite(largest)][0].item()
+        raise ValueError(f"every masked position needs finite mass on a real token, got a maximum of {bad}")

@@ -14,7 +14,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 _Class = TypeVar("_Class", bound=type)
 _PLAIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set, range, NoneType)
 _NAMES = {int: "integer", float: "number", str: "text", bool: "bool", NoneType: "None"}
-MAX_COUNT = 2**31 - 1  # of anything: more is a slip of the hand, and is refused before anything is allocated
+MAX_COUNT = 2**31 - 1  # of anything: more is taken for a typing error, and is refused before anything is allocated
+MAX_SEED = 2**63 - 1  # that every generator takes
 _SHOWN = 80  # characters of a value in a message
 
 
@@ -75,8 +76,7 @@ def check_unicode(name: str, text: str) -> str:
 class Config:
     """Base of dataclasses of options: refuses integers below 1 or above 2**31 - 1, and texts and lists that are empty.
 
-    ``least`` and ``most`` of a field's metadata replace these; a ``seed`` may be 0, and as great as it likes. A default
-    is always right.
+    ``least`` and ``most`` of a field's metadata replace these; a ``seed`` is in 0..2**63 - 1. Defaults are not checked.
 
     Example:
         >>> from edlm.commands.demo import DemoConfig
@@ -96,8 +96,8 @@ class Config:
             for number in value if several else [value]:
                 if isinstance(number, int) and not isinstance(number, bool):
                     check_least(1 if several else int(least), **{option.name: number})
-                    if option.name != "seed":
-                        check_most(option.metadata.get("most", MAX_COUNT), **{option.name: number})
+                    most = MAX_SEED if option.name == "seed" else MAX_COUNT
+                    check_most(option.metadata.get("most", most), **{option.name: number})
 
 
 def check_options(cls: _Class) -> _Class:
@@ -128,7 +128,9 @@ def check_names(owner: str, names: Iterable[str], known: list[str]) -> None:
     """ValueError for a name of an option that is not known, with the nearest one that is."""
     for name in names:
         if name not in known:
-            raise ValueError(f"{owner} has no option {name!r}; {_nearest(name, known)}")
+            near = difflib.get_close_matches(name, known, 1)
+            advice = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            raise ValueError(f"{owner} has no option {name!r}; {advice}")
 
 
 def shown(value: Any) -> str:
@@ -139,9 +141,19 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+def nearest(unknown: str, known: Iterable[str]) -> str:
+    """What an unknown name was meant to be: the known one with the nearest last part, or the nearest as a whole."""
+
+    def closeness(name: str) -> float:
+        a, b = unknown.lower(), name.lower()
+        ratios = (difflib.SequenceMatcher(None, *pair).ratio() for pair in ((a, b), (_last(a), _last(b))))
+        return max(ratios)
+
+    return max(known, key=closeness)
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _converted(value: Any, hint: Any) -> Any:

@@ -336,3 +336,10 @@ def test_several_texts_stay_texts_also_where_they_look_like_numbers():
     assert config.source == ("2020", "1.5")
     _, config = parse(["evaluate", "--denoiser", "d", "--orders", "random", "bisecting"])
     assert config.orders == ("random", "bisecting")
+
+
+def test_one_word_is_a_list_of_one_and_what_is_no_list_is_text():
+    _, config = parse(["evaluate", "--denoiser", "d", "--num_steps", "4", "--orders", "random"])
+    assert config.num_steps == (4,) and config.orders == ("random",)
+    _, config = parse(["choose", "--text", "the <mask>", "--options", "[a", "[1] first", "c: d"])
+    assert config.options == ("[a", "[1] first", "c: d")

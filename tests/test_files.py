@@ -20,7 +20,8 @@ from edlm.energies.causal_lm import load_causal_lm
 from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.experiment.store import Entry, Store
 from edlm.evaluation.samples.mauve import Featurizer
-from edlm.files import open_safetensors, read_json, replacing, write_atomically
+from edlm.files import filling, open_safetensors, read_json, replacing, write_atomically
+from edlm.lock import LockedError
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
 SHAPE = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
@@ -217,3 +218,18 @@ def test_a_file_that_is_being_replaced_stays_after_an_error(tmp_path, error):
         file.write(b"new")
         raise error
     assert path.read_bytes() == b"old" and [*tmp_path.iterdir()] == [path]
+
+
+def test_an_output_has_one_writer_at_a_time(tmp_path):
+    path, folder = tmp_path / "a.txt", tmp_path / "model"
+    with replacing(path) as first:
+        first.write(b"A" * 100_000)
+        with pytest.raises(LockedError, match=f"{path} must have one writer, got a second"), replacing(path):
+            pass
+    with filling(folder) as first:
+        (first / "x").write_text("A")
+        with pytest.raises(LockedError, match=f"{folder} must have one writer, got a second"), filling(folder):
+            pass
+    assert path.read_bytes() == b"A" * 100_000 and (folder / "x").read_text() == "A"
+    write_atomically(path, b"B")
+    assert path.read_bytes() == b"B" and sorted(p.name for p in tmp_path.rglob("*")) == ["a.txt", "model", "x"]

@@ -11,8 +11,8 @@ import edlm
 
 ROOT = Path(__file__).resolve().parents[1]
 HOUSE = """
-rules verdicts modules packages files lock processes memory hub numerics corpus diffusion denoisers energies testing
-sampler integrations jobs training evaluation pipeline commands cli
+rules verdicts modules packages disk lock files processes memory hub numerics corpus diffusion denoisers energies
+testing sampler integrations jobs training evaluation pipeline commands cli
 """.split()
 EVALUATION = "estimates likelihood samples languages experiment plots report evaluation".split()
 ENTRANCES = {"edlm", "edlm.__main__"}  # they may see everything

@@ -152,8 +152,15 @@ def test_energies_of_text_do_and_those_of_steps_are_refused(folder):
     for energy in (text, f"causal:{folder / 'lm'}", f"text:{folder / 'lm'}"):
         assert flat(edlm.rerank(prompts, texts, energy, device="cpu").energies) == pytest.approx(expected, abs=1e-5)
     expected = flat(energies_by_hand(causal_lm(), [[1]] * 5))
-    for energy in (trained, folder / "energy"):
+    own = edlm.TextEnergy(causal_lm(), pairs(), bos_token_id=1)
+    for energy in (trained, folder / "energy", own):
         assert flat(edlm.rerank(prompts, texts, energy, device="cpu").energies) == pytest.approx(expected, abs=1e-5)
+    for short in (
+        edlm.TextEnergy(causal_lm(), pairs(), max_positions=2),
+        edlm.AutoregressiveEnergy(causal_lm(), bos_token_id=1, tokenizer=pairs(), max_positions=2),
+    ):
+        with pytest.raises(ValueError, match="since the LM's max_positions is 2"):
+            edlm.rerank(["ababab"], [["cc"]], short, device="cpu")
     with pytest.raises(ValueError, match="got a CallableEnergy, which judges tokens of a denoising step"):
         edlm.rerank(["x"], [["a"]], CallableEnergy(lambda candidates, x, log_p: 0 * log_p))
     with pytest.raises(ValueError, match="got a ResidualHead, which judges tokens of a denoising step"):
@@ -167,7 +174,7 @@ MISTAKES = {
     "an energy must be finite or +inf, got nan, in row 0": {"energy": lambda texts: [math.nan] * len(texts)},
     "log_probs must be one finite number for each of 1 texts, got [-inf], in row 1": {"log_probs": [[0.0], [-INF]]},
     "for each of 1 texts, got [-1.0, -2.0], in row 0": {"log_probs": [[-1.0, -2.0], [0.0]]},
-    "one energy a text, shape (2,), got (1,)": {"energy": lambda texts: [0.0]},
+    "f must return energies, numbers of shape (2,), got (1,)": {"energy": lambda texts: [0.0]},
     "there must be a text for each prompt, got none in row 1": {"texts": [["a"], []]},
     "texts must be": {"texts": [["a"], "a"]},
     "prompts must be": {"prompts": "xx"},

@@ -53,7 +53,13 @@ def test_a_bound_is_the_mean_of_its_draws_and_goes_to_a_file(folder, capsys):
     assert [line["num_tokens"] for line in lines] == [6, 2] and not any(line["exact"] for line in lines)
 
 
-def test_a_text_that_cannot_be_written_has_no_number(folder, capsys):
-    (folder / "odd.jsonl").write_text('{"text": "a b"}\n{"text": "a z"}')
+def test_a_text_that_cannot_be_written_has_no_number(folder, capsys, caplog):
+    """Unknown words, and the mask, which some vocabularies hold as a piece of text."""
+    (folder / "odd.jsonl").write_text('{"text": "a b"}\n{"text": "a z"}\n{"text": "a <mask>"}\n{"text": "c a"}')
     lines, table = score(folder, capsys, data="odd.jsonl")
-    assert lines[0]["nats"] > 0 and lines[1]["nats"] is None and "∞" in table
+    assert [line["nats"] is None for line in lines] == [False, True, True, False]
+    assert lines[1]["num_tokens"] == 2 and "2 of 4 texts hold tokens that the model never writes" in caplog.text
+    assert f"{(lines[0]['nats'] + lines[3]['nats']) / 4:.3f} ±" in table
+    assert lines[3]["nats"] == pytest.approx(
+        next(line["nats"] for line in score(folder, capsys)[0] if line["text"] == "c a")
+    )

@@ -20,10 +20,11 @@ class AuditConfig(Config):
     """A sampler, and the language on which it is audited.
 
     Args:
-        sampler: ``MODULE:FUNCTION``, of ``(denoiser, x_t, seeds)``, which returns tokens; or one of ours: "base" (one
-            token a pass), "few_passes" (two passes without an energy, which do not follow the law), "exact" (the exact
-            energy, two passes), "candidates" (16 of them, against their own law), "rerank_step", "rerank_logits" and
-            "dream" (in loops of others).
+        sampler: ``MODULE:FUNCTION``, of ``(denoiser, x_t, seeds)``, which returns ``x_t`` with its masks filled; the
+            denoiser gives marginals by ``denoiser.log_probs(x_t)`` (guide.md has an example). Or one of ours: "base"
+            (one token a pass), "few_passes" (two passes without an energy, which do not follow the law), "exact" (the
+            exact energy, two passes), "candidates" (16 of them, against their own law), "rerank_step", "rerank_logits"
+            and "dream" (in loops of others).
         language: The truth; null for a chain of 3 symbols. It must have few sequences.
         length: Tokens of a sequence.
         num_samples: Sequences that are drawn.

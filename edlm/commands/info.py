@@ -110,7 +110,7 @@ def _probed(denoiser: Denoiser, text: str) -> str:
     """One line: the offset at which the outputs predict tokens best."""
     if denoiser.tokenizer is None:
         return "not run: no tokenizer"
-    tokens = denoiser.tokenizer(text, add_special_tokens=False)["input_ids"]
+    tokens = denoiser.vocabulary.tokens_of(text)[0]
     tokens = [*denoiser.prefix_ids, *tokens, *denoiser.suffix_ids][: denoiser.max_length]
     probe = probe_shift(denoiser, torch.tensor(tokens, device=next(denoiser.parameters()).device))
     nats = ", ".join(f"{offset:+d}: {mean.value:.2f} ± {mean.stderr:.2f}" for offset, mean in probe.nats.items())

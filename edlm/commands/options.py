@@ -5,9 +5,8 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from difflib import SequenceMatcher
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -18,7 +17,7 @@ import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from edlm.files import reading
-from edlm.rules import described, suggestion
+from edlm.rules import described, nearest, suggestion
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -113,16 +112,6 @@ def with_examples(description: str, examples: Sequence[str]) -> str:
     return "\n".join([description, "", "examples:", *(f"  {example}" for example in examples)])
 
 
-def nearest(unknown: str, known: Iterable[str]) -> str:
-    """What an unknown key was meant to be: the known one with the nearest last part, or the nearest as a whole."""
-
-    def closeness(key: str) -> float:
-        parts = (dotted.rpartition(".")[2] for dotted in (unknown, key))
-        return max(SequenceMatcher(None, unknown, key).ratio(), SequenceMatcher(None, *parts).ratio())
-
-    return max(known, key=closeness)
-
-
 def _parser(config: type, prog: str, given: set[str] | bool) -> ArgumentParser:
     """Its required keys are positional unless ``given`` is False or holds one of them."""
     parser = bare_parser(prog, "")
@@ -199,13 +188,27 @@ def _gathered(words: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
         several.setdefault(name, []).extend([value] if equals or not word.startswith("--") else [])
         key = None if equals else name
     for name, values in several.items():
-        if len(values) > 1:
-            plain = [value for text in values for value in (yaml.safe_load(text) if text[:1] == "[" else [text])]
-            is_text = str in _parts_of(hints[name])
-            values = [f"[{', '.join(json.dumps(str(x)) if is_text else str(x) for x in plain)}]"]
+        is_text, is_list = str in _parts_of(hints[name]), len(values) == 1 and _is_one_value(values[0], hints[name])
+        if len(values) > 1 or is_list:
+            plain = [str(part) for value in values for part in _listed(value)]
+            values = [f"[{', '.join(json.dumps(x) if is_text else x for x in plain)}]"]
         place = gathered.index(f"--{name}")
         gathered[place : place + 1] = [f"--{name}={values[0]}"] if values else [f"--{name}"]
     return gathered
+
+
+def _listed(text: str) -> list[Any]:
+    """The parts of a list in YAML; of what is none, itself."""
+    try:
+        value = yaml.safe_load(text) if text[:1] == "[" else None
+    except yaml.YAMLError:
+        value = None
+    return value if isinstance(value, list) else [text]
+
+
+def _is_one_value(text: str, hint: Any) -> bool:
+    """Whether a word for a key that takes several values is one of these: no list, and nothing else that it takes."""
+    return not text.startswith("[") and text != "null" and str not in get_args(hint)
 
 
 def _parts_of(hint: Any) -> tuple[Any, ...] | None:

@@ -9,8 +9,9 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from edlm import __version__
-from edlm.commands.options import bare_parser, nearest, parse_config, with_examples
+from edlm.commands.options import bare_parser, parse_config, with_examples
 from edlm.commands.table import COMMANDS, GROUPS
+from edlm.rules import nearest
 
 
 def parse(argv: Sequence[str]) -> tuple[str, Any]:

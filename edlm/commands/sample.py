@@ -1,6 +1,8 @@
 """``edlm sample``: text from nothing, from a prompt, or into gaps."""
 
 import json
+import logging
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -16,6 +18,8 @@ from edlm.sampler.text.generation import GenerationOutput, Partial
 from edlm.sampler.text.prompts import num_new_tokens
 from edlm.sampler.text.trace import check_trace
 from edlm.sampler.text.transcript import decode
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ def run(config: SampleConfig) -> None:
     sampler = config.load_sampler()
     if config.prompt is not None and config.fill is not None:
         raise ValueError("give a prompt or a text to fill, not both")
+    if re.search(r"<mask(:\d+)?>", config.prompt or ""):
+        logger.warning("a prompt is text as it is, also %s: gaps are filled by --fill", "<mask>")
     with replacing_text(config.output) if config.output else nullcontext(sys.stdout) as target:
         for start in range(0, config.num_samples, config.batch_size):
             seeds = range(config.seed + start, config.seed + min(start + config.batch_size, config.num_samples))

@@ -124,7 +124,7 @@ def _read_json(content: IO[bytes], path: Path, text_field: str, separator: str) 
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        if not num_records and kind_of(path) == ".json" and line.lstrip().startswith("["):
+        if not num_records and kind_of(path) == ".json" and not _is_record(line):
             line += lines.read()
         try:
             records = json.loads(line.removesuffix("\n"))
@@ -137,8 +137,17 @@ def _read_json(content: IO[bytes], path: Path, text_field: str, separator: str) 
             found = record.get(text_field) if isinstance(record, dict) else None
             if not isinstance(found, str) or re.search("[\ud800-\udfff]", found):
                 got = f"{str(record)[:60]!r} in {path}:{number} (record {num_records})"
-                raise ValueError(f"each record must have valid Unicode text in {text_field!r}, got {got}")
+                advice = ": text_field names another field" if isinstance(record, dict) and found is None else ""
+                raise ValueError(f"each record must have valid Unicode text in {text_field!r}, got {got}{advice}")
             yield found
+
+
+def _is_record(line: str) -> bool:
+    """Whether a line is a whole JSON object, so that others may follow; else it is the first one of a whole file."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _read_table(content: IO[bytes], path: Path, text_field: str, separator: str, *, dialect: str) -> Iterator[str]:
@@ -152,6 +161,12 @@ def _read_table(content: IO[bytes], path: Path, text_field: str, separator: str,
             if row[text_field] is None:
                 raise ValueError(
                     f"each row must have a column {text_field!r}, got a shorter one in {path}:{reader.line_num}"
+                )
+            if any(row.get(None, ())):  # cells beyond the last column, as of text with commas but without quotes
+                number = len(columns) + len(row[None])
+                raise ValueError(
+                    f"each row must have at most the {len(columns)} columns of the first line, got {number} in "
+                    f"{path}:{reader.line_num}: put text with a separator in it in quotes"
                 )
             yield row[text_field]
     except csv.Error as error:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from edlm.corpus.blocks import TokenBlocks, metadata_of, smallest_kind
-from edlm.files import naming_what_is_full, replacing
+from edlm.disk import naming_what_is_full
+from edlm.files import replacing
 
 _DOCUMENTS = np.dtype(np.int32)
 

@@ -16,7 +16,8 @@ from edlm.corpus.spool import Spool
 from edlm.corpus.streaming import Position, Window, iterate_windows
 from edlm.corpus.text import TooFewDocumentsError, check_sides, held_out_by, iterate_documents, train_tokenizer
 from edlm.corpus.tokens import SEPARATOR, vocabulary_fingerprint
-from edlm.files import filling, naming_what_is_full, read_json, write_atomically
+from edlm.disk import naming_what_is_full
+from edlm.files import filling, read_json, write_atomically
 from edlm.hub import load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ def _write_sides(recipe: Recipe, unfinished: Path, has_valid: bool) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
         num_blocks = _write_whole(recipe, unfinished, _feeds(recipe, False, lambda text: False))
         logger.warning(
-            "too few documents to hold some out (%s): the last %d blocks are held out (a line %s separates documents)",
+            "documents cannot be held out (%s): the last %d blocks are held out (a line %s separates documents)",
             *(error, num_blocks, SEPARATOR),
         )
 

@@ -16,18 +16,10 @@ from edlm.denoisers.identity import DenoiserIdentity
 from edlm.denoisers.vocabulary import Vocabulary
 from edlm.diffusion.slots import Slots, places_of
 from edlm.modules import ShortRepr
-from edlm.numerics import distinct_rows
+from edlm.numerics import check_mass, distinct_rows
+from edlm.rules import shown
 
-
-def check_mass(largest: Tensor) -> None:
-    """Refuse rows whose largest logit is not finite: they have no mass, or hold NaN or +inf.
-
-    Raises:
-        ValueError: names the largest logit of the first such row.
-    """
-    if not torch.isfinite(largest).all():
-        bad = largest[~torch.isfinite(largest)][0].item()
-        raise ValueError(f"every masked position needs finite mass on a real token, got a maximum of {bad}")
+_NO_STATES = "keeps no hidden states, which heads read: of trained energies, Markov heads and chains need none"
 
 
 def _of_vocabulary(name: str, *, settable: bool) -> property:
@@ -100,7 +92,7 @@ class Denoiser(ShortRepr, nn.Module, ABC):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Input embeddings of tokens, shape ``[..., hidden_size]``; for energies that read states."""
-        raise NotImplementedError(f"{type(self).__name__} has no token embeddings")
+        raise ValueError(f"{type(self).__name__} has no token embeddings, which a head of its own states needs")
 
     @property
     def longest_text(self) -> int | None:
@@ -110,12 +102,12 @@ class Denoiser(ShortRepr, nn.Module, ABC):
     @property
     def hidden_size(self) -> int:
         """Size of the states that enter the blocks."""
-        raise NotImplementedError(f"{type(self).__name__} keeps no hidden states")
+        raise ValueError(f"{type(self).__name__} {_NO_STATES}")
 
     @property
     def num_blocks(self) -> int:
         """Number of blocks, and of hidden states that `encode` keeps."""
-        raise NotImplementedError(f"{type(self).__name__} keeps no hidden states")
+        raise ValueError(f"{type(self).__name__} {_NO_STATES}")
 
     @property
     def can_prefill(self) -> bool:
@@ -256,4 +248,6 @@ class Denoiser(ShortRepr, nn.Module, ABC):
 
     def forward(self, x_t: Tensor, slots: Slots, t: Tensor | None = None) -> Tensor:
         """Log-probabilities at the slots from a fresh pass, not checked: what training differentiates."""
+        if not isinstance(slots, Slots):
+            raise ValueError(f"a denoiser takes Slots here, got {shown(slots)}: for marginals call log_probs(x_t, t)")
         return self.normalize(self.decode(self.encode(x_t, t).at(slots)), check=False)

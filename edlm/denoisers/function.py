@@ -6,6 +6,7 @@ from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.vocabulary import Vocabulary
+from edlm.rules import shown
 
 
 class FunctionDenoiser(Denoiser):
@@ -34,9 +35,10 @@ class FunctionDenoiser(Denoiser):
         self, x_t: Tensor, t: Tensor, attention_mask: Tensor | None, keep_hidden: bool
     ) -> tuple[Callable[[], Tensor], None]:
         log_probs = self.f(x_t, t)
-        expected = (*x_t.shape, self.vocab_size)
-        if tuple(log_probs.shape) != expected:
-            raise ValueError(f"f must return log_probs of shape {expected}, got {tuple(log_probs.shape)}")
+        expected, is_table = (*x_t.shape, self.vocab_size), isinstance(log_probs, Tensor)
+        if not is_table or not log_probs.is_floating_point() or tuple(log_probs.shape) != expected:
+            got = f"{log_probs.dtype} {tuple(log_probs.shape)}" if is_table else shown(log_probs)
+            raise ValueError(f"f must return log_probs, a floating-point tensor of shape {expected}, got {got}")
         return lambda: log_probs, None
 
     def decode(self, features: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import torch
 
 from edlm.corpus.blocks import TokenBlocks
-from edlm.corpus.tokens import is_of_chat, never_in_text, token_id, vocabulary_fingerprint
+from edlm.corpus.tokens import PLAIN, is_of_chat, never_in_text, token_id, vocabulary_fingerprint
+from edlm.rules import check, check_unicode, shown
 
 _ROWS = 2**13  # whose tokens are counted at a time
 
@@ -52,6 +53,8 @@ class Vocabulary:
     tokenizer: Any = None
 
     def __post_init__(self) -> None:
+        for name, field in (("vocab_size", "size"), ("mask_token_id", "mask_token_id")):
+            object.__setattr__(self, field, check(name, getattr(self, field), int))
         if not 0 <= self.mask_token_id <= self.size:
             raise ValueError(f"mask_token_id must lie in 0..vocab_size ({self.size}), got {self.mask_token_id}")
         impossible = {*self.impossible, self.mask_token_id} - {self.size}
@@ -105,6 +108,18 @@ class Vocabulary:
     def fingerprint(self) -> str:
         """Digest of the tokenizer's tokens and their ids; "" without a tokenizer."""
         return vocabulary_fingerprint(self.tokenizer)
+
+    def tokens_of(self, text: str) -> tuple[list[int], int]:
+        """Tokens of running text that the denoiser may write, without a frame; and the number of those left out.
+
+        Special tokens that are spelled out are text. As in a corpus, what cannot be written is left out: the mask, in
+        vocabularies that hold it as a piece of text, and of tokenizers like BERT's unknown words.
+        """
+        if self.tokenizer is None:
+            raise ValueError(f"text needs a denoiser with a tokenizer, got one without, and {shown(text)}")
+        tokens = self.tokenizer(check_unicode("text", text), **PLAIN)["input_ids"]
+        kept = [token for token in tokens if token not in self.impossible and token != self.mask_token_id]
+        return kept, len(tokens) - len(kept)
 
     def check_blocks(self, *several: TokenBlocks) -> None:
         """Refuse blocks that are no text of this denoiser, before anything is computed from them.

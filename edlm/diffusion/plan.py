@@ -186,7 +186,9 @@ def plan_in_blocks(
     """
     if block_length is None or not masked.numel():
         return plan(masked, 1)
-    blocks, (batch, length) = blocks_of(masked, block_length, aligned), masked.shape
+    batch, length = masked.shape
+    block_length = min(block_length, length)
+    blocks = blocks_of(masked, block_length, aligned)
     number = int(blocks.max()) + 1
     places = torch.arange(length, device=masked.device).expand_as(masked)
     first = places.new_full((batch, number), length).scatter_reduce(1, blocks, places.where(masked, length), "amin")

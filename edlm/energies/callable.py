@@ -11,7 +11,7 @@ from torch import Tensor
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Decision, Energy
 from edlm.energies.candidate_text import TextDecoder
-from edlm.rules import check
+from edlm.rules import check, shown
 
 
 class CallableEnergy(Energy):
@@ -58,12 +58,25 @@ class CallableEnergy(Energy):
         Raises:
             ValueError: the function returned another shape. (NaN and ``-inf`` raise where energies become weights.)
         """
-        energy = self.f(decision.candidates, decision.x_partial, decision.log_proposal)
-        energy = torch.as_tensor(energy, device=decision.candidates.device)
-        if energy.shape != decision.log_proposal.shape:
-            expected = tuple(decision.log_proposal.shape)
-            raise ValueError(f"f must return energies of shape {expected}, got {tuple(energy.shape)}")
-        return energy.to(decision.log_proposal.dtype)
+        energies = self.f(decision.candidates, decision.x_partial, decision.log_proposal)
+        return as_numbers(energies, decision.log_proposal)
+
+
+def as_numbers(values: Any, like: Tensor) -> Tensor:
+    """Real numbers that a function returned, as a tensor of the shape, type and device of ``like``.
+
+    Raises:
+        ValueError: they are something else, or of another shape.
+    """
+    try:
+        found = torch.as_tensor(values, dtype=like.dtype if isinstance(values, list | tuple) else None)
+        found = None if found.is_complex() or found.is_sparse else found.to(like)
+    except (TypeError, ValueError, RuntimeError):  # NotImplementedError, of a tensor without content, is one
+        found = None
+    if found is None or found.shape != like.shape:
+        got = shown(values) if found is None else tuple(found.shape)
+        raise ValueError(f"f must return energies, numbers of shape {tuple(like.shape)}, got {got}")
+    return found
 
 
 class TextFunctionEnergy(Energy):
@@ -132,8 +145,6 @@ class TextFunctionEnergy(Energy):
         spelled = self._decoder(decision)
         if not len(spelled.active):
             return energy
-        values, expected = torch.as_tensor(self.f(spelled.texts), dtype=energy.dtype), (len(spelled.texts),)
-        if values.shape != expected:
-            raise ValueError(f"f must return one energy a text, shape {expected}, got {tuple(values.shape)}")
-        energy[spelled.active] = values.to(energy)[spelled.kind]
+        values = as_numbers(self.f(spelled.texts), energy.new_empty(len(spelled.texts)))
+        energy[spelled.active] = values[spelled.kind]
         return energy

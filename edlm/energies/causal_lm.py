@@ -83,6 +83,10 @@ def load_causal_lm(
     check_finite(model, path)
     if model.config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not model.config.is_decoder:
         raise ValueError(f"{path} must hold a causal LM, got a {model.config.model_type} that reads both sides")
+    if tokenizer is not None and tokenizer.is_fast:
+        size, own = model.config.get_text_config().vocab_size, tokenizer.backend_tokenizer.get_vocab_size(False)
+        if own > size:
+            raise ValueError(f"{path} must hold an LM of its tokenizer's {own} tokens, got one of {size}")
     model = model.to(device) if device is not None else model
     return CausalLM(model.eval(), tokenizer, gguf_file or Path(folder).name)
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from edlm.energies.autoregressive import AutoregressiveEnergy
 from edlm.energies.base import Energy
-from edlm.energies.callable import TextFunctionEnergy
+from edlm.energies.callable import TextFunctionEnergy, as_numbers
 from edlm.energies.causal_lm import PACKAGE, first_token, load_causal_lm
 from edlm.energies.causal_scoring import TokenScorer
 from edlm.energies.loading import CAUSAL, TEXT, load_energy
@@ -33,9 +33,9 @@ def load_finished_energy(
     Args:
         energy: ``"causal:PATH"``, ``"text:PATH"`` or ``"package:NAME"`` for any causal LM (see `ConditionalScorer`),
             ``"server:URL#MODEL"`` for one that is served elsewhere; a saved or shipped energy by its name, or an
-            `Energy`: an `AutoregressiveEnergy` with its tokenizer or a `TextEnergy`, with its own BOS before the
-            prompt; or a function ``f(texts) -> energies``, also as `CallableEnergy.on_text` has it, of prompt
-            and text together.
+            `Energy`: an `AutoregressiveEnergy` with its tokenizer, with its own BOS before the prompt, or a
+            `TextEnergy`, with its own if that is not the tokenizer's; or a function ``f(texts) -> energies``, also as
+            `CallableEnergy.on_text` has it, of prompt and text together.
         device: Where a model that is named here runs.
 
     Raises:
@@ -54,8 +54,9 @@ def load_finished_energy(
     if isinstance(energy, TextEnergy):
         if isinstance(scorer := energy.scorer, ServedLM):
             return _of_served(scorer)
-        begin, limit = scorer.bos_token_id, scorer.max_positions
-        return ConditionalScorer(scorer.model, scorer.tokenizer, begin, max_positions=limit)
+        is_own = scorer.bos_token_id != first_token(scorer.tokenizer)  # else the tokenizer says what goes where
+        begin = scorer.bos_token_id if is_own else None
+        return ConditionalScorer(scorer.model, scorer.tokenizer, begin, max_positions=scorer.max_positions)
     if isinstance(energy, Energy) and not isinstance(energy, TextFunctionEnergy):
         raise ValueError(
             f"finished texts need a causal LM ('causal:PATH') or a function of text, got a {type(energy).__name__}, "
@@ -79,10 +80,8 @@ def _of_served(lm: ServedLM) -> FinishedEnergy:
 def _of_function(f: Callable[[list[str]], Sequence[float]]) -> FinishedEnergy:
     def energies(prompts: Sequence[str], texts: Sequence[Sequence[str]]) -> list[Tensor]:
         whole = [prompt + text for prompt, of_prompt in zip(prompts, texts, strict=True) for text in of_prompt]
-        values = torch.as_tensor(f(whole), dtype=torch.float64)
-        if values.shape != (len(whole),):
-            raise ValueError(f"f must return one energy a text, shape {(len(whole),)}, got {tuple(values.shape)}")
-        return list(values.cpu().split([len(of_prompt) for of_prompt in texts]))
+        values = as_numbers(f(whole), torch.empty(len(whole), dtype=torch.float64))
+        return list(values.split([len(of_prompt) for of_prompt in texts]))
 
     return energies
 

@@ -54,6 +54,8 @@ def _load(name: str, revision: str | None) -> Energy:
             return kind.from_causal_lm(name.removeprefix(prefix), **options)
     if name.endswith(OFFICIAL) and not Path(name).is_dir():
         return DiTSequenceEnergy.from_checkpoint(name, revision=revision)
+    if name.lower() in ("none", "null", ""):
+        raise ValueError(f"energy must be a name or a path, or null for the base alone, got {name!r}")
     for shipped in (SHIPPED / name / "head", SHIPPED / name):
         if not Path(name).is_absolute() and (shipped / SETTINGS).is_file():
             return PretrainedEnergy.from_pretrained(shipped)

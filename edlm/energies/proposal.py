@@ -7,11 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from edlm.denoisers.base import check_mass
 from edlm.diffusion.slots import Slots
 from edlm.energies.decision import Decision, Step
 from edlm.memory import parts_of_table
-from edlm.numerics import precise
+from edlm.numerics import check_mass, precise
 from edlm.rules import check_options
 
 

@@ -64,10 +64,12 @@ class SequenceEnergy(WholeSequenceEnergy):
         """A zero energy whose Transformer is a copy of the denoiser's; it belongs to that denoiser.
 
         Raises:
-            TypeError: the denoiser holds no transformers network.
+            ValueError: the denoiser holds no transformers network.
         """
         if not isinstance(denoiser, MaskedLMDenoiser):
-            raise TypeError(f"a SequenceEnergy starts from a MaskedLMDenoiser, got a {type(denoiser).__name__}")
+            raise ValueError(
+                f"an NCE energy starts from the network of a MaskedLMDenoiser, got a {type(denoiser).__name__}"
+            )
         encoder = copy.deepcopy(denoiser.network.base_model).requires_grad_(True)
         energy = cls(encoder, max_tokens_per_pass=max_tokens_per_pass).to(encoder.device)
         energy.denoiser_identity = denoiser.identity

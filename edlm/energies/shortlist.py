@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edlm.denoisers.base import check_mass
 from edlm.energies.exact import Likeliest
 from edlm.energies.proposal import inverse_cdf
-from edlm.numerics import precise
+from edlm.numerics import check_mass, precise
 
 _CLASS_SIZE = 16  # tokens of a residue class of the vocabulary
 

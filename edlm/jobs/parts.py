@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from edlm.files import naming_what_is_full, reading, sha256_of, sync_names
+from edlm.disk import naming_what_is_full, sync_names
+from edlm.files import reading, sha256_of
 
 Key = str | int
 Keep = Callable[[Iterable[tuple[Key, Any]]], None]

@@ -7,7 +7,7 @@ from edlm.denoisers.base import Denoiser
 from edlm.rules import shown
 from edlm.sampler.kernel import Kernel
 
-MAX_TOKENS = 2**24  # of a row: more is a slip of the hand, and is refused before anything is allocated
+MAX_TOKENS = 2**24  # of a row: more is taken for a typing error, and is refused before anything is allocated
 
 
 def check_length(length: int, max_length: int | None = None) -> None:

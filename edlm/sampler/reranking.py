@@ -15,7 +15,7 @@ from edlm.energies.base import Energy
 from edlm.energies.finished import ROWS_AT_A_TIME, load_finished_energy
 from edlm.energies.proposal import draw_categorical
 from edlm.processes import Share, alone
-from edlm.rules import check, check_options, check_unicode
+from edlm.rules import check, check_least, check_options, check_unicode
 from edlm.sampler.reweighting import effective_sample_size, log_weights
 
 
@@ -44,6 +44,7 @@ class RerankOptions:
     """Device of an energy that is given by name: "cpu", "cuda", "mps", or "auto" for the best of these."""
 
     def __post_init__(self) -> None:
+        check_least(1, k=self.k)
         if not self.temperature > 0:
             raise ValueError(f"temperature must be > 0, got {self.temperature}")
 

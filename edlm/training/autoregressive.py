@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from edlm.corpus.prepared import PreparedCorpus
-from edlm.denoisers.architecture import new_config, preset
+from edlm.denoisers.architecture import building, new_config, preset, try_out
 from edlm.denoisers.checkpoint import filling_with_weights
 from edlm.energies.autoregressive import AutoregressiveEnergy
 from edlm.training.objectives import AutoregressiveObjective
@@ -65,7 +65,9 @@ def run_config(config: TrainAutoregressiveConfig) -> AutoregressiveEnergy:
     positions = getattr(settings, "max_position_embeddings", None)
     if positions is not None and positions < length:
         raise ValueError(f"max_position_embeddings must be >= the corpus's block length {length}, got {positions}")
-    network = AutoModelForCausalLM.from_config(settings)
+    with building(config.model_type):
+        network = AutoModelForCausalLM.from_config(settings)
+        try_out(network)
 
     def save(trained: nn.Module, folder: Path) -> None:
         with filling_with_weights(folder) as new:

@@ -15,7 +15,8 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
-from edlm.files import naming_what_is_full, read_json, reading, sync, sync_names, write_atomically
+from edlm.disk import naming_what_is_full, sync, sync_names
+from edlm.files import read_json, reading, write_atomically
 
 _CHECKSUMS = "checksums.json"  # of the other files of a checkpoint
 _ROWS = 2**13  # of the data, that are read at a time

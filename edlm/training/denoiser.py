@@ -54,6 +54,8 @@ class TrainDenoiserConfig:
     def __post_init__(self) -> None:
         if self.start_from is not None and self.model:
             raise ValueError(f"model must be empty with start_from, which has an architecture, got {self.model}")
+        if "model_type" in self.model:
+            raise ValueError(f"model must hold no model_type, which is an option of its own, got {self.model}")
         if self.replace_vocabulary and self.start_from is None:
             raise ValueError("replace_vocabulary must be false without start_from, got true")
 

@@ -141,6 +141,7 @@ def run_config(config: TrainEnergyConfig) -> PretrainedEnergy:
     PartialState().print(f"energy of {size:,} parameters, {size / reference:.0%} of the denoiser's, in {path}")
     energy = PretrainedEnergy.from_pretrained(path)
     if isinstance(energy, ExactEnergy):
+        PartialState().print("measuring what it gains, for about as long as a hundred updates take")
         _record_gains(energy, measure_gains(energy, denoiser, mixture, corpus.valid, config.trainer.batch_size), path)
     return energy.cpu()
 

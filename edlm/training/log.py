@@ -15,7 +15,8 @@ import yaml
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from edlm.files import naming_what_is_full, reading, write_atomically
+from edlm.disk import naming_what_is_full
+from edlm.files import reading, write_atomically
 from edlm.packages import check_wandb
 from edlm.training.checkpoints import RunState
 from edlm.training.trainer_config import TrainerConfig

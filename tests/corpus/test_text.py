@@ -643,3 +643,21 @@ def test_rows_of_few_documents_are_clustered_by_stretches():
     counts = torch.bincount(stretches)
     assert counts.min() == 3 and counts.max() == 4
     assert few._part(slice(5)).with_stretches().documents.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_row_with_more_cells_than_columns_is_refused(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("id,text\n1,a\n2,Once, upon a time\n")
+    with pytest.raises(ValueError, match="at most the 2 columns of the first line, got 3 in .*a.csv:3: put text"):
+        read_documents(file)
+    file.write_text('id,text\n1,"Once, upon a time"\n2,b,,\n')  # empty cells say nothing
+    assert read_documents(file) == ["Once, upon a time", "b"]
+
+
+def test_json_may_be_one_record_over_several_lines(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"text": "a"}, indent=2))
+    (tmp_path / "b.json").write_text('{"text": "b"}\n{"text": "c"}\n')
+    assert read_documents(tmp_path) == ["a", "b", "c"]
+    (tmp_path / "a.json").write_text('{\n"text": "a"\n')
+    with pytest.raises(ValueError, match="JSON must be valid, got Expecting ',' delimiter in .*a.json:2"):
+        read_documents(tmp_path / "a.json")

@@ -106,7 +106,7 @@ def test_a_masked_row_without_mass_raises():
 
 @pytest.mark.parametrize("shape", [(3, 3, V + 1), (3, V, 3), (1, 3, V), (3, 3)])
 def test_a_wrong_shape_raises(shape):
-    with pytest.raises(ValueError, match=r"f must return log_probs of shape \(3, 3, 4\), got \("):
+    with pytest.raises(ValueError, match=r"log_probs, a floating-point tensor of shape \(3, 3, 4\), got "):
         outside(torch.zeros(shape)).log_probs(X_T)
 
 
@@ -165,9 +165,9 @@ def test_a_function_has_no_identity_no_limits_and_no_states():
     assert denoiser.identity is denoiser.tokenizer is denoiser.family is denoiser.eos_token_id is None
     assert denoiser.max_length is denoiser.block_size is None and denoiser.prefix_ids == denoiser.suffix_ids == ()
     for name in ("hidden_size", "num_blocks"):
-        with pytest.raises(NotImplementedError, match="FunctionDenoiser keeps no hidden states"):
+        with pytest.raises(ValueError, match="FunctionDenoiser keeps no hidden states"):
             getattr(denoiser, name)
-    with pytest.raises(NotImplementedError, match="FunctionDenoiser has no token embeddings"):
+    with pytest.raises(ValueError, match="FunctionDenoiser has no token embeddings"):
         outside().embed(torch.tensor([0]))
     assert copy.deepcopy(outside()).vocab_size == V
 

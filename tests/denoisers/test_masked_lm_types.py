@@ -130,3 +130,24 @@ def test_presets_have_about_their_number_of_parameters(name, millions):
         network = AutoModelForMaskedLM.from_config(config)
     assert sum(weight.numel() for weight in network.parameters()) == pytest.approx(millions * 1e6, rel=0.1)
     assert set(config.layer_types) == {"full_attention"}, "a head can start warm"
+
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+WRONG_VALUES = {
+    "saved no sooner than after training": {"output_attentions": True},
+    "nothing": {"hidden_size": 0},
+    "negative": {"hidden_size": -16},
+    "a float": {"hidden_size": 16.5},
+    "None": {"hidden_size": None},
+    "another type": {"tie_word_embeddings": "maybe"},
+    "an unknown activation": {"hidden_activation": "geluu"},
+}
+
+
+@pytest.mark.parametrize("name", WRONG_VALUES)
+def test_values_that_a_network_cannot_have_are_one_error(name):
+    settings = {**SMALL, **WRONG_VALUES[name]}
+    with pytest.raises(ValueError, match="model must hold settings that a modernbert can be built of, got"):
+        MaskedLMDenoiser.from_config(tokenizer(), "modernbert", **settings)
+    with pytest.raises(ValueError, match="unknown setting 'model_type' of modernbert"):
+        new_config("modernbert", {**SMALL, "model_type": "bert"})

@@ -145,7 +145,7 @@ def test_masks_in_a_candidate_are_an_error():
 
 def test_starts_from_a_masked_lm_only():
     uniform = FunctionDenoiser(lambda x_t, t: torch.zeros(*x_t.shape, 4), 4, 4)
-    with pytest.raises(TypeError, match="starts from a MaskedLMDenoiser, got a FunctionDenoiser"):
+    with pytest.raises(ValueError, match="starts from the network of a MaskedLMDenoiser, got a FunctionDenoiser"):
         SequenceEnergy.from_denoiser(uniform)
     with pytest.raises(ValueError, match="max_tokens_per_pass must be >= 1, got 0"):
         SequenceEnergy.from_denoiser(masked_lm(), max_tokens_per_pass=0)

@@ -259,7 +259,7 @@ def test_functions_of_text_get_each_text_once():
             text = spell(decision.candidates[row, j].tolist())
             assert found[row, j].item() == 3 + text.count("b")
     assert (found[1] == 0).all()  # decides nothing
-    with pytest.raises(ValueError, match=r"one energy a text, shape \(\d+,\), got \(1,\)"):
+    with pytest.raises(ValueError, match=r"numbers of shape \(\d+,\), got \(1,\)"):
         CallableEnergy.on_text(lambda texts: [0.0])(decision)
     with pytest.raises(ValueError, match="needs complete sequences"):
         EnergySampler(spelling_denoiser(), energies, num_steps=2, scope="step", order="left_to_right")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from edlm.denoisers.architecture import new_config
+from edlm.denoisers.architecture import building, new_config, try_out
 from edlm.denoisers.checkpoint import SHARD_SIZE, Checkpoint, filling_with_weights
 from edlm.denoisers.families.family import Family, LoadOptions
 from edlm.denoisers.logits import unpadded
@@ -74,13 +74,15 @@ class MaskedLMDenoiser(HiddenDenoiser):
         """A new, untrained network of an architecture of transformers, and its settings, for this tokenizer.
 
         Raises:
-            ValueError: an unknown architecture or setting, with the nearest known one.
+            ValueError: an unknown architecture or setting, with the nearest known one; or a value that it cannot have.
         """
         special = {**special_tokens(tokenizer), "pad_token_id": None}
         config = new_config(model_type, settings, vocab_size=len(tokenizer), **special)
-        model = AutoModelForMaskedLM.from_config(config)
-        if config.pad_token_id is None and (counting := counting_module(model)) is not None:
-            counting.padding_idx = config.pad_token_id = 0
+        with building(model_type):
+            model = AutoModelForMaskedLM.from_config(config)
+            if config.pad_token_id is None and (counting := counting_module(model)) is not None:
+                counting.padding_idx = config.pad_token_id = 0
+            try_out(model)
         return cls(model, tokenizer)
 
     def save_pretrained(self, path: str | Path, *, max_shard_size: str = SHARD_SIZE) -> None:

@@ -200,7 +200,8 @@ def ratios_of(config: EvaluateConfig, rows: Sequence[Row]) -> list[RatioConfig]:
     for row in rows:
         if row.is_base:
             most[row.order] = max(row.num_steps, most.get(row.order, 0))
-    lines = dict.fromkeys((row.name, row.order) for row in rows)
+    used = [row for row in rows if row.is_base or row.options["window"][0] < row.options["window"][1]]
+    lines = dict.fromkeys((row.name, row.order) for row in used)
     first, last = next(iter(most)), list(most)[-1]
     ratios = [RatioConfig(name, order, "base", order, most[order]) for name, order in lines if name != "base"]
     if first != last:  # what the order alone brings, and both

@@ -44,8 +44,9 @@ class AuditReport(CheckReport):
     passes: float
 
     def __str__(self) -> str:
-        end = "follows the law" if self.passed else f"does NOT follow the law: {', '.join(v.name for v in self.failed)}"
-        return f"{super().__str__()}\nThe sampler {end} ({self.num_samples} sequences, {self.passes:g} passes)."
+        failed = ", ".join(verdict.name for verdict in self.failed)
+        end = f"The sampler does NOT follow the law: {failed}" if failed else "No difference from the law was found"
+        return f"{super().__str__()}\n{end} ({self.num_samples} sequences, {self.passes:g} passes)."
 
     __repr__ = __str__
 

@@ -109,5 +109,6 @@ def beside_control(some: Cells, line: Cells, gains: Iterable[Record]) -> list[st
         found = [(cell, gain) for cell, gain in rivals if gain is not None and outcome(gain) == kind]
         if found:
             names = " and ".join(dict.fromkeys(gain["beyond"] for _, gain in found))
-            texts.append(f"the control {names} {words} at {passes_of([cell for cell, _ in found], line)}")
+            which = "a control" if names == "control" else f"the control {names}"
+            texts.append(f"{which} {words} at {passes_of([cell for cell, _ in found], line)}")
     return texts

@@ -60,7 +60,7 @@ def recommend(effects: Sequence[Record], gains: Sequence[Record]) -> tuple[str, 
     name, order = line[0]["name"], line[0]["order"]
     use = f"use {name if len(names) > 1 else 'it'} at {passes_of(used, line)}"
     use += f" in {order.replace('_', ' ')} order" if len(orders) > 1 else ""
-    sentences = [f"{use}: {_benefit(used)}", ", ".join(_exceptions(line)), *beside_control(used, line, gains)]
+    sentences = [f"{use}: {_benefit(used, line)}", ", ".join(_exceptions(line)), *beside_control(used, line, gains)]
     if (texts := min(cell["n"] for cell in used)) < FEW_TEXTS:
         sentences.append(f"only {counted(texts, 'held-out text')}: measure more before relying on it")
     verdict = " ".join(f"{text[0].upper()}{text[1:]}." for text in sentences if text)
@@ -93,7 +93,7 @@ def _rank(used: Cells) -> tuple[bool, float]:
     return not shares, min(shares) if shares else -max(cell["low"] for cell in used)
 
 
-def _benefit(used: Cells) -> str:
+def _benefit(used: Cells, line: Cells) -> str:
     """Time saved at equal likelihood; where none surely is, likelihood gained in as many passes."""
     faster = [cell for cell in used if _saves_time(cell)]
     if faster:
@@ -108,7 +108,8 @@ def _benefit(used: Cells) -> str:
     if time is None:
         return f"{text}; time was not measured"
     if time["share"] == 0:
-        return f"{text}, which the base reaches in no measured number of passes"
+        most = max(cell["num_steps"] for cell in line)
+        return f"{text}, which the base does not reach in up to {most}, the most that were measured"
     return f"{text}; {'not sure' if is_timed(cell) else 'timed too seldom to tell'} whether it saves time"
 
 

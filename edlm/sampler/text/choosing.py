@@ -210,7 +210,8 @@ def _rows(denoiser: Denoiser, text: str | list[int], options: list[Option], mask
         if option and isinstance(option, str):
             option = reader.read(space + check_unicode("an option", option), inside=bool(before))
         if not option or denoiser.mask_token_id in option or tuple(option) in seen:
-            raise ValueError(f"options must be different, of at least one token and no mask, got {shown(options)}")
+            rule = "of at least one token, different in their tokens, and without masks"
+            raise ValueError(f"options must be {rule}, got {shown(options)}")
         seen.add(tuple(option))
         row = reader.row([before, len(option), after], prefix)
         row.tokens[row.is_gap()] = torch.tensor(option)

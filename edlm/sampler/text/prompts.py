@@ -45,6 +45,7 @@ class Row:
         return written
 
 
+_ANCHORS = (".", "a", "1", "(", "\n")  # that text is read after
 LENGTH, NEW_TOKENS = 128, 64  # of a text, and after a prompt, where nobody says
 
 
@@ -136,9 +137,10 @@ class Reader:
             raise ValueError(f"text needs a tokenizer, and this denoiser has none: give token lists; got {text!r}")
         if inside and self._leading_space() == "▁":
             # Sentencepiece puts a space before whatever a text begins with.
-            anchor, both = self._ids("."), self._ids("." + text)
-            if both[: len(anchor)] == anchor:
-                return both[len(anchor) :]
+            for before in _ANCHORS:  # with some of them the text's first character may be one token
+                anchor, both = self._ids(before), self._ids(before + text)
+                if both[: len(anchor)] == anchor:
+                    return both[len(anchor) :]
         return self._ids(text)
 
     def gaps(self, text: str, mask: str) -> list[tuple[int, int, int | None]]:

@@ -223,7 +223,7 @@ def test_command_audits_a_function_of_a_module(tmp_path, monkeypatch, capsys):
     assert main(["audit", "my_samplers:right", *words]) == 0
     result = json.loads((tmp_path / "audit.json").read_text())
     assert result["passed"] and result["passes"] == 4 and len(result["verdicts"]) == 11
-    assert "follows the law (400 sequences, 4 passes)" in capsys.readouterr().out
+    assert "No difference from the law was found (400 sequences, 4 passes)" in capsys.readouterr().out
     with pytest.raises(SystemExit) as stop:
         main(["audit", "my_samplers:greedy", *words])
     assert stop.value.code == 1 and not json.loads((tmp_path / "audit.json").read_text())["passed"]

@@ -48,7 +48,7 @@ def test_where_it_helps_it_is_for_its_time_and_elsewhere_not():
         ({}, "; time was not measured."),
         (timed(0.95), "; not sure whether it saves time."),
         (timed(0.5, batches=2), "; timed too seldom to tell whether it saves time."),
-        (timed(0.0), ", which the base reaches in no measured number of passes."),
+        (timed(0.0), ", which the base does not reach in up to 2, the most that were measured."),
     ],
     ids=["untimed", "no faster", "timed twice", "beyond the base"],
 )

@@ -157,7 +157,7 @@ def test_in_blocks_of_any_length_the_whole_is_the_product_of_the_blocks(stories)
         ("a <mask:2>", ["a"], {}, "one gap"),
         ("a <mask>", [], {}, "at least one for each"),
         ("a <mask>", [""], {}, "at least one token"),
-        ("a <mask>", ["dog", "dog"], {}, "must be different"),
+        ("a <mask>", ["dog", "dog"], {}, "different in their tokens"),
         ("a <mask>", "dog", {}, "options must be a list"),
         (["a <mask>", "b <mask>"], [["dog"]], {}, "2 texts and 1 of options"),
         ("a <mask>", ["\ud800"], {}, "valid Unicode"),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from edlm import EnergySampler, FunctionDenoiser
@@ -140,3 +140,17 @@ def test_pieces_inside_a_sentencepiece_text_get_no_space_of_their_own():
 
     assert pieces("the <mask> dog") == [["▁the"], 1, ["▁dog"]]
     assert pieces("the<mask>dog<mask>.") == [["▁the"], 1, ["dog"], 1, ["."]]
+
+
+def test_sentencepiece_merges_of_an_anchor_put_no_space_in():
+    """Two full stops are one token, so that text after a gap is not read after a full stop."""
+    pieces = ["<unk>", "<s>", "</s>", "<mask>", "▁", "a", ".", "..", "▁a"]
+    ranks = {piece: i for i, piece in enumerate(pieces)}
+    words = Tokenizer(models.BPE(ranks, [(".", "."), ("▁", "a")], unk_token="<unk>"))
+    words.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    words.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    special = {"unk_token": "<unk>", "eos_token": "</s>", "mask_token": "<mask>"}
+    denoiser = FunctionDenoiser(lambda x_t, _: 50.0 * torch.nn.functional.one_hot(torch.full(x_t.shape, 8), 9), 3, 9)
+    denoiser.tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, **special)
+    sampler = EnergySampler(denoiser, num_steps=1)
+    assert infilled(sampler, "a <mask>.").text == sampler.generate("a", 1, suffix=".", seed=0).text == ["a a."]
