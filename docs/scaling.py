@@ -7,6 +7,10 @@ import json
 import textwrap
 from dataclasses import dataclass
 
+import torch
+
+from edlm.memory import rows_at_once
+
 # Of one H100 SXM with 80 GB, by its data sheet; and of its machine.
 FLOP_RATE = 989e12  # dense bf16, a second
 MEMORY = 80e9  # bytes
@@ -103,7 +107,6 @@ class Method:
 
     name: str
     decided: int  # tokens whose logits are needed, in the mean step
-    most: int  # and in the first one
     energy: float  # FLOPs of its energy, a row and step
     weights: int  # parameters of its energy
     vocabulary: int = 0  # of its LM
@@ -123,11 +126,6 @@ class Method:
         """Tokens a second of one GPU."""
         return LENGTH * UTILISATION * FLOP_RATE / (STEPS * self.total)
 
-    @property
-    def logits(self) -> int:
-        """Bytes of the logits of a row at the first step, while candidates are drawn."""
-        return self.most * LLADA.vocabulary * DRAWING
-
 
 def scored(model: Transformer) -> float:
     """FLOPs of k whole candidates of a row."""
@@ -135,10 +133,10 @@ def scored(model: Transformer) -> float:
 
 
 A_STEP, A_HALF = LENGTH // STEPS, LENGTH // 2
-BASE = Method("the denoiser alone", A_STEP, A_STEP, 0.0, 0)
-WITH_HEAD = Method("a head", A_STEP, A_STEP, HEAD.flops(LENGTH, A_STEP), HEAD.parameters)
-WITH_SMALL = Method(SMALL.name, A_HALF, LENGTH, scored(SMALL), SMALL.parameters, SMALL.vocabulary)
-WITH_LARGE = Method(LARGE.name, A_HALF, LENGTH, scored(LARGE), LARGE.parameters, LARGE.vocabulary)
+BASE = Method("the denoiser alone", A_STEP, 0.0, 0)
+WITH_HEAD = Method("a head", A_STEP, HEAD.flops(LENGTH, A_STEP), HEAD.parameters)
+WITH_SMALL = Method(SMALL.name, A_HALF, scored(SMALL), SMALL.parameters, SMALL.vocabulary)
+WITH_LARGE = Method(LARGE.name, A_HALF, scored(LARGE), LARGE.parameters, LARGE.vocabulary)
 METHODS = (BASE, WITH_HEAD, WITH_SMALL, WITH_LARGE)
 
 
@@ -157,6 +155,16 @@ def activations() -> float:
     return 2 * LENGTH * (6 * LLADA.width + 3 * LLADA.inner)
 
 
+def drawing_bytes() -> int:
+    """Bytes of the part of a table of logits from which tokens are drawn at once, whatever the batch."""
+    return rows_at_once(1, torch.device("cuda")) * DRAWING
+
+
+def bound_bytes() -> int:
+    """Bytes of the table of a row's decision whose likelihood is computed: log-probabilities and their sums."""
+    return LENGTH * LLADA.vocabulary * DRAWING
+
+
 def scoring_bytes(method: Method) -> int:
     """Bytes of the logits of a pass of the energy's LM."""
     return SCORED_AT_ONCE * LENGTH * method.vocabulary * SCORING
@@ -165,9 +173,7 @@ def scoring_bytes(method: Method) -> int:
 def rows_that_fit(method: Method) -> int:
     """Rows of a batch that fit in what the weights leave of one GPU, a tenth kept free."""
     left = 0.9 * MEMORY - 2 * (LLADA.parameters + method.weights)
-    drawing = left // (method.logits + activations())
-    scoring = (left - scoring_bytes(method)) // (4 * method.most * LLADA.vocabulary)  # log-probabilities are kept
-    return int(min(drawing, scoring))
+    return int((left - max(drawing_bytes(), scoring_bytes(method))) // activations())
 
 
 def table(head: str, rows: list[list[str]]) -> str:
@@ -211,15 +217,13 @@ def of_steps() -> str:
             tera(m.denoiser),
             tera(m.energy),
             f"{m.total / BASE.total:.2f}",
-            f"{m.logits / 1e6:,.0f}",
             f"{m.speed:,.0f}",
         ]
         for m in METHODS
     ]
-    head = (
-        "| decided by | TFLOP of the denoiser | TFLOP of the energy | times the base | MB of logits | tokens a second |"
+    return table(
+        "| decided by | TFLOP of the denoiser | TFLOP of the energy | times the base | tokens a second |", rows
     )
-    return table(head, rows)
 
 
 def of_memory() -> str:
@@ -229,16 +233,15 @@ def of_memory() -> str:
             m.name,
             giga(2 * (LLADA.parameters + m.weights)),
             f"{activations() / 1e6:,.0f}",
-            f"{m.logits / 1e6:,.0f}",
+            giga(drawing_bytes()),
             giga(scoring_bytes(m)),
             str(rows_that_fit(m)),
         ]
         for m in METHODS
     ]
-    head = (
-        "| decided by | GB of weights | MB of activations a row | MB of logits a row | GB of the LM's logits | rows |"
+    return table(
+        "| decided by | GB of weights | MB of activations a row | GB of logits | GB of the LM's logits | rows |", rows
     )
-    return table(head, rows)
 
 
 def of_numbers() -> str:
@@ -329,8 +332,7 @@ written in {STEPS} steps, {A_STEP} a step; there are k = {CANDIDATES} candidates
 {of_models()}
 
 Weights are taken to be loaded in bf16: `dtype=torch.bfloat16` of `load_denoiser` and `TextEnergy.from_causal_lm`,
-`--denoiser_dtype bfloat16` of `edlm train energy`. The other commands load float32, with twice the bytes and a
-multiple of the time. A FLOP is a multiplication or an addition; a token costs 2 for each weight of a matrix, and
+`--denoiser_dtype bfloat16` of the commands. The default is float32, with twice the bytes and a multiple of the time. A FLOP is a multiplication or an addition; a token costs 2 for each weight of a matrix, and
 attention to {LENGTH} tokens. The vocabulary of {LLADA.vocabulary:,} makes the output layer {output_share:.0%} of
 a token, so it is applied only where tokens are decided. A denoiser that sees both sides has no cache of keys and
 values: every step reads all
@@ -352,15 +354,13 @@ less in proportion; fewer steps help all methods alike. Tokens a second are thos
 
 {of_memory()}
 
-**Logits break first.** For a causal LM's energy, those of a row are {LENGTH} positions x {LLADA.vocabulary:,}
-tokens x
-{DRAWING} bytes (log-probabilities in float32, their exponentials, their sums in float64):
-{WITH_SMALL.logits / 1e9:.1f} GB, where a head's
-are {WITH_HEAD.logits / 1e6:.0f} MB. An LM in the same process has {SCORED_AT_ONCE} x {LENGTH} x its own
-vocabulary x {SCORING} bytes more while it scores
-{SCORED_AT_ONCE} texts at once. The last column is the batch that fits beside all this with a tenth of the
-memory left free; the
-ways out are a smaller `batch_size`, and a server for the LM. No method is bound by memory's speed: reading the
+Tokens are drawn from {rows_at_once(1, torch.device("cuda")):,} logits at a time, with {DRAWING} bytes each
+(log-probabilities in float32, their exponentials, their sums in float64), whatever the batch.
+**The LM's logits break first**: an LM in the same process has {SCORED_AT_ONCE} x {LENGTH} x its own vocabulary
+x {SCORING} bytes while it scores {SCORED_AT_ONCE} texts at once. The last column is the batch that fits in the
+remaining memory with a tenth of it free, by activations alone; the ways out are a smaller `batch_size` of the
+`TextEnergy`, and a server for the LM. A likelihood bound of candidates holds the whole table of a decision, up to
+{bound_bytes() / 1e9:.1f} GB a row. No method is bound by memory's speed: reading the
 denoiser's weights takes {1000 * reading:.0f} ms, computing one row {1000 * computing:.0f} ms.
 
 ## 8 and 512 GPUs: tokens a second

@@ -1,4 +1,4 @@
-"""Models by name: what is shipped, and the Hugging Face hub, which nobody waits for where it cannot be reached."""
+"""Models by name: those that are shipped, and the Hugging Face hub, skipped at once where it is unreachable."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

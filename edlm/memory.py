@@ -1,4 +1,4 @@
-"""Memory that does not suffice: it is recognised on every device, and batches are halved until it does."""
+"""Out-of-memory errors, detected on every device; batches are halved until they fit; sizes of parts."""
 
 import gc
 import logging

@@ -1,4 +1,4 @@
-"""Rules of options: values are what their type hints say, names are known; errors say the rule and what was given."""
+"""Checks of options: values against type hints, names against a list; errors say the rule and what was given."""
 
 import difflib
 import re

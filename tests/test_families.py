@@ -114,10 +114,11 @@ def test_with_a_function_as_energy(denoiser, scope):
 
 @pytest.mark.parametrize("num_candidates", [None, 4])
 def test_with_a_head_on_its_states(denoiser, num_candidates):
-    try:
-        head = ResidualHead.from_denoiser(denoiser, start="cold", width=16)
-    except NotImplementedError:
-        pytest.skip("a wrapped module keeps no states")
+    if type(denoiser).__name__ == "LogitsDenoiser":
+        with pytest.raises(ValueError, match="LogitsDenoiser keeps no hidden states, which heads read"):
+            ResidualHead.from_denoiser(denoiser, start="cold", width=16)
+        return
+    head = ResidualHead.from_denoiser(denoiser, start="cold", width=16)
     torch.manual_seed(1)
     for parameter in head.parameters():
         nn.init.normal_(parameter, std=0.3)

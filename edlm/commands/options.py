@@ -35,8 +35,8 @@ def parse_config(
 ) -> Any:
     """A config: its defaults, then every ``--config FILE.yaml``, then every ``--key value``.
 
-    Dashes in a key are underscores. What is given for a text is that text, also ``#``, ``~`` and ``null``; but ``null``
-    is no text where it can only be meant to replace a default.
+    Dashes in a key are underscores. Texts are taken literally, also ``#``, ``~`` and ``null``; but ``null`` is no text
+    where it can only be meant to replace a default.
 
     Args:
         words: The options.
@@ -74,7 +74,7 @@ def parse_config(
 
 
 def _check_mapping(content: Any) -> None:
-    """Raise TypeError for content that is no mapping, or that repeats its parts beyond all measure, or endlessly."""
+    """Raise TypeError for content that is no mapping, expands to too many values by aliases, or contains itself."""
     if not isinstance(content, dict):
         raise TypeError(f"{'nothing' if content is None else type(content).__name__} in place of keys and values")
     sizes: dict[int, float] = {}

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from edlm.corpus.tokens import tokenizer_fingerprint
 from edlm.rules import Config
 
-LENGTH = 128  # tokens of a block, where nobody says
+LENGTH = 128  # tokens of a block, by default
 
 
 @dataclass(frozen=True, kw_only=True)

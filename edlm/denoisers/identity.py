@@ -31,7 +31,7 @@ class DenoiserIdentity:
     vocabulary: str
 
     def differences(self, other: DenoiserIdentity) -> list[str]:
-        """What differs, in words; not the name, since folders are renamed, nor a vocabulary that is not known here."""
+        """The fields that differ, in words; the name is ignored, and the vocabulary where it is not known here."""
         theirs = asdict(other)
         ignored = {"name"} if self.vocabulary else {"name", "vocabulary"}
         return [

@@ -31,8 +31,8 @@ class ImpossibleCandidates(ValueError):
 def decide(kernel: Kernel, step: Step, streams: RowGenerators, num_likeliest: int = 0) -> tuple[Tensor, list[Choice]]:
     """Decide and write the tokens of a step, group by group: ``x_s[batch, length]``, and each decision.
 
-    Candidates fill the step's slots, and its reveal set is written; ``streams`` are the rows' values of this step, and
-    so many of the likeliest tokens are recorded where there are no candidates.
+    Candidates fill the step's slots, and its reveal set is written; ``streams`` are the rows' values of this step;
+    without candidates the ``num_likeliest`` likeliest tokens are recorded.
 
     Raises:
         ImpossibleCandidates: under ``on_impossible="raise"``, or when redraws run out.

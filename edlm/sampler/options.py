@@ -25,8 +25,8 @@ class SamplerOptions:
     goes from time ``1 - i/T`` to ``1 - (i+1)/T``."""
 
     num_candidates: int | None | Literal["auto"] = "auto"
-    """Candidates ``k`` of a decision; 1 is the base sampler. None decides token by token, exactly, from an energy that
-    is normalised token by token (`TokenwiseEnergy`). "auto": 1 without an energy, else what the energy recommends."""
+    """Candidates ``k`` of a decision; of one the law is the base's. None draws from the energy itself, exactly, if it
+    is normalised (`ExactEnergy`). "auto": 1 without an energy, else what the energy recommends."""
 
     scope: Literal["step", "sequence", "auto"] = "auto"
     """Positions that a candidate fills: those that the "step" writes, or every masked one ("sequence", the paper), of
@@ -38,9 +38,9 @@ class SamplerOptions:
 
     order: str = "auto"
     """Reveal order: "ancestral", "random", "dilated", "bisecting", "left_to_right"; by what the marginals say:
-    "confidence"; or, so that they also say how many tokens a pass writes, "confidence_threshold(P)" with a probability
-    and "entropy_bounded(H)" with nats. "auto": one that the energy was trained on, else "bisecting". See
-    `edlm.diffusion.orders` and `edlm.diffusion.adaptive`."""
+    "confidence"; or, so that they also say how many tokens a pass writes, "confidence_threshold(P)" with a probability,
+    "entropy_bounded(H)" with nats and "dependency_bounded(X, FOLDER)" with a trained predictor. "auto": one that the
+    energy was trained on, else "bisecting". See `edlm.diffusion.orders` and `edlm.diffusion.adaptive`."""
 
     block_length: int | None = None
     """Tokens that are written together, in ``num_steps`` passes, left to right block by block. None: the denoiser's

@@ -1,7 +1,7 @@
 """Particles across steps: ``N`` runs of a row, weighed by their energies and resampled (sequential Monte Carlo).
 
 A row with ``N`` particles is ``N`` neighbouring rows of a batch: equal reveal orders, draws of their own. In a step a
-particle decides among its ``k`` candidates as ever, and its weight is multiplied by the mean of theirs, ``mean_j
+particle decides among its ``k`` candidates as alone, and its weight is multiplied by the mean of theirs, ``mean_j
 exp(-E_j)``, which has the mean ``Z(x_t)`` of that decision. Where the effective sample size of a row's weights falls
 below half of ``N``, or a weight is 0, the row is resampled: particle ``j`` goes on from particle ``A_j``, and all
 weights are equal again. At the end of a block one particle is drawn by its weight, and all go on from it.
@@ -181,7 +181,7 @@ class Particles:
 
 
 def place_on_circle(shares: Tensor, points: Tensor) -> Tensor:
-    """Whose arc holds each point: arcs of lengths ``shares[n, N]`` lie one after the other on a circle.
+    """Index of the arc that contains each point: arcs of lengths ``shares[n, N]`` lie one after the other on a circle.
 
     Example:
         >>> place_on_circle(torch.tensor([[0.5, 0.0, 0.5]]).double(), torch.tensor([[0.1, 0.6, 1.2]]).double())

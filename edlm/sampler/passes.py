@@ -54,7 +54,7 @@ class Passes:
 
     @classmethod
     def of(cls, kernel: Kernel, cache: CacheName = "auto") -> Self:
-        """Those of one kernel."""
+        """Passes for one kernel."""
         return cls(kernel.denoiser, holds_hidden=kernel.reads_hidden, cache=cache)
 
     def encode(
@@ -74,7 +74,7 @@ class Passes:
         inputs = [x_t, t, rows, torch.tensor(keep_hidden)] + ([] if real is None else [real])
         inputs += [block] if self.is_approximate else []  # what is held depends on it
         if self._last is None or not _are_equal(inputs, self._last[0]):
-            self._last = None  # so that two are never kept
+            self._last = None  # it is freed before the next one is computed
             self._last = (inputs, self._run(x_t, t, rows, real, block, keep_hidden))
         return self._last[1]
 

@@ -139,7 +139,7 @@ class EnergySampler(Kernel):
         seeds: Sequence[int] | None = None,
         inner_draws: int = 1,
     ) -> Tensor:
-        """One draw of an upper bound of ``-log P(x_0)`` under this very sampler, in nats of the row, low = good.
+        """One draw of an upper bound of ``-log P(x_0)`` under this sampler, in nats of the row, low = good.
 
         It is for the sampler's own ``temperature``, ``top_p`` and ``top_k``, which its repr shows where they are not 1,
         1 and None; those given to a call of `generate` alone are not in it.
@@ -158,9 +158,8 @@ class EnergySampler(Kernel):
                 bound. At sequence scope one draw is very loose.
 
         Returns:
-            Shape ``[batch]``, float64; its mean over seeds is the bound. Exact, and the same for all seeds,
-            where the order is deterministic (all but ancestral and random) and there is one candidate or none
-            (`bound_is_exact`); but only a bound where energies are infinite, and ``inf`` where the denoiser rules
+            Shape ``[batch]``, float64; its mean over seeds is the bound. Exact, and the same for all seeds, where
+            `bound_is_exact` says so; but only a bound where energies are infinite, and ``inf`` where the denoiser rules
             the data out, or ``top_k`` or ``top_p`` cut it off.
 
         Raises:

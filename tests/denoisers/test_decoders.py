@@ -172,5 +172,5 @@ def test_a_cold_head_reads_the_states(family, tmp_path):
     energy = head(decision_of(step, torch.tensor([[1, 2], [7, 8], [9, 4]])))
     energy.sum().backward()
     assert energy.abs().min() > 1e-3 and head.token.weight.grad.abs().max() > 0
-    with pytest.raises(TypeError, match="starts from a MaskedLMDenoiser, got a DecoderDenoiser"):
+    with pytest.raises(ValueError, match="starts from the network of a MaskedLMDenoiser, got a DecoderDenoiser"):
         SequenceEnergy.from_denoiser(denoiser)

@@ -64,7 +64,7 @@ class SamplesConfig(Config):
         judged_methods: Methods that they are drawn from; null for all.
         judge: A causal LM: folder, hub id, a .gguf file, "package:NAME" of an installed package that holds one, or
             an autoregressive energy. "auto" is the LM that is shipped with a shipped denoiser, and none for others.
-        allow_judge_as_energy: Judge samples by an LM that had a part in making them; the result says so.
+        allow_judge_as_energy: Allow a judge that is also an energy of the samples; the result says so.
         known_words: Training text (a file or folder), or a list of its words: the share of samples with another word
             is a proxy for the error rate. "auto" is the list shipped with a shipped denoiser, and none for others.
         features: MAUVE of the samples against held-out text, by states of this model: folder, hub id, a .gguf file, or

@@ -46,7 +46,7 @@ class HarnessModel(TemplateLM):
     request                      answer
     ===========================  ==================================================================================
     ``loglikelihood``            minus the sampler's likelihood bound of the continuation, given the context and the
-                                 number of its tokens: a lower bound of ``log P``, exact where the sampler has it so
+                                 number of its tokens: a lower bound of ``log P``, exact if `bound_is_exact`
     ``is_greedy`` of it          whether the sampler writes that continuation when each token is the likeliest at its
                                  turn (``top_k = 1``: an energy is used only in exact decisions)
     ``loglikelihood_rolling``    the same for a whole text, in windows of the denoiser's ``max_length``
@@ -158,7 +158,7 @@ class HarnessModel(TemplateLM):
         self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
         rows = [row_to_score(self.denoiser, context, continuation) for _, context, continuation in requests]
-        # Without a context there is nothing that choices share, and much that does not belong together.
+        # Without a context nothing is shared, and unrelated texts would have one seed.
         pairs = [pair for pair, *_ in requests]
         seeds = seeds_of(self.options.seed, [context or continuation for context, continuation in pairs], pairs)
         nats = self._bounds.bounds(rows, seeds, progress=None if disable_tqdm else "loglikelihood")

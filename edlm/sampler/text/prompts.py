@@ -46,7 +46,7 @@ class Row:
 
 
 _ANCHORS = (".", "a", "1", "(", "\n")  # that text is read after
-LENGTH, NEW_TOKENS = 128, 64  # of a text, and after a prompt, where nobody says
+LENGTH, NEW_TOKENS = 128, 64  # of a text, and after a prompt, by default
 
 
 def rows_of_prompts(
@@ -83,7 +83,7 @@ def rows_of_prompts(
 
 
 def num_new_tokens(denoiser: Denoiser, prompt: str | None, length: int | None) -> int:
-    """Tokens of ``length`` that remain after a prompt and its frame; None stands for 128, or all the denoiser takes.
+    """Tokens of ``length`` that remain after a prompt and its frame; None: the smaller of 128 and ``max_length``.
 
     Raises:
         ValueError: the prompt leaves no room in ``length``.
@@ -168,7 +168,7 @@ class Reader:
         return [*parts, self.read(text[position:], inside=position > 0)]
 
     def space_of_gap(self, before: str) -> str:
-        """What of the text before a gap belongs to the gap's first token: a space, or nothing."""
+        """The space before a gap, if the tokenizer puts it into the token that follows; else nothing."""
         return " " if before.endswith(" ") and self._leading_space() else ""
 
     def read_chat(self, messages: Sequence[Message]) -> list[int]:

@@ -23,7 +23,7 @@ class Trace:
     """Texts and their steps.
 
     Attributes:
-        rows: For each text its ``seed`` and its ``steps``: ``step``, ``t``, ``block``; the ``positions`` that were
+        rows: For each text its ``seed`` and its ``steps``: ``step``, ``t``; the ``positions`` that were
             written; the ``pieces`` of the text after it, each with ``kind`` ("given", "earlier", "new", "masked") and
             ``text``; and its ``decisions``. A decision has either ``candidates``, of the largest weights, with
             ``text``, ``energy`` (nats), ``weight`` and whether it was ``chosen``, and their number ``k``, ``ess``,
