@@ -14,6 +14,7 @@ from edlm.commands.parsing import COMMANDS, parse
 from edlm.denoisers import checkpoint
 from edlm.denoisers.families import decoders, llada, llada2
 from edlm.energies import causal_lm as causal_lms
+from edlm.evaluation.languages.audit import audit, reference_chain
 from tests.denoisers import published, published_blocks, published_decoders, published_edlm
 from tests.denoisers.test_framing import bert_tokenizer, modernbert
 
@@ -136,6 +137,9 @@ def test_the_table_of_families_says_what_is_in_the_code():
 def test_python_block_runs(block, hub):
     names = {"edlm": edlm, "torch": torch}
     exec(block, names)  # noqa: S102
+    if "output" not in names:  # a sampler, to be audited
+        assert audit(names["sample"], reference_chain(), length=4, num_samples=1000).passed
+        return
     written = names["output"].tokens
     assert len(written) == 2
     for row in written:
