@@ -15,7 +15,6 @@ from edlm.evaluation.samples.block_cost import BLOCK, NEW, PROMPT, STEPS, measur
 from edlm.evaluation.samples.cost import measure_speed
 from edlm.files import check_writable
 from edlm.rules import Config
-from edlm.sampler.kernel import device_of
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def _time_blocks(config: BenchmarkConfig) -> tuple[list[dict[str, Any]], torch.d
 
 def _time_models(config: BenchmarkConfig) -> tuple[list[dict[str, Any]], torch.device]:
     denoiser = load_denoiser(config.denoiser, device=config.device)
-    device = device_of(denoiser)
+    device = denoiser.device
     energy = load_energy(config.energy).to(device)
     causal_lm = None if config.causal_lm is None else load_energy(config.causal_lm).to(device)
     names = ("num_steps", "batch_sizes", "repeats", "seed")

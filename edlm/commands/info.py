@@ -112,7 +112,7 @@ def _probed(denoiser: Denoiser, text: str) -> str:
         return "not run: no tokenizer"
     tokens = denoiser.vocabulary.tokens_of(text)[0]
     tokens = [*denoiser.prefix_ids, *tokens, *denoiser.suffix_ids][: denoiser.max_length]
-    probe = probe_shift(denoiser, torch.tensor(tokens, device=next(denoiser.parameters()).device))
+    probe = probe_shift(denoiser, torch.tensor(tokens, device=denoiser.device))
     nats = ", ".join(f"{offset:+d}: {mean.value:.2f} ± {mean.stderr:.2f}" for offset, mean in probe.nats.items())
     return f"{probe.verdict} (-log p of masked tokens in nats, read at offset {nats})"
 

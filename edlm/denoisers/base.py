@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -93,6 +94,11 @@ class Denoiser(ShortRepr, nn.Module, ABC):
     def embed(self, tokens: Tensor) -> Tensor:
         """Input embeddings of tokens, shape ``[..., hidden_size]``; for energies that read states."""
         raise ValueError(f"{type(self).__name__} has no token embeddings, which a head of its own states needs")
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return next(chain(self.parameters(), self.buffers())).device
 
     @property
     def longest_text(self) -> int | None:

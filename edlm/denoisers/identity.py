@@ -30,6 +30,13 @@ class DenoiserIdentity:
     mask_token_id: int
     vocabulary: str
 
+    def check(self, other: DenoiserIdentity | None, what: str) -> None:
+        """Raise ValueError for another denoiser, with the fields that differ and what belongs to this one."""
+        differences = ["it has no identity"] if other is None else self.differences(other)
+        if differences:
+            got = f"the one given differs: {'; '.join(differences)}"
+            raise ValueError(f"{what} belongs to denoiser {self.name!r}; {got}")
+
     def differences(self, other: DenoiserIdentity) -> list[str]:
         """The fields that differ, in words; the name is ignored, and the vocabulary where it is not known here."""
         theirs = asdict(other)

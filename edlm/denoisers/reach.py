@@ -11,12 +11,9 @@ _CLEAR = 1000  # times as much on one side as on the other
 
 def ordinary_row(denoiser: Denoiser, length: int) -> Tensor:
     """Tokens that text may hold, the same each time, ``[1, length]``, on the denoiser's device."""
-    device = next((x.device for x in (*denoiser.parameters(), *denoiser.buffers())), torch.device("cpu"))
-    never = torch.zeros(denoiser.vocab_size, dtype=torch.bool)
-    never[list(denoiser.vocabulary.impossible)] = True
-    tokens = (~never).nonzero()[:, 0]
+    tokens = denoiser.vocabulary.possible_ids
     drawn = torch.randint(len(tokens), (1, length), generator=torch.Generator().manual_seed(0))
-    return tokens[drawn].to(device)
+    return tokens[drawn].to(denoiser.device)
 
 
 @torch.no_grad()

@@ -13,13 +13,8 @@ from edlm.memory import parts_of_table
 
 def check_rule(rule: MarginalRule, denoiser: Denoiser) -> None:
     """Refuse, by ValueError, a rule that was trained for another denoiser."""
-    if rule.identity is None:
-        return
-    known, given = DenoiserIdentity(**rule.identity), denoiser.identity
-    differences = ["it has no identity"] if given is None else known.differences(given)
-    if differences:
-        got = f"the one given differs: {'; '.join(differences)}"
-        raise ValueError(f"this order belongs to denoiser {known.name!r}; {got}")
+    if rule.identity is not None:
+        DenoiserIdentity(**rule.identity).check(denoiser.identity, "this order")
 
 
 def scores_at(rule: MarginalRule, denoiser: Denoiser, encoding: Encoding | None, wanted: Tensor) -> Tensor:

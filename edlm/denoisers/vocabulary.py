@@ -104,6 +104,13 @@ class Vocabulary:
         """Number of `frame_ids`."""
         return sum(map(len, self.frame_ids))
 
+    @property
+    def possible_ids(self) -> torch.Tensor:
+        """The tokens that may be written, ascending."""
+        possible = torch.ones(self.size, dtype=torch.bool)
+        possible[list(self.impossible)] = False
+        return possible.nonzero()[:, 0]
+
     @cached_property
     def fingerprint(self) -> str:
         """Digest of the tokenizer's tokens and their ids; "" without a tokenizer."""

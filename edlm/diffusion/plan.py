@@ -81,9 +81,7 @@ class RevealPlan:
             scores, ranking = scores.masked_fill(~masked, torch.inf).sort(dim=1, stable=True)
             if self.is_adaptive:
                 is_last = (step + 1) % self.num_steps == 0
-                number = torch.where(
-                    torch.as_tensor(is_last, device=masked.device), masked.sum(1), self.rule.number(scores)
-                )
+                number = torch.where(is_last.to(masked.device), masked.sum(1), self.rule.number(scores))
         candidates = masked.gather(1, ranking)
         return Slots.from_ranked(ranking, candidates & (candidates.cumsum(1) <= number[:, None]))
 

@@ -77,13 +77,7 @@ class Energy(ShortRepr, nn.Module, ABC):
         """
         if self.denoiser_identity is None:
             return
-        given = denoiser.identity
-        differences = ["it has no identity"] if given is None else self.denoiser_identity.differences(given)
-        if differences:
-            raise ValueError(
-                f"this energy belongs to denoiser {self.denoiser_identity.name!r}; "
-                f"the one given differs: {'; '.join(differences)}"
-            )
+        self.denoiser_identity.check(denoiser.identity, "this energy")
 
     def check(
         self, denoiser: Denoiser, data: Tensor | None = None, *, num_candidates: int = 5, seed: int = 0

@@ -46,15 +46,12 @@ class Trial:
     @cached_property
     def decision(self) -> Decision:
         """Several rows, each with slots of its own; masks stay where the energy allows it."""
-        return self.decide(*self._rows)
+        return self.decide(*self.layout)
 
     @cached_property
     def possible(self) -> Tensor:
         """The real tokens."""
-        device = self.denoiser._impossible.device
-        logits = self.denoiser.possible(torch.zeros(1, self.denoiser.vocab_size, device=device))[0]
-        real = logits.isfinite().nonzero()[:, 0]
-        return real[real != self.denoiser.mask_token_id]
+        return self.denoiser.vocabulary.possible_ids.to(self.denoiser.device)
 
     @cached_property
     def rows(self) -> Tensor:
@@ -62,7 +59,7 @@ class Trial:
         if self.data is not None:
             return self.data[:NUM_ROWS].to(self.possible.device)
         length = min(LENGTH, self.denoiser.max_length or LENGTH)
-        drawn = torch.randint(len(self.possible), (NUM_ROWS, length), generator=self._generator())
+        drawn = torch.randint(len(self.possible), (NUM_ROWS, length), generator=self.generator())
         return self.possible[drawn.to(self.possible.device)]
 
     def decide(self, x_0: Tensor, masked: Tensor, chosen: Tensor, tokens: Tensor | None = None) -> Decision:
@@ -75,7 +72,7 @@ class Trial:
         encoding = self.denoiser.encode(x_t, t, keep_hidden=self.energy.reads_hidden)
         log_probs = self.denoiser.slot_log_probs(encoding, slots)
         if tokens is None:
-            draw = {"num_samples": self.num_candidates, "replacement": True, "generator": self._generator()}
+            draw = {"num_samples": self.num_candidates, "replacement": True, "generator": self.generator()}
             tokens = log_probs.double().exp().cpu().multinomial(**draw).to(x_t.device)
         candidates = x_t[:, None].repeat(1, tokens.shape[1], 1)
         candidates[slots.rows, :, slots.positions] = tokens
@@ -92,13 +89,14 @@ class Trial:
         return self.energy(replace(decision, candidates=decision.candidates.clone()))
 
     @cached_property
-    def _rows(self) -> tuple[Tensor, Tensor, Tensor]:
+    def layout(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows, which of their positions are masked, and which of these are slots."""
         x_0 = self.rows
         n, length = x_0.shape
         place = torch.arange(length)
         first = 1 + torch.arange(n) % max(1, length - 2)  # the first token is given: not every denoiser predicts it
         masked = place >= first[:, None]
-        keys = torch.rand(n, length, generator=self._generator()).masked_fill(~masked, 2.0)
+        keys = torch.rand(n, length, generator=self.generator()).masked_fill(~masked, 2.0)
         if self.energy.reads == "slots":
             masked = keys < 0.9
         number = {"sequence": length, "prefix": 2, "slots": 3}[self.energy.reads]
@@ -106,7 +104,8 @@ class Trial:
         chosen = masked & (keys.argsort(1).argsort(1) < number)
         return x_0, masked.to(x_0.device), chosen.to(x_0.device)
 
-    def _generator(self) -> torch.Generator:
+    def generator(self) -> torch.Generator:
+        """The same at each call."""
         return torch.Generator().manual_seed(self.seed)
 
 
@@ -137,7 +136,7 @@ def _repeated(trial: Trial) -> Found:
 
 
 def _inputs(trial: Trial) -> Found:
-    decision = trial.decide(*trial._rows)
+    decision = trial.decide(*trial.layout)
     before = decision.candidates.clone(), decision.x_partial.clone()
     with torch.no_grad():
         trial.energy(decision)
@@ -147,7 +146,7 @@ def _inputs(trial: Trial) -> Found:
 
 def _batch(trial: Trial) -> Found:
     together, tokens = trial.judge(trial.decision), trial.tokens_of(trial.decision)
-    tables, owner = trial._rows, trial.decision.slots.rows
+    tables, owner = trial.layout, trial.decision.slots.rows
     alone = [
         trial.judge(trial.decide(*(table[r : r + 1] for table in tables), tokens[owner == r]))
         for r in range(len(together))
@@ -159,8 +158,8 @@ def _batch(trial: Trial) -> Found:
 def _candidates(trial: Trial) -> Found:
     tokens = trial.tokens_of(trial.decision)
     order = torch.arange(tokens.shape[1]).flip(0).roll(1).to(tokens.device)
-    energies, moved = trial.judge(trial.decision), trial.judge(trial.decide(*trial._rows, tokens[:, order]))
-    single = trial.judge(trial.decide(*trial._rows, tokens[:, :1]))
+    energies, moved = trial.judge(trial.decision), trial.judge(trial.decide(*trial.layout, tokens[:, order]))
+    single = trial.judge(trial.decide(*trial.layout, tokens[:, :1]))
     expected, got = torch.cat([energies[:, order], energies[:, :1]], 1), torch.cat([moved, single], 1)
     return _alike(expected, got), f"a candidate must be judged alone, wherever it stands, got {_gap(expected, got)}"
 
@@ -192,7 +191,7 @@ def _sign(trial: Trial) -> Found:
         return None, "give data (rows of real tokens) to compare with shuffled ones"
     x_0 = trial.data[:MOST_ROWS].to(trial.possible.device)
     inside = torch.arange(x_0.shape[1], device=x_0.device).expand_as(x_0) > 0
-    keys = torch.rand(x_0.shape, generator=trial._generator()).to(x_0.device).masked_fill(~inside, -1.0)
+    keys = torch.rand(x_0.shape, generator=trial.generator()).to(x_0.device).masked_fill(~inside, -1.0)
     tokens = torch.stack([x_0, x_0.gather(1, keys.argsort(1))], 2)[inside]
     energies = trial.judge(trial.decide(x_0, inside, inside, tokens))
     wins, losses = (int((a < b).sum()) for a, b in (energies.unbind(1), energies.flip(1).unbind(1)))

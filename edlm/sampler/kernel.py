@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from itertools import chain
 from typing import Any
 
 import torch
@@ -129,7 +128,7 @@ class Kernel(SamplerOptions):
     @property
     def device(self) -> torch.device:
         """Where the denoiser runs."""
-        return device_of(self.denoiser)
+        return self.denoiser.device
 
     def to(self, device: str | torch.device) -> Self:
         """Move the denoiser and the energy, in place, as modules do; returns the sampler itself."""
@@ -253,8 +252,3 @@ class Kernel(SamplerOptions):
                 f"{type(energy).__name__} needs complete sequences: use scope='sequence'{instead}; "
                 f"got scope='step', order={name_of_order(self.order)!r}"
             )
-
-
-def device_of(denoiser: Denoiser) -> torch.device:
-    """Where a denoiser runs."""
-    return next(chain(denoiser.parameters(), denoiser.buffers())).device

@@ -12,7 +12,7 @@ from edlm.diffusion.streams import RowStreams, row_seeds
 from edlm.rules import check, check_least
 from edlm.sampler.bounds import likelihood_bounds
 from edlm.sampler.inputs import check_length
-from edlm.sampler.kernel import Kernel, device_of
+from edlm.sampler.kernel import Kernel
 from edlm.sampler.output import SampleOutput, concatenate
 from edlm.sampler.step import denoise
 from edlm.sampler.text import choosing, generation
@@ -94,7 +94,7 @@ class EnergySampler(Kernel):
         check_least(0, num_samples=num_samples, length=length)
         check_least(1, batch_size=batch_size)
         check_length(length, self.denoiser.max_length)
-        x_t = empty_rows(self.denoiser, num_samples, length, device_of(self.denoiser))
+        x_t = empty_rows(self.denoiser, num_samples, length, self.denoiser.device)
         seeds = row_seeds(num_samples, seeds, generator)
         size = batch_size or max(1, num_samples)
         starts = range(0, max(1, num_samples), size)

@@ -32,7 +32,6 @@ from edlm.evaluation.samples.text import texts_of, tokens_per_word
 from edlm.evaluation.samples.text_measures import TextMeasures
 from edlm.files import read_json
 from edlm.processes import join, together
-from edlm.sampler.kernel import device_of
 from edlm.training.checkpoints import fingerprint
 
 logger = logging.getLogger(__name__)
@@ -93,7 +92,7 @@ class Lab:
         if clustered is not blocks:
             logger.warning("%s: fewer than ten documents, so errors are clustered by stretches of them", config.data)
         rows = clustered.draw(config.num_rows, config.seed)
-        text = rows.tokens.to(device_of(denoiser))
+        text = rows.tokens.to(denoiser.device)
         x_0, given = rows_of_blocks(denoiser, text)
         if config.given is not None:
             given = ~middle_third(x_0) | given

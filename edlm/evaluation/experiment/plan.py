@@ -17,7 +17,6 @@ from edlm.evaluation.experiment.config import DEFAULT_ORDERS, EvaluateConfig
 from edlm.evaluation.experiment.orders import options_of_order
 from edlm.evaluation.experiment.parts import MethodConfig, RatioConfig
 from edlm.evaluation.experiment.rows import Row
-from edlm.sampler.kernel import device_of
 from edlm.sampler.sampler import EnergySampler
 
 _OF_SEQUENCES = 16  # draws inside of the bound
@@ -88,7 +87,7 @@ def settings_of(
         ValueError: two settings have one name, order and number of steps, an energy cannot be loaded or does not fit,
             or samples, frontier or time ratios name something that is not measured.
     """
-    methods = _with_energies(config, device_of(denoiser), models)
+    methods = _with_energies(config, denoiser.device, models)
     of_methods = [order for m, energy in methods for order in m.orders or _trained_orders(energy)]
     orders = config.orders or tuple(dict.fromkeys(of_methods)) or DEFAULT_ORDERS
     settings = []

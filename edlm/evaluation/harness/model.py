@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
 from edlm import __version__
@@ -80,7 +79,7 @@ class HarnessModel(TemplateLM):
         names = [field.name for field in fields(HarnessOptions) if field.name in options]
         self.options = harness = HarnessOptions(**{name: options.pop(name) for name in names})
         if not isinstance(denoiser, Denoiser):
-            loading = {"dtype": getattr(torch, harness.dtype), "trust_remote_code": harness.trust_remote_code}
+            loading = {"dtype": harness.dtype, "trust_remote_code": harness.trust_remote_code}
             denoiser = load_denoiser(denoiser, harness.family, harness.revision, **loading)
         energy = load_energy(energy) if isinstance(energy, str) else energy
         if denoiser.tokenizer is None:
@@ -91,7 +90,7 @@ class HarnessModel(TemplateLM):
         self.sampler = build_sampler(denoiser, energy, options)
         self.tokenizer = denoiser.tokenizer
         self.batch_size = BATCH_SIZE if str(harness.batch_size).startswith("auto") else int(harness.batch_size)
-        self._device = next(iter([*denoiser.parameters(), *denoiser.buffers()])).device
+        self._device = denoiser.device
         self._reader = Reader(denoiser)
         shared = {
             "batch_size": self.batch_size,

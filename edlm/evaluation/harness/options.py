@@ -28,7 +28,7 @@ class HarnessOptions:
     device: str | torch.device | None = None
     """Device of denoiser and energy; by default the CPU, or where they are. Without CUDA, "cuda" is the CPU."""
 
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the denoiser's weights."""
 
     family: str | None = None

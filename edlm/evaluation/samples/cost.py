@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from edlm.denoisers.base import Denoiser
 from edlm.energies.base import Energy
-from edlm.sampler.kernel import device_of
 from edlm.sampler.sampler import EnergySampler
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -109,7 +108,7 @@ def measure_cost(sampler: EnergySampler, length: int, *, batch_size: int, seed: 
     """
     with FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
         peak, memory = peak_memory(
-            device_of(sampler.denoiser),
+            sampler.denoiser.device,
             lambda: sampler.sample(batch_size, length, seeds=range(seed, seed + batch_size)),
         )
     return Cost(counter.get_total_flops() / batch_size, peak, memory)
@@ -162,7 +161,7 @@ def measure_speed(
     if causal_lm is not None:
         deciding["causal LM, k = 4, sequences"] = (causal_lm, {"num_candidates": 4, "scope": "sequence"})
         deciding["causal LM, k = 4, left to right"] = (causal_lm, {"num_candidates": 4, "order": "left_to_right"})
-    rate, rows = matmul_rate(device_of(denoiser)), []
+    rate, rows = matmul_rate(denoiser.device), []
     for batch_size in batch_sizes:
         for steps in num_steps:
             base = None

@@ -20,7 +20,6 @@ from edlm.energies.loading import load_energy
 from edlm.energies.pretrained import SETTINGS
 from edlm.evaluation.estimates.estimate import Estimate, ratio_of
 from edlm.evaluation.samples.text import EMPTY_LINE
-from edlm.sampler.kernel import device_of
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,7 @@ def load_judge(path: str, denoiser: Denoiser, *, batch_size: int = 16) -> Judge:
         ValueError: the energy is of another kind, or its tokens are not the denoiser's.
     """
     if not any((folder / SETTINGS).is_file() for folder in (Path(path), SHIPPED / path)):
-        return Judge.from_pretrained(path, batch_size=batch_size, cut=True, device=device_of(denoiser))
+        return Judge.from_pretrained(path, batch_size=batch_size, cut=True, device=denoiser.device)
     energy = load_energy(path)
     if not isinstance(energy, AutoregressiveEnergy):
         raise ValueError(f"a judge must be a causal LM, got a {type(energy).__name__} in {path}")
@@ -210,4 +209,4 @@ def load_judge(path: str, denoiser: Denoiser, *, batch_size: int = 16) -> Judge:
     bos = "auto" if energy.bos_token_id is None else energy.bos_token_id
     tokenizer = energy.tokenizer or denoiser.tokenizer
     options = {"batch_size": batch_size, "name": str(path), "separator": None, "bos_token_id": bos, "cut": True}
-    return Judge(energy.model.to(device_of(denoiser)), tokenizer, **options)
+    return Judge(energy.model.to(denoiser.device), tokenizer, **options)

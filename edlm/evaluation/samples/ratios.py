@@ -14,7 +14,6 @@ from edlm.evaluation.samples.cost import matmul_rate, measure_cost, peak_memory
 from edlm.evaluation.samples.plain import plain_samples
 from edlm.evaluation.samples.shares import seconds_of_parts
 from edlm.evaluation.samples.turns import ratio_of, time_in_turns
-from edlm.sampler.kernel import device_of
 from edlm.sampler.sampler import EnergySampler
 
 PASSES, LM_PASSES, LM_BATCHES = 4, 2, (1, 4)
@@ -107,7 +106,7 @@ def measure_shares(models: Models, *, repeats: int, seed: int) -> list[dict[str,
         For each setting ``model``, ``setting``, ``seconds_per_step`` by part (that of the quickest of the repeats), and
         ``floor``: floating-point operations of the base, by `matmul_rate`.
     """
-    rows, rate = [], matmul_rate(device_of(models.denoiser))
+    rows, rate = [], matmul_rate(models.denoiser.device)
     for name, setting in [*_known(models, SETTINGS), *_known(models, LM_SETTINGS)]:
         if setting.energy == "plain":
             continue
@@ -128,7 +127,7 @@ def _measure(
     settings, names = dict(_known(models, table)), list(table)
     runs = {name: _run(models, setting, batch_size, seed) for name, setting in settings.items()}
     seconds = time_in_turns(runs, repeats)
-    device = device_of(models.denoiser)
+    device = models.denoiser.device
     peaks = {name: peak_memory(device, run)[0] for name, run in runs.items()}
     rows = []
     for name, setting in settings.items():
@@ -148,7 +147,7 @@ def _measure(
 
 def _measure_once(models: Models, name: str, setting: Setting, seed: int) -> dict[str, Any]:
     run = _run(models, setting, 1, seed)
-    peak = peak_memory(device_of(models.denoiser), run)[0]
+    peak = peak_memory(models.denoiser.device, run)[0]
     steps = setting.options["num_steps"]
     return {"model": models.name, "setting": name, "batch_size": 1, "num_steps": steps, "peak_memory_bytes": peak}
 
