@@ -93,6 +93,8 @@ class Config:
             several = isinstance(value, str | list | tuple)
             if several and len(value) < least:
                 raise ValueError(f"{option.name} must not be empty, got {shown(value)}")
+            if several and "" in [*value]:
+                raise ValueError(f"{option.name} must hold no empty text, got {shown(value)}")
             for number in value if several else [value]:
                 if isinstance(number, int) and not isinstance(number, bool):
                     check_least(1 if several else int(least), **{option.name: number})

@@ -343,3 +343,7 @@ def test_one_word_is_a_list_of_one_and_what_is_no_list_is_text():
     assert config.num_steps == (4,) and config.orders == ("random",)
     _, config = parse(["choose", "--text", "the <mask>", "--options", "[a", "[1] first", "c: d"])
     assert config.options == ("[a", "[1] first", "c: d")
+    wrong = {"--num_steps 2 []": "num_steps must not be empty", "--energy a ''": "energy must hold no empty text"}
+    for words, message in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            parse(["evaluate", "--denoiser", "d", *shlex.split(words)])

@@ -154,6 +154,18 @@ def test_an_evaluation_measures_framed_text_and_samples(kind, tmp_path):
     assert all(len(words) == LENGTH for words in examples)
 
 
+def test_rows_from_nothing_need_a_first_token(tmp_path):
+    denoiser = shifted()
+    denoiser.prefix_ids = ()
+    with pytest.raises(ValueError, match="rows from nothing need prefix_ids of a denoiser with shifted outputs"):
+        edlm.EnergySampler(denoiser, num_steps=2).sample(1, LENGTH, seeds=[0])
+    save_blocks(TokenBlocks(TEXT, 16, TEXT.numel(), 0, 99, torch.arange(16)), tmp_path / "valid.safetensors")
+    options = {"num_rows": 4, "num_steps": (2,), "orders": ("bisecting",)}
+    with pytest.raises(ValueError, match="measure must leave out judge, samples, time: rows from nothing"):
+        evaluate(denoiser, [], str(tmp_path), **options)
+    assert len(evaluate(denoiser, [], str(tmp_path), measure=("bounds",), **options).rows) == 1
+
+
 def test_own_samples_are_blocks_without_their_frame():
     denoiser = framed()
     seen = listening(denoiser)

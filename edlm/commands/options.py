@@ -190,6 +190,8 @@ def _gathered(words: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
     for name, values in several.items():
         is_text, is_list = str in _parts_of(hints[name]), len(values) == 1 and _is_one_value(values[0], hints[name])
         if len(values) > 1 or is_list:
+            if "[]" in values:
+                raise ValueError(f"{name} must not be empty, got []")
             plain = [str(part) for value in values for part in _listed(value)]
             values = [f"[{', '.join(json.dumps(x) if is_text else x for x in plain)}]"]
         place = gathered.index(f"--{name}")

@@ -157,6 +157,9 @@ def _read_table(content: IO[bytes], path: Path, text_field: str, separator: str,
         columns = reader.fieldnames or []
         if text_field not in columns:
             raise ValueError(f"text_field must be a column of {path} ({', '.join(columns)}), got {text_field!r}")
+        if columns.count(text_field) > 1:
+            got = f"several of {text_field!r} ({', '.join(columns)})"
+            raise ValueError(f"text_field must be one column of {path}, got {got}")
         for row in reader:
             if row[text_field] is None:
                 raise ValueError(

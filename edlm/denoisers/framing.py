@@ -36,8 +36,9 @@ def empty_rows(denoiser: Denoiser, number: int, length: int, device: torch.devic
     """Rows of masks, ``[number, length]``, in the denoiser's frame; its prefix, too, where outputs are shifted.
 
     Raises:
-        ValueError: ``length`` leaves no room for a token.
+        ValueError: ``length`` leaves no room for a token; or see `check_begins`.
     """
+    check_begins(denoiser)
     row = torch.full((length,), denoiser.mask_token_id, device=device)
     prefix, suffix = denoiser.vocabulary.frame_ids
     prefix = denoiser.prefix_ids if denoiser.shift else prefix
@@ -46,6 +47,15 @@ def empty_rows(denoiser: Denoiser, number: int, length: int, device: torch.devic
     row[: len(prefix)] = row.new_tensor(prefix)
     row[length - len(suffix) :] = row.new_tensor(suffix)
     return row.repeat(number, 1)
+
+
+def check_begins(denoiser: Denoiser) -> None:
+    """Refuse to begin rows from nothing, by a ValueError, where nothing predicts a first token and none is known."""
+    if denoiser.shift and not denoiser.prefix_ids:
+        raise ValueError(
+            f"rows from nothing need prefix_ids of a denoiser with shifted outputs, since nothing predicts their first "
+            f"token, got a {type(denoiser).__name__} without: give a prompt, or set denoiser.prefix_ids"
+        )
 
 
 def check_blocks(denoiser: Denoiser, *several: TokenBlocks) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,9 +70,16 @@ def as_numbers(values: Any, like: Tensor) -> Tensor:
         ValueError: they are something else, or of another shape.
     """
     try:
+        if isinstance(values, np.ndarray) and values.dtype.kind in "biuf":
+            values = np.ascontiguousarray(values, dtype=float)  # torch takes no views from the end, and no other bytes
         found = torch.as_tensor(values, dtype=like.dtype if isinstance(values, list | tuple) else None)
         found = None if found.is_complex() or found.is_sparse else found.to(like)
-    except (TypeError, ValueError, RuntimeError):  # NotImplementedError, of a tensor without content, is one
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+        RuntimeError,
+    ):  # NotImplementedError, of a tensor without content, is one
         found = None
     if found is None or found.shape != like.shape:
         got = shown(values) if found is None else tuple(found.shape)

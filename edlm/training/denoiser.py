@@ -86,6 +86,9 @@ def run_config(config: TrainDenoiserConfig) -> Denoiser:
     torch.manual_seed(config.trainer.seed)  # weights that a checkpoint lacks are drawn, too
     if config.start_from is not None:
         denoiser = load_denoiser(config.start_from)
+        if not isinstance(denoiser, MaskedLMDenoiser):
+            got = f"a {type(denoiser).__name__}"
+            raise ValueError(f"start_from must be a masked LM of transformers, which can be saved again, got {got}")
         corpus = corpus_of(config.corpus, None if config.replace_vocabulary else denoiser)
         identity["start_from"] = denoiser.identity.revision
         if config.replace_vocabulary:

@@ -650,6 +650,9 @@ def test_a_row_with_more_cells_than_columns_is_refused(tmp_path):
     file.write_text("id,text\n1,a\n2,Once, upon a time\n")
     with pytest.raises(ValueError, match="at most the 2 columns of the first line, got 3 in .*a.csv:3: put text"):
         read_documents(file)
+    file.write_text("text,text\na,b\n")
+    with pytest.raises(ValueError, match="text_field must be one column of .*a.csv, got several of 'text'"):
+        read_documents(file)
     file.write_text('id,text\n1,"Once, upon a time"\n2,b,,\n')  # empty cells say nothing
     assert read_documents(file) == ["Once, upon a time", "b"]
 

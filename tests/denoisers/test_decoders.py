@@ -6,6 +6,7 @@ from torch import nn
 
 from edlm import ResidualHead, SequenceEnergy, load_denoiser
 from edlm.denoisers.decoder import DecoderDenoiser
+from edlm.training import train_denoiser
 from tests.denoisers import published_decoders as published
 from tests.denoisers.decoders import load, padded, some_rows, wrapped
 from tests.energies.heads import decision_of, ranked, step_on
@@ -174,3 +175,10 @@ def test_a_cold_head_reads_the_states(family, tmp_path):
     assert energy.abs().min() > 1e-3 and head.token.weight.grad.abs().max() > 0
     with pytest.raises(ValueError, match="starts from the network of a MaskedLMDenoiser, got a DecoderDenoiser"):
         SequenceEnergy.from_denoiser(denoiser)
+
+
+def test_training_further_needs_a_denoiser_that_can_be_saved(tmp_path):
+    path = published.write("dream", tmp_path)
+    with pytest.raises(ValueError, match="start_from must be a masked LM of transformers.*got a DecoderDenoiser"):
+        train_denoiser(tmp_path, start_from=str(path), output_dir=str(tmp_path / "out"), num_steps=1)
+    assert not (tmp_path / "out").exists()

@@ -15,6 +15,8 @@ NUMBERS = {
     "half": torch.tensor([1.0, 2.0], dtype=torch.float16),
     "integers": [1, 2],
     "NumPy": np.array([1.0, 2.0]),
+    "a NumPy view": np.array([2.0, 1.0])[::-1],
+    "NumPy, other bytes": np.array([1.0, 2.0], dtype=">f4"),
     "NumPy scalars": [np.float32(1), np.int64(2)],
     "bool": (True, 2.0),
 }
@@ -28,6 +30,7 @@ OTHERS = {
     "complex": torch.tensor([1.0 + 1j, 2.0]),
     "sparse": torch.tensor([1.0, 2.0]).to_sparse(),
     "without content": torch.empty(2, device="meta"),
+    "beyond all floats": [1, 10**400],
     "ragged": [[1.0], [1.0, 2.0]],
     "another shape": [[1.0, 2.0]],
     "too few": [1.0],

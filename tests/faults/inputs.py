@@ -91,7 +91,7 @@ HUGE = ("1000000000", "1000000000000", "1" + "0" * 30)
 SAMPLE_WORDS = [
     *(f"--num_samples {value}" for value in NUMBERS),
     *(f"--batch_size {value}" for value in NUMBERS),
-    *(f"--length {value}" for value in (*NUMBERS, *HUGE)),
+    *(f"--length {value}" for value in (*NUMBERS, *HUGE) if value != "null"),  # the default length
     *(f"--max_new_tokens {value}" for value in (*HUGE, "0", "-5", "x")),
     *(f"--seed {value}" for value in ("-1", "x", "1.5", "nan")),
     *(f"--sampler.block_length {value}" for value in ("0", "-1", "x")),

@@ -118,7 +118,10 @@ class EvaluateConfig(Config):
         object.__setattr__(self, "methods", (*(self.methods or ()), *named))
         object.__setattr__(self, "energy", ())  # they are methods now
         for order in self.orders or ():
-            options_of_order(order)
+            try:
+                options_of_order(order)
+            except ValueError as error:
+                raise ValueError(f"orders: {error}") from error
         if self.orders is not None and (unknown := set(self.num_steps_of) - set(self.orders)):
             raise ValueError(f"num_steps_of must name some of the orders {list(self.orders)}, got {sorted(unknown)}")
         object.__setattr__(self, "report", self.report and self.folder is not None)

@@ -17,7 +17,7 @@ from edlm.corpus.blocks import TokenBlocks, load_blocks
 from edlm.corpus.packing import pack_documents
 from edlm.corpus.text import read_documents
 from edlm.denoisers.base import Denoiser
-from edlm.denoisers.framing import check_blocks, rows_of_blocks
+from edlm.denoisers.framing import check_begins, check_blocks, rows_of_blocks
 from edlm.denoisers.loading import SHIPPED, load_denoiser
 from edlm.energies.base import Energy
 from edlm.evaluation.estimates.estimate import TextUnits
@@ -35,6 +35,7 @@ from edlm.processes import join, together
 from edlm.training.checkpoints import fingerprint
 
 logger = logging.getLogger(__name__)
+FROM_NOTHING = {"time", "cost", "samples", "judge", "mauve", "frontier", "energies"}  # stages whose rows begin empty
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ class Lab:
         clustered = blocks.with_stretches()
         if clustered is not blocks:
             logger.warning("%s: fewer than ten documents, so errors are clustered by stretches of them", config.data)
+        if from_nothing := sorted(set(config.measure) & FROM_NOTHING):
+            try:
+                check_begins(denoiser)
+            except ValueError as error:
+                raise ValueError(f"measure must leave out {', '.join(from_nothing)}: {error}") from error
         rows = clustered.draw(config.num_rows, config.seed)
         text = rows.tokens.to(denoiser.device)
         x_0, given = rows_of_blocks(denoiser, text)
