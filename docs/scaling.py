@@ -109,7 +109,7 @@ class Method:
     decided: int  # tokens whose logits are needed, in the mean step
     energy: float  # FLOPs of its energy, a row and step
     weights: int  # parameters of its energy
-    vocabulary: int = 0  # of its LM
+    lm: Transformer | None = None
 
     @property
     def denoiser(self) -> float:
@@ -135,8 +135,8 @@ def scored(model: Transformer) -> float:
 A_STEP, A_HALF = LENGTH // STEPS, LENGTH // 2
 BASE = Method("the denoiser alone", A_STEP, 0.0, 0)
 WITH_HEAD = Method("a head", A_STEP, HEAD.flops(LENGTH, A_STEP), HEAD.parameters)
-WITH_SMALL = Method(SMALL.name, A_HALF, scored(SMALL), SMALL.parameters, SMALL.vocabulary)
-WITH_LARGE = Method(LARGE.name, A_HALF, scored(LARGE), LARGE.parameters, LARGE.vocabulary)
+WITH_SMALL = Method(SMALL.name, A_HALF, scored(SMALL), SMALL.parameters, SMALL)
+WITH_LARGE = Method(LARGE.name, A_HALF, scored(LARGE), LARGE.parameters, LARGE)
 METHODS = (BASE, WITH_HEAD, WITH_SMALL, WITH_LARGE)
 
 
@@ -147,12 +147,12 @@ def answer_bytes() -> int:
 
 
 SCORED_AT_ONCE = 16  # texts in a pass of an LM in the same process: `batch_size` of a TextEnergy
-SCORING = 2 + 4 + 4  # bytes of an entry of its logits: bf16, float32, their log-softmax
+SCORING = 2 + 4 + 4  # bytes of an entry of its logits, which are computed in parts: bf16, float32, their exponentials
 
 
-def activations() -> float:
-    """Bytes of a row in a pass of the denoiser: its stream, queries, keys, values and inner states, bf16."""
-    return 2 * LENGTH * (6 * LLADA.width + 3 * LLADA.inner)
+def activations(model: Transformer = LLADA) -> float:
+    """Bytes of a row in a pass of a model: its stream, queries, keys, values and inner states, bf16."""
+    return 2 * LENGTH * (6 * model.width + 3 * model.inner)
 
 
 def drawing_bytes() -> int:
@@ -166,8 +166,10 @@ def bound_bytes() -> int:
 
 
 def scoring_bytes(method: Method) -> int:
-    """Bytes of the logits of a pass of the energy's LM."""
-    return SCORED_AT_ONCE * LENGTH * method.vocabulary * SCORING
+    """Bytes of a pass of the energy's LM: a part of its logits, and its activations."""
+    if method.lm is None:
+        return 0
+    return rows_at_once(1, torch.device("cuda")) * SCORING + SCORED_AT_ONCE * activations(method.lm)
 
 
 def rows_that_fit(method: Method) -> int:
@@ -240,7 +242,7 @@ def of_memory() -> str:
         for m in METHODS
     ]
     return table(
-        "| decided by | GB of weights | MB of activations a row | GB of logits | GB of the LM's logits | rows |", rows
+        "| decided by | GB of weights | MB of activations a row | GB of logits | GB of a pass of the LM | rows |", rows
     )
 
 
@@ -332,7 +334,8 @@ written in {STEPS} steps, {A_STEP} a step; there are k = {CANDIDATES} candidates
 {of_models()}
 
 Weights are taken to be loaded in bf16: `dtype=torch.bfloat16` of `load_denoiser` and `TextEnergy.from_causal_lm`,
-`--denoiser_dtype bfloat16` of the commands. The default is float32, with twice the bytes and a multiple of the time. A FLOP is a multiplication or an addition; a token costs 2 for each weight of a matrix, and
+`--denoiser_dtype bfloat16` of the commands. The default is float32, with twice the bytes and a multiple of the
+time. A FLOP is a multiplication or an addition; a token costs 2 for each weight of a matrix, and
 attention to {LENGTH} tokens. The vocabulary of {LLADA.vocabulary:,} makes the output layer {output_share:.0%} of
 a token, so it is applied only where tokens are decided. A denoiser that sees both sides has no cache of keys and
 values: every step reads all
@@ -356,10 +359,9 @@ less in proportion; fewer steps help all methods alike. Tokens a second are thos
 
 Tokens are drawn from {rows_at_once(1, torch.device("cuda")):,} logits at a time, with {DRAWING} bytes each
 (log-probabilities in float32, their exponentials, their sums in float64), whatever the batch.
-**The LM's logits break first**: an LM in the same process has {SCORED_AT_ONCE} x {LENGTH} x its own vocabulary
-x {SCORING} bytes while it scores {SCORED_AT_ONCE} texts at once. The last column is the batch that fits in the
-remaining memory with a tenth of it free, by activations alone; the ways out are a smaller `batch_size` of the
-`TextEnergy`, and a server for the LM. A likelihood bound of candidates holds the whole table of a decision, up to
+An LM in the same process reads {SCORED_AT_ONCE} texts at once, whose logits are computed in parts, too. The last
+column is the batch that fits in the remaining memory with a tenth of it free: **the first bottleneck is time**, not
+memory. A likelihood bound of candidates holds the whole table of a decision, up to
 {bound_bytes() / 1e9:.1f} GB a row. No method is bound by memory's speed: reading the
 denoiser's weights takes {1000 * reading:.0f} ms, computing one row {1000 * computing:.0f} ms.
 

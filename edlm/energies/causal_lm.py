@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
@@ -16,6 +15,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from edlm.denoisers.checkpoint import Checkpoint, check_finite
 from edlm.energies.mdlm_causal_lm import MDLMCausalLM
+from edlm.energies.next_token import NextToken
 from edlm.energies.text_scorer import TextScorer
 from edlm.files import reading
 from edlm.hub import finding, load_tokenizer
@@ -173,6 +173,7 @@ class CausalScorer(TextScorer):
         self.tokenizer = tokenizer
         self.bos_token_id = bos_token_id
         self.max_positions = max_positions or getattr(config, "max_position_embeddings", None)
+        self._next_token = NextToken(model)
 
     @property
     def has_eos(self) -> bool:
@@ -208,11 +209,11 @@ class CausalScorer(TextScorer):
         read = targets.roll(1, dims=1)
         read[:, 0] = self.bos_token_id
         read = read.masked_fill(~is_token, self.bos_token_id)  # hidden by the mask: any id will do
-        logits = self.model(input_ids=read, attention_mask=is_token.long(), use_cache=False).logits
-        losses = F.cross_entropy(
-            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=NOT_SCORED, reduction="none"
-        )
-        return losses.view_as(targets).cpu().double().sum(1), torch.tensor([len(row) for row in batch])
+        everywhere, options = torch.arange(targets.shape[1], device=targets.device), {"use_cache": False}
+        options["attention_mask"] = is_token.long()
+        log_p = self._next_token.log_prob(read, everywhere, targets.where(is_token, 0), **options)
+        nats = -torch.where(is_token, log_p, 0.0).cpu().double().sum(1)
+        return nats, torch.tensor([len(row) for row in batch])
 
 
 def first_token(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,14 +23,16 @@ class NextToken:
 
     Where the model's logits are what a linear layer gives, they are computed for some states at a time, on a CPU also
     for a part of the vocabulary at a time, and summed up: faster than all at once, and they are never there as a whole.
-    Whether they are, the first call finds out; models that change them after that layer are run as they are.
+    Whether they are, the first call finds out from two tokens; models that change them after that layer are run as they
+    are.
 
     Args:
-        model: Takes ``logits_to_keep``.
+        model: A causal LM; one that takes no ``logits_to_keep`` computes logits at all positions.
     """
 
     def __init__(self, model: PreTrainedModel):
         self.model = model
+        self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._is_last: bool | None = None  # whether the output layer is a linear one, and the last thing that is done
 
     @property
@@ -49,32 +52,32 @@ class NextToken:
         Returns:
             At least float32, ``[n, kept]``.
         """
-        layer, options = self.model.get_output_embeddings(), {"logits_to_keep": keep, **options}
+        layer = self.model.get_output_embeddings()
+        options |= {"logits_to_keep": keep} if self._keeps else {}
+        kept = slice(None) if self._keeps else keep
         if self._is_last is None:
-            logits = self._first_logits(layer, tokens, **options)
-        elif not self._is_last:
-            logits = self.model(tokens, **options).logits
-        else:
-            with _passing_by(layer) as entering:
-                self.model(tokens, **options)
-            states, device = entering[0].flatten(0, 1), targets.device
-            width = TOKENS_AT_ONCE if device.type == "cpu" else layer.out_features
-            size = rows_at_once(width, device, of_cpu=STATES_AT_ONCE * TOKENS_AT_ONCE)
-            parts = zip(states.split(size), targets.flatten().split(size), strict=True)
-            return torch.cat([_log_prob(layer, *part, width) for part in parts]).view(targets.shape)
-        logits = logits.to(at_least_float32(logits))
-        return logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
+            self._is_last = self._gives_logits(layer, tokens[:1, :2])
+        if not self._is_last:
+            logits = self.model(input_ids=tokens, **options).logits[:, kept]
+            logits = logits.to(at_least_float32(logits))
+            return logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
+        with _passing_by(layer) as entering:
+            self.model(input_ids=tokens, **options)
+        states, device = entering[0][:, kept].flatten(0, 1), targets.device
+        width = TOKENS_AT_ONCE if device.type == "cpu" else layer.out_features
+        size = rows_at_once(width, device, of_cpu=STATES_AT_ONCE * TOKENS_AT_ONCE)
+        parts = zip(states.split(size), targets.flatten().split(size), strict=True)
+        return torch.cat([_log_prob(layer, *part, width) for part in parts]).view(targets.shape)
 
-    def _first_logits(self, layer: nn.Module | None, tokens: Tensor, **options: Any) -> Tensor:
+    def _gives_logits(self, layer: nn.Module | None, tokens: Tensor) -> bool:
+        """Whether a layer is a plain linear one, whose outputs are the model's logits of these few tokens."""
         # Subclasses may hold weights in other forms; so may modules whose forward was replaced, or has no weights yet.
         if type(layer) is not nn.Linear or "forward" in vars(layer) or layer.weight.is_meta:
-            self._is_last = False
-            return self.model(tokens, **options).logits
+            return False
         left = []
         with layer.register_forward_hook(lambda module, args, output: left.append(output)):
-            logits = self.model(tokens, **options).logits
-        self._is_last = len(left) == 1 and left[0].shape == logits.shape and torch.equal(left[0].to(logits), logits)
-        return logits
+            logits = self.model(input_ids=tokens).logits
+        return len(left) == 1 and left[0].shape == logits.shape and torch.equal(left[0].to(logits), logits)
 
 
 @contextmanager

@@ -124,6 +124,7 @@ def test_prefix_is_read_once_a_row_and_duplicates_once(max_tokens):
     fills = torch.tensor([[[0, 1, 2], [4, 4, 1], [0, 1, 2], [0, 1, 3]], [[2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 3]]])
     decision = decide(wide_denoiser(), x_t, torch.cat([x_t[:, None, :4].expand(-1, 4, -1), fills], 2))
     energy = AutoregressiveEnergy(model, bos_token_id=LM_BOS, max_tokens_per_pass=max_tokens)
+    energy(decision)  # the first call looks at the model, too
     passes = tokens_read(model)
     logits = []
     model.lm_head.register_forward_hook(lambda m, args, out: logits.append(args[0].shape[:-1].numel()))

@@ -14,6 +14,18 @@ def gpt2():
     return GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, n_embd=8, n_layer=1, n_head=2, n_positions=16))
 
 
+class Older(GPT2LMHeadModel):
+    """It computes logits at all positions."""
+
+    def forward(self, input_ids, attention_mask=None, **options):
+        assert "logits_to_keep" not in options
+        return super().forward(input_ids, attention_mask=attention_mask, **options)
+
+
+def older():
+    return Older(GPT2Config(vocab_size=VOCAB, n_embd=8, n_layer=1, n_head=2, n_positions=16))
+
+
 def opt():
     """Its states are projected to the embeddings' size before the output layer."""
     sizes = {"hidden_size": 8, "word_embed_proj_dim": 4, "ffn_dim": 8, "num_hidden_layers": 1}
@@ -33,7 +45,9 @@ def mdlm():
 
 @torch.no_grad()
 @pytest.mark.parametrize(("states_at_once", "tokens_at_once"), [(512, 2048), (3, 4), (1, 11), (512, 1)])
-@pytest.mark.parametrize(("make", "in_parts"), [(gpt2, True), (opt, True), (capped, False), (mdlm, False)])
+@pytest.mark.parametrize(
+    ("make", "in_parts"), [(gpt2, True), (older, True), (opt, True), (capped, False), (mdlm, False)]
+)
 def test_parts_add_up_to_the_whole(make, in_parts, states_at_once, tokens_at_once, monkeypatch):
     monkeypatch.setattr("edlm.energies.next_token.STATES_AT_ONCE", states_at_once)
     monkeypatch.setattr("edlm.energies.next_token.TOKENS_AT_ONCE", tokens_at_once)
@@ -51,7 +65,7 @@ def test_parts_add_up_to_the_whole(make, in_parts, states_at_once, tokens_at_onc
     layer.register_forward_hook(lambda module, args, logits: widths.append(logits.shape[-1]))
     for _ in range(2):
         torch.testing.assert_close(next_token.log_prob(tokens, keep, targets[:, :2]), truth)
-    assert widths == ([VOCAB, 0] if in_parts else [VOCAB] * 2 if make is capped else [])
+    assert widths == ([VOCAB, 0, 0] if in_parts else [VOCAB] * 3 if make is capped else [])
     again = model(tokens).logits.log_softmax(-1)[:, keep].gather(-1, targets[:, :2, None])[..., 0]
     assert torch.equal(again, truth)  # the model is as it was
 

@@ -69,6 +69,7 @@ def test_rows_with_and_without_a_known_prefix_share_a_call(name):
     assert prefixes_of(scorer, memory) is prefixes and prefixes_of(scorer, None) is None
     generator, passes = torch.Generator().manual_seed(4), read_tokens(energy)
     tokens, rows = torch.randint(0, MASK, (3, 12), generator=generator), torch.arange(3).repeat_interleave(2)
+    scorer.sum_terms(tokens, torch.ones_like(tokens).bool(), torch.arange(3))  # the first call looks at the model, too
     # First scored position, and the passes over prefixes: BOS and 5 tokens; none; two more, and a whole one for the row
     # that has come in another's place; all again, since what is known is longer; four more.
     for first, expected in ((5, [(3, 6)]), (5, []), (7, [(2, 2), (1, 8)]), (6, [(3, 7)]), (10, [(3, 4)])):

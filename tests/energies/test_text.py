@@ -108,6 +108,7 @@ def test_each_row_is_judged_as_if_alone():
 def test_identical_texts_are_scored_once():
     model, decision = causal_lm(), decision_with_gaps()
     energy, read = TextEnergy(model, pairs()), []
+    energy(decision)  # the first call looks at the model, too
     model.register_forward_pre_hook(lambda m, args, kwargs: read.extend(kwargs["input_ids"]), with_kwargs=True)
     energy(decision)
     texts = {spell(row) for r in (0, 2, 3) for row in decision.candidates[r].tolist()}

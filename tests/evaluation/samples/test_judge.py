@@ -113,9 +113,12 @@ def test_rows_are_padded_on_the_right_whatever_the_tokenizer_says(options):
     model, passes = random_model(), []
     model.register_forward_pre_hook(lambda _, args, kwargs: passes.append(kwargs), with_kwargs=True)
     judged = Judge(model, words).score(TEXTS)
-    mask = passes[0]["attention_mask"]
-    assert len(passes) == 1 and mask.sum(1).tolist() == sorted(LENGTHS, reverse=True)[:-1]  # BOS for the last token
-    assert torch.equal(mask, mask.sort(1, descending=True).values) and (passes[0]["input_ids"][:, 0] == 0).all()
+    first, whole = passes  # the first one looks at the model
+    mask = whole["attention_mask"]
+    assert (
+        first["input_ids"].shape == (1, 2) and mask.sum(1).tolist() == sorted(LENGTHS, reverse=True)[:-1]
+    )  # BOS for the last token
+    assert torch.equal(mask, mask.sort(1, descending=True).values) and (whole["input_ids"][:, 0] == 0).all()
     torch.testing.assert_close(judged.nats, by_hand(random_model()), rtol=0, atol=1e-5)
 
 
