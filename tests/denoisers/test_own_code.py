@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edlm import load_denoiser, wrap_denoiser
+from edlm.denoisers.identity import weights_fingerprint
 from edlm.denoisers.logits import LogitsDenoiser
 from edlm.denoisers.vocabulary import Vocabulary
 from edlm.diffusion.slots import Slots
@@ -158,7 +159,8 @@ def test_modules_that_predict_clean_tokens(time_conditioned, returns):
     options = {"time_conditioned": time_conditioned, "returns": returns}
     denoiser = wrap_denoiser(module, family="x0_prediction", mask_token_id=6, **options)
     assert (denoiser.mask_token_id, denoiser.vocab_size, denoiser.family) == (6, 6, "x0_prediction")
-    assert denoiser.time_conditioned == time_conditioned and denoiser.identity is not None
+    assert denoiser.time_conditioned == time_conditioned
+    assert denoiser.identity.revision == weights_fingerprint(module)
     lengths, t = (3, 7, 20), torch.tensor([0.3, 0.9, 0.5]).double()
     x_t = torch.randint(0, 6, (3, 20), generator=torch.Generator().manual_seed(2))
     x_t[:, [0, 2]] = 6

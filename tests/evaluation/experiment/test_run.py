@@ -107,7 +107,7 @@ def test_everything_is_measured_once_and_read_back(tmp_path, monkeypatch):
     assert [repr(point.entropy_nats) for point in second.points] == [repr(p.entropy_nats) for p in first.points]
     assert [torch.equal(a, b) for a, b in zip(second.centred, first.centred, strict=True)] == [True, True]
     for row in first.rows:
-        assert len(row.notes["seconds_of_batches"]) == 2 and row["flops_per_sequence"].value >= 0
+        assert len(row.notes["seconds_of_batches"]) == 2 and "flops_per_sequence" in row.metrics
         assert row["entropy_nats"].n == 6 and row.notes["judged_cut"] == 2 and row.notes["judge"] == "wise"
 
 
