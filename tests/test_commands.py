@@ -12,7 +12,16 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from edlm import AutoregressiveEnergy, EnergySampler, ResidualHead, SequenceEnergy, load_denoiser, load_energy, training
+from edlm import (
+    AutoregressiveEnergy,
+    EnergySampler,
+    ResidualHead,
+    SequenceEnergy,
+    load_denoiser,
+    load_energy,
+    training,
+    wrap_denoiser,
+)
 from edlm.cli import main
 from edlm.corpus.blocks import load_blocks
 from edlm.corpus.prepared import PreparedCorpus
@@ -207,7 +216,7 @@ def test_training_from_python_returns_what_it_saves(runs, tmp_path, capsys):
     options = {"output_dir": str(tmp_path / "e"), **TRAINER, "learning_rate": 1e-12}
     energy = training.train_energy(made, corpus, kind="nce", **options)
     energy.check_denoiser(made)
-    assert "nothing learned so far" in capsys.readouterr().err
+    assert "no gain over the denoiser alone so far" in capsys.readouterr().err
     longer = training.train_energy(made, corpus, kind="nce", **{**options, "num_steps": 8})
     assert json.loads((tmp_path / "e/log.jsonl").read_text().splitlines()[-1])["step"] == 8
     assert type(longer) is SequenceEnergy
@@ -614,3 +623,16 @@ def test_info_describes_a_denoiser_and_an_energy(capsys, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "strange"}')
     edlm("info", str(tmp_path), code=2)
     assert "model_type 'strange'" in capsys.readouterr().err
+
+
+def test_a_module_without_states_gets_a_markov_head(runs, tmp_path, capsys):
+    corpus = PreparedCorpus.load(runs / "text")
+    size = len(corpus.tokenizer)
+    module = torch.nn.Sequential(torch.nn.Embedding(size + 1, 4), torch.nn.Linear(4, size))
+    options = {"family": "x0_prediction", "vocab_size": size, "time_conditioned": False}
+    denoiser = wrap_denoiser(module, corpus.tokenizer, **options)
+    options = {"output_dir": str(tmp_path / "m"), **TRAINER, "neighbours": {"reads_states": False}}
+    head = training.train_energy(denoiser, corpus, "markov", **options)
+    assert not head.reads_hidden and "gain" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="LogitsDenoiser keeps no hidden states, which heads read"):
+        training.train_energy(denoiser, corpus, "markov", **{**options, "neighbours": {}})

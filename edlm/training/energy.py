@@ -26,7 +26,7 @@ from edlm.energies.residual_head import ResidualHead
 from edlm.energies.scalar_head import ScalarHead
 from edlm.energies.sequence import SequenceEnergy
 from edlm.processes import from_main_process
-from edlm.training.gains import measure_gains
+from edlm.training.gains import LEAST_ROWS, measure_gains
 from edlm.training.mixtures import EnergyObjectiveConfig
 from edlm.training.objectives import EnergyObjective
 from edlm.training.options import describe, split_options
@@ -89,7 +89,7 @@ def train_energy(
         corpus: A prepared corpus, its folder, or text, see `corpus_of`.
         kind: See `TrainEnergyConfig`.
         trainer: The run; by default of the ``options`` that are `TrainerConfig`'s, such as ``output_dir``.
-        options: Other fields of `TrainEnergyConfig`.
+        options: Other fields of `TrainEnergyConfig`; those of ``head``, ``neighbours`` and ``objective`` as dicts, too.
 
     Returns:
         The energy with its averaged weights, as it is saved in ``output_dir/final``.
@@ -148,6 +148,9 @@ def run_config(config: TrainEnergyConfig) -> PretrainedEnergy:
 
 def _record_gains(energy: PretrainedEnergy, gains: tuple[SettingGain, ...], path: Path) -> None:
     """Keep with a saved energy what it gains; all processes call this alike."""
+    if not gains:
+        PartialState().print(f"gains are not measured: fewer than {LEAST_ROWS} held-out blocks of different documents")
+        return
     energy.trained_for = replace(energy.trained_for, gains=gains)
     PartialState().wait_for_everyone()  # until all have read it
     from_main_process(partial(energy.save_pretrained, path))

@@ -105,7 +105,7 @@ class RunLog:
                 file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
         if split == "valid":
             gain = next((value for name, value in metrics.items() if name.startswith("gain")), math.inf)
-            words = "" if gain >= 0.001 else "; nothing learned so far: no better than the denoiser alone"
+            words = "" if gain >= 0.001 else "; no gain over the denoiser alone so far, in these decisions"
             numbers = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
             self.say(f"step {self.state.step}: validation loss {values['loss']:.4f}, {numbers}{words}")
         named = {f"{split}/{name}": value for name, value in {**values, **extra}.items()}

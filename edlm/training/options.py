@@ -1,17 +1,19 @@
 """Options of training from Python, and the record of a run."""
 
 import platform
-from dataclasses import asdict, fields
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
 from importlib.metadata import version
 from typing import Any
 
 from edlm import __version__
 from edlm.energies.head_settings import HeadOptions
+from edlm.energies.neighbour_head import NeighbourOptions
 from edlm.rules import check_names
 from edlm.training.mixtures import EnergyObjectiveConfig
 from edlm.training.trainer_config import TrainerConfig
 
-_OPTIONS = (EnergyObjectiveConfig, HeadOptions)
+_OPTIONS = (EnergyObjectiveConfig, HeadOptions, NeighbourOptions)
 
 
 def split_options(
@@ -31,6 +33,9 @@ def split_options(
             f"trainer or output_dir (and other fields of TrainerConfig) must be given, got {sorted(names)}"
         )
     others = {name: value for name, value in options.items() if name not in names}
+    for field in fields(config):
+        if is_dataclass(field.default_factory) and isinstance(others.get(field.name), Mapping):
+            others[field.name] = field.default_factory(**others[field.name])
     return trainer or TrainerConfig(**{name: options[name] for name in names}), others
 
 

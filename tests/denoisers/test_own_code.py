@@ -15,6 +15,7 @@ from edlm.denoisers.vocabulary import Vocabulary
 from edlm.diffusion.slots import Slots
 from tests.denoisers import published_blocks
 from tests.denoisers import published_decoders as published
+from tests.denoisers.test_framing import bert_tokenizer
 
 # A folder's own code: leaves a trace where it runs, and gives logits that tell it from the published network.
 CONFIGURATION = """
@@ -214,3 +215,12 @@ def test_smdm_has_one_mask_only():
 def test_a_logits_denoiser_takes_only_declared_attributes():
     with pytest.raises(TypeError, match="shifts"):
         LogitsDenoiser(Table(), lambda *_: None, Vocabulary(6, 6), shifts=True)
+
+
+def test_a_module_writes_no_special_tokens():
+    words = bert_tokenizer()
+    module = torch.nn.Sequential(torch.nn.Embedding(len(words) + 1, 4), torch.nn.Linear(4, len(words)))
+    options = {"family": "x0_prediction", "vocab_size": len(words), "time_conditioned": False}
+    denoiser = wrap_denoiser(module, words, **options)
+    never = {words.mask_token_id, words.cls_token_id, words.sep_token_id, words.unk_token_id, words.pad_token_id}
+    assert denoiser.mask_token_id == len(words) and never <= {*denoiser.vocabulary.impossible}

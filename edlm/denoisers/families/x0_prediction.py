@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from edlm.corpus.tokens import never_in_text
 from edlm.denoisers.base import Denoiser
 from edlm.denoisers.checkpoint import Checkpoint
 from edlm.denoisers.families.family import Family, LoadOptions, unwrap_logits
@@ -46,7 +47,9 @@ def wrap(
         output = unwrap_logits(module(x_t, t) if time_conditioned else module(x_t))
         return output.log() if returns == "probabilities" else output
 
-    vocabulary = Vocabulary.of(tokenizer, vocab_size, mask_token_id, eos_token_id=token_id(tokenizer, "eos"))
+    never = () if tokenizer is None else (token for token in never_in_text(tokenizer) if token < vocab_size)
+    others = {"impossible": tuple(never), "eos_token_id": token_id(tokenizer, "eos")}
+    vocabulary = Vocabulary.of(tokenizer, vocab_size, mask_token_id, **others)
     return LogitsDenoiser(module, unpadded(run), vocabulary, time_conditioned=time_conditioned, max_length=max_length)
 
 
