@@ -83,7 +83,7 @@ def test_sequences_from_nothing_begin_as_the_denoiser_reads_them(kind):
     with pytest.raises(
         ValueError, match=f"length must be above the {least} tokens that frame each sequence, got {least}"
     ):
-        empty_rows(denoiser, 1, least, torch.device("cpu"))
+        empty_rows(denoiser, 1, least)
 
 
 @each

@@ -32,14 +32,14 @@ def blocks_of_rows(denoiser: Denoiser, rows: Tensor) -> Tensor:
     return rows[:, len(frame.prefix) : rows.shape[1] - len(frame.suffix)]
 
 
-def empty_rows(denoiser: Denoiser, number: int, length: int, device: torch.device) -> Tensor:
+def empty_rows(denoiser: Denoiser, number: int, length: int) -> Tensor:
     """Rows of masks, ``[number, length]``, in the denoiser's frame; its prefix, too, where outputs are shifted.
 
     Raises:
         ValueError: ``length`` leaves no room for a token; or see `check_begins`.
     """
     check_begins(denoiser)
-    row = torch.full((length,), denoiser.mask_token_id, device=device)
+    row = torch.full((length,), denoiser.mask_token_id, device=denoiser.device)
     prefix, suffix = denoiser.vocabulary.frame_ids
     prefix = denoiser.prefix_ids if denoiser.shift else prefix
     if length <= (fixed := len(prefix) + len(suffix)) and fixed:

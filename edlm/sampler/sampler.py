@@ -94,7 +94,7 @@ class EnergySampler(Kernel):
         check_least(0, num_samples=num_samples, length=length)
         check_least(1, batch_size=batch_size)
         check_length(length, self.denoiser.max_length)
-        x_t = empty_rows(self.denoiser, num_samples, length, self.denoiser.device)
+        x_t = empty_rows(self.denoiser, num_samples, length)
         seeds = row_seeds(num_samples, seeds, generator)
         size = batch_size or max(1, num_samples)
         starts = range(0, max(1, num_samples), size)
