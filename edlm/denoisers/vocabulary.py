@@ -125,7 +125,8 @@ class Vocabulary:
         if self.tokenizer is None:
             raise ValueError(f"text needs a denoiser with a tokenizer, got one without, and {shown(text)}")
         tokens = self.tokenizer(check_unicode("text", text), **PLAIN)["input_ids"]
-        kept = [token for token in tokens if token not in self.impossible and token != self.mask_token_id]
+        never = {*self.impossible, self.mask_token_id}
+        kept = [token for token in tokens if token not in never]
         return kept, len(tokens) - len(kept)
 
     def check_blocks(self, *several: TokenBlocks) -> None:
