@@ -45,9 +45,13 @@ def apply_to_few(layer: nn.Module, x: Tensor, most: int = FEW) -> Tensor:
     return product.t().contiguous().view(*x.shape[:-1], -1)
 
 
-def _can_exchange(layer: nn.Module, x: Tensor) -> bool:
-    """Whether a layer does nothing but multiply by weights that are there as they are, on a CPU."""
+def is_plain_linear(layer: nn.Module) -> bool:
+    """Whether a layer does nothing but multiply by weights that are there as they are, and add a bias."""
     if type(layer) is not nn.Linear or type(layer.weight) is not nn.Parameter or "forward" in vars(layer):
         return False
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return x.device.type == layer.weight.device.type == "cpu" and not any(hooks)
+    return not any(hooks)
+
+
+def _can_exchange(layer: nn.Module, x: Tensor) -> bool:
+    return is_plain_linear(layer) and x.device.type == layer.weight.device.type == "cpu"

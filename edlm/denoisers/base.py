@@ -48,9 +48,7 @@ class Denoiser(ShortRepr, nn.Module, ABC):
         block_size: Tokens that are written together, left to right block by block; None without blocks.
 
     Attributes:
-        family: Name of the family it was loaded or wrapped as, or None.
-        vocabulary, shift, time_conditioned, max_length, block_size: As given.
-        vocab_size, mask_token_id: Of the vocabulary.
+        family: Name of the family it was loaded or wrapped as, or None. Others: as given, or of the vocabulary.
         prefix_ids, suffix_ids, is_framed, eos_token_id, tokenizer: Of the vocabulary; may be set.
     """
 
@@ -90,6 +88,11 @@ class Denoiser(ShortRepr, nn.Module, ABC):
     @abstractmethod
     def decode(self, features: Tensor) -> Tensor:
         """Unnormalised logits ``[n, vocab_size]`` of features ``[n, width]``."""
+
+    @property
+    def output_layer(self) -> tuple[Callable[[Tensor], Tensor], nn.Linear] | None:
+        """What `decode` begins with, and the linear layer that it ends with; None if it is not known to end so."""
+        return None
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Input embeddings of tokens, shape ``[..., hidden_size]``; for energies that read states."""
@@ -197,11 +200,7 @@ class Denoiser(ShortRepr, nn.Module, ABC):
         return t, rows
 
     def possible(self, logits: Tensor) -> Tensor:
-        """Logits ``[n, vocab_size]`` as they are drawn from: impossible columns are ``-inf``; a new tensor.
-
-        Raises:
-            ValueError: another width.
-        """
+        """Logits ``[n, vocab_size]`` as they are drawn from, in a new tensor: impossible columns are ``-inf``."""
         if logits.shape[-1] != self.vocab_size:
             raise ValueError(f"logits must have vocab_size = {self.vocab_size} columns, got {logits.shape[-1]}")
         if logits.dtype in (torch.float16, torch.bfloat16):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from edlm.denoisers.cache import Past
@@ -75,6 +75,10 @@ class DecoderDenoiser(HiddenDenoiser, CachingDenoiser):
 
     def decode(self, features: Tensor) -> Tensor:
         return apply_output_layer(self.network.get_output_embeddings(), features)
+
+    @property
+    def output_layer(self) -> tuple[Callable[[Tensor], Tensor], nn.Linear] | None:
+        return nn.Identity(), self.network.get_output_embeddings()
 
     def embed(self, tokens: Tensor) -> Tensor:
         return super().embed(self._as_fed(tokens))

@@ -12,12 +12,10 @@ from torch import Tensor
 from edlm.diffusion.slots import Slots
 from edlm.energies.base import Energy
 from edlm.energies.decision import Step
-from edlm.energies.proposal import PLAIN, Proposal, draw_categorical
+from edlm.energies.laws import Law, Likeliest, TableLaw
+from edlm.energies.proposal import PLAIN, Proposal
 from edlm.memory import parts_of_table
 from edlm.numerics import precise
-
-Likeliest = tuple[Tensor, Tensor] | None
-"""Tokens and their probabilities, both ``[num_slots, n]``."""
 
 
 class ExactEnergy(Energy):
@@ -104,6 +102,14 @@ class TokenwiseEnergy(ExactEnergy):
             Logits as `Denoiser.decode` gives them (impossible columns included), shape ``[num_slots, vocab_size]``.
         """
 
+    def begin(self, step: Step, round_size: int, uniforms: Tensor) -> Any:
+        """`start` of a step whose tokens are drawn by ``uniforms[num_slots, 2]``."""
+        return self.start(step, round_size)
+
+    def next_law(self, step: Step, state: Any, x_partial: Tensor, slots: Slots) -> Law:
+        """The law of these logits, or an equal one that costs less; arguments as for `next_logits`."""
+        return TableLaw(step.denoiser.possible(self.next_logits(state, x_partial, slots)))
+
     def sample(
         self,
         step: Step,
@@ -114,13 +120,12 @@ class TokenwiseEnergy(ExactEnergy):
     ) -> tuple[Tensor, Likeliest]:
         tokens, tops = torch.empty_like(step.slots.positions), []
 
-        def draw(index: Tensor, logits: Tensor) -> Tensor:
-            log_q = proposal(step.denoiser.possible(logits))
-            tokens[index] = draw_categorical(log_q, uniforms[index.cpu(), :1])[:, 0]
-            tops.append((index, likeliest_of(log_q, num_likeliest)))
+        def draw(index: Tensor, law: Law) -> Tensor:
+            tokens[index], likeliest = law.through(proposal).draw(uniforms[index.cpu()], num_likeliest)
+            tops.append((index, likeliest))
             return tokens[index]
 
-        self._round_by_round(step, round_size, draw)
+        self._round_by_round(step, self.begin(step, round_size, uniforms), round_size, draw)
         if not num_likeliest or not tops:
             return tokens, None
         back = torch.cat([index for index, _ in tops]).argsort()
@@ -129,20 +134,21 @@ class TokenwiseEnergy(ExactEnergy):
     def log_prob(self, step: Step, tokens: Tensor, round_size: int = 1, proposal: Proposal = PLAIN) -> Tensor:
         log_q = precise(torch.zeros(len(tokens), device=tokens.device))
 
-        def read(index: Tensor, logits: Tensor) -> Tensor:
-            law = proposal(step.denoiser.normalize(logits))
-            log_q[index] = precise(law.gather(1, tokens[index, None])[:, 0])
+        def read(index: Tensor, law: Law) -> Tensor:
+            log_q[index] = precise(law.through(proposal).log_prob(tokens[index]))
             return tokens[index]
 
-        self._round_by_round(step, round_size, read)
+        self._round_by_round(step, self.start(step, round_size), round_size, read)
         return step.slots.sum_rows(log_q)
 
-    def _round_by_round(self, step: Step, round_size: int, tokens_of: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """Write ``tokens_of(index of its slots, logits)`` at each round."""
-        state, x_partial = self.start(step, round_size), step.x_t
+    def _round_by_round(
+        self, step: Step, state: Any, round_size: int, tokens_of: Callable[[Tensor, Law], Tensor]
+    ) -> None:
+        """Write ``tokens_of(index of its slots, their law)`` at each round."""
+        x_partial = step.x_t
         for index in step.slots.rounds(round_size):
             slots = step.slots.part(index)
-            x_partial = slots.write(x_partial, tokens_of(index, self.next_logits(state, x_partial, slots)))
+            x_partial = slots.write(x_partial, tokens_of(index, self.next_law(step, state, x_partial, slots)))
 
 
 def draw_tokens(
@@ -151,16 +157,9 @@ def draw_tokens(
     """A token of each slot from the proposal, by uniforms ``[num_slots, 1]``; and the likeliest ones, if asked for."""
     tokens, tops = [], []
     for part in parts_of_table(len(slots), step.denoiser.vocab_size, slots.rows.device):
-        log_q = proposal(step.denoiser.possible(step.denoiser.slot_logits(step.encoding, slots.part(part))))
-        tokens.append(draw_categorical(log_q, uniforms[part.to(uniforms.device)])[:, 0])
-        tops.append(likeliest_of(log_q, num_likeliest))
+        law = TableLaw(step.denoiser.possible(step.denoiser.slot_logits(step.encoding, slots.part(part))))
+        drawn, likeliest = law.through(proposal).draw(uniforms[part.to(uniforms.device)], num_likeliest)
+        tokens.append(drawn)
+        tops.append(likeliest)
     likeliest = tuple(torch.cat(parts) for parts in zip(*tops, strict=True)) if num_likeliest else None
     return torch.cat(tokens), likeliest
-
-
-def likeliest_of(log_q: Tensor, number: int) -> Likeliest:
-    """The likeliest tokens of logits ``[num_slots, vocab_size]`` with their probabilities; None for none."""
-    if not number:
-        return None
-    log_probs, tokens = log_q.log_softmax(-1).topk(min(number, log_q.shape[-1]))
-    return tokens, log_probs.exp()

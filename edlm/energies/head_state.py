@@ -10,6 +10,7 @@ from torch import Tensor
 
 from edlm.diffusion.slots import DenseSlots
 from edlm.energies.decision import Step
+from edlm.energies.head_output import Output
 from edlm.energies.two_stream import Memory
 
 
@@ -53,6 +54,7 @@ class HeadState:
         entering: States that enter the first block at the slots, by rank, ``[rows, n, width]``.
         angles: Of the slots' positions, each ``[rows, n, 1, head_size]``.
         memory: One for each block; decided tokens replace stale states in place.
+        output: Makes laws of what leaves the last block.
         round: Rounds decided so far.
     """
 
@@ -62,6 +64,7 @@ class HeadState:
     entering: Tensor
     angles: tuple[Tensor, ...]
     memory: list[Memory]
+    output: Output
     round: int = 0
 
     @cached_property

@@ -14,7 +14,8 @@ from typing_extensions import Self
 from edlm.denoisers.base import Denoiser
 from edlm.diffusion.slots import Slots
 from edlm.energies.decision import Decision, Step
-from edlm.energies.exact import ExactEnergy, Likeliest
+from edlm.energies.exact import ExactEnergy
+from edlm.energies.laws import Likeliest
 from edlm.energies.neighbours import NUM_DISTANCES, Neighbours
 from edlm.energies.pretrained import PretrainedEnergy
 from edlm.energies.proposal import PLAIN, Proposal

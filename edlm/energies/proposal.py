@@ -96,11 +96,16 @@ def draw_categorical(log_probs: Tensor, uniforms: Tensor) -> Tensor:
         Uniforms and sums in float32 would cut the tail of the law (arXiv:2409.02908); weights in float32 only have
         a relative error of 1e-7 each. MPS has no float64: there the draws are made on the CPU.
     """
-    device, vocab_size = log_probs.device, log_probs.shape[1]
-    work = torch.device("cpu") if device.type == "mps" else device
     largest = log_probs.amax(-1, keepdim=True)
     check_mass(largest)
-    weights, uniforms = (log_probs - largest).exp_().to(work), uniforms.to(work)
+    return draw_by_weight((log_probs - largest).exp_(), uniforms)
+
+
+def draw_by_weight(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """The same by finite weights ``[n, vocab_size]`` that are not negative, and of which a row has one above 0."""
+    device, vocab_size = weights.device, weights.shape[1]
+    work = torch.device("cpu") if device.type == "mps" else device
+    weights, uniforms = weights.to(work), uniforms.to(work)
     if not _runs_pay(len(weights), vocab_size, uniforms.shape[1]):
         return _search(weights.cumsum(1, dtype=torch.float64), uniforms)[0].to(device)
     whole = vocab_size // _RUN * _RUN

@@ -21,13 +21,17 @@ class ScalarHead(Head):
         settings: Its shape. `from_denoiser` makes a head that fits, started warm.
 
     Raises:
-        ValueError: the settings are blind: a scalar that sees no tokens is constant.
+        ValueError: the settings are blind: a scalar that sees no tokens is constant; or list tokens: it has no law.
     """
 
     def __init__(self, settings: HeadSettings):
         super().__init__(settings)
         if settings.blind:
             raise ValueError("blind must be False for a ScalarHead, got True: without the tokens there is no energy")
+        if settings.num_likeliest is not None:
+            raise ValueError(
+                f"num_likeliest must be None for a ScalarHead, got {settings.num_likeliest}: it has no law"
+            )
         self.write = nn.Linear(settings.width, 1, bias=False)
         nn.init.zeros_(self.write.weight)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edlm.energies.exact import Likeliest
+from edlm.energies.laws import Likeliest
 from edlm.energies.proposal import inverse_cdf
 from edlm.numerics import check_mass, precise
 

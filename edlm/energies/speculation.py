@@ -40,19 +40,19 @@ class Window:
     index: Tensor
 
 
-def rounds_ahead(step: Step, round_size: int) -> int:
+def rounds_ahead(step: Step, round_size: int, num_listed: int | None = None) -> int:
     """Rounds that are worth drawing at once, before it is known how well guesses agree; 1: speculation is of no use.
 
     It is where a pass of several rows costs about as much as one of a single row: where it waits for the output layer's
     weights, or for a device, which takes all rounds at once. On a CPU whose cache holds these weights, work that is
     thrown away costs more. Rounds of several tokens are few, and guesses of all their tokens seldom agree.
     """
-    vocab_size, device = step.denoiser.vocab_size, step.x_t.device
-    is_cached = device.type == "cpu" and vocab_size * step.denoiser.hidden_size <= CACHED_ENTRIES
-    if is_cached or round_size > 1:
+    device, rows = step.x_t.device, int((step.slots.counts > 0).sum())
+    width = num_listed or step.denoiser.vocab_size
+    entries = width * step.denoiser.hidden_size * (rows if num_listed else 1)  # each row has its own list
+    if round_size > 1 or (device.type == "cpu" and entries <= CACHED_ENTRIES):
         return 1
-    slots = rows_at_once(vocab_size, device, of_cpu=SLOTS_AT_ONCE * vocab_size)
-    return max(1, slots // max(1, int((step.slots.counts > 0).sum())))
+    return max(1, rows_at_once(width, device, of_cpu=SLOTS_AT_ONCE * width) // max(1, rows))
 
 
 def draw_ahead(

@@ -14,7 +14,8 @@ from torch import Tensor
 from edlm.diffusion.slots import Slots
 from edlm.diffusion.streams import RowGenerators
 from edlm.energies.decision import Decision, Step
-from edlm.energies.exact import Likeliest, draw_tokens
+from edlm.energies.exact import draw_tokens
+from edlm.energies.laws import Likeliest
 from edlm.energies.proposal import decision_of, draw_candidates, draw_categorical, make_decision
 from edlm.numerics import precise
 from edlm.sampler.kernel import Kernel

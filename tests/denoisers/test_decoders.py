@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from edlm import ResidualHead, SequenceEnergy, load_denoiser
+from edlm.denoisers.columns import decoder_of
 from edlm.denoisers.decoder import DecoderDenoiser
 from edlm.training import train_denoiser
 from tests.denoisers import published_decoders as published
@@ -113,6 +114,18 @@ def test_the_mask_has_no_mass_and_the_output_layer_runs_at_masks_only(family, tm
     if denoiser.mask_token_id < denoiser.vocab_size:
         assert torch.isneginf(log_probs[:, denoiser.mask_token_id]).all()
     assert torch.isfinite(log_probs).sum(-1).unique().tolist() == [published.VOCAB - (family != "smdm")]
+
+
+@each
+@torch.no_grad()
+def test_columns_of_the_output_layer_are_decoded_alone(family, tmp_path):
+    denoiser = load(family, published.write(family, tmp_path))
+    features = torch.randn(2, 3, published.WIDTH, generator=torch.Generator().manual_seed(0))
+    tokens = torch.tensor([[2, 0], [1, 3]])
+    every = denoiser.decode(features.flatten(0, 1)).view(2, 3, -1)
+    some = decoder_of(denoiser, tokens)(features)
+    torch.testing.assert_close(some, every.gather(2, tokens[:, None].expand(-1, 3, -1)), rtol=1e-5, atol=1e-5)
+    assert denoiser.output_layer
 
 
 @each

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from edlm import load_denoiser
+from edlm.denoisers.columns import decoder_of
 from edlm.diffusion.slots import Slots
 from tests.denoisers import published
 from tests.denoisers.plain_dit import plain_logits
@@ -141,6 +142,11 @@ def test_hidden_states_embeddings_and_output_layer(name, tmp_path):
     denoiser.network.output_layer.linear.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     denoiser.log_probs(X_T, T)
     assert rows == [int((X_T == MASK).sum())]
+    tokens = torch.tensor([[2, 0], [1, 3]])
+    some = decoder_of(denoiser, tokens)(encoding.features)
+    every = denoiser.decode(encoding.features.flatten(0, 1)).view(*X_T.shape, -1)
+    torch.testing.assert_close(some, every.gather(2, tokens[:, None].expand(-1, X_T.shape[1], -1)))
+    assert denoiser.output_layer
 
 
 def test_training_reaches_all_weights(tmp_path):

@@ -7,6 +7,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from edlm import load_denoiser
 from edlm.denoisers.architecture import new_config, preset
+from edlm.denoisers.columns import decoder_of
 from edlm.denoisers.families.masked_lm import _REFUSED, MaskedLMDenoiser
 from tests.denoisers.test_masked_lm import V, tokenizer
 
@@ -53,6 +54,20 @@ def test_padding_leaks_nothing_and_both_sides_are_seen(kind):
         encoding = denoiser.encode(*rows[:1], None, rows[1], keep_hidden=True)
         assert {states.shape for states in encoding.hidden} == {(1, 8, denoiser.hidden_size)}
         torch.testing.assert_close(encoding.features[:, :5], denoiser.encode(alone).features, rtol=1e-4, atol=1e-4)
+
+
+ENDS_OTHERWISE = ["esm", "mobilebert", "neomme", "rembert"]  # by a bias of their own, or a product of two parts
+
+
+@pytest.mark.parametrize("kind", [*FAST, *LEAKY, *(pytest.param(k, marks=pytest.mark.slow) for k in REST)])
+@torch.no_grad()
+def test_columns_of_the_output_layer_are_decoded_alone(kind):
+    denoiser = MaskedLMDenoiser(random_model(kind), mask_token_id=4).eval()
+    features = denoiser.encode(torch.tensor([[7, 9, 4, 11, 4], [4, 4, 8, 4, 6]])).features
+    tokens = torch.tensor([[5, 0, 39], [12, 30, 5]])
+    expected = denoiser.decode(features.flatten(0, 1)).view(2, 5, -1).gather(2, tokens[:, None].expand(-1, 5, -1))
+    torch.testing.assert_close(decoder_of(denoiser, tokens)(features), expected, rtol=1e-4, atol=1e-4)
+    assert (denoiser.output_layer is None) == (kind in ENDS_OTHERWISE)
 
 
 def test_architectures_that_cannot_work_are_refused_by_name(tmp_path):

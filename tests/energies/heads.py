@@ -89,7 +89,7 @@ def log_q(way: str | int, head: ResidualHead, step: Step, tokens: Tensor) -> Ten
     """``log q(. | x_t, the step's earlier tokens)`` at each slot, ``[num_slots, vocab_size + 1]``.
 
     Ways: "forward" (whole step, teacher-forced), "exact" (one rank after the other, cached), or a group size.
-    In the teacher-forced ways, what the head hands to the denoiser's output layer is listened to.
+    In the teacher-forced ways, the laws that the head makes are listened to.
     """
     if way == "exact":
         state, x_partial, found = head.start(step), step.x_t, {}
@@ -101,13 +101,13 @@ def log_q(way: str | int, head: ResidualHead, step: Step, tokens: Tensor) -> Ten
     else:
         found = {}
         for decision in decisions_in_groups(step, tokens[:, None], None if way == "forward" else way):
-            heard, decode = [], step.denoiser.decode
-            step.denoiser.decode = lambda features: heard.append(decode(features)) or heard[-1]  # noqa: B023
+            heard, law_of = [], head._law
+            head._law = lambda *args: heard.append(law_of(*args)) or heard[-1]  # noqa: B023
             try:
                 head(decision)
             finally:
-                del step.denoiser.decode
-            found |= _by_place(decision.slots, step.denoiser.normalize(torch.cat(heard)))
+                del head._law
+            found |= _by_place(decision.slots, torch.cat([law.log_probs() for law in heard]))
     places = zip(step.slots.rows.tolist(), step.slots.positions.tolist(), strict=True)
     return torch.stack([found[place] for place in places])
 

@@ -15,6 +15,9 @@ HEADS = {
     "cold": lambda: disturbed_head(modernbert(), start="cold", num_blocks=2, width=8, num_heads=2),
     "bert": lambda: disturbed_head(bert(), start="cold", width=8, num_heads=2),
     "blind": lambda: disturbed_head(modernbert(), blind=True),
+    "listed": lambda: disturbed_head(modernbert(), num_blocks=2, num_likeliest=2),
+    "listed, cold": lambda: disturbed_head(modernbert(), start="cold", width=8, num_heads=2, num_likeliest=1),
+    "listed, blind": lambda: disturbed_head(modernbert(), blind=True, num_likeliest=2),
 }
 TOKENS = torch.tensor([2, 3, 0, 1, 2, 0])
 
@@ -41,7 +44,7 @@ def test_one_pass_and_round_by_round_agree(name, size, slots):
 @pytest.mark.parametrize("slots", SLOTS)
 @pytest.mark.parametrize("name", HEADS)
 def test_rounds_drawn_ahead_are_those_drawn_one_by_one(name, slots, size, window, monkeypatch):
-    monkeypatch.setattr("edlm.energies.residual_head.rounds_ahead", lambda step, size: window)
+    monkeypatch.setattr("edlm.energies.residual_head.rounds_ahead", lambda step, size, listed: window)
     head, step = HEADS[name]().double(), step_of(name, slots)
     for seed in range(4):
         uniforms = torch.rand(len(step.slots), 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
@@ -88,8 +91,9 @@ def test_tokens_of_a_round_do_not_see_each_other_and_those_after_it_do():
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_it_is_a_law(size):
-    head, step = HEADS["two warm blocks"](), step_on(modernbert(), X_T[:1], ranked((4, 0, 2)))
+@pytest.mark.parametrize("name", ["two warm blocks", "listed"])
+def test_it_is_a_law(name, size):
+    head, step = HEADS[name](), step_on(modernbert(), X_T[:1], ranked((4, 0, 2)))
     everything = torch.cartesian_prod(*[torch.arange(4)] * 3)
     total = torch.stack([head.log_prob(step, tokens, size)[0] for tokens in everything]).logsumexp(0)
     assert total.item() == pytest.approx(0, abs=1e-5)

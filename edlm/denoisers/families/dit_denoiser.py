@@ -85,6 +85,10 @@ class DiTDenoiser(CachingDenoiser):
     def decode(self, features: Tensor) -> Tensor:
         return apply_output_layer(self.network.output_layer.linear, features)
 
+    @property
+    def output_layer(self) -> tuple[Callable[[Tensor], Tensor], nn.Linear] | None:
+        return nn.Identity(), self.network.output_layer.linear
+
     def embed(self, tokens: Tensor) -> Tensor:
         return self.network.embed(tokens)
 

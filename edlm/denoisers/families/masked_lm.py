@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +14,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from edlm.denoisers.architecture import building, new_config, try_out
 from edlm.denoisers.checkpoint import SHARD_SIZE, Checkpoint, filling_with_weights
 from edlm.denoisers.families.family import Family, LoadOptions
+from edlm.denoisers.families.masked_lm_parts import ModernBertOutputLayer, OutputLayer, run_in_two_parts
 from edlm.denoisers.logits import unpadded
 from edlm.denoisers.network import HiddenDenoiser
 from edlm.denoisers.vocabulary import Vocabulary, token_id
 from edlm.files import reading
-from edlm.modules import apply_output_layer
 
 # Positions next to a row's end see its padding, which the attention mask does not hide: rows run without theirs.
 _LEAKS = ("big_bird", "convbert", "fnet", "mobilebert", "nystromformer", "longformer", "xlm", "flaubert")
@@ -67,7 +65,7 @@ class MaskedLMDenoiser(HiddenDenoiser):
         super().__init__(model, vocabulary, name=name, max_length=max_length)
         # In a tuple, so that the parameters of the shared output layer are registered once.
         is_modernbert = model.config.model_type == "modernbert"
-        self._output_layer = (partial(_decode, model) if is_modernbert else _OutputLayer(model),)
+        self._output_layer = (ModernBertOutputLayer(model) if is_modernbert else OutputLayer(model),)
 
     @classmethod
     def from_config(cls, tokenizer: Any, model_type: str, **settings: Any) -> MaskedLMDenoiser:
@@ -97,7 +95,7 @@ class MaskedLMDenoiser(HiddenDenoiser):
     ) -> tuple[Callable[[], Tensor], tuple[Tensor, ...] | None]:
         encoder = self.network.base_model
         if keep_hidden and self.network.config.model_type == "modernbert":
-            return _run_in_two_parts(encoder, x_t, attention_mask)
+            return run_in_two_parts(encoder, x_t, attention_mask)
 
         def run(x_t: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, ...]:
             options = {"output_hidden_states": keep_hidden, "return_dict": True}
@@ -115,6 +113,10 @@ class MaskedLMDenoiser(HiddenDenoiser):
 
     def decode(self, features: Tensor) -> Tensor:
         return self._output_layer[0](features)
+
+    @property
+    def output_layer(self) -> tuple[Callable[[Tensor], Tensor], nn.Linear] | None:
+        return self._output_layer[0].parts
 
 
 def special_tokens(tokenizer: Any) -> dict[str, int | None]:
@@ -135,88 +137,6 @@ def _positions(model: PreTrainedModel) -> tuple[int, int | None]:
         return first, counting.position_embeddings.weight.shape[0] - first
     length = getattr(model.config, "max_position_embeddings", None)
     return 0, length if length is not None and length > 0 else None
-
-
-def _decode(model: PreTrainedModel, features: Tensor) -> Tensor:
-    """The output layer of a ModernBERT."""
-    return apply_output_layer(model.decoder, model.head(features))
-
-
-class _OutputLayer:
-    """The model's forward with its encoder replaced by "features are given": just the output layer.
-
-    Works for every family whose forward is ``head(encoder(...))``, without knowing the head's name.
-    """
-
-    def __init__(self, model: PreTrainedModel):
-        self._given = _GivenFeatures()
-        self._head = _with_modules(model, **{model.base_model_prefix: self._given})
-
-    def __call__(self, features: Tensor) -> Tensor:
-        self._given.features = features[None]
-        unused = torch.zeros(1, len(features), dtype=torch.long, device=features.device)
-        try:
-            return self._head(input_ids=unused, return_dict=True).logits[0]
-        finally:
-            self._given.features = None  # a kept graph could be neither freed nor copied
-
-
-class _GivenFeatures(nn.Module):
-    features: Tensor | None = None
-
-    def forward(self, *args: Any, **kwargs: Any) -> _EncoderOutput:
-        return _EncoderOutput(self.features)
-
-
-class _EncoderOutput(NamedTuple):
-    """The part of transformers' outputs that heads read, much faster to make; all else in them is None."""
-
-    last_hidden_state: Tensor
-
-    def __getattr__(self, name: str) -> None:
-        return None
-
-
-def _run_in_two_parts(
-    encoder: PreTrainedModel, x_t: Tensor, attention_mask: Tensor | None
-) -> tuple[Callable[[], Tensor], tuple[Tensor, ...]]:
-    """Run all blocks of a ModernBERT but the last; and a function that runs that one, unless an energy replaces it."""
-    entering = []
-    watched = nn.ModuleList(_Watched(block, entering) for block in encoder.layers[:-1])
-    first = _with_modules(encoder, layers=watched, final_norm=nn.Identity())
-    last = _with_modules(encoder, layers=encoder.layers[-1:], embeddings=_GivenEmbeddings())
-    entering.append(first(input_ids=x_t, attention_mask=attention_mask, return_dict=True).last_hidden_state)
-
-    def finish() -> Tensor:
-        return last(inputs_embeds=entering[-1], attention_mask=attention_mask, return_dict=True).last_hidden_state
-
-    return finish, tuple(entering)
-
-
-class _Watched(nn.Module):
-    """A block that notes the states that enter it."""
-
-    def __init__(self, block: nn.Module, entering: list[Tensor]):
-        super().__init__()
-        self.block = block
-        self.attention_type = block.attention_type
-        self.entering = entering
-
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        self.entering.append(hidden_states)
-        return self.block(hidden_states, **kwargs)
-
-
-class _GivenEmbeddings(nn.Module):
-    def forward(self, input_ids: None, inputs_embeds: Tensor) -> Tensor:
-        return inputs_embeds
-
-
-def _with_modules(model: PreTrainedModel, /, **modules: nn.Module) -> PreTrainedModel:
-    """A shallow copy that shares all weights, with some of its modules replaced."""
-    other = copy.copy(model)
-    other._modules = {**model._modules, **modules}
-    return other
 
 
 def _recognizes(checkpoint: Checkpoint) -> bool:

@@ -63,6 +63,9 @@ SETTINGS = {
     "head, exact": Setting("head", {**STEP, "num_candidates": None}),
     "head, exact, rounds of 4": Setting("head", {**STEP, "num_candidates": None, "group_size": 4}),
     "head, k = 16, whole step": Setting("head", {**STEP, "num_candidates": 16}),
+    "listed head, exact": Setting("listed", {**STEP, "num_candidates": None}),
+    "listed head, exact, rounds of 4": Setting("listed", {**STEP, "num_candidates": None, "group_size": 4}),
+    "listed head, k = 16, whole step": Setting("listed", {**STEP, "num_candidates": 16}),
 }
 LM_SETTINGS = {
     "LM, k = 1, sequences": Setting("LM", {**SEQUENCE, "num_candidates": 1}),

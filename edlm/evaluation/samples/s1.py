@@ -17,6 +17,7 @@ from edlm.energies.sequence import SequenceEnergy
 
 LENGTH, LAYERS, WIDTH, HEADS = 256, 6, 256, 4
 SEPARATOR, VOCABULARY = 50256, 50258
+LISTED = 1024  # tokens that a listed head corrects
 _NOISE = 0.02
 
 
@@ -48,11 +49,13 @@ def random_causal_lm(seed: int) -> AutoregressiveEnergy:
 
 
 def random_energies(denoiser: Denoiser, seed: int) -> dict[str, Energy]:
-    """A head of each kind, and a `SequenceEnergy`, moved at random from where training would begin."""
+    """Heads of each kind, and a `SequenceEnergy`, moved at random from where training would begin."""
     makers = {"Markov": MarkovHead, "chain": ChainHead, "head": ResidualHead, "NCE": SequenceEnergy}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return {name: _moved(maker.from_denoiser(denoiser)) for name, maker in makers.items()}
+        energies = {name: maker.from_denoiser(denoiser) for name, maker in makers.items()}
+        energies["listed"] = ResidualHead.from_denoiser(denoiser, num_likeliest=LISTED)
+        return {name: _moved(energy) for name, energy in energies.items()}
 
 
 def _moved(energy: Energy) -> Energy:

@@ -1,0 +1,129 @@
+"""Parts of a masked language model of transformers that run apart: its output layer, and its last block."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from edlm.modules import apply_output_layer
+
+
+class OutputLayer:
+    """The model's forward with its encoder replaced by "features are given": just the output layer.
+
+    Works for every family whose forward is ``head(encoder(...))``, without knowing the head's name.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        self._model = model
+        self._given = _GivenFeatures()
+        self._head = _with_modules(model, **{model.base_model_prefix: self._given})
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Logits ``[n, vocab_size]`` of features ``[n, width]``."""
+        self._given.features = features[None]
+        unused = torch.zeros(1, len(features), dtype=torch.long, device=features.device)
+        try:
+            return self._head(input_ids=unused, return_dict=True).logits[0]
+        finally:
+            self._given.features = None  # a kept graph could be neither freed nor copied
+
+    @cached_property
+    def parts(self) -> tuple[Callable[[Tensor], Tensor], nn.Linear] | None:
+        """What comes before the last linear layer, and that layer; None of a head that is not known to end in one."""
+        layer = self._model.get_output_embeddings()
+        path = next((name for name, module in self._model.named_modules() if module is layer), None)
+        if not isinstance(layer, nn.Linear) or path is None:
+            return None
+        before = OutputLayer(_with_identity(self._model, path.split(".")))
+
+        def transform(features: Tensor) -> Tensor:
+            return before(features.flatten(0, -2)).view(*features.shape[:-1], -1)
+
+        trial = torch.linspace(-1, 1, 2 * layer.in_features, device=layer.weight.device).view(2, -1).to(layer.weight)
+        try:
+            with torch.no_grad():
+                agree = torch.allclose(layer(transform(trial)), self(trial), rtol=1e-2, atol=1e-2)
+        except (AttributeError, RuntimeError):  # the head reads the layer's weights, or features of another width
+            return None
+        return (transform, layer) if agree else None
+
+
+class ModernBertOutputLayer:
+    """The same of a ModernBERT, without the detour."""
+
+    def __init__(self, model: PreTrainedModel):
+        self.parts = (model.head, model.decoder)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return apply_output_layer(self.parts[1], self.parts[0](features))
+
+
+class _GivenFeatures(nn.Module):
+    features: Tensor | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> _EncoderOutput:
+        return _EncoderOutput(self.features)
+
+
+class _EncoderOutput(NamedTuple):
+    """The part of transformers' outputs that heads read, much faster to make; all else in them is None."""
+
+    last_hidden_state: Tensor
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def run_in_two_parts(
+    encoder: PreTrainedModel, x_t: Tensor, attention_mask: Tensor | None
+) -> tuple[Callable[[], Tensor], tuple[Tensor, ...]]:
+    """Run all blocks of a ModernBERT but the last; and a function that runs that one, unless an energy replaces it."""
+    entering = []
+    watched = nn.ModuleList(_Watched(block, entering) for block in encoder.layers[:-1])
+    first = _with_modules(encoder, layers=watched, final_norm=nn.Identity())
+    last = _with_modules(encoder, layers=encoder.layers[-1:], embeddings=_GivenEmbeddings())
+    entering.append(first(input_ids=x_t, attention_mask=attention_mask, return_dict=True).last_hidden_state)
+
+    def finish() -> Tensor:
+        return last(inputs_embeds=entering[-1], attention_mask=attention_mask, return_dict=True).last_hidden_state
+
+    return finish, tuple(entering)
+
+
+class _Watched(nn.Module):
+    """A block that notes the states that enter it."""
+
+    def __init__(self, block: nn.Module, entering: list[Tensor]):
+        super().__init__()
+        self.block = block
+        self.attention_type = block.attention_type
+        self.entering = entering
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        self.entering.append(hidden_states)
+        return self.block(hidden_states, **kwargs)
+
+
+class _GivenEmbeddings(nn.Module):
+    def forward(self, input_ids: None, inputs_embeds: Tensor) -> Tensor:
+        return inputs_embeds
+
+
+def _with_modules(model: nn.Module, /, **modules: nn.Module) -> nn.Module:
+    """A shallow copy that shares all weights, with some of its modules replaced."""
+    other = copy.copy(model)
+    other._modules = {**model._modules, **modules}
+    return other
+
+
+def _with_identity(model: nn.Module, path: list[str]) -> nn.Module:
+    """A copy that shares all weights, in which the module at a path passes on what it is given."""
+    name, *rest = path
+    return _with_modules(model, **{name: _with_identity(model._modules[name], rest) if rest else nn.Identity()})
