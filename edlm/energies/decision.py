@@ -13,6 +13,8 @@ from edlm.denoisers.base import Denoiser, Encoding
 from edlm.diffusion.slots import Slots
 from edlm.numerics import precise
 
+_KEPT_ENTRIES = 2**22  # 16 MiB in float32
+
 
 @dataclass(frozen=True)
 class Step:
@@ -40,6 +42,19 @@ class Step:
     uses: Tensor | None = None
     memory: dict[Any, Any] | None = None
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def logits(self, slots: Slots) -> Tensor:
+        """Marginals at some of the slots as they are drawn from: ``log p_theta`` but for a constant of each, nats.
+
+        Shape ``[num_slots, vocab_size]``; not to be written to. The slots are in the step's order; a small table of all
+        of them is made once.
+        """
+
+        def make() -> Tensor:
+            return self.denoiser.possible(self.denoiser.slot_logits(self.encoding, slots))
+
+        is_kept = len(slots) == len(self.slots) and len(slots) * self.denoiser.vocab_size <= _KEPT_ENTRIES
+        return self.once("logits", make) if is_kept else make()
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What ``make()`` gives, made once for all decisions of the step."""

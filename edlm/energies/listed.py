@@ -51,7 +51,7 @@ class Listed:
         for part in counts.nonzero()[:, 0].split(at_once):
             index = ((slots.rows >= part[0]) & (slots.rows <= part[-1])).nonzero()[:, 0]
             rows = slots.rows[index]
-            logits = denoiser.possible(denoiser.slot_logits(step.encoding, slots.part(index)))
+            logits = step.logits(slots.part(index))
             largest = logits.amax(1, keepdim=True)
             probs = (logits - largest).exp_()
             z = probs.sum(1, keepdim=True)

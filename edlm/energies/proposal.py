@@ -172,7 +172,9 @@ def draw_candidates(step: Step, slots: Slots, proposal: Proposal, uniforms: Tens
     """Draw ``k`` tokens of each slot from the proposal; uniforms ``[num_slots, k]`` as for `draw_categorical`."""
 
     def draw(part: Tensor) -> Draws:
-        log_probs = step.denoiser.slot_log_probs(step.encoding, slots.part(part))
+        logits = step.logits(slots.part(part))
+        check_mass(logits.amax(-1))
+        log_probs = logits.log_softmax(-1)
         log_q = proposal(log_probs)
         tokens = draw_categorical(log_q, uniforms[part.to(uniforms.device)])
         log_p = log_probs.gather(1, tokens)

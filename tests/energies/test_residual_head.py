@@ -324,7 +324,9 @@ def test_a_head_starts_cold_by_default_where_it_cannot_start_warm(denoiser):
     assert new_head(denoiser).shape.start == "warm"
 
 
-@pytest.mark.parametrize("settings", [{}, {"num_blocks": 2, **COLD}, {"form": "unnormalized"}, {"blind": True}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"num_blocks": 2, **COLD}, {"form": "unnormalized"}, {"blind": True}, {"num_likeliest": 2}]
+)
 @pytest.mark.parametrize("dtype", [None, torch.float16])
 def test_a_saved_head_comes_back(denoiser, tmp_path, settings, dtype):
     head = disturbed_head(denoiser, **settings)
@@ -347,8 +349,8 @@ def test_a_saved_head_comes_back(denoiser, tmp_path, settings, dtype):
 def test_only_the_head_learns(denoiser):
     """Gradients reach every weight of a head, and none of the denoiser once it is frozen."""
     frozen = modernbert().requires_grad_(False)
-    for settings in ({"num_blocks": 2}, {"num_blocks": 2, **COLD}, {"num_blocks": 2, "form": "unnormalized"}):
-        head = disturbed_head(frozen, **settings)
+    for settings in ({}, COLD, {"form": "unnormalized"}, {"num_likeliest": 2}):
+        head = disturbed_head(frozen, num_blocks=2, **settings)
         step, tokens = ragged(frozen)
         head(decision_of(step, tokens)).square().sum().backward()
         assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in head.parameters())
