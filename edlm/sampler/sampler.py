@@ -11,6 +11,7 @@ from edlm.denoisers.framing import empty_rows
 from edlm.diffusion.streams import RowStreams, row_seeds
 from edlm.rules import check, check_least
 from edlm.sampler.bounds import likelihood_bounds
+from edlm.sampler.impossible import rows_numbered
 from edlm.sampler.inputs import check_length
 from edlm.sampler.kernel import Kernel
 from edlm.sampler.output import SampleOutput, concatenate
@@ -98,7 +99,11 @@ class EnergySampler(Kernel):
         seeds = row_seeds(num_samples, seeds, generator)
         size = batch_size or max(1, num_samples)
         starts = range(0, max(1, num_samples), size)
-        return concatenate([self.fill(x_t[i : i + size], seeds=seeds[i : i + size]) for i in starts])
+        outputs = []
+        for i in starts:
+            with rows_numbered(range(i, i + size)):
+                outputs.append(self.fill(x_t[i : i + size], seeds=seeds[i : i + size]))
+        return concatenate(outputs)
 
     @torch.no_grad()
     def fill(
