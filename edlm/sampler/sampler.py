@@ -62,7 +62,7 @@ class EnergySampler(Kernel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.energy is not None and self.window != "auto" and not self.energy_is_used:
+        if self.energy_matters and self.window != "auto" and not self.energy_is_used:
             raise ValueError(f"window must hold the time of a step, {self.num_steps} in all, got {self.window}")
         if self.energy is None and (self.num_candidates or 1) > 1:
             message = f"num_candidates must be 1 without an energy to weigh them, got {self.num_candidates}: not used"

@@ -96,7 +96,7 @@ class Lane:
 
     def _skip(self, kernel: Kernel) -> None:
         """Leave out steps in which nothing is decided, unless the energy judges these too."""
-        if kernel.energy is not None and kernel.energy.needs_every_row:
+        if kernel.energy_is_used and kernel.energy.needs_every_row:
             return
         masked = self.plan.target & (self.tokens[:, self.view.index] == kernel.denoiser.mask_token_id)
         plan = self.plan.repeated(kernel.num_particles)
