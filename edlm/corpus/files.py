@@ -14,6 +14,7 @@ from io import BufferedReader, BytesIO, RawIOBase, TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from edlm.corpus.json_values import values_of
 from edlm.files import check_content
 
 _Piece = TypeVar("_Piece")
@@ -32,7 +33,7 @@ def kind_of(path: Path) -> str | None:
 def read_file(path: Path, text_field: str, separator: str) -> Iterator[str | None]:
     """Documents of one file, blank ones included, read as they are asked for; arguments are those of `read_documents`.
 
-    A JSON array is read whole, as is a compressed Parquet file.
+    A JSON array or object is read whole, as is a compressed Parquet file.
 
     Raises:
         ValueError: an unknown kind, content that is not what its suffix says (names the line where there is one), or a
@@ -121,13 +122,11 @@ def _read_text(content: IO[bytes], path: Path, text_field: str, separator: str) 
 
 def _read_json(content: IO[bytes], path: Path, text_field: str, separator: str) -> Iterator[str]:
     lines, num_records = _lines(content), 0
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
+    for number, value in values_of(lines) if kind_of(path) == ".json" else enumerate(lines, start=1):
+        if not value.strip():
             continue
-        if not num_records and kind_of(path) == ".json" and not _is_record(line):
-            line += lines.read()
         try:
-            records = json.loads(line.removesuffix("\n"))
+            records = json.loads(value.removesuffix("\n"))
         except json.JSONDecodeError as error:
             raise ValueError(f"JSON must be valid, got {error.msg} in {path}:{number + error.lineno - 1}") from error
         except (ValueError, RecursionError) as error:  # numbers and nesting beyond all measure
@@ -140,14 +139,6 @@ def _read_json(content: IO[bytes], path: Path, text_field: str, separator: str) 
                 advice = ": text_field names another field" if isinstance(record, dict) and found is None else ""
                 raise ValueError(f"each record must have valid Unicode text in {text_field!r}, got {got}{advice}")
             yield found
-
-
-def _is_record(line: str) -> bool:
-    """Whether a line is a whole JSON object, so that others may follow; else it is the first one of a whole file."""
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 def _read_table(content: IO[bytes], path: Path, text_field: str, separator: str, *, dialect: str) -> Iterator[str]:

@@ -31,7 +31,8 @@ def read_documents(
     Args:
         source: A file: .txt or .md, .jsonl, .ndjson or .json, .csv or .tsv, .parquet, or .gz, .xz or .zst of these; a
             folder (every such file below it in sorted order, hidden ones left out, or a saved data set); else, if there
-            is no such path, a data set's ``"name"`` or ``"name:config"``.
+            is no such path, a data set's ``"name"`` or ``"name:config"``. A .json holds objects, or arrays of them, one
+            after the other, each in one line or many.
         split: Split of a data set; must be None for files and folders.
         text_field: Field or column that holds the text, outside .txt and .md files.
         separator: In .txt and .md, a line with nothing else ends a document; a file without one is one document,

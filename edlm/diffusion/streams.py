@@ -127,10 +127,14 @@ class BatchStreams:
         size: Rows of the whole batch, >= 1.
         length: Tokens of a row.
         rows: Indices of the rows that are drawn, without gaps; all of them if None.
+        series: Number of batches, of keys that differ in their last part, ``0 .. series - 1``, whose `common` numbers
+            are spread evenly; None for a batch of its own.
     """
 
-    def __init__(self, key: Sequence[int], size: int, length: int, rows: range | None = None):
-        self._key, self.size, self.length = tuple(key), size, length
+    def __init__(
+        self, key: Sequence[int], size: int, length: int, rows: range | None = None, series: int | None = None
+    ):
+        self._key, self.size, self.length, self._series = tuple(key), size, length, series
         self.rows = range(size) if rows is None else rows
 
     def __len__(self) -> int:
@@ -138,11 +142,20 @@ class BatchStreams:
 
     def of_length(self, length: int) -> BatchStreams:
         """Those of the same rows with another number of tokens."""
-        return BatchStreams(self._key, self.size, length, self.rows)
+        return BatchStreams(self._key, self.size, length, self.rows, self._series)
 
     def common(self, count: int) -> Tensor:
-        """Numbers that all rows of the batch share, shape ``[count]``."""
-        return torch.from_numpy(self._generator(_COMMON).random(count))
+        """Numbers that all rows of the batch share, shape ``[count]``.
+
+        In a series each of them is the middle of one of ``series`` equal parts of [0, 1), in every batch of another one
+        (a Latin hypercube): a mixture of at most as many values, chosen from by one number, is seen as a whole.
+        """
+        if self._series is None:
+            return torch.from_numpy(self._generator(_COMMON).random(count))
+        *key, number = self._key
+        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((*key, _COMMON))))
+        parts = [generator.permutation(self._series)[number] for _ in range(count)]
+        return (torch.tensor(parts, dtype=torch.float64) + 0.5) / self._series
 
     def places(self) -> Tensor:
         """Places spread evenly over [0, 1), with one random shift for the whole batch: each uniform; shape ``[rows]``.

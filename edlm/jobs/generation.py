@@ -21,6 +21,7 @@ from edlm.lock import locked
 from edlm.packages import versions
 from edlm.processes import join, on_main_process
 from edlm.rules import Config, check_options
+from edlm.sampler.impossible import rows_numbered
 from edlm.sampler.passes import CacheName, check_cache
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.text.blocks import views_of
@@ -130,7 +131,8 @@ class Generation:
         seeds = [seed_of(self.options.seed, index) >> 1 for index in indices]  # signed integers of 64 bits hold it
         rows = [self._rows[source] for source in sources]
         options = TextOptions(seeds=seeds, cache=self.options.cache)
-        output = run(written(self.sampler, rows, options, Transcript(denoiser)))
+        with rows_numbered(indices):
+            output = run(written(self.sampler, rows, options, Transcript(denoiser)))
         return [
             {
                 **{"index": index, "prompt_index": source, "seed": seed, "prompt": self.prompts[source].text},
@@ -190,7 +192,7 @@ def generate(generation: Generation, output: str | Path, *, batch_size: int = 16
     Raises:
         LockedError: another job writes to the folder of parts.
         ValueError: the output is of another kind; or the folder of parts is of another job (names what differs).
-        ImpossibleCandidates: as `EnergySampler.fill`.
+        ImpossibleCandidates: as `EnergySampler.fill`; rows are numbered by their ``index``.
     """
     at_a_time = -(-batch_size // generation.options.rows_per_item)
     return write(

@@ -18,15 +18,12 @@ from edlm.energies.exact import draw_tokens
 from edlm.energies.laws import Likeliest
 from edlm.energies.proposal import decision_of, draw_candidates, draw_categorical, make_decision
 from edlm.numerics import precise
+from edlm.sampler.impossible import ImpossibleCandidates
 from edlm.sampler.kernel import Kernel
 from edlm.sampler.output import Choice, DecisionInfo
 from edlm.sampler.reweighting import effective_sample_size, log_share_of_data, log_weights
 
 MAX_REDRAWS = 100
-
-
-class ImpossibleCandidates(ValueError):
-    """All candidates of a row have infinite energy."""
 
 
 def decide(kernel: Kernel, step: Step, streams: RowGenerators, num_likeliest: int = 0) -> tuple[Tensor, list[Choice]]:
@@ -153,11 +150,9 @@ def _choose_candidate(
         for table, drawn in zip(draws, draw_candidates(step, group.part(again), kernel.proposal, fresh), strict=True):
             table[again] = drawn
     if impossible.any() and not kernel.keeps_impossible:
-        raise ImpossibleCandidates(
-            f"all {k} candidates have infinite energy at t = {step.t[impossible][0].item():.4g} in rows "
-            f"{impossible.nonzero()[:, 0].tolist()}, after {int(redraws.max())} redraws; "
-            "more candidates, on_impossible='redraw' or 'keep', or a softer energy may help"
-        )
+        advice = "more candidates, on_impossible='redraw' or 'keep', or a softer energy may help"
+        tried = f", after {int(redraws.max())} redraws; {advice}"
+        raise ImpossibleCandidates.at_first(f"all {k} candidates", impossible, step.t, tried)
     weights = weights.masked_fill(impossible[:, None], 0.0)
     chosen = torch.zeros_like(group.counts)
     if k > 1:

@@ -20,7 +20,7 @@ from edlm.energies.exact import ExactEnergy
 from edlm.energies.gains import ALWAYS, Window
 from edlm.energies.proposal import Proposal
 from edlm.rules import check_options, shown
-from edlm.sampler.notices import warn_left_out, warn_of_order
+from edlm.sampler.notices import warn_left_out, warn_of_one_candidate, warn_of_order
 from edlm.sampler.options import SamplerOptions, ScheduleName
 
 
@@ -37,7 +37,7 @@ class Kernel(SamplerOptions):
             ``num_candidates`` is "auto" and the energy recommends no number.
 
     Warns:
-        UserWarning: once for each energy and order: the energy was trained on other orders, or it is left out.
+        UserWarning: once for each energy and order: it was trained on other orders, or is left out.
     """
 
     denoiser: Denoiser = field(
@@ -74,10 +74,12 @@ class Kernel(SamplerOptions):
             self.energy.eval()
             self._check_scope(self.energy)
             self.energy.check_denoiser(self.denoiser)
-            if self.num_candidates != 1 or self.num_particles > 1:
-                warn_of_order(self.energy, name_of_order(self.order))
-            if self.window == "auto" and not self.energy_is_used:
+            if not self.energy_matters:
+                warn_of_one_candidate(self.energy)
+            elif self.window == "auto" and not self.energy_is_used:
                 warn_left_out(self.energy, name_of_order(self.order), self.num_steps)
+            else:
+                warn_of_order(self.energy, name_of_order(self.order))
 
     @cached_property
     def proposal(self) -> Proposal:
@@ -94,6 +96,12 @@ class Kernel(SamplerOptions):
         """Masking schedule."""
         return get_schedule(self.schedule)
 
+    @property
+    def energy_matters(self) -> bool:
+        """Whether there is an energy that can change what is written; that of one candidate can only rule it out."""
+        choice = (self.num_candidates, self.num_particles, self.on_impossible)
+        return self.energy is not None and choice != (1, 1, "raise")
+
     @cached_property
     def energy_window(self) -> Window:
         """Times ``low < t <= high`` at which the energy is used; empty, ``low = high``, where it is left out."""
@@ -103,14 +111,14 @@ class Kernel(SamplerOptions):
 
     @cached_property
     def energy_is_used(self) -> bool:
-        """Whether there is an energy, and any of the steps uses it; else the sampler is the base, in all it does."""
+        """Whether the energy matters, and any of the steps uses it; else the sampler is the base, in all it does."""
         times = torch.arange(self.num_steps, 0, -1, dtype=torch.float64) / self.num_steps
         return bool(self.uses_energy(times).any())
 
     def uses_energy(self, t: Tensor) -> Tensor:
-        """Whether there is an energy and times ``t[batch]`` lie in its window, bool, ``[batch]``."""
+        """Whether the energy matters and times ``t[batch]`` lie in its window, bool, ``[batch]``."""
         low, high = self.energy_window
-        return (low < t) & (t <= high) if self.energy is not None else torch.zeros_like(t, dtype=torch.bool)
+        return (low < t) & (t <= high) if self.energy_matters else torch.zeros_like(t, dtype=torch.bool)
 
     def plan(self, masked: Tensor, streams: RowStreams) -> RevealPlan:
         """When each position of ``masked[batch, length]`` is revealed; see `plan_reveal`."""
@@ -229,9 +237,7 @@ class Kernel(SamplerOptions):
             weights = "an energy" if self.energy is None else "candidates: exact decisions have no weights"
             raise ValueError(f"num_particles > 1 needs {weights}; got {number}")
         if self.scope != "step":
-            raise ValueError(
-                f"num_particles > 1 needs scope='step', for the weights of steps are multiplied; got {self.scope!r}"
-            )
+            raise ValueError(f"num_particles > 1 needs scope='step': the weights of steps multiply; got {self.scope!r}")
         if self.on_impossible != "raise":
             raise ValueError(
                 "on_impossible must be 'raise' with num_particles > 1, where a particle whose candidates are all "

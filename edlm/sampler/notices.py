@@ -24,6 +24,12 @@ def warn_left_out(energy: Energy, order: str, num_steps: int) -> None:
     _warn(energy, f"this {type(energy).__name__} does not gain {setting}: left out; window=(0, 1) uses it")
 
 
+def warn_of_one_candidate(energy: Energy) -> None:
+    """Say that an energy is not run, since it has nothing to choose from."""
+    message = f"this {type(energy).__name__} is not run: num_candidates=1 leaves no choice"
+    _warn(energy, f"{message}; with on_impossible='redraw' or 'keep' it would rule candidates out")
+
+
 def _warn(energy: Energy, message: str) -> None:
     said = _said.setdefault(energy, set())
     if message not in said:

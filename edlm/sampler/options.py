@@ -25,8 +25,9 @@ class SamplerOptions:
     goes from time ``1 - i/T`` to ``1 - (i+1)/T``."""
 
     num_candidates: int | None | Literal["auto"] = "auto"
-    """Candidates ``k`` of a decision; of one the law is the base's. None draws from the energy itself, exactly, if it
-    is normalised (`ExactEnergy`). "auto": 1 without an energy, else what the energy recommends."""
+    """Candidates ``k`` of a decision; of one the law is the base's, and the energy is run only to rule it out
+    (``on_impossible`` "redraw" or "keep") or to weigh particles. None draws from the energy itself, exactly, if it is
+    normalised (`ExactEnergy`). "auto": 1 without an energy, else what the energy recommends."""
 
     scope: Literal["step", "sequence", "auto"] = "auto"
     """Positions that a candidate fills: those that the "step" writes, or every masked one ("sequence", the paper), of
@@ -62,8 +63,9 @@ class SamplerOptions:
     "auto" makes 1."""
 
     on_impossible: Literal["raise", "redraw", "keep"] = "raise"
-    """Where all candidates of a row have infinite energy: "raise"; "redraw" up to 100 times, then raise; or "keep" the
-    row's positions masked, due again at the next step of their block; after its last one they stay masked."""
+    """Where all candidates of a row have infinite energy: "raise" (an only one is not judged); "redraw" up to 100
+    times, then raise; or "keep" the row's positions masked, due again at the next step of their block; after its last
+    one they stay masked."""
 
     temperature: float = 1.0
     """Tokens are drawn from the proposal ``q'``: the marginals at this temperature; see `Proposal`."""

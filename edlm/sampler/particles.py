@@ -39,8 +39,9 @@ import torch
 from torch import Tensor
 
 from edlm.diffusion.streams import RowGenerators
+from edlm.energies.decision import Step
 from edlm.numerics import precise
-from edlm.sampler.decisions import ImpossibleCandidates
+from edlm.sampler.impossible import ImpossibleCandidates
 from edlm.sampler.kernel import Kernel
 from edlm.sampler.output import DecisionInfo, StepInfo
 from edlm.sampler.reweighting import effective_sample_size, log_weights
@@ -83,12 +84,15 @@ class Particles:
         """Those of one row."""
         return Particles(self.log_weights[r : r + 1], self.log_evidence[r : r + 1])
 
-    def survive(self, kernel: Kernel, info: StepInfo, streams: Streams) -> tuple[Particles, Tensor, StepInfo]:
+    def survive(
+        self, kernel: Kernel, step: Step, info: StepInfo, streams: Streams
+    ) -> tuple[Particles, Tensor, StepInfo]:
         """Weigh the particles by a step that they took, and resample the rows that need it.
 
         Args:
             kernel: The law of the step.
-            info: Of the particles, a batch.
+            step: Of the particles, a batch.
+            info: How it went.
             streams: Of this step.
 
         Returns:
@@ -103,10 +107,8 @@ class Particles:
         after = self.weighed(mean_weights(info, kernel.weight_temperature))
         dead = torch.isneginf(after.log_weights).all(1)
         if dead.any():
-            raise ImpossibleCandidates(
-                f"all {number} particles have infinite energy at t = {info.t:.4g} in rows "
-                f"{dead.nonzero()[:, 0].tolist()}; more particles or candidates, or a softer energy may help"
-            )
+            advice = "; more particles or candidates, or a softer energy may help"
+            raise ImpossibleCandidates.at_first(f"all {number} particles", dead, step.t[::number], advice)
         return *after.resampled(after.need_resampling(), streams), self._of_rows(info, kernel.weight_temperature)
 
     def settle(self, streams: Streams, holds_first: bool = False) -> tuple[Particles, Tensor]:

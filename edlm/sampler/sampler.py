@@ -11,6 +11,7 @@ from edlm.denoisers.framing import empty_rows
 from edlm.diffusion.streams import RowStreams, row_seeds
 from edlm.rules import check, check_least
 from edlm.sampler.bounds import likelihood_bounds
+from edlm.sampler.impossible import rows_numbered
 from edlm.sampler.inputs import check_length
 from edlm.sampler.kernel import Kernel
 from edlm.sampler.output import SampleOutput, concatenate
@@ -61,7 +62,7 @@ class EnergySampler(Kernel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.energy is not None and self.window != "auto" and not self.energy_is_used:
+        if self.energy_matters and self.window != "auto" and not self.energy_is_used:
             raise ValueError(f"window must hold the time of a step, {self.num_steps} in all, got {self.window}")
         if self.energy is None and (self.num_candidates or 1) > 1:
             message = f"num_candidates must be 1 without an energy to weigh them, got {self.num_candidates}: not used"
@@ -98,7 +99,11 @@ class EnergySampler(Kernel):
         seeds = row_seeds(num_samples, seeds, generator)
         size = batch_size or max(1, num_samples)
         starts = range(0, max(1, num_samples), size)
-        return concatenate([self.fill(x_t[i : i + size], seeds=seeds[i : i + size]) for i in starts])
+        outputs = []
+        for i in starts:
+            with rows_numbered(range(i, i + size)):
+                outputs.append(self.fill(x_t[i : i + size], seeds=seeds[i : i + size]))
+        return concatenate(outputs)
 
     @torch.no_grad()
     def fill(

@@ -51,7 +51,7 @@ def denoise(
         else:
             (step,) = begin_steps([kernel], plan, x_t.new_full((len(x_t),), i), x_t, passes, real)
             x_s, info = take_step(kernel, step, draws.values(at, block), i)
-            particles, index, info = particles.survive(kernel, info, partial(streams.resampling, at, block))
+            particles, index, info = particles.survive(kernel, step, info, partial(streams.resampling, at, block))
             x_t = torch.cat([x_s, x_t[:, x_s.shape[1] :]], 1)[index]
         if at + 1 == kernel.num_steps:
             particles, index = particles.settle(partial(streams.resampling, at + 1, block))

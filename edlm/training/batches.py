@@ -91,16 +91,20 @@ class GlobalBatches:
     def valid(self, blocks: Tensor) -> Iterator[tuple[Tensor, BatchStreams]]:
         """This process's parts of all validation batches, as `train`; the same at each pass.
 
-        There are ``valid_batches``, or as many as are full; rows are repeated only if none is.
+        There are ``valid_batches``, which repeat rows, with other noise, where there are too few; they are a series, so
+        that together they see all of a mixture.
         """
-        for index in range(max(1, min(self.config.valid_batches, len(blocks) // self.size))):
-            yield from self._parts(blocks, index, _VALID_ORDER, _VALID_NOISE)
+        for index in range(self.config.valid_batches):
+            yield from self._parts(blocks, index, _VALID_ORDER, _VALID_NOISE, self.config.valid_batches)
 
-    def _parts(self, blocks: Tensor, number: int, order: int, noise: int) -> Iterator[tuple[Tensor, BatchStreams]]:
+    def _parts(
+        self, blocks: Tensor, number: int, order: int, noise: int, series: int | None = None
+    ) -> Iterator[tuple[Tensor, BatchStreams]]:
         """Parts of batch `number`; the numbers of the order and the noise are parts of their seeds."""
         count, seed = self.config.batch_size, self.config.seed
         for micro_step in range(self.config.gradient_accumulation):
             first = (micro_step * self.accelerator.num_processes + self.accelerator.process_index) * count
             rows = rows_at(number * self.size + first, count, len(blocks), seed, order).to(blocks.device)
-            streams = BatchStreams((seed, noise, number), self.size, blocks.shape[1], range(first, first + count))
+            drawn = range(first, first + count)
+            streams = BatchStreams((seed, noise, number), self.size, blocks.shape[1], drawn, series)
             yield blocks[rows].to(self.accelerator.device, torch.long), streams

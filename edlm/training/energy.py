@@ -128,12 +128,13 @@ def run_config(config: TrainEnergyConfig) -> PretrainedEnergy:
     if config.start_from is not None:
         _start_from(energy, denoiser, config.start_from)
         identity["start_from"] = weights_fingerprint(energy)
+    valid_batches = max(config.trainer.valid_batches, mixture.most_values)
     path = train(
         energy,
         EnergyObjective(denoiser, mixture, reads_hidden=energy.reads_hidden),
         corpus.train.tokens,
         corpus.valid.tokens,
-        config.trainer,
+        replace(config.trainer, valid_batches=valid_batches),
         save=_save,
         identity=identity,
     )

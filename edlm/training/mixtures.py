@@ -81,6 +81,11 @@ class EnergyObjectiveConfig:
         for order in self.orders or ():
             named_order(order)
 
+    @property
+    def most_values(self) -> int:
+        """Of one of the mixtures, none of which is None."""
+        return max(map(len, (self.num_steps, self.orders, self.group_sizes, self.block_lengths)))
+
     def of_kind(self, kind: str) -> "EnergyObjectiveConfig":
         """The same, with the defaults of a kind of energy in place of None."""
         return replace(self, **{name: x for name, x in _DEFAULTS[kind].items() if getattr(self, name) is None})

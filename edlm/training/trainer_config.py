@@ -56,7 +56,9 @@ class TrainerConfig:
             those of all calls that resume each other.
         log_every: Updates between log lines; each has means over those updates.
         valid_every: Updates between validation passes.
-        valid_batches: Global batches per validation pass: the same rows and noise each time.
+        valid_batches: Global batches per validation pass: the same rows and noise each time; of few rows, some again
+            with other noise. Of an energy there are at least as many as a mixture of its decisions has values, each of
+            which they see.
         checkpoint_every: Updates between checkpoints.
         keep_checkpoints: Number of newest checkpoints that are kept.
         resume: Resume from the newest checkpoint in ``output_dir`` if there is one.

@@ -33,6 +33,7 @@ from edlm.corpus import (
     train_tokenizer,
 )
 from edlm.corpus.prepared import PreparedCorpus
+from edlm.corpus.text import iterate_documents
 from edlm.corpus.tokens import vocabulary_fingerprint
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "tinystories"
@@ -655,6 +656,36 @@ def test_a_row_with_more_cells_than_columns_is_refused(tmp_path):
         read_documents(file)
     file.write_text('id,text\n1,"Once, upon a time"\n2,b,,\n')  # empty cells say nothing
     assert read_documents(file) == ["Once, upon a time", "b"]
+
+
+def test_json_may_be_records_over_several_lines(tmp_path):
+    path = tmp_path / "a.json"
+    texts = ["a", "} {\n]", '"[', "\\", "\u2028é", "f"]
+    records = [json.dumps({"text": text, "more": [{"n": 1}, []]}, indent=i % 3) for i, text in enumerate(texts)]
+    for between in ("\n", "", " \n\n "):  # as json.dump leaves them, with and without an end of line
+        path.write_text(between.join(records))
+        assert read_documents(path) == texts
+    path.write_text("\n".join([records[0], f"[{records[1]},\n{records[2]}]", *records[3:]]))
+    assert read_documents(path) == texts
+    for last, rule in (
+        ('{\n"text": 5\n}', r"each record must have .*a\.json:10 \(record 2\)"),
+        ('{\n"text": "b"', r"JSON must be valid, got Expecting ',' delimiter in .*a\.json:11$"),
+        ('{\n"text": "b\n}', r"JSON must be valid, got Unterminated string starting at in .*a\.json:11$"),
+        ("},\n{}", r"JSON must be valid, got Expecting value in .*a\.json:10$"),
+    ):
+        path.write_text(json.dumps({"text": "a", "n": [{"n": 1}, []]}, indent=1) + "\n" + last)
+        with pytest.raises(ValueError, match=rule):
+            read_documents(path)
+
+
+def test_json_is_read_value_by_value(tmp_path):
+    """Not all of the file before its first record."""
+    path = tmp_path / "a.json"
+    path.write_text((json.dumps({"text": "a"}, indent=1) + "\n") * 1000 + "{")
+    documents = iterate_documents(path)
+    assert [next(documents) for _ in range(1000)] == ["a"] * 1000
+    with pytest.raises(ValueError, match=r"JSON must be valid, got .* in .*a\.json:3001$"):
+        next(documents)
 
 
 def test_json_may_be_one_record_over_several_lines(tmp_path):

@@ -149,6 +149,19 @@ def test_places_of_a_batch_and_of_its_parts_are_spread_evenly(size):
         assert torch.cat([part, part[:1] + 1]).diff().max() < 2 / 16 + 1 / size
 
 
+@pytest.mark.parametrize("series", [1, 2, 6, 8, 11])
+def test_common_numbers_of_a_series_see_all_of_a_mixture(series):
+    keys = [(seed, number) for seed in range(20) for number in range(series)]
+    many = [BatchStreams(key, 4, 3, range(1, 3), series).of_length(5) for key in keys]
+    common = torch.stack([streams.common(3) for streams in many]).view(20, series, 3)
+    assert torch.equal(common, torch.stack([streams.common(3) for streams in many]).view(20, series, 3))
+    assert ((0 <= common) & (common < 1)).all()
+    for size in range(1, series + 1):
+        numbers = torch.nn.functional.one_hot((common * size).long(), size).sum(1)
+        assert numbers.min() >= series // size and numbers.max() <= -(-series // size)
+    assert series < 6 or len({tuple(x) for x in common.movedim(2, 1).flatten(0, 1).tolist()}) > 50  # in any sequence
+
+
 def test_what_a_batch_draws_is_uniform_and_independent():
     """Each in quarters; places, and pairs of different uses and neighbouring rows. False alarm: 4e-9."""
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from edlm import CallableEnergy, EnergySampler, FunctionDenoiser
+from edlm.sampler.one_step import rerank_step
 from tests.sampler.brute_force import MASK, World
 
 LENGTH = 4
@@ -176,9 +177,27 @@ def test_one_energy_call_a_group_and_one_denoiser_pass_a_step():
     seen, judged = [], []
     make(energy(judged), seen, num_candidates=2, num_steps=1, group_size=2).sample(3, LENGTH, seeds=range(3))
     assert (len(seen), len(judged)) == (1, 2)
-    x_0, one = X_T.clamp(max=2), make(energy(judged), num_candidates=1)
-    one.likelihood_bound(x_0, seeds=SEEDS)
-    assert len(judged) == 2  # the bound of one candidate has no weights
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_one_candidate_is_judged_only_to_be_ruled_out(form):
+    judged = []
+    with pytest.warns(UserWarning, match="CallableEnergy is not run: num_candidates=1 leaves no choice"):
+        one = make(energy(judged), num_candidates=1, **form)
+    one.likelihood_bound(X_T.clamp(max=2), seeds=SEEDS)
+    texts = one.generate([[0]] * 3, 3, seed=0, eos_token_id=None)
+    logits = one.denoiser.f(X_T, torch.ones(8))
+    hooked, _ = rerank_step(X_T, logits, None, one.energy, MASK, num_candidates=1, seeds=SEEDS)
+    assert not judged and not one.energy_is_used and not any(step.judged.any() for step in texts.steps)
+    assert torch.equal(hooked, rerank_step(X_T, logits, None, None, MASK, seeds=SEEDS)[0])
+    never = CallableEnergy(lambda candidates, x, log_p: torch.full_like(log_p, torch.inf))
+    base = make(None, **form).fill(X_T, seeds=SEEDS).tokens
+    assert torch.equal(make(never, num_candidates=1, **form).fill(X_T, seeds=SEEDS).tokens, base)
+    particles = [] if "scope" in form else [{"num_particles": 2}]
+    for options in ({"on_impossible": "redraw"}, {"on_impossible": "keep"}, *particles):
+        make(energy(judged), num_candidates=1, **options, **form).fill(X_T, seeds=SEEDS)
+        assert judged
+        judged.clear()
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
@@ -236,12 +255,13 @@ def test_judged_counts_candidates_of_rows_and_steps_with_energy(order):
 
     due = (revealed > 0).long()
     assert torch.equal(judged(energy(), num_candidates=5), 5 * due)
-    assert torch.equal(judged(energy(), num_candidates=1), due)
+    assert torch.equal(judged(energy(), num_candidates=1, on_impossible="redraw"), due)
     assert torch.equal(judged(energy(), num_candidates=5, scope="sequence"), 5 * due)
     assert torch.equal(judged(energy(), num_candidates=5, group_size=1), 5 * revealed)
     assert torch.equal(judged(energy(), num_candidates=5, group_size=2), 5 * due)
     late = torch.tensor([0, 1, 1])  # t = 1, 2/3, 1/3
     assert torch.equal(judged(energy(), num_candidates=5, group_size=1, window=(0.0, 0.7)), 5 * revealed * late)
+    assert not judged(energy(), num_candidates=1).any()  # nothing depends on it
     for options in ({}, {"num_candidates": 5}, {"num_candidates": None}, {"num_candidates": 5, "group_size": 1}):
         assert not judged(None, **options).any()
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edlm import CallableEnergy, SequenceEnergy, load_denoiser
 from edlm.sampler import DreamLogitsHook, RerankLogits
-from edlm.sampler.decisions import ImpossibleCandidates
+from edlm.sampler.impossible import ImpossibleCandidates
 from tests.chance import assert_law
 from tests.energies.heads import disturbed_head, modernbert
 from tests.sampler.brute_force import MASK, NOTHING, SEQUENCES, BruteForce, L, Options, V, World, count, write

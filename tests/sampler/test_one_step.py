@@ -11,7 +11,7 @@ from edlm.denoisers.decoder import DecoderDenoiser
 from edlm.denoisers.vocabulary import Vocabulary
 from edlm.diffusion.streams import RowStreams
 from edlm.energies import AutoregressiveEnergy
-from edlm.sampler.decisions import ImpossibleCandidates
+from edlm.sampler.impossible import ImpossibleCandidates
 from edlm.sampler.step import denoise
 from tests.chance import assert_law
 from tests.energies.heads import MASK as BERT_MASK

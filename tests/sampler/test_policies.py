@@ -1,12 +1,13 @@
 """All candidates impossible: raise, redraw, or keep masked, per row and recorded: method.md, section 5, item 10."""
 
 import math
+import pickle
 
 import pytest
 import torch
 
 from edlm import CallableEnergy, EnergySampler, FunctionDenoiser
-from edlm.sampler.decisions import ImpossibleCandidates
+from edlm.sampler.impossible import ImpossibleCandidates
 from tests.chance import assert_law
 from tests.sampler.brute_force import MASK, NOTHING, SEQUENCES, BruteForce, Options, World, count
 
@@ -99,6 +100,32 @@ def test_raise_is_about_the_rows_that_fail_only():
     x_t = torch.tensor([[MASK, MASK, 1], [MASK, MASK, 0], [1, 2, 0]])  # the last has nothing to decide
     with pytest.raises(ImpossibleCandidates, match=r"at t = 1 in rows \[1\], after 0 redraws"):
         EnergySampler(WORLD.denoiser(), energy, **options).fill(x_t, seeds=[0, 1, 2])
+
+
+@pytest.mark.parametrize("options", [{"num_candidates": 2}, {"num_particles": 3, "num_candidates": 2}], ids=str)
+@pytest.mark.parametrize("batch_size", [None, 1, 2, 3])
+def test_the_error_names_the_step_and_the_row_of_the_user(options, batch_size):
+    """Rows are written in turn, in blocks of 4 tokens and 1; one cannot go on with two of the 4."""
+    dead = CallableEnergy(
+        lambda c, x, log_p: torch.where(((x[:, 0] == 1) & ((x == MASK).sum(1) == 3))[:, None], math.inf, 0.0 * log_p)
+    )
+    sampler = EnergySampler(UNIFORM, dead, num_steps=4, order="left_to_right", block_length=4, **options)
+    with pytest.raises(ImpossibleCandidates, match=r"at t = 0\.5 in rows \[4\][,;]") as caught:
+        sampler.generate([[0], [0, 0, 0], [2], [2], [1], [0]], 5, seed=0, eos_token_id=2, batch_size=batch_size)
+    again = pickle.loads(pickle.dumps(caught.value))  # as between processes
+    assert str(again) == str(caught.value) and again.rows == [4]
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 3])
+def test_rows_are_named_as_the_user_counts_them_also_in_parts(batch_size):
+    rare = CallableEnergy(lambda c, x, log_p: torch.where((c[..., 0] == 0), math.inf, 0.0 * log_p))
+    options = {"num_steps": 1, "num_candidates": 3}
+    redrawn = EnergySampler(UNIFORM, rare, on_impossible="redraw", **options).sample(99, 3, seeds=range(1, 100))
+    impossible = redrawn.steps[0].redraws.nonzero()[:, 0].tolist()
+    assert impossible[0] >= 3 and len(impossible) > 1  # else this test says nothing
+    with pytest.raises(ImpossibleCandidates) as caught:
+        EnergySampler(UNIFORM, rare, **options).sample(99, 3, seeds=range(1, 100), batch_size=batch_size)
+    assert caught.value.rows == (impossible if batch_size is None else impossible[:1])
 
 
 def test_redraws_run_out():

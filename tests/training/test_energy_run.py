@@ -76,6 +76,38 @@ def test_a_chain_is_trained_on_whole_steps_by_its_likelihood(built, objective, m
         built(kind="chain", objective=EnergyObjectiveConfig(**objective))
 
 
+@pytest.mark.parametrize(
+    ("mixture", "valid_batches"),
+    [
+        ({"num_steps": (2, 3, 4, 5, 6, 8), "group_sizes": (None, 2, 4)}, 1),
+        ({"num_steps": (2,), "orders": ("random", "confidence"), "group_sizes": (None, 2, 4)}, 4),
+    ],
+    ids=["steps", "groups"],
+)
+def test_validation_sees_all_of_a_mixture_on_few_rows(mixture, valid_batches, tmp_path, monkeypatch):
+    """6 rows, in batches of 4."""
+    seen, call = [], module.EnergyObjective.__call__
+
+    def spy(objective, model, batch, streams):
+        if not model.training:
+            seen.append(tuple(streams.common(4).tolist()))
+        return call(objective, model, batch, streams)
+
+    monkeypatch.setattr(module.EnergyObjective, "__call__", spy)
+    x_0 = torch.randint(MASK, (6, 8), generator=torch.Generator().manual_seed(0))
+    rows = TokenBlocks(x_0, 6, x_0.numel(), 0, 0)
+    monkeypatch.setattr(module, "corpus_of", lambda corpus, denoiser: corpus)
+    trainer = TrainerConfig(str(tmp_path), num_steps=2, batch_size=4, valid_every=1, valid_batches=valid_batches)
+    objective = EnergyObjectiveConfig(**mixture)
+    run_config(TrainEnergyConfig(SimpleNamespace(train=rows, valid=rows), modernbert(), trainer, objective=objective))
+    first, second = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    assert first == second and len(first) == max(valid_batches, *map(len, mixture.values()))
+    objective = objective.of_kind("head")
+    mixtures = (objective.num_steps, objective.orders, objective.group_sizes, objective.block_lengths)
+    for values, drawn in zip(mixtures, zip(*first, strict=True), strict=True):
+        assert {int(u * len(values)) for u in drawn} == {*range(len(values))}
+
+
 @pytest.mark.parametrize("kind", ["head", "markov", "nce"])
 def test_a_run_measures_what_a_normalised_energy_gains_and_keeps_it(kind, tmp_path):
     """Of a tiny denoiser, on rows of its own symbols: it is saved, exported, and read by a sampler."""

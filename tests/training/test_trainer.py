@@ -202,9 +202,27 @@ def test_rows_differ_by_seed_and_noise_by_micro_step(tmp_path):
     for seed in (0, 1):
         settings = {"num_steps": 3, "gradient_accumulation": 2, "seed": seed}
         tiny.run(tmp_path / str(seed), objective, **settings)
-    assert len(batches) == len(noise) == 16  # per seed 6 micro-steps and 2 validation batches
-    assert len(set(noise)) == 16
-    assert not torch.equal(torch.cat(batches[:6]), torch.cat(batches[8:14]))
+    assert len(batches) == len(noise) == 20  # per seed 6 micro-steps and 2 validation batches
+    assert len(set(noise)) == 20
+    assert not torch.equal(torch.cat(batches[:6]), torch.cat(batches[10:16]))
+
+
+def test_few_rows_are_validated_as_often_with_other_noise(tmp_path):
+    """9 rows, in 5 batches of 4: each twice or more, and all parts of a mixture of up to 5."""
+    seen = []
+
+    def objective(model, batch, streams):
+        if not model.training:
+            seen.append((batch, streams.values(), streams.common(2)))
+        return tiny.plain_objective(model, batch, streams)
+
+    tiny.run(tmp_path, objective, num_steps=4, valid_every=2, valid_batches=5)
+    batches, noise, common = (torch.stack(parts) for parts in zip(*seen, strict=True))
+    assert all(torch.equal(part[:5], part[5:]) for part in (batches, noise, common))  # alike at both passes
+    rows = torch.cat(batches[:5].unbind())
+    assert len(rows) == 20 and {*map(tuple, rows.tolist())} == {*map(tuple, tiny.blocks()[:9].tolist())}
+    assert len(noise[:5].unique()) == noise[:5].numel()
+    assert ((5 * common[:5]).long().sort(0).values == torch.arange(5)[:, None]).all()
 
 
 # Exactness
@@ -220,7 +238,7 @@ def test_resumed_run_is_bit_identical(tmp_path, settings):
         return tiny.TinyModel(dropout=0.2, dtype=torch.float32)
 
     whole = tiny.run(tmp_path / "whole", model=model(), **settings)
-    calls = 7 * settings.get("gradient_accumulation", 1) + 3  # 7 updates, 2 validation batches
+    calls = 9 * settings.get("gradient_accumulation", 1) + 1  # 7 updates, 2 validation batches
     broken = failing(tiny.noisy_objective, calls, crash)
     with pytest.raises(Crash):
         tiny.run(tmp_path / "halves", broken, model=model(), **settings)
@@ -238,7 +256,7 @@ def test_resumed_run_is_bit_identical(tmp_path, settings):
 def test_resuming_ignores_the_model_of_the_broken_run(tmp_path):
     settings = {"gradient_accumulation": 3, "ema_decay": 0.9}
     model, whole = tiny.TinyModel(dropout=0.2), tiny.TinyModel(dropout=0.2)
-    calls = 5 * 3 + 2 + 2  # 5 updates, 2 validation batches, 2 of 3 micro-steps
+    calls = 5 * 3 + 2 * 3 + 2  # 5 updates, 2 validation batches, 2 of 3 micro-steps
     with pytest.raises(Crash):
         tiny.run(tmp_path / "a", failing(tiny.noisy_objective, calls, crash), model, **settings)
     assert model.matrix.grad is not None

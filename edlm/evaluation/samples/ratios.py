@@ -67,13 +67,14 @@ SETTINGS = {
     "listed head, exact, rounds of 4": Setting("listed", {**STEP, "num_candidates": None, "group_size": 4}),
     "listed head, k = 16, whole step": Setting("listed", {**STEP, "num_candidates": 16}),
 }
+ONE = {"num_candidates": 1, "on_impossible": "redraw"}  # so that it is judged, though there is no choice
 LM_SETTINGS = {
-    "LM, k = 1, sequences": Setting("LM", {**SEQUENCE, "num_candidates": 1}),
+    "LM, k = 1, sequences": Setting("LM", {**SEQUENCE, **ONE}),
     "LM, k = 4, sequences": Setting("LM", {**SEQUENCE, "num_candidates": 4}),
     "LM, k = 16, sequences": Setting("LM", {**SEQUENCE, "num_candidates": 16}),
     "plain program, k = 4": Setting("plain", {"num_steps": LM_PASSES, "num_candidates": 4}, 1),
     "plain program, k = 16": Setting("plain", {"num_steps": LM_PASSES, "num_candidates": 16}, 2),
-    "LM, k = 1, left to right": Setting("LM", {**LEFT, "num_candidates": 1}, 5),
+    "LM, k = 1, left to right": Setting("LM", {**LEFT, **ONE}, 5),
     "LM, k = 16, left to right": Setting("LM", {**LEFT, "num_candidates": 16}, 5),
     "NCE, k = 4, sequences": Setting("NCE", {**SEQUENCE, "num_candidates": 4}),
 }

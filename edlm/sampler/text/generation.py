@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from edlm.diffusion.streams import RowStreams, row_seeds
+from edlm.sampler.impossible import rows_numbered
 from edlm.sampler.kernel import Kernel
 from edlm.sampler.output import StepInfo
 from edlm.sampler.passes import Passes, check_cache
@@ -174,7 +175,8 @@ def _write(
             if lane is None and waiting:
                 r = waiting.popleft()
                 lanes[place] = Lane.begin(kernel, r, seeds[r], views[r], tokens[r])
-        taken.append(desk.take(lanes, options.num_likeliest))
+        with rows_numbered([-1 if lane is None else lane.row for lane in lanes]):
+            taken.append(desk.take(lanes, options.num_likeliest))
         for place, lane in enumerate(lanes):
             if lane is None:
                 continue

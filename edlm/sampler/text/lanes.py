@@ -96,7 +96,7 @@ class Lane:
 
     def _skip(self, kernel: Kernel) -> None:
         """Leave out steps in which nothing is decided, unless the energy judges these too."""
-        if kernel.energy is not None and kernel.energy.needs_every_row:
+        if kernel.energy_is_used and kernel.energy.needs_every_row:
             return
         masked = self.plan.target & (self.tokens[:, self.view.index] == kernel.denoiser.mask_token_id)
         plan = self.plan.repeated(kernel.num_particles)
@@ -133,7 +133,11 @@ class Desk:
 
     @torch.no_grad()
     def take(self, lanes: Sequence[Lane | None], num_likeliest: int) -> TakenStep:
-        """The next step of each lane, whose tokens are then those after it."""
+        """The next step of each lane, whose tokens are then those after it.
+
+        Raises:
+            ImpossibleCandidates: as `EnergySampler.fill`; it names the lanes by their places.
+        """
         device, kernel, number = self.kernel.device, self.kernel, self.kernel.num_particles
         rows = [tokens for lane in lanes for tokens in ([None] * number if lane is None else lane.tokens)]
         views = [None if lane is None else lane.view for lane in lanes for _ in range(number)]
@@ -148,7 +152,7 @@ class Desk:
         x_s, info = take_step(kernel, step, streams.particles(number).values(many), 0, num_likeliest)
         nothing = Particles.of(kernel, 1, torch.device("cpu"))
         particles = Particles.stacked([nothing if lane is None else lane.particles for lane in lanes]).to(device)
-        particles, index, info = particles.survive(kernel, info, partial(streams.resampling, at))
+        particles, index, info = particles.survive(kernel, step, info, partial(streams.resampling, at))
         x_s, particles = x_s[index].cpu().unflatten(0, (len(lanes), number)), particles.to("cpu")
         taken = []
         for place, lane in enumerate(lanes):

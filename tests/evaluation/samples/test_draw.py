@@ -90,7 +90,8 @@ def test_passes_of_the_base_are_its_steps_and_none_of_an_energy(num_steps, num_b
 @pytest.mark.parametrize(
     ("options", "passes"),
     [
-        ({"num_candidates": 1}, 2),
+        ({"num_candidates": 1}, 0),
+        ({"num_candidates": 1, "on_impossible": "redraw"}, 2),
         ({"num_candidates": 5}, 10),  # two steps
         ({"num_candidates": 5, "num_steps": 1}, 5),
         ({"num_candidates": 5, "num_steps": 7}, 15),  # three steps that reveal something
