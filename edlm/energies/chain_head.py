@@ -26,28 +26,27 @@ class ChainHead(NeighbourHead):
 
     def log_partition(self, field: Field) -> Tensor:
         """``log Z`` of each chain, float64, ``[num_chains]``."""
-        following, scales = messages(*weights_of(self._links(field)), field.neighbours)
-        first = field.neighbours.first
-        return (field.unary[first] + following[first].log()).logsumexp(-1) + scales[first]
+        neighbours, (links, largest) = field.neighbours, weights_of(self._links(field))
+        following, tops = messages(links, neighbours)
+        scales = tops.log().index_add(0, neighbours.linked, largest)
+        first = (field.unary[neighbours.first] + following[neighbours.first].log()).logsumexp(-1)
+        return first.index_add(0, neighbours.chain, scales)
 
     def _log_q(self, field: Field, tokens: Tensor) -> Tensor:
         states = field.shortlist.states_of(tokens)
-        terms = field.unary.gather(1, states) + field.shortlist.log_share(tokens, states)
+        terms = field.unary.gather(1, states)
         linked, size = field.neighbours.linked, field.shortlist.size
         if len(linked):
             source = field.neighbours.previous[linked]
             listed = (states[linked] < size) & (states[source] < size)
-            index = states[linked].clamp(max=size - 1)[..., None].expand(-1, -1, self.shape.rank)
-            pairs = (self.left(tokens[source]) * field.right[linked].gather(1, index)).sum(-1)
+            left = self.left(tokens[source]) * field.gate[linked, None]
+            pairs = (left * self.right(tokens[linked])).sum(-1)
             terms = terms.index_add(0, linked, precise(pairs * listed))
-        return terms.index_add(
-            0, field.neighbours.first, -self.log_partition(field)[:, None].expand(-1, terms.shape[1])
-        )
+        log_z = self.log_partition(field)[:, None].expand(-1, terms.shape[1])
+        return terms.index_add(0, field.neighbours.first, -log_z)
 
-    def _draw(self, field: Field, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        links, largest = weights_of(self._links(field))
-        following, _ = messages(links, largest, field.neighbours)
-        links = links * following[field.neighbours.linked, None]
-        first = field.unary[field.neighbours.first].softmax(1) * following[field.neighbours.first]
-        states, laws = draw_states(first, links, field.neighbours, uniforms[:, :1])
-        return states, field.shortlist.draw_rest(uniforms[:, 1:]), laws
+    def _draw(self, field: Field, others: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        neighbours, (links, _) = field.neighbours, weights_of(self._links(field))
+        following, _ = messages(links, neighbours)
+        first = field.unary[neighbours.first].softmax(1) * following[neighbours.first]
+        return draw_states(first, links.mul_(following[neighbours.linked, None]), neighbours, uniforms)

@@ -24,15 +24,11 @@ class MarkovHead(NeighbourHead):
         logits = field.unary[:, None].expand(-1, tokens.shape[1], -1)
         linked = field.neighbours.linked
         if len(linked):
-            left = self.left(tokens[field.neighbours.previous[linked]])
-            pairs = precise(F.pad(left @ field.right[linked].transpose(1, 2), (0, 1)))
-            logits = logits.index_add(0, linked, pairs)
+            pairs = self._pairs(field, linked, tokens[field.neighbours.previous[linked]])
+            logits = logits.index_add(0, linked, precise(F.pad(pairs, (0, 1))))
         states = field.shortlist.states_of(tokens)
-        log_q = logits.log_softmax(-1).gather(2, states[..., None])[..., 0]
-        return log_q + field.shortlist.log_share(tokens, states)
+        return logits.log_softmax(-1).gather(2, states[..., None])[..., 0]
 
-    def _draw(self, field: Field, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        others = field.shortlist.draw_rest(uniforms[:, 1:])  # first, since the next token may depend on them
-        first, (links, _) = field.unary[field.neighbours.first], weights_of(self._links(field, others))
-        states, laws = draw_states(first.softmax(1), links, field.neighbours, uniforms[:, :1])
-        return states, others, laws
+    def _draw(self, field: Field, others: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        links, _ = weights_of(self._links(field, others))
+        return draw_states(field.unary[field.neighbours.first].softmax(1), links, field.neighbours, uniforms)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -13,14 +14,18 @@ from typing_extensions import Self
 
 from edlm.denoisers.base import Denoiser
 from edlm.diffusion.slots import Slots
+from edlm.energies.chains import draw_apart
 from edlm.energies.decision import Decision, Step
 from edlm.energies.exact import ExactEnergy
 from edlm.energies.laws import Likeliest
 from edlm.energies.neighbours import NUM_DISTANCES, Neighbours
 from edlm.energies.pretrained import PretrainedEnergy
 from edlm.energies.proposal import PLAIN, Proposal
-from edlm.energies.shortlist import Shortlist
-from edlm.numerics import precise
+from edlm.energies.shortlist import Shortlist, shortlist_and_draws, shortlist_and_shares
+from edlm.memory import rows_at_once
+from edlm.numerics import precise, widest_float
+
+_ENTRIES_OF_CPU = 2**20  # of the tables of chains that are computed together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,15 +125,15 @@ class NeighbourHead(PretrainedEnergy, ExactEnergy):
         """``log p_theta - log q`` of the candidates, nats, ``[batch, k]``; 0 for rows that decide nothing."""
         if not len(decision.slots):
             return torch.zeros_like(decision.log_p)
-        field = self._field(decision.step, decision.slots, decision.x_partial, PLAIN)
-        tokens = decision.candidates[field.slots.rows, :, field.slots.positions]
-        return decision.log_p - field.slots.sum_rows(self._log_q(field, tokens))
+        neighbours = Neighbours.of(decision.step, decision.slots, decision.x_partial)
+        tokens = decision.candidates[neighbours.slots.rows, :, neighbours.slots.positions]
+        return decision.log_p - self._log_law(decision.step, neighbours, tokens, PLAIN)
 
     def log_prob(self, step: Step, tokens: Tensor, round_size: int = 1, proposal: Proposal = PLAIN) -> Tensor:
         if not len(tokens):
             return precise(torch.zeros(len(step.x_t), device=tokens.device))
-        field = self._field(step, step.slots, step.x_t, proposal)
-        return field.slots.sum_rows(self._log_q(field, tokens[field.neighbours.order, None]))[:, 0]
+        neighbours = Neighbours.of(step, step.slots, step.x_t)
+        return self._log_law(step, neighbours, tokens[neighbours.order, None], proposal)[:, 0]
 
     def sample(
         self,
@@ -140,44 +145,64 @@ class NeighbourHead(PretrainedEnergy, ExactEnergy):
     ) -> tuple[Tensor, Likeliest]:
         if not len(step.slots):
             return step.slots.positions, None
-        field = self._field(step, step.slots, step.x_t, proposal)
-        uniforms = uniforms[field.neighbours.order.cpu()]
-        states, others, laws = self._draw(field, uniforms)
-        listed = field.shortlist.tokens.gather(1, states[:, None].clamp(max=field.shortlist.size - 1))[:, 0]
-        tokens = torch.where(states < field.shortlist.size, listed, others)
-        back = field.neighbours.order.argsort()
-        likeliest = field.shortlist.likeliest(laws, num_likeliest)
-        return tokens[back], None if likeliest is None else tuple(table[back] for table in likeliest)
+        neighbours, device = Neighbours.of(step, step.slots, step.x_t), step.x_t.device
+        uniforms = uniforms[neighbours.order.cpu()].to(device, widest_float(device))
+        size = self.shape.num_likeliest
+        shortlist, others = shortlist_and_draws(step, neighbours.slots, proposal, size, uniforms[:, 1:])
+        drawn = [
+            self._draw(field, others[part], uniforms[part, :1])
+            if len(field.neighbours.linked)
+            else draw_apart(field.unary, uniforms[part, :1])
+            for part, field in self._fields(step, neighbours, shortlist, proposal)
+        ]
+        states, laws = map(torch.cat, zip(*drawn, strict=True))
+        back = neighbours.order.argsort()
+        likeliest = shortlist.likeliest(laws, num_likeliest)
+        tokens = shortlist.tokens_of(states, others)[back]
+        return tokens, None if likeliest is None else tuple(table[back] for table in likeliest)
+
+    def _log_law(self, step: Step, neighbours: Neighbours, tokens: Tensor, proposal: Proposal) -> Tensor:
+        """``log q`` of ``tokens[num_slots, k]``, nats, ``[batch, k]``."""
+        size = self.shape.num_likeliest
+        shortlist, shares = shortlist_and_shares(step, neighbours.slots, proposal, size, tokens)
+        terms = [
+            self._log_q(field, tokens[part]) for part, field in self._fields(step, neighbours, shortlist, proposal)
+        ]
+        return neighbours.slots.sum_rows(torch.cat(terms) + shares)
 
     @abstractmethod
     def _log_q(self, field: Field, tokens: Tensor) -> Tensor:
-        """Terms of ``log q`` of ``tokens[num_slots, k]``, whose sums over rows count; float64, the same shape."""
+        """Terms of ``log q`` of the states of ``tokens[num_slots, k]``, whose sums over rows count; float64."""
 
     @abstractmethod
-    def _draw(self, field: Field, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """States, tokens for the state "any other", both ``[num_slots]``, and the laws ``[num_slots, m + 1]``."""
+    def _draw(self, field: Field, others: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """States, and weights that they are drawn by, ``[num_slots, m + 1]``; some slots are linked.
 
-    def _field(self, step: Step, slots: Slots, x_partial: Tensor, proposal: Proposal) -> Field:
-        neighbours = Neighbours.of(step, slots, x_partial)
-        slots = neighbours.slots
-        logits = step.denoiser.possible(step.denoiser.slot_logits(step.encoding, slots))
-        logits = logits if proposal.is_default else proposal(logits.log_softmax(-1))
-        shortlist = Shortlist.of(logits, self.shape.num_likeliest)
-        sharpness, unary = 1 / proposal.temperature, precise(shortlist.log_mass)
-        states = self._states(step, slots) if self.shape.reads_states else None
+        ``others[num_slots]`` are the tokens of the state "any other"; uniforms ``[num_slots, 1]``.
+        """
+
+    def _fields(
+        self, step: Step, neighbours: Neighbours, shortlist: Shortlist, proposal: Proposal
+    ) -> Iterator[tuple[slice, Field]]:
+        """Whole chains, so many that their tables are small, and their potentials."""
+        width = (shortlist.size + 1) * max(shortlist.size + 1, self.shape.rank)
+        for part in neighbours.parts(rows_at_once(width, step.x_t.device, _ENTRIES_OF_CPU)):
+            yield part, self._field(step, neighbours.part(part), shortlist.part(part), 1 / proposal.temperature)
+
+    def _field(self, step: Step, neighbours: Neighbours, shortlist: Shortlist, sharpness: float) -> Field:
+        unary = precise(shortlist.log_mass)
+        states = self._states(step, neighbours.slots) if self.shape.reads_states else None
         if states is not None:
             single = (self.token(shortlist.tokens) @ self.state(states)[..., None])[..., 0]
             unary = unary + F.pad(sharpness * single, (0, 1))
         if self.shape.blind:
             return Field(neighbours.without(), shortlist, unary, None)
-        gate = self.distance[neighbours.seen.long(), neighbours.distance]
+        gate = sharpness * self.distance[neighbours.seen.long(), neighbours.distance]
         if states is not None:
             gate = gate * (1 + self.gate(states))
-        right = self.right(shortlist.tokens) * (sharpness * gate)[:, None]
-        is_given = neighbours.given >= 0
-        left = self.left(neighbours.given.clamp(min=0)) * is_given[:, None]
-        after_given = (right @ left[..., None])[..., 0]
-        return Field(neighbours, shortlist, unary + F.pad(after_given, (0, 1)), right)
+        field, after = Field(neighbours, shortlist, unary, gate), (neighbours.given >= 0).nonzero()[:, 0]
+        after_given = self._pairs(field, after, neighbours.given[after, None])[:, 0]
+        return replace(field, unary=unary.index_add(0, after, precise(F.pad(after_given, (0, 1)))))
 
     def _states(self, step: Step, slots: Slots) -> Tensor:
         """The states that enter the denoiser's last block, at the slots."""
@@ -185,6 +210,11 @@ class NeighbourHead(PretrainedEnergy, ExactEnergy):
             raise ValueError(f"a {type(self).__name__} reads states, and {type(step.denoiser).__name__} gives none")
         states = step.encoding.hidden[-1][step.encoding.place[slots.rows], slots.positions]
         return self.norm(states.to(self.state.weight))
+
+    def _pairs(self, field: Field, at: Tensor, left: Tensor) -> Tensor:
+        """``b_j(w, v)`` of slots ``at[n]``, left neighbours ``left[n, k]`` and the listed tokens, ``[n, k, m]``."""
+        right = self.right(field.shortlist.tokens[at])
+        return (self.left(left) * field.gate[at, None]) @ right.transpose(1, 2)
 
     def _links(self, field: Field, others: Tensor | None = None) -> Tensor:
         """Log-weights of a linked slot's states after each state on its left, ``[num_linked, m + 1, m + 1]``.
@@ -199,8 +229,10 @@ class NeighbourHead(PretrainedEnergy, ExactEnergy):
         tokens = field.shortlist.tokens[source]
         if others is not None:
             tokens = torch.cat([tokens, others[source, None]], 1)
-        pairs = self.left(tokens) @ field.right[linked].transpose(1, 2)
-        return F.pad(pairs, (0, 1, 0, int(others is None))) + field.unary[linked][:, None]
+        pairs = self._pairs(field, linked, tokens)
+        links = field.unary[linked, None].repeat(1, field.unary.shape[1], 1)
+        links[:, : pairs.shape[1], :-1] += pairs
+        return links
 
 
 @dataclass(frozen=True)
@@ -211,14 +243,10 @@ class Field:
         neighbours: The slots, from left to right, and their neighbours.
         shortlist: Their states.
         unary: Log-weights of the states, with the term of a given neighbour; float64, ``[num_slots, m + 1]``.
-        right: ``g_j * W_2[v]`` of the listed tokens, ``[num_slots, m, rank]``; None for the control.
+        gate: ``g_j``, ``[num_slots, rank]``; None for the control.
     """
 
     neighbours: Neighbours
     shortlist: Shortlist
     unary: Tensor
-    right: Tensor | None
-
-    @property
-    def slots(self) -> Slots:
-        return self.neighbours.slots
+    gate: Tensor | None

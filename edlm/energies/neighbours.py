@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -39,25 +40,38 @@ class Neighbours:
     @classmethod
     def of(cls, step: Step, slots: Slots, x_partial: Tensor) -> Neighbours:
         """Of slots that are decided together, in ``x_partial[batch, length]``; masks are no neighbours."""
-        length, mask = x_partial.shape[1], step.denoiser.mask_token_id
+        length, mask, device = x_partial.shape[1], step.denoiser.mask_token_id, x_partial.device
         order = (slots.rows * length + slots.positions).argsort()
         slots = slots.part(order)
-        number = x_partial.new_full(x_partial.shape, -1)
-        number[slots.rows, slots.positions] = torch.arange(len(slots), device=number.device)
-        counts = (x_partial != mask) if step.attention_mask is None else (x_partial != mask) & step.attention_mask
-        places = torch.arange(length, device=number.device)
-        nearest = torch.where(counts | (number >= 0), places, -1).cummax(1).values
-        at = slots.gather(F.pad(nearest[:, :-1], (1, 0), value=-1))
-        exists, where = at >= 0, (slots.rows, at.clamp(min=0))
-        previous = torch.where(exists, number[where], -1)
-        given = torch.where(exists & (previous < 0), x_partial[where], -1)
-        distance = torch.bucketize(slots.positions - at, torch.tensor(_FARTHER, device=at.device), right=True)
-        return cls(slots, order, previous, given, exists & (step.x_t[where] != mask), distance)
+        given = (x_partial != mask) if step.attention_mask is None else (x_partial != mask) & step.attention_mask
+        code = torch.where(given, -2 - x_partial, -1)  # -1 is no neighbour; -2 - v is a token v; i is a slot
+        code[slots.rows, slots.positions] = torch.arange(len(slots), device=device)
+        nearest = torch.where(code != -1, torch.arange(length, device=device), -1).cummax(1).values
+        at = F.pad(nearest, (1, 0), value=-1)[slots.rows, slots.positions]
+        where = (slots.rows, at.clamp(min=0))
+        code = code[where].masked_fill(at < 0, -1)
+        distance = torch.bucketize(slots.positions - at, torch.tensor(_FARTHER, device=device), right=True)
+        seen = (step.x_t[where] != mask) & (at >= 0)
+        return cls(slots, order, code.clamp(min=-1), (-2 - code).clamp(min=-1), seen, distance)
 
     def without(self) -> Neighbours:
         """The same slots without any neighbours."""
         none = torch.full_like(self.previous, -1)
         return Neighbours(self.slots, self.order, none, none, self.seen, self.distance)
+
+    def part(self, index: slice) -> Neighbours:
+        """Some of the slots: whole chains, see `parts`."""
+        previous = (self.previous[index] - index.start).clamp(min=-1)
+        others = (table[index] for table in (self.given, self.seen, self.distance))
+        return Neighbours(self.slots.part(index), self.order[index], previous, *others)
+
+    def parts(self, size: int) -> list[slice]:
+        """Consecutive slots of whole chains that begin within ``size`` slots of each other."""
+        if len(self.slots) <= size:
+            return [slice(0, len(self.slots))]
+        number = self.first // size
+        begins = number.diff(prepend=number.new_full((1,), -1)) > 0
+        return [slice(*ends) for ends in pairwise([*self.first[begins].tolist(), len(self.slots)])]
 
     @cached_property
     def first(self) -> Tensor:
@@ -70,7 +84,11 @@ class Neighbours:
         return (self.previous >= 0).nonzero()[:, 0]
 
     @cached_property
+    def chain(self) -> Tensor:
+        """Number of the chain of each slot, ``[num_slots]``."""
+        return (self.previous < 0).cumsum(0) - 1
+
+    @cached_property
     def depth(self) -> Tensor:
         """Place of each slot in its chain, from 0, ``[num_slots]``."""
-        index = torch.arange(len(self.slots), device=self.previous.device)
-        return index - torch.where(self.previous < 0, index, 0).cummax(0).values
+        return torch.arange(len(self.slots), device=self.previous.device) - self.first[self.chain]

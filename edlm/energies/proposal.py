@@ -136,22 +136,42 @@ def _below(target: Tensor, total: Tensor) -> Tensor:
     return torch.minimum(target, total.nextafter(torch.zeros_like(total)))
 
 
-def inverse_cdf(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Draws by weights ``[..., size]`` in the widest float, and what is left of each uniform for a further draw.
+def inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """Draws by weights ``[..., size]`` in the widest float, as indices ``[..., 1]``.
 
     Args:
         weights: Not negative, not normalised; without mass the draw is the last index.
         uniforms: In [0, 1), ``[..., 1]``.
-
-    Returns:
-        Indices and uniforms, both ``[..., 1]``.
     """
     cdf = weights.cumsum(-1)
-    total = cdf[..., -1:]
-    target = _below(uniforms * total, total)
-    at = torch.searchsorted(cdf, target.contiguous(), right=True).clamp(max=weights.shape[-1] - 1)
-    chosen = weights.gather(-1, at)
-    return at, ((target - cdf.gather(-1, at) + chosen) / chosen).nan_to_num().clamp(0, 1)
+    target = _below(uniforms * cdf[..., -1:], cdf[..., -1:])
+    return torch.searchsorted(cdf, target.contiguous(), right=True).clamp(max=weights.shape[-1] - 1)
+
+
+def draw_by_classes(weights: Tensor, uniforms: Tensor, class_size: int) -> Tensor:
+    """A draw of each row by inverse CDF in two levels, residue classes and the entries of one.
+
+    Each is summed in the widest float, classes themselves in that of the weights.
+
+    Args:
+        weights: Not negative, not normalised; without mass a draw is any index; ``[n, vocab_size]``.
+        uniforms: In [0, 1), in the widest float, ``[n, 1]``.
+        class_size: Entries of a class, at most.
+
+    Returns:
+        Tokens, ``[n, 1]``.
+    """
+    vocab_size = weights.shape[1]
+    classes = -(-vocab_size // class_size)
+    whole = vocab_size // classes * classes
+    sums = weights[:, :whole].unflatten(1, (-1, classes)).sum(1)
+    sums[:, : vocab_size - whole] += weights[:, whole:]
+    at, left = _search(sums.cumsum(1, dtype=uniforms.dtype), uniforms)
+    columns = at + classes * torch.arange(-(-vocab_size // classes), device=at.device)
+    inside = weights.gather(1, columns.clamp(max=vocab_size - 1)).masked_fill(columns >= vocab_size, 0.0)
+    cdf = inside.cumsum(1, dtype=uniforms.dtype)
+    at = torch.searchsorted(cdf, _below(left, cdf[:, -1:]), right=True).clamp(max=columns.shape[1] - 1)
+    return columns.gather(1, at).clamp(max=vocab_size - 1)
 
 
 class Draws(NamedTuple):

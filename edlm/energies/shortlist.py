@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from edlm.diffusion.slots import Slots
+from edlm.energies.decision import Step
 from edlm.energies.laws import Likeliest
-from edlm.energies.proposal import inverse_cdf
-from edlm.numerics import check_mass, precise
+from edlm.energies.proposal import Proposal, draw_by_classes
+from edlm.memory import parts_of_table
+from edlm.numerics import check_mass
 
 _CLASS_SIZE = 16  # tokens of a residue class of the vocabulary
 
@@ -21,64 +25,29 @@ class Shortlist:
     Attributes:
         tokens: The likeliest ones, likeliest first, ``[num_slots, m]``.
         log_mass: Log-probabilities of the states, nats, ``[num_slots, m + 1]``.
-        logits: Log-weights of all tokens, ``[num_slots, vocab_size]``.
-        log_rest: Log of the summed weights of the tokens that are not listed, ``[num_slots, 1]``.
-        rest: Weights of the tokens that are not listed, ``[num_slots, vocab_size]``, over the largest of them.
     """
 
     tokens: Tensor
     log_mass: Tensor
-    logits: Tensor
-    log_rest: Tensor
-    rest: Tensor
-
-    @classmethod
-    def of(cls, logits: Tensor, num_likeliest: int) -> Shortlist:
-        """Of log-weights ``[num_slots, vocab_size]``, normalised or not.
-
-        Raises:
-            ValueError: a slot has no mass, or holds NaN or +inf.
-        """
-        size = min(num_likeliest, logits.shape[1])
-        values, tokens = top_tokens(logits, min(size + 1, logits.shape[1]))
-        check_mass(values[:, 0])
-        largest = values[:, size:].nan_to_num(neginf=0.0) if values.shape[1] > size else values[:, :1]
-        rest = (logits - largest).exp_().scatter_(1, tokens[:, :size], 0.0)
-        log_rest = rest.sum(1, keepdim=True).log() + largest
-        log_mass = torch.cat([values[:, :size], log_rest], 1).log_softmax(1)
-        return cls(tokens[:, :size], log_mass, logits, log_rest, rest)
 
     @property
     def size(self) -> int:
         """Number m of listed tokens."""
         return self.tokens.shape[1]
 
+    def part(self, index: slice) -> Shortlist:
+        """That of some of the slots."""
+        return Shortlist(self.tokens[index], self.log_mass[index])
+
     def states_of(self, tokens: Tensor) -> Tensor:
         """States of ``tokens[num_slots, k]``, the same shape."""
         found = self.tokens[:, :, None] == tokens[:, None]
         return torch.where(found.any(1), found.int().argmax(1), self.size)
 
-    def log_share(self, tokens: Tensor, states: Tensor) -> Tensor:
-        """``log p(token | state)``: 0 for listed tokens; both ``[num_slots, k]``, nats, the same shape."""
-        weights = self.logits.gather(1, tokens)
-        share = torch.where(weights.isneginf(), weights, weights - self.log_rest)
-        return torch.where(states == self.size, share, 0.0)
-
-    def draw_rest(self, uniforms: Tensor) -> Tensor:
-        """A token of each slot that is not listed (any, if all are), ``[num_slots]``; uniforms ``[num_slots, 1]``.
-
-        By inverse CDF in two levels, residue classes and the tokens of one, each summed in float64.
-        """
-        vocab_size = self.rest.shape[1]
-        classes = -(-vocab_size // _CLASS_SIZE)
-        whole = vocab_size // classes * classes
-        sums = self.rest[:, :whole].unflatten(1, (-1, classes)).sum(1)
-        sums[:, : vocab_size - whole] += self.rest[:, whole:]
-        at, left = inverse_cdf(precise(sums), precise(uniforms).to(sums.device))
-        columns = at + classes * torch.arange(-(-vocab_size // classes), device=at.device)
-        inside = self.rest.gather(1, columns.clamp(max=vocab_size - 1)) * (columns < vocab_size)
-        at, _ = inverse_cdf(precise(inside), left)
-        return columns.gather(1, at).clamp(max=vocab_size - 1)[:, 0]
+    def tokens_of(self, states: Tensor, others: Tensor) -> Tensor:
+        """Tokens of states, where "any other" is ``others``; all ``[num_slots]``."""
+        listed = self.tokens.gather(1, states[:, None].clamp(max=self.size - 1))[:, 0]
+        return torch.where(states < self.size, listed, others)
 
     def likeliest(self, weights: Tensor, number: int) -> Likeliest:
         """At most ``number`` listed tokens and their probabilities, of weights ``[num_slots, m + 1]`` of the states."""
@@ -88,19 +57,92 @@ class Shortlist:
         return self.tokens.gather(1, states), shares
 
 
-def top_tokens(logits: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """The largest of logits ``[n, vocab_size]`` and their tokens, both ``[n, number]``, largest first.
+def shortlist_and_draws(
+    step: Step, slots: Slots, proposal: Proposal, num_likeliest: int, uniforms: Tensor
+) -> tuple[Shortlist, Tensor]:
+    """The states of slots, and a draw of each from its tokens that are not listed (any, if all are).
 
-    They lie in the residue classes of the largest maxima: most of a large vocabulary is read once, and not sorted.
+    Args:
+        step: The step.
+        slots: Some of its slots.
+        proposal: How the marginals are tempered and cut.
+        num_likeliest: Number of listed tokens, at most the whole vocabulary.
+        uniforms: In [0, 1), float64, ``[num_slots, 1]``.
+
+    Returns:
+        The shortlist and tokens ``[num_slots]``.
+
+    Raises:
+        ValueError: a slot has no mass, or holds NaN or +inf.
+    """
+
+    def read(logits: Tensor, part: Tensor) -> tuple[Tensor, ...]:
+        tokens, log_mass, weights, _ = _split(logits, num_likeliest)
+        return tokens, log_mass, draw_by_classes(weights, uniforms[part], _CLASS_SIZE)[:, 0]
+
+    return _by_parts(step, slots, proposal, read)
+
+
+def shortlist_and_shares(
+    step: Step, slots: Slots, proposal: Proposal, num_likeliest: int, tokens: Tensor
+) -> tuple[Shortlist, Tensor]:
+    """The states of slots as in `shortlist_and_draws`, and ``log p(token | its state)`` of tokens, nats.
+
+    The latter is 0 for listed tokens; ``tokens`` and it are ``[num_slots, k]``.
+    """
+
+    def read(logits: Tensor, part: Tensor) -> tuple[Tensor, ...]:
+        wanted = logits.gather(1, tokens[part])
+        listed, log_mass, _, log_sum = _split(logits, num_likeliest)
+        return listed, log_mass, torch.where(wanted.isneginf(), wanted, wanted - log_sum)
+
+    shortlist, shares = _by_parts(step, slots, proposal, read)
+    return shortlist, torch.where(shortlist.states_of(tokens) == shortlist.size, shares, 0.0)
+
+
+def _by_parts(
+    step: Step, slots: Slots, proposal: Proposal, read: Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+) -> tuple[Shortlist, Tensor]:
+    """What is read from logits of slots with these numbers, which may be overwritten; no whole table is kept."""
+    found = []
+    for part in parts_of_table(len(slots), step.denoiser.vocab_size, slots.rows.device):
+        logits = step.denoiser.possible(step.denoiser.slot_logits(step.encoding, slots.part(part)))
+        found.append(read(logits if proposal.is_default else proposal(logits.log_softmax(-1)), part))
+    tokens, log_mass, values = map(torch.cat, zip(*found, strict=True))
+    return Shortlist(tokens, log_mass), values
+
+
+def _split(logits: Tensor, num_likeliest: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The listed tokens and all others of each slot, from log-weights ``[n, vocab_size]``, which are overwritten.
+
+    Returns:
+        Listed tokens ``[n, m]``; log-probabilities of the states ``[n, m + 1]``; weights of the tokens that are not
+        listed, over the largest of them, ``[n, vocab_size]``; and the log of the sum of their weights, ``[n, 1]``.
+    """
+    size = min(num_likeliest, logits.shape[1])
+    values, tokens = top_tokens(logits, min(size + 1, logits.shape[1]))
+    check_mass(values[:, 0])
+    largest = values[:, size:].nan_to_num(neginf=0.0) if values.shape[1] > size else values[:, :1]
+    weights = logits.sub_(largest).exp_().scatter_(1, tokens[:, :size], 0.0)
+    log_sum = weights.sum(1, keepdim=True).log() + largest
+    log_mass = torch.cat([values[:, :size], log_sum], 1).log_softmax(1)
+    return tokens[:, :size], log_mass, weights, log_sum
+
+
+def top_tokens(logits: Tensor, number: int, ranked: bool = True) -> tuple[Tensor, Tensor]:
+    """The largest of logits ``[n, vocab_size]`` and their tokens, both ``[n, number]``; if ranked, largest first.
+
+    They lie in the residue classes of the largest maxima, which are found in the same way: most of a large vocabulary
+    is read once, and not sorted.
     """
     vocab_size = logits.shape[1]
     classes = vocab_size // _CLASS_SIZE
     if classes < 2 * number:
-        return logits.topk(number)
-    whole = classes * _CLASS_SIZE
-    best = logits[:, :whole].unflatten(1, (_CLASS_SIZE, classes)).amax(1).topk(number).indices
-    members = (best[:, None] + classes * torch.arange(_CLASS_SIZE, device=best.device)[:, None]).flatten(1)
-    tail = torch.arange(whole, vocab_size, device=best.device).expand(len(best), -1)
-    members = torch.cat([members, tail], 1)
-    values, index = logits.gather(1, members).topk(number)
-    return values, members.gather(1, index)
+        return logits.topk(number, sorted=ranked)
+    tail = classes * _CLASS_SIZE
+    table = logits[:, :tail].unflatten(1, (_CLASS_SIZE, classes))
+    _, best = top_tokens(table.amax(1), number, ranked=False)
+    members = table.gather(2, best[:, None].expand(-1, _CLASS_SIZE, -1)).flatten(1)
+    values, at = torch.cat([members, logits[:, tail:]], 1).topk(number, sorted=ranked)
+    in_class = best.gather(1, at % number) + at // number * classes
+    return values, torch.where(at < members.shape[1], in_class, at - members.shape[1] + tail)

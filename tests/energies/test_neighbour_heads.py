@@ -6,7 +6,9 @@ import torch
 from edlm import FunctionDenoiser
 from edlm.energies import ChainHead, MarkovHead, Step, load_energy
 from edlm.energies.card import TrainedFor
+from edlm.energies.neighbours import Neighbours
 from edlm.energies.proposal import PLAIN, Proposal
+from edlm.energies.shortlist import shortlist_and_shares
 from tests.chance import assert_law
 from tests.energies.heads import MASK, VOCAB_SIZE, decision_of, modernbert, ranked, step_on
 
@@ -130,7 +132,9 @@ def test_log_partition_is_a_sum_over_all_fillings(denoiser):
     head = disturbed(ChainHead, denoiser, num_likeliest=2)
     step, _ = every_filling(denoiser)
     expected = Enumerated(head, step).weights().logsumexp(0)
-    field = head._field(step, step.slots, step.x_t, PLAIN)
+    neighbours = Neighbours.of(step, step.slots, step.x_t)
+    shortlist, _ = shortlist_and_shares(step, neighbours.slots, PLAIN, 2, FILLINGS.T)
+    ((_, field),) = head._fields(step, neighbours, shortlist, PLAIN)
     assert head.log_partition(field).sum().item() == pytest.approx(expected.item(), abs=1e-10)
     assert abs(expected.item()) > 0.1
 
@@ -256,6 +260,22 @@ def test_rows_of_a_batch_are_rows_alone(kind, padded, denoiser):
         assert torch.equal(head.sample(alone, uniforms[mine])[0], drawn[mine])
         log_q = head.log_prob(alone, tokens[mine, 0])
         torch.testing.assert_close(log_q, head.log_prob(step, tokens[:, 0])[row : row + 1], atol=1e-9, rtol=0)
+
+
+@HEADS
+def test_parts_change_nothing(kind, denoiser, monkeypatch):
+    head, step = disturbed(kind, denoiser, num_likeliest=2), ragged(denoiser)
+    generator = torch.Generator().manual_seed(5)
+    tokens = torch.randint(VOCAB_SIZE, (len(step.slots),), generator=generator)
+    uniforms = torch.rand(len(step.slots), 2, dtype=torch.float64, generator=generator)
+    drawn, log_q = head.sample(step, uniforms)[0], head.log_prob(step, tokens)
+    monkeypatch.setattr("edlm.energies.shortlist.parts_of_table", lambda rows, *_: torch.arange(rows).split(2))
+    monkeypatch.setattr("edlm.energies.neighbour_head._ENTRIES_OF_CPU", 1)
+    neighbours = Neighbours.of(step, step.slots, step.x_t)
+    parts = neighbours.parts(1)
+    assert len(parts) == len(neighbours.first) < len(step.slots) and len(neighbours.parts(4)) < len(parts)
+    torch.testing.assert_close(head.log_prob(step, tokens), log_q, atol=1e-12, rtol=0)
+    assert torch.equal(head.sample(step, uniforms)[0], drawn)
 
 
 @HEADS

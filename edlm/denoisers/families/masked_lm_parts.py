@@ -85,35 +85,42 @@ def run_in_two_parts(
     encoder: PreTrainedModel, x_t: Tensor, attention_mask: Tensor | None
 ) -> tuple[Callable[[], Tensor], tuple[Tensor, ...]]:
     """Run all blocks of a ModernBERT but the last; and a function that runs that one, unless an energy replaces it."""
-    entering = []
-    watched = nn.ModuleList(_Watched(block, entering) for block in encoder.layers[:-1])
-    first = _with_modules(encoder, layers=watched, final_norm=nn.Identity())
-    last = _with_modules(encoder, layers=encoder.layers[-1:], embeddings=_GivenEmbeddings())
+    entering, last = [], _Deferred(encoder.layers[-1])
+    first = _with_modules(encoder, final_norm=nn.Identity())
+    del first._modules["layers"]
+    first.layers = [*(_Watched(block, entering) for block in encoder.layers[:-1]), last]
     entering.append(first(input_ids=x_t, attention_mask=attention_mask, return_dict=True).last_hidden_state)
-
-    def finish() -> Tensor:
-        return last(inputs_embeds=entering[-1], attention_mask=attention_mask, return_dict=True).last_hidden_state
-
-    return finish, tuple(entering)
+    return lambda: encoder.final_norm(last.block(entering[-1], **last.options)), tuple(entering)
 
 
-class _Watched(nn.Module):
+class _Layer:
+    """A block in a list of blocks; no module, since a pass makes them anew."""
+
+    def __init__(self, block: nn.Module):
+        self.block = block
+        self.attention_type = block.attention_type
+
+
+class _Watched(_Layer):
     """A block that notes the states that enter it."""
 
     def __init__(self, block: nn.Module, entering: list[Tensor]):
-        super().__init__()
-        self.block = block
-        self.attention_type = block.attention_type
+        super().__init__(block)
         self.entering = entering
 
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    def __call__(self, hidden_states: Tensor, **options: Any) -> Tensor:
         self.entering.append(hidden_states)
-        return self.block(hidden_states, **kwargs)
+        return self.block(hidden_states, **options)
 
 
-class _GivenEmbeddings(nn.Module):
-    def forward(self, input_ids: None, inputs_embeds: Tensor) -> Tensor:
-        return inputs_embeds
+class _Deferred(_Layer):
+    """A block that notes what it is called with beside the states, which leave it as they enter."""
+
+    options: dict[str, Any]
+
+    def __call__(self, hidden_states: Tensor, **options: Any) -> Tensor:
+        self.options = options
+        return hidden_states
 
 
 def _with_modules(model: nn.Module, /, **modules: nn.Module) -> nn.Module:
