@@ -31,7 +31,7 @@ class Output(ABC):
 
         Args:
             features: Input of the denoiser's output layer, ``[rows, n, width]``.
-            rest: Corrections of the tokens that are not listed, nats, ``[rows, n]``; None where all are.
+            rest: Corrections of the log-odds of the tokens that are not listed, ``[rows, n]``; None where all are.
             valid: Which entries are slots, bool, ``[rows, n]``; None: all.
             slots: These, entry by entry.
         """
@@ -76,9 +76,9 @@ class ListedTokens(Output):
         return decoder_of(self.step.denoiser, self.listed.tokens[self.active])
 
     def law(self, features: Tensor, rest: Tensor | None, valid: Tensor | None, slots: Slots) -> Law:
-        log_rest = self.listed.log_rest[slots.rows, slots.positions]
-        logits = _at(self.decode(features), valid).to(log_rest)
-        logits = torch.cat([logits, (log_rest + _at(rest, valid).to(log_rest))[:, None]], 1)
+        log_odds = self.listed.log_odds[slots.rows, slots.positions]
+        among_listed = _at(self.decode(features), valid).to(log_odds).log_softmax(1)
+        logits = torch.cat([among_listed, (log_odds + _at(rest, valid).to(log_odds))[:, None]], 1)
         return ListedLaw(self.step, self.listed, slots, logits, check=self.check)
 
 

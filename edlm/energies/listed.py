@@ -23,16 +23,16 @@ class Listed:
     Attributes:
         tokens: Shape ``[batch, m]``.
         places: Place of each token in its row's list, m where it is not listed, ``[batch, vocab_size]``.
-        log_rest: Log-weight of the tokens that are not listed, on the scale of the denoiser's logits; by position,
+        log_p_rest: Log-probability of the tokens that are not listed, under the denoiser, nats; by position,
             ``[batch, length]``.
-        log_p_rest: Their log-probability under the denoiser, nats, the same shape.
+        log_odds: That minus the log-probability of the listed ones, the same shape.
         others: One of them, drawn from the denoiser's marginal, the same shape; None where nothing is to be drawn.
     """
 
     tokens: Tensor
     places: Tensor
-    log_rest: Tensor
     log_p_rest: Tensor
+    log_odds: Tensor
     others: Tensor | None
 
     @classmethod
@@ -52,21 +52,19 @@ class Listed:
             index = ((slots.rows >= part[0]) & (slots.rows <= part[-1])).nonzero()[:, 0]
             rows = slots.rows[index]
             logits = step.logits(slots.part(index))
-            largest = logits.amax(1, keepdim=True)
-            probs = (logits - largest).exp_()
-            z = probs.sum(1, keepdim=True)
-            log_z, probs = largest + z.log(), probs.div_(z)
+            probs = logits.softmax(1)
             mass = probs.new_zeros(len(part), probs.shape[1]).index_add_(0, torch.searchsorted(part, rows), probs)
             mass[:, list(denoiser.vocabulary.impossible)] = -1.0
             tokens[part] = mass.topk(size).indices
+            log_p_listed = probs.gather(1, tokens[rows]).sum(1).log()
             probs.scatter_(1, tokens[rows], 0.0)
             log_p_rest = probs.sum(1).log()
             if (few := (log_p_rest < _SMALL).nonzero()[:, 0]).numel():  # or none: then it stays -inf
-                rest = (logits[few] - log_z[few]).scatter_(1, tokens[rows[few]], -torch.inf)
+                rest = logits[few].log_softmax(1).scatter_(1, tokens[rows[few]], -torch.inf)
                 log_p_rest[few] = rest.logsumexp(1)
                 probs[few] = rest.softmax(1).nan_to_num_(1.0)
             drawn = () if uniforms is None else (draw_by_weight(probs, uniforms[index.to(uniforms.device)])[:, 0],)
-            found.append((log_p_rest + log_z[:, 0], log_p_rest, *drawn))
+            found.append((log_p_rest, log_p_rest - log_p_listed, *drawn))
         places = tokens.new_full((len(tokens), denoiser.vocab_size), size)
         places.scatter_(1, tokens, torch.arange(size, device=tokens.device).expand_as(tokens))
         values = (torch.cat(each) for each in zip(*found, strict=True))

@@ -76,6 +76,10 @@ class PretrainedEnergy(Energy):
     def from_settings(cls, settings: dict[str, Any]) -> Self:
         """A network of these settings; its weights are about to be loaded."""
 
+    def can_start_from(self, other: PretrainedEnergy) -> bool:
+        """Whether the weights of another energy fit, so that it can be trained further as this one."""
+        return type(other) is type(self) and other.settings() == self.settings()
+
     def save_pretrained(
         self,
         path: str | Path,

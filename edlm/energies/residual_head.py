@@ -13,6 +13,7 @@ from edlm.energies.head_output import AllTokens, ListedTokens, Output
 from edlm.energies.head_settings import HeadSettings
 from edlm.energies.head_state import HeadState, Round
 from edlm.energies.laws import Law, Likeliest
+from edlm.energies.pretrained import PretrainedEnergy
 from edlm.energies.proposal import PLAIN, Proposal
 from edlm.energies.speculation import Window, draw_ahead, rounds_ahead
 from edlm.energies.two_stream import Memory, Own
@@ -27,8 +28,8 @@ class ResidualHead(Head, TokenwiseEnergy):
     ``q(x_i | x_t, earlier) = softmax(log p_theta(. | x_t) + delta_i)``, and
     ``E(x_R) = log p_theta(x_R | x_t) - log q(x_R | x_t)``, so ``Z = 1``. Tokens attend to the denoiser's
     states at all positions, except the stale ones of tokens decided before them in this step, and to those
-    tokens. ``q`` equals ``p_theta`` before training. With ``num_likeliest``, ``delta_i`` is one number for all tokens
-    that are not listed (see `Listed`), so that no law needs the whole output layer.
+    tokens. ``q`` equals ``p_theta`` before training. With ``num_likeliest`` it decides between listed tokens (see
+    `Listed`), and corrects the odds of all others together, so that no law needs the whole output layer.
 
     Args:
         settings: Its shape. `from_denoiser` makes a head that fits, started warm.
@@ -49,6 +50,11 @@ class ResidualHead(Head, TokenwiseEnergy):
             nn.init.zeros_(self.rest.bias)
         if settings.blind:
             self.token.requires_grad_(False)
+
+    def can_start_from(self, other: PretrainedEnergy) -> bool:
+        """As of any energy; lists may differ."""
+        lists = {"num_likeliest": self.shape.num_likeliest}
+        return type(other) is type(self) and {**other.settings(), **lists} == self.settings()
 
     def _energies(
         self, decision: Decision, dense: DenseSlots, states: Tensor, memory: list[Memory], tokens: Tensor

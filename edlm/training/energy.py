@@ -58,7 +58,7 @@ class TrainEnergyConfig:
         head: Shape of a "head" or "scalar".
         neighbours: Shape of a "markov" or "chain".
         objective: Loss and kinds of decisions; by default those of the kind.
-        start_from: Folder of an energy of this kind and shape to train further.
+        start_from: Folder of an energy of this kind and shape to train further; ``num_likeliest`` of a head may differ.
         denoiser_tokenizer: Folder or hub id of a tokenizer, for a denoiser whose checkpoint has none.
         denoiser_dtype: Of the weights of a denoiser that is loaded: "bfloat16" halves its memory, and rounds.
     """
@@ -170,12 +170,12 @@ def _start_from(energy: PretrainedEnergy, denoiser: Denoiser, path: str) -> None
     """Load the weights saved at ``path`` into ``energy``, with the record of what they were trained for."""
     start = load_energy(path)
     start.check_denoiser(denoiser)
-    if (type(start), start.settings()) != (type(energy), energy.settings()):
+    if not energy.can_start_from(start):
         raise ValueError(
             f"start_from must hold a {type(energy).__name__} of settings {energy.settings()}, "
             f"got a {type(start).__name__} of {start.settings()}"
         )
-    energy.load_state_dict(start.state_dict())
+    energy.load_state_dict(start.state_dict(), strict=False)
     if start.trained_for is not None:
         energy.trained_for = energy.trained_for.after(start.trained_for)
 

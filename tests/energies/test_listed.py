@@ -37,10 +37,10 @@ def laws_by_hand(head, step, tokens):
         mine = marginals[step.slots.rows == slots.rows[i]]
         listed = sorted(range(VOCAB_SIZE), key=lambda v: -mine[:, v].sum().item())[: head.shape.num_likeliest]
         feature = head.write(state) + step.encoding.at(slots)[i] if head.shape.start == "cold" else state
-        logits, base = step.denoiser.decode(feature[None])[0], step.denoiser.slot_logits(step.encoding, slots)[i]
+        logits, base = step.denoiser.decode(feature[None])[0], marginals[i]
         others = [v for v in range(VOCAB_SIZE) if v not in listed]
-        laws[i, listed] = logits[listed].exp()
-        laws[i, others] = base[others].exp() * head.rest(state).exp()
+        laws[i, listed] = logits[listed].softmax(0) * base[listed].sum()
+        laws[i, others] = base[others] * head.rest(state).exp()
     return laws / laws.sum(1, keepdim=True)
 
 
@@ -130,7 +130,7 @@ def test_parts_change_nothing(entries, monkeypatch):
     monkeypatch.setattr("edlm.memory.rows_at_once.__defaults__", (entries,))
     again, parted = ragged(), Listed.of(ragged(), 2)
     torch.testing.assert_close(head(decision_of(again, tokens)), expected, atol=1e-5, rtol=1e-5)
-    for name in ("log_rest", "log_p_rest"):
+    for name in ("log_odds", "log_p_rest"):
         torch.testing.assert_close(getattr(parted, name), getattr(lists, name))
     assert torch.equal(parted.tokens, lists.tokens) and torch.equal(parted.places, lists.places)
 

@@ -9,12 +9,13 @@ import torch
 from edlm import EnergySampler, load_energy
 from edlm.corpus.blocks import TokenBlocks
 from edlm.energies import ChainHead, MarkovHead
+from edlm.energies.head_settings import HeadOptions
 from edlm.energies.neighbour_head import NeighbourOptions
 from edlm.training import energy as module
 from edlm.training.energy import TrainEnergyConfig, run_config
 from edlm.training.mixtures import EnergyObjectiveConfig
 from edlm.training.trainer_config import TrainerConfig
-from tests.energies.heads import MASK, modernbert
+from tests.energies.heads import MASK, modernbert, ranked, step_on
 
 
 class Reached(Exception):
@@ -128,3 +129,22 @@ def test_a_run_measures_what_a_normalised_energy_gains_and_keeps_it(kind, tmp_pa
     for gain in gains:
         sampler = EnergySampler(denoiser, again, num_steps=gain.num_steps)
         assert sampler.energy_window == gain.window and sampler.order == "random"
+
+
+@pytest.mark.parametrize("number", [16, 8192])
+@torch.no_grad()
+def test_a_head_of_all_tokens_is_trained_further_as_one_of_listed_tokens(built, number):
+    seen = built(start_from="tinystories", head=HeadOptions(num_blocks=4, num_likeliest=number))
+    denoiser, shipped, listed = seen["objective"].denoiser, load_energy("tinystories"), seen["energy"].eval()
+    x_t = torch.full((1, 16), denoiser.mask_token_id)
+    step = step_on(denoiser, x_t, ranked(tuple(range(0, 16, 2))))
+    tokens = torch.randint(1000, 9000, (8,), generator=torch.Generator().manual_seed(0)) % denoiser.vocab_size
+    full, of_lists = shipped.log_prob(step, tokens), listed.log_prob(step, tokens)
+    base = step.denoiser.slot_log_probs(step.encoding, step.slots).gather(1, tokens[:, None]).sum()
+    assert (full - base).abs() > 0.5
+    assert torch.allclose(of_lists, full, atol=1e-3) == (number == 8192)
+
+
+def test_a_head_of_another_shape_is_not_trained_further(built):
+    with pytest.raises(ValueError, match="start_from must hold a ResidualHead of settings .*'num_blocks': 2.*, got a"):
+        built(start_from="tinystories", head=HeadOptions(num_blocks=2))
