@@ -37,10 +37,14 @@ class MaskedRows:
         """Index of a masked position among the masked ones of its row, from the left, ``[batch, length]``."""
         return self.masked.cumsum(1) - 1
 
-    @cached_property
-    def equal_bounds(self) -> Tensor:
-        """Bounds ``floor(n i / T)`` of steps of equal size, ``[batch, T + 1]``."""
-        return self.counts[:, None] * torch.arange(self.num_steps + 1, device=self.masked.device) // self.num_steps
+    def ranking(self, key: Tensor) -> Tensor:
+        """Positions in the order of ``key[batch, length]``, lowest first, masked ones before others; same shape."""
+        return key.double().masked_fill(~self.masked, torch.inf).argsort(dim=1, stable=True)
+
+    def equal_steps(self, key: Tensor) -> Tensor:
+        """The step of each position, ``[batch, length]``: ``floor(n i / T)`` of the lowest keys come before step i."""
+        rank = self.ranking(key).argsort(dim=1)
+        return -(-(rank + 1) * self.num_steps // self.counts[:, None].clamp(min=1)) - 1
 
     def uniform(self) -> Tensor:
         """A uniform draw for each masked position, float64, ``[batch, length]``; 0 elsewhere."""
@@ -54,29 +58,34 @@ class MaskedRows:
 
 
 RankedOrder = Callable[[MaskedRows], tuple[Tensor, Tensor]]
-"""Ranks masked positions: a key for each, ``[batch, length]``, lowest first; and the bounds of the steps,
-``[batch, T + 1]``: how many positions are revealed before each step, from 0 to all."""
+"""Ranks masked positions: a key for each, lowest first, and the step ``0 .. T - 1`` that reveals it, which rises with
+the key; both ``[batch, length]``, anything elsewhere."""
 
 
 def ancestral(rows: MaskedRows) -> tuple[Tensor, Tensor]:
     """Each position alone turns clean with the posterior's probability, as in the reverse process."""
     key = rows.uniform()
-    # Posterior q(x_s | x_t, x_0): one uniform a position decides at which step it turns clean.
-    s = 1 - torch.arange(rows.num_steps + 1, device=key.device, dtype=key.dtype) / rows.num_steps
-    clean = rows.schedule.reveal_probability(torch.ones_like(s), s)
-    bounds = ((key[:, None, :] < clean[None, :, None]) & rows.masked[:, None, :]).sum(2)
-    bounds[:, -1] = rows.counts  # whatever rounding does to alpha(0)
-    return key, bounds
+    first, last = torch.zeros_like(rows.nth), torch.full_like(rows.nth, rows.num_steps - 1)
+    for _ in range((rows.num_steps - 1).bit_length()):  # of the steps first .. last, all that may reveal a position
+        middle = (first + last) // 2
+        s = 1 - (middle + 1).to(key) / rows.num_steps
+        # Posterior q(x_s | x_t, x_0): one uniform a position decides at which step it turns clean.
+        is_clean = key < rows.schedule.reveal_probability(torch.ones_like(s), s)
+        first = torch.where(is_clean, first, torch.minimum(middle + 1, last))
+        last = torch.where(is_clean, middle, last)
+    return key, first
 
 
 def random(rows: MaskedRows) -> tuple[Tensor, Tensor]:
     """Steps of equal size, of positions in random order."""
-    return rows.uniform(), rows.equal_bounds
+    key = rows.uniform()
+    return key, rows.equal_steps(key)
 
 
 def left_to_right(rows: MaskedRows) -> tuple[Tensor, Tensor]:
     """Steps of equal size, from the left."""
-    return rows.nth.double(), rows.equal_bounds
+    key = rows.nth.double()
+    return key, rows.equal_steps(key)
 
 
 def dilated(rows: MaskedRows) -> tuple[Tensor, Tensor]:
@@ -88,10 +97,9 @@ def dilated(rows: MaskedRows) -> tuple[Tensor, Tensor]:
     References:
         DUS, arXiv:2506.19037.
     """
-    place = _bit_reversed(rows.num_steps).to(rows.masked.device).argsort().argsort()
-    by_class = rows.left_to_right_within(place[rows.nth % rows.num_steps]).masked_fill(~rows.masked, torch.inf)
-    step = torch.searchsorted(rows.equal_bounds, by_class.argsort(dim=1).argsort(dim=1), right=True)
-    return rows.left_to_right_within(step), rows.equal_bounds
+    place = _bit_reversed(rows.nth % rows.num_steps, (rows.num_steps - 1).bit_length())
+    step = rows.equal_steps(rows.left_to_right_within(place))
+    return rows.left_to_right_within(step), step
 
 
 def bisecting(rows: MaskedRows) -> tuple[Tensor, Tensor]:
@@ -101,12 +109,11 @@ def bisecting(rows: MaskedRows) -> tuple[Tensor, Tensor]:
     first ``2 T - P`` steps and two at each later one, since tokens whose near neighbours are revealed depend less on
     each other.
     """
-    num_classes = 2 ** (rows.num_steps - 1).bit_length()
-    single = 2 * rows.num_steps - num_classes  # steps of one class
-    place = _bit_reversed(num_classes).to(rows.masked.device)
-    step = torch.where(place < single, place, single + (place - single) // 2)[rows.nth % num_classes]
-    before = step[:, None] < torch.arange(rows.num_steps + 1, device=step.device)[:, None]
-    return rows.left_to_right_within(step), (before & rows.masked[:, None]).sum(2)
+    bits = (rows.num_steps - 1).bit_length()
+    single = 2 * rows.num_steps - 2**bits  # steps of one class
+    place = _bit_reversed(rows.nth % 2**bits, bits)
+    step = torch.where(place < single, place, single + (place - single) // 2)
+    return rows.left_to_right_within(step), step
 
 
 ORDERS: dict[str, RankedOrder] = {
@@ -115,12 +122,14 @@ ORDERS: dict[str, RankedOrder] = {
 RANDOM_ORDERS = ("ancestral", "random")
 
 
-def _bit_reversed(num_classes: int) -> Tensor:
-    """Each residue class with its bits reversed; by these, classes follow the van der Corput sequence 0, 1/2, 1/4, ...
+def _bit_reversed(classes: Tensor, bits: int) -> Tensor:
+    """Residue classes with their bits reversed; by these, classes follow the van der Corput sequence 0, 1/2, 1/4, ...
 
     Example:
-        >>> _bit_reversed(6).tolist()
+        >>> _bit_reversed(torch.arange(6), 3).tolist()
         [0, 4, 2, 6, 1, 5]
     """
-    bits = max(1, (num_classes - 1).bit_length())
-    return torch.tensor([int(f"{c:0{bits}b}"[::-1], 2) for c in range(num_classes)])
+    turned = torch.zeros_like(classes)
+    for bit in range(bits):
+        turned += (classes >> bit & 1) << bits - 1 - bit
+    return turned

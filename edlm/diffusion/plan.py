@@ -24,25 +24,27 @@ class RevealPlan:
 
     Attributes:
         ranking: Positions in the order of revelation, initially masked ones first; ``[batch, length]``.
-        bounds: ``bounds[b, i]`` positions of row ``b`` are revealed before step ``i``;
-            ``[batch, num_blocks * num_steps + 1]``.
+        steps: The step that reveals each position, rising along ``ranking``; ``total_steps`` of positions that none
+            does; ``[batch, length]``.
         target: Positions that are revealed, bool, ``[batch, length]``; other masks stay.
         num_steps: Steps of a block.
+        num_blocks: Number of blocks.
         blocks: Block of each target position, from 0, ``[batch, length]``; None where there is one.
         rule: Ranks the positions of a step by its marginals instead, and may say how many it reveals.
     """
 
     ranking: Tensor
-    bounds: Tensor
+    steps: Tensor
     target: Tensor
     num_steps: int
+    num_blocks: int = 1
     blocks: Tensor | None = None
     rule: MarginalRule | None = None
 
     @property
     def total_steps(self) -> int:
         """Steps of all blocks."""
-        return self.bounds.shape[1] - 1
+        return self.num_blocks * self.num_steps
 
     def block(self, step: Tensor) -> Tensor:
         """Target positions of the block that ``step[batch]`` is one of, bool, ``[batch, length]``."""
@@ -55,10 +57,29 @@ class RevealPlan:
         """
         if self.is_adaptive:
             return masked.any(1).long()
-        rows = torch.arange(len(self.bounds), device=self.bounds.device)
+        return (self.steps <= step[:, None]).sum(1) - self._revealed(step, masked)
+
+    def next_due(self, step: int, x_is_masked: Tensor) -> int:
+        """The first step from ``step`` on that decides something in a row; ``total_steps`` if there is none.
+
+        ``x_is_masked[batch, length]`` says which tokens are masked when ``step`` begins.
+        """
+        if step >= self.total_steps or not x_is_masked.numel():
+            return self.total_steps
+        if self.is_adaptive:
+            blocks = torch.zeros_like(self.ranking) if self.blocks is None else self.blocks
+            left = blocks[x_is_masked & self.target & (blocks >= step // self.num_steps)]
+            return max(step, int(left.min()) * self.num_steps) if len(left) else self.total_steps
+        at = torch.full_like(self.ranking[:, 0], step)
+        masked = x_is_masked & self.block(at)
+        planned = torch.nn.functional.pad(self.steps.gather(1, self.ranking), (0, 1), value=self.total_steps)
+        following = planned.gather(1, self._revealed(at, masked)[:, None])
+        return max(step, int(following.min()))  # what is behind its plan is due at once
+
+    def _revealed(self, step: Tensor, masked: Tensor) -> Tensor:
+        """How many positions are revealed in all blocks up to that of ``step[batch]``, ``[batch]``."""
         end = (step // self.num_steps + 1) * self.num_steps
-        revealed = self.bounds[rows, end] - masked.sum(1)
-        return self.bounds[rows, step + 1] - revealed
+        return (self.steps < end[:, None]).sum(1) - masked.sum(1)
 
     @property
     def is_adaptive(self) -> bool:
@@ -87,24 +108,24 @@ class RevealPlan:
 
     def planned(self, rows: Tensor, step: Tensor) -> Slots:
         """The reveal sets that the plan has for ``step[n]`` of its rows ``rows[n]``, as a batch of ``n`` rows."""
-        return self._ranked(rows, self.bounds[rows, step], self.bounds[rows, step + 1])
+        return self._ranked(rows, self.steps[rows] == step[:, None])
 
     def teacher_forced(self, x_0: Tensor, step: Tensor, mask_token_id: int) -> Tensor:
         """Tokens ``[batch, length]`` when step ``step[b]`` of each row begins, if the data was revealed so far."""
         rows = torch.arange(len(step), device=step.device)
-        masked = self._ranked(rows, self.bounds[rows, step], self.bounds[:, -1])
+        masked = self._ranked(rows, (step[:, None] <= self.steps) & (self.steps < self.total_steps))
         return masked.write(x_0, torch.full_like(masked.positions, mask_token_id))
 
-    def _ranked(self, rows: Tensor, first: Tensor, last: Tensor) -> Slots:
-        """The positions of ranks ``first[n] .. last[n] - 1`` of rows ``rows[n]``."""
+    def _ranked(self, rows: Tensor, chosen: Tensor) -> Slots:
+        """The positions ``chosen[n, length]`` of rows ``rows[n]``, in their order."""
         if self.rule is not None:
             raise ValueError("an order that looks at the marginals must be run step by step")
-        ranks = torch.arange(self.ranking.shape[1], device=rows.device)
-        return Slots.from_ranked(self.ranking[rows], (first[:, None] <= ranks) & (ranks < last[:, None]))
+        ranking = self.ranking[rows]
+        return Slots.from_ranked(ranking, chosen.gather(1, ranking))
 
     def repeated(self, number: int) -> RevealPlan:
         """The plan of ``number`` rows for each of its rows, one after the other."""
-        tables = {name: getattr(self, name) for name in ("ranking", "bounds", "target", "blocks")}
+        tables = {name: getattr(self, name) for name in ("ranking", "steps", "target", "blocks")}
         many = {name: table if table is None else table.repeat_interleave(number, 0) for name, table in tables.items()}
         return self if number == 1 else replace(self, **many)
 
@@ -114,13 +135,14 @@ class RevealPlan:
         first = next(plan for plan in plans if plan is not None)
         ranking = torch.arange(length).repeat(len(plans), 1)
         target = torch.zeros(len(plans), length, dtype=torch.bool)
-        bounds = first.bounds.new_zeros(len(plans), first.bounds.shape[1])
+        steps = torch.full_like(ranking, first.total_steps)
         for r, plan in enumerate(plans):
             if plan is not None:
                 width = plan.target.shape[1]
-                ranking[r, :width], target[r, :width], bounds[r] = plan.ranking[0], plan.target[0], plan.bounds[0]
-        tables = (table.to(device) for table in (ranking, bounds, target))
-        return cls(*tables, first.num_steps, None, first.rule)
+                ranking[r, :width], target[r, :width] = plan.ranking[0], plan.target[0]
+                steps[r, :width] = plan.steps[0]
+        tables = (table.to(device) for table in (ranking, steps, target))
+        return cls(*tables, first.num_steps, rule=first.rule)
 
 
 def plan_reveal(
@@ -133,17 +155,17 @@ def plan_reveal(
     """Draw or lay down the reveal order of each row: one of ``ORDERS``, a function like them, or a `MarginalRule`.
 
     Raises:
-        ValueError: ``order`` is unknown, or its bounds do not rise from 0 to all positions of each row.
+        ValueError: ``order`` is unknown, or its steps do not rise with its key, or lie outside of ``0 .. T - 1``.
     """
     order = named_order(order) if isinstance(order, str) else order
     rule = order if isinstance(order, MarginalRule) else None
     rows = MaskedRows(masked, num_steps, schedule, generators)
     ranked = ORDERS["left_to_right"] if rule is not None else order
-    key, bounds = ranked(rows)
+    key, steps = ranked(rows)
+    ranking = rows.ranking(key)
     if ranked not in ORDERS.values():
-        _check_bounds(bounds, rows)
-    ranking = key.masked_fill(~masked, torch.inf).argsort(dim=1, stable=True)
-    return RevealPlan(ranking, bounds, masked, num_steps, rule=rule)
+        _check_steps(steps, ranking, rows)
+    return RevealPlan(ranking, steps.masked_fill(~masked, num_steps), masked, num_steps, rule=rule)
 
 
 def named_order(name: str) -> RankedOrder | MarginalRule:
@@ -197,13 +219,13 @@ def plan_in_blocks(
     chosen = masked.gather(1, window) & (blocks.gather(1, window) == of_window) & inside
     parts = plan(chosen.view(batch * number, block_length), number)
     rank = parts.ranking.argsort(1).view(batch, -1) + of_window * block_length
+    steps = parts.steps.view(batch, -1) + of_window * parts.num_steps
     rows, columns = chosen.nonzero(as_tuple=True)
-    key = torch.full_like(places, torch.iinfo(places.dtype).max)
-    key = key.index_put((rows, window[rows, columns]), rank[rows, columns])
-    bounds = parts.bounds.view(batch, number, -1)
-    done = bounds[:, :, -1].cumsum(1) - bounds[:, :, -1]
-    bounds = torch.cat([bounds[:, 0, :1], (bounds[:, :, 1:] + done[..., None]).flatten(1)], 1)
-    return replace(parts, ranking=key.argsort(dim=1, stable=True), bounds=bounds, target=masked, blocks=blocks)
+    at = (rows, window[rows, columns])
+    key = places.new_full((batch, length), rank.numel()).index_put(at, rank[rows, columns])
+    steps = places.new_full((batch, length), number * parts.num_steps).index_put(at, steps[rows, columns])
+    ranking = key.argsort(dim=1, stable=True)
+    return replace(parts, ranking=ranking, steps=steps, target=masked, num_blocks=number, blocks=blocks)
 
 
 def blocks_of(masked: Tensor, block_length: int, aligned: bool) -> Tensor:
@@ -227,10 +249,11 @@ def blocks_of(masked: Tensor, block_length: int, aligned: bool) -> Tensor:
     return (counted.cumsum(1).long() - 1).clamp(min=0).gather(1, index)
 
 
-def _check_bounds(bounds: Tensor, rows: MaskedRows) -> None:
-    expected = (len(rows.masked), rows.num_steps + 1)
-    if bounds.shape != expected:
-        raise ValueError(f"an order's bounds must have shape {expected}, got {tuple(bounds.shape)}")
-    ends = torch.stack([torch.zeros_like(rows.counts), rows.counts], 1)
-    if (bounds.diff(dim=1) < 0).any() or not torch.equal(bounds[:, [0, -1]], ends.to(bounds)):
-        raise ValueError(f"an order's bounds must rise from 0 to the number of positions, got {bounds.tolist()}")
+def _check_steps(steps: Tensor, ranking: Tensor, rows: MaskedRows) -> None:
+    if steps.shape != ranking.shape or steps.is_floating_point():
+        got = f"{steps.dtype} {list(steps.shape)}"
+        raise ValueError(f"an order's steps must be integers {list(ranking.shape)}, one for each position, got {got}")
+    last = rows.num_steps - 1
+    along = steps.masked_fill(~rows.masked, last).gather(1, ranking)
+    if (along.diff(dim=1) < 0).any() or ((along < 0) | (along > last)).any():
+        raise ValueError(f"an order's steps must lie in 0..{last} and rise with its key, got {steps.tolist()}")

@@ -133,11 +133,12 @@ class Generation:
         options = TextOptions(seeds=seeds, cache=self.options.cache)
         with rows_numbered(indices):
             output = run(written(self.sampler, rows, options, Transcript(denoiser)))
+        taken = output.steps.taken.values()
         return [
             {
                 **{"index": index, "prompt_index": source, "seed": seed, "prompt": self.prompts[source].text},
                 **{"text": decode(denoiser, tokens), "tokens": tokens.tolist()},
-                "passes": sum(int(step.num_revealed[r] > 0) for step in output.steps) * self.sampler.num_particles,
+                "passes": sum(int(step.num_revealed[r] > 0) for step in taken) * self.sampler.num_particles,
                 "marginals": output.marginals,
             }
             for r, (index, source, seed, tokens) in enumerate(zip(indices, sources, seeds, output.tokens, strict=True))

@@ -4,7 +4,7 @@ from edlm.energies.proposal import Proposal
 from edlm.sampler.hooks import DreamLogitsHook, RerankLogits
 from edlm.sampler.one_step import StepOptions, rerank_step
 from edlm.sampler.options import SamplerOptions
-from edlm.sampler.output import SampleOutput, StepInfo
+from edlm.sampler.output import SampleOutput, StepInfo, Steps
 from edlm.sampler.reranking import RerankOptions, RerankOutput, rerank
 from edlm.sampler.sampler import EnergySampler
 from edlm.sampler.text.choosing import ChooseOptions, ChooseOutput
@@ -28,6 +28,7 @@ __all__ = [
     "SamplerOptions",
     "StepInfo",
     "StepOptions",
+    "Steps",
     "rerank",
     "rerank_step",
 ]

@@ -1,7 +1,8 @@
 """The likelihood bound of samplers on data: the same passes, orders and seeds for all of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+from heapq import merge
 from typing import Any, NamedTuple
 
 import torch
@@ -122,10 +123,13 @@ def log_probs_of_steps(
     for sampler in samplers:
         check_first_step(sampler, plans[sampler.num_steps], x_t, real)
     x_ts = dict.fromkeys(plans, x_t)
-    for num_steps, at, weight in _visits(len(x_0), list(plans.values()), sampled_steps, streams):
+    if sampled_steps is None:
+        visits = merge(*(_due_steps(plan, x_ts, denoiser.mask_token_id) for plan in plans.values()))
+        visits = ((num_steps, torch.full((len(x_0),), i), 1.0) for _, num_steps, i in visits)
+    else:
+        visits = _sampled_steps(len(x_0), list(plans.values()), sampled_steps, streams)
+    for num_steps, at, weight in visits:
         plan, at = plans[num_steps], at.to(x_0.device)
-        if plan.is_adaptive and not ((x_ts[num_steps] == denoiser.mask_token_id) & plan.block(at)).any():
-            continue
         if sampled_steps is not None:
             x_ts[num_steps] = plan.teacher_forced(x_0, at, denoiser.mask_token_id)
         indices = [i for i, sampler in enumerate(samplers) if sampler.num_steps == num_steps]
@@ -141,18 +145,22 @@ def likelihood_bounds(samplers: Sequence[Kernel], x_0: Tensor, seeds: Sequence[i
     return [bounds.nats for bounds in bounds_of_rows(samplers, x_0, seeds, **options)]
 
 
-def _visits(
-    batch_size: int, plans: list[RevealPlan], sampled: int | None, streams: RowStreams
-) -> list[tuple[int, Tensor, float]]:
-    """List of ``(num_steps, step index of each row [batch], weight)``.
+def _due_steps(plan: RevealPlan, x_ts: Mapping[int, Tensor], mask_token_id: int) -> Iterator[tuple[Fraction, int, int]]:
+    """The steps of a plan that reveal something, while ``x_ts[num_steps]`` are the tokens when the one before is done.
 
-    Sorted by time, so that steps from equal tokens share a pass; the weight is the number of steps represented.
+    Yields:
+        Its time, so that steps of several plans from equal tokens can share a pass; ``num_steps``; and its number.
     """
-    if sampled is None:
-        times = sorted(
-            (Fraction(i, plan.num_steps), plan.num_steps, i) for plan in plans for i in range(plan.total_steps)
-        )
-        return [(num_steps, torch.full((batch_size,), i), 1.0) for _, num_steps, i in times]
+    i = plan.next_due(0, x_ts[plan.num_steps] == mask_token_id)
+    while i < plan.total_steps:
+        yield Fraction(i, plan.num_steps), plan.num_steps, i
+        i = plan.next_due(i + 1, x_ts[plan.num_steps] == mask_token_id)
+
+
+def _sampled_steps(
+    batch_size: int, plans: list[RevealPlan], sampled: int, streams: RowStreams
+) -> list[tuple[int, Tensor, float]]:
+    """List of ``(num_steps, step index of each row [batch], weight)``; it is the number of steps represented."""
     visits = []
     for plan in plans:
         if not 1 <= sampled <= plan.total_steps:

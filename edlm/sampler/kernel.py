@@ -112,8 +112,8 @@ class Kernel(SamplerOptions):
     @cached_property
     def energy_is_used(self) -> bool:
         """Whether the energy matters, and any of the steps uses it; else the sampler is the base, in all it does."""
-        times = torch.arange(self.num_steps, 0, -1, dtype=torch.float64) / self.num_steps
-        return bool(self.uses_energy(times).any())
+        near = int(self.energy_window[1] * self.num_steps) + torch.tensor([-1, 0, 1]).double()  # of times i / T
+        return bool(self.uses_energy(near.clamp(1, self.num_steps) / self.num_steps).any())
 
     def uses_energy(self, t: Tensor) -> Tensor:
         """Whether the energy matters and times ``t[batch]`` lie in its window, bool, ``[batch]``."""

@@ -22,7 +22,7 @@ class SamplerOptions:
 
     num_steps: int
     """Denoiser passes ``T`` of a block, >= 1; the most of them, where the marginals say how many. Step ``i = 0..T-1``
-    goes from time ``1 - i/T`` to ``1 - (i+1)/T``."""
+    goes from time ``1 - i/T`` to ``1 - (i+1)/T``; one that reveals nothing has no pass, and costs nothing."""
 
     num_candidates: int | None | Literal["auto"] = "auto"
     """Candidates ``k`` of a decision; of one the law is the base's, and the energy is run only to rule it out

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -118,17 +118,44 @@ def merge_decisions(decisions: Sequence[DecisionInfo], grouped: bool) -> dict[st
 
 
 @dataclass(frozen=True)
+class Steps(Sequence[StepInfo]):
+    """The steps of all blocks, block by block; only those in which a row decides something are held.
+
+    Attributes:
+        taken: These, by their number, ascending.
+        idle: What all others are like.
+        num_steps: Steps of a block.
+        num_blocks: Number of blocks.
+    """
+
+    taken: Mapping[int, StepInfo] = field(repr=False)
+    idle: StepInfo = field(repr=False)
+    num_steps: int
+    num_blocks: int
+
+    def __len__(self) -> int:
+        return self.num_blocks * self.num_steps
+
+    def __getitem__(self, index: int | slice) -> StepInfo | tuple[StepInfo, ...]:
+        number = range(len(self))[index]
+        if isinstance(index, slice):
+            return tuple(self[i] for i in number)
+        at = number % self.num_steps
+        return self.taken.get(number) or replace(self.idle, step=at, t=1 - at / self.num_steps)
+
+
+@dataclass(frozen=True)
 class SampleOutput:
     """Sampled sequences and diagnostics of their steps.
 
     Attributes:
         tokens: Shape ``[batch, length]``; masks remain only under the policy "keep".
-        steps: One entry a step.
+        steps: One entry a step; ``steps.taken`` are those that decided something.
         seeds: The seed of each row, with which it can be drawn again, alone or in any batch.
     """
 
     tokens: Tensor
-    steps: tuple[StepInfo, ...]
+    steps: Steps
     seeds: tuple[int, ...]
 
 
@@ -138,15 +165,16 @@ def concatenate(outputs: Sequence[SampleOutput]) -> SampleOutput:
         return outputs[0]
     tokens = torch.cat([output.tokens for output in outputs])
     seeds = tuple(seed for output in outputs for seed in output.seeds)
-    longest, first, parts = max((output.steps for output in outputs), key=len), 0, []
+    first, parts = 0, {}
     for output in outputs:
-        parts.append((output.steps, [(row, first + row) for row in range(len(output.tokens))]))
+        rows = [(row, first + row) for row in range(len(output.tokens))]
+        for number, info in output.steps.taken.items():
+            parts.setdefault(number, []).append((info, rows))
         first += len(output.tokens)
-    steps = [
-        merge_steps([(steps[i], rows) for steps, rows in parts if i < len(steps)], len(tokens), like)
-        for i, like in enumerate(longest)
-    ]
-    return SampleOutput(tokens, tuple(steps), seeds)
+    longest = max((output.steps for output in outputs), key=len)
+    taken = {number: merge_steps(parts[number], len(tokens), parts[number][0][0]) for number in sorted(parts)}
+    idle = merge_steps([], len(tokens), longest.idle)
+    return SampleOutput(tokens, replace(longest, taken=taken, idle=idle), seeds)
 
 
 def merge_steps(parts: Sequence[tuple[StepInfo, Sequence[tuple[int, int]]]], num_rows: int, like: StepInfo) -> StepInfo:

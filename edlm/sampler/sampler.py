@@ -15,7 +15,7 @@ from edlm.sampler.impossible import rows_numbered
 from edlm.sampler.inputs import check_length
 from edlm.sampler.kernel import Kernel
 from edlm.sampler.output import SampleOutput, concatenate
-from edlm.sampler.step import denoise
+from edlm.sampler.step import denoised
 from edlm.sampler.text import choosing, generation
 from edlm.sampler.text.choosing import ChooseOptions, ChooseOutput
 from edlm.sampler.text.generation import GenerationOutput, Partial, Writing
@@ -129,9 +129,8 @@ class EnergySampler(Kernel):
             ImpossibleCandidates: under ``on_impossible="raise"``, or when redraws run out.
         """
         seeds = row_seeds(len(x_t), seeds, generator)
-        steps = denoise(self, x_t, RowStreams(seeds), target=target, attention_mask=attention_mask)
-        tokens, infos = zip(*steps, strict=True)
-        return SampleOutput(tokens[-1], infos, tuple(seeds))
+        tokens, steps = denoised(self, x_t, RowStreams(seeds), target=target, attention_mask=attention_mask)
+        return SampleOutput(tokens, steps, tuple(seeds))
 
     @torch.no_grad()
     def likelihood_bound(

@@ -1,7 +1,6 @@
 """The steps of a sampler: one denoiser pass, the reveal set, and its decisions."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Sequence
 from functools import partial
 
 import torch
@@ -17,7 +16,7 @@ from edlm.numerics import widest_float
 from edlm.sampler import inputs
 from edlm.sampler.decisions import decide
 from edlm.sampler.kernel import Kernel
-from edlm.sampler.output import DecisionInfo, StepInfo, merge_decisions, merge_steps
+from edlm.sampler.output import Choice, DecisionInfo, StepInfo, Steps, merge_decisions
 from edlm.sampler.particles import Particles
 from edlm.sampler.passes import Passes
 
@@ -30,33 +29,46 @@ def denoise(
     *,
     target: Tensor | None = None,
     attention_mask: Tensor | None = None,
-) -> Iterator[tuple[Tensor, StepInfo]]:
-    """Run all steps, one by one; arguments and errors are those of `EnergySampler.fill`, which runs it to its end.
+) -> Generator[tuple[Tensor, StepInfo], None, Steps]:
+    """Run the steps that decide something, one by one; arguments and errors are those of `EnergySampler.fill`.
 
     Yields:
-        After each step its ``x_s[batch, length]`` and its diagnostics.
+        After each of them its ``x_s[batch, length]`` and its diagnostics.
+
+    Returns:
+        All steps.
     """
     masked, real = inputs.check_tokens(kernel.denoiser, x_t, target, attention_mask)
     plan = kernel.plan(masked, streams)
     check_first_step(kernel, plan, x_t, real)
-    passes, number, num_rows = Passes.of(kernel), kernel.num_particles, len(x_t)
-    particles = Particles.of(kernel, num_rows, x_t.device)
+    passes, number, mask = Passes.of(kernel), kernel.num_particles, kernel.denoiser.mask_token_id
+    particles, idle, taken = Particles.of(kernel, len(x_t), x_t.device), idle_step(kernel, x_t), {}
     plan, draws = plan.repeated(number), streams.particles(number)
     x_t, real = (table if table is None else table.repeat_interleave(number, 0) for table in (x_t, real))
-    info: StepInfo | None = None
-    for i in range(plan.total_steps):
+    i = plan.next_due(0, x_t == mask)
+    while i < plan.total_steps:
         block, at = divmod(i, kernel.num_steps)
-        if info is not None and plan.is_adaptive and not ((x_t == kernel.denoiser.mask_token_id) & plan.target).any():
-            info = merge_steps([], num_rows, replace(info, step=at, t=1 - at / kernel.num_steps))
-        else:
-            (step,) = begin_steps([kernel], plan, x_t.new_full((len(x_t),), i), x_t, passes, real)
-            x_s, info = take_step(kernel, step, draws.values(at, block), i)
-            particles, index, info = particles.survive(kernel, step, info, partial(streams.resampling, at, block))
-            x_t = torch.cat([x_s, x_t[:, x_s.shape[1] :]], 1)[index]
-        if at + 1 == kernel.num_steps:
-            particles, index = particles.settle(partial(streams.resampling, at + 1, block))
+        (step,) = begin_steps([kernel], plan, x_t.new_full((len(x_t),), i), x_t, passes, real)
+        x_s, info = take_step(kernel, step, draws.values(at, block), i)
+        particles, index, taken[i] = particles.survive(kernel, step, info, partial(streams.resampling, at, block))
+        x_t = torch.cat([x_s, x_t[:, x_s.shape[1] :]], 1)[index]
+        following = plan.next_due(i + 1, x_t == mask)
+        if following // kernel.num_steps > block:
+            particles, index = particles.settle(partial(streams.resampling, kernel.num_steps, block))
             x_t = x_t[index]
-        yield x_t[::number], info
+        yield x_t[::number], taken[i]
+        i = following
+    return Steps(taken, idle, plan.num_steps, plan.num_blocks)
+
+
+def denoised(kernel: Kernel, x_t: Tensor, streams: RowStreams, **options: Tensor | None) -> tuple[Tensor, Steps]:
+    """The tokens after all steps of `denoise`, and these."""
+    steps, tokens = denoise(kernel, x_t, streams, **options), x_t
+    while True:
+        try:
+            tokens, _ = next(steps)
+        except StopIteration as end:
+            return tokens.clone(), end.value
 
 
 def begin_steps(
@@ -108,16 +120,28 @@ def take_step(
     """Decide a step: its ``x_s``, as long as its ``x_t``, and its diagnostics as step ``number`` of all blocks."""
     x_s, choices = decide(kernel, step, streams, num_likeliest)
     decisions = choices or [DecisionInfo.without_energy(step.uses, kernel.candidates_weighed)]
-    grouped = kernel.group_size is not None and not kernel.tokenwise
-    info = StepInfo(
-        step=number % kernel.num_steps,
-        t=1 - number % kernel.num_steps / kernel.num_steps,
-        num_revealed=(x_s != step.x_t).sum(1),
-        denoiser_calls=int(len(step.slots) > 0),
-        choices=tuple(choices),
-        **merge_decisions(decisions, grouped),
-    )
-    return x_s, info
+    calls, num_revealed = int(len(step.slots) > 0), (x_s != step.x_t).sum(1)
+    return x_s, _info(kernel, decisions, number % kernel.num_steps, num_revealed, calls, tuple(choices))
+
+
+def idle_step(kernel: Kernel, x_t: Tensor) -> StepInfo:
+    """Diagnostics of a first step of rows ``x_t[batch, length]`` in which nothing is decided."""
+    nothing = torch.zeros_like(x_t[:, :1], dtype=torch.bool).any(1)
+    decision = DecisionInfo.without_energy(nothing, kernel.candidates_weighed * kernel.num_particles)
+    return _info(kernel, [decision], 0, nothing.long(), 0, ())
+
+
+def _info(
+    kernel: Kernel,
+    decisions: Sequence[DecisionInfo],
+    at: int,
+    num_revealed: Tensor,
+    denoiser_calls: int,
+    choices: tuple[Choice, ...],
+) -> StepInfo:
+    merged = merge_decisions(decisions, grouped=kernel.group_size is not None and not kernel.tokenwise)
+    how = {"num_revealed": num_revealed, "denoiser_calls": denoiser_calls, "choices": choices}
+    return StepInfo(step=at, t=1 - at / kernel.num_steps, **how, **merged)
 
 
 def check_first_step(kernel: Kernel, plan: RevealPlan, x_t: Tensor, real: Tensor | None) -> None:

@@ -36,26 +36,27 @@ def nats_of_surviving(
     plan, draws, passes = plan.repeated(number), streams.particles(number), Passes.of(kernel)
     particles = Particles.of(kernel, num_rows, x_0.device)
     x_0, x_t, real = (t if t is None else t.repeat_interleave(number, 0) for t in (x_0, x_t, real))
-    log_gamma, counts = particles.log_evidence, torch.zeros_like(x_0[::number, 0])
-    for i in range(plan.total_steps):
+    log_gamma, counts, mask = particles.log_evidence, torch.zeros_like(x_0[::number, 0]), kernel.denoiser.mask_token_id
+    i = plan.next_due(0, x_t == mask)
+    while i < plan.total_steps:
         block, at = divmod(i, kernel.num_steps)
-        if not plan.is_adaptive or ((x_t == kernel.denoiser.mask_token_id) & plan.target).any():
-            (step,) = begin_steps([kernel], plan, x_t.new_full((len(x_t),), i), x_t, passes, real)
-            first, others = (_part(step, of_data, number) for of_data in (True, False))
-            of_step, of_first = survival(kernel, first, draws.values(at, block), x_0)
-            x_s, info = take_step(kernel, others, draws.values(at, block), i)
-            x_s = first.slots.write(x_s, first.slots.gather(x_0))
-            x_t = torch.cat([x_s, x_t[:, x_s.shape[1] :]], 1)
-            log_gamma = log_gamma + of_step[::number]
-            of_first = of_first.where(~torch.isneginf(of_step), 0.0)  # impossible data goes on, with a bound of inf
-            counts = counts + (step.revealed.counts > 0).view(num_rows, number).sum(1)
-            particles = particles.weighed(of_first + mean_weights(info, kernel.weight_temperature))
-            particles, index = particles.resampled(
-                particles.need_resampling(), partial(streams.resampling, at, block), holds_first=True
-            )
-            x_t = x_t[index]
-        if at + 1 == kernel.num_steps:
-            particles, index = particles.settle(partial(streams.resampling, at + 1, block), holds_first=True)
+        (step,) = begin_steps([kernel], plan, x_t.new_full((len(x_t),), i), x_t, passes, real)
+        first, others = (_part(step, of_data, number) for of_data in (True, False))
+        of_step, of_first = survival(kernel, first, draws.values(at, block), x_0)
+        x_s, info = take_step(kernel, others, draws.values(at, block), i)
+        x_s = first.slots.write(x_s, first.slots.gather(x_0))
+        x_t = torch.cat([x_s, x_t[:, x_s.shape[1] :]], 1)
+        log_gamma = log_gamma + of_step[::number]
+        of_first = of_first.where(~torch.isneginf(of_step), 0.0)  # impossible data goes on, with a bound of inf
+        counts = counts + (step.revealed.counts > 0).view(num_rows, number).sum(1)
+        particles = particles.weighed(of_first + mean_weights(info, kernel.weight_temperature))
+        particles, index = particles.resampled(
+            particles.need_resampling(), partial(streams.resampling, at, block), holds_first=True
+        )
+        x_t = x_t[index]
+        i = plan.next_due(i + 1, x_t == mask)
+        if i // kernel.num_steps > block:
+            particles, index = particles.settle(partial(streams.resampling, kernel.num_steps, block), holds_first=True)
             x_t = x_t[index]
     impossible = torch.isneginf(log_gamma)
     return torch.where(impossible, torch.inf, particles.log_evidence - log_gamma), counts

@@ -25,8 +25,10 @@ def reveal_sets(masked, order, num_steps, confidence=None, **settings):
     assert p.num_steps == num_steps
     sets, masked = [[] for _ in masked], masked.clone()
     for i in range(num_steps):
-        slots = p.slots(i, masked, None if confidence is None else -confidence)
-        assert slots.counts.tolist() == p.num_due(i, masked).tolist()
+        at = torch.full((len(masked),), i)
+        slots = p.slots(at, masked, None if confidence is None else -confidence)
+        assert slots.counts.tolist() == p.num_due(at, masked).tolist()
+        assert (p.next_due(i, masked) == i) == (len(slots) > 0)
         for b, revealed in enumerate(sets):
             revealed.append(slots.positions[slots.rows == b].tolist())
         assert masked[slots.rows, slots.positions].all()
@@ -131,7 +133,7 @@ def test_ancestral_reveals_a_uniform_at_the_very_end():
 
     for schedule in (LogLinear(), Cosine(), Polynomial()):
         p = plan_reveal(all_masked(2), "ancestral", 7, schedule, Largest())
-        assert p.bounds.tolist() == [[0] * 7 + [2]]
+        assert p.steps.tolist() == [[6, 6]]
 
 
 def test_confidence_takes_the_highest_first_ties_to_the_lowest_position():
@@ -145,9 +147,9 @@ def test_confidence_takes_the_highest_first_ties_to_the_lowest_position():
 def test_scores_are_asked_of_orders_by_marginals_only():
     masked = all_masked(3)
     with pytest.raises(ValueError, match="scores are needed by an order that looks at the marginals, and by no other"):
-        plan(masked, "random", 3).slots(0, masked, torch.zeros(1, 3))
+        plan(masked, "random", 3).slots(torch.tensor([0]), masked, torch.zeros(1, 3))
     with pytest.raises(ValueError, match="scores are needed by an order that looks at the marginals, and by no other"):
-        plan(masked, "confidence", 3).slots(0, masked)
+        plan(masked, "confidence", 3).slots(torch.tensor([0]), masked)
     with pytest.raises(ValueError, match="must be run step by step"):
         plan(masked, "confidence", 3).teacher_forced(masked.long(), torch.tensor([1]), 9)
 
@@ -156,16 +158,42 @@ def test_scores_are_asked_of_orders_by_marginals_only():
 def test_what_is_kept_masked_is_due_again(order):
     masked = all_masked(6)
     p = plan(masked, order, 3)
-    due = [p.bounds[0, i + 1] - p.bounds[0, i] for i in range(3)]
-    first = p.slots(0, masked).positions.tolist()
-    assert len(first) == due[0]
-    again = p.slots(1, masked)  # nothing of step 0 was written
-    assert again.positions.tolist() == p.ranking[0, : p.bounds[0, 2]].tolist()
+    at, before = torch.arange(3)[:, None], [int((p.steps < i).sum()) for i in range(4)]
+    first = p.slots(at[0], masked).positions.tolist()
+    assert len(first) == before[1]
+    again = p.slots(at[1], masked)  # nothing of step 0 was written
+    assert again.positions.tolist() == p.ranking[0, : before[2]].tolist()
     assert again.positions.tolist()[: len(first)] == first
-    assert p.num_due(2, masked).item() == 6 == len(p.slots(2, masked))
+    assert p.num_due(at[2], masked).item() == 6 == len(p.slots(at[2], masked))
+    assert [p.next_due(i, masked) for i in range(4)] == [p.steps.min(), 1, 2, 3]
     part = masked.clone()
     part[0, again.positions[1:]] = False  # all but the first of them
-    assert p.slots(2, part).positions.tolist() == [p.ranking[0, 0].item(), *p.ranking[0, p.bounds[0, 2] :].tolist()]
+    assert p.slots(at[2], part).positions.tolist() == [p.ranking[0, 0].item(), *p.ranking[0, before[2] :].tolist()]
+
+
+@pytest.mark.parametrize("num_steps", [1, 3, 8, 40])
+@pytest.mark.parametrize("schedule", [LogLinear(), Cosine(), Polynomial(3.0)], ids=["linear", "cosine", "cubic"])
+def test_ancestral_steps_are_those_at_which_uniforms_fall_below_alpha(schedule, num_steps):
+    masked = all_masked(9, rows=20)
+    p, key = plan(masked, "ancestral", num_steps, schedule), RowStreams(range(20)).order().uniform(masked.sum(1))
+    s = 1 - torch.arange(1, num_steps + 1, dtype=torch.float64) / num_steps
+    expected = (key >= schedule.alpha(s)).sum(1).clamp(max=num_steps - 1).view(20, 9)
+    assert torch.equal(p.steps, expected)
+
+
+@pytest.mark.parametrize("order", [*ORDERS, "confidence"])
+def test_a_plan_does_not_grow_with_its_steps(order):
+    """2 ** 31 - 1 of them, of which at most 7 reveal something."""
+    masked, many = ragged()[:1], 2**31 - 1
+    p, at, visited = plan(masked, order, many), 0, []
+    confidence = torch.zeros(masked.shape) if order == "confidence" else None
+    while (at := p.next_due(at, masked)) < many:
+        slots = p.slots(torch.tensor([at]), masked, confidence)
+        masked = masked.index_put((slots.rows, slots.positions), torch.tensor(False))
+        visited.append((at, len(slots)))
+        at += 1
+    assert not masked.any() and all(number > 0 for _, number in visited) and len(visited) <= 7
+    assert visited[-1][0] >= 2**29
 
 
 @pytest.mark.parametrize("order", ["ancestral", "random", "dilated", "left_to_right"])

@@ -68,7 +68,8 @@ def test_tokens_are_those_of_the_sampler_step_by_step(make, options, order, padd
     if padded:
         real[0, 6:] = real[1, 7:] = False
     x_t, wrote = CANVAS, 0
-    for i, (x_s, info) in enumerate(denoise(sampler, CANVAS, RowStreams(SEEDS), attention_mask=real)):
+    for x_s, info in denoise(sampler, CANVAS, RowStreams(SEEDS), attention_mask=real):
+        i = info.step
         ranks = torch.full_like(x_t, -1)
         for choice in info.choices:  # groups, in order; at sequence scope they hold more than is written
             places = choice.slots.write(torch.full_like(x_t, -1), choice.slots.ranks)

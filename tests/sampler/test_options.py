@@ -204,9 +204,8 @@ def test_replace_checks_again_and_keeps_the_class():
 
 def rightmost_first(rows):
     """A user's order: from the right, all but the last step of one token."""
-    steps = torch.arange(rows.num_steps + 1).expand(len(rows.counts), -1)
-    bounds = torch.minimum(steps, rows.counts[:, None])
-    return -rows.nth.double(), torch.cat([bounds[:, :-1], rows.counts[:, None]], 1)
+    from_the_right = rows.counts[:, None] - 1 - rows.nth
+    return from_the_right, from_the_right.clamp(max=rows.num_steps - 1)
 
 
 def test_an_order_may_be_a_function():
@@ -216,12 +215,12 @@ def test_an_order_may_be_a_function():
     assert (next(first).tokens[0] == MASK).tolist() == [True, True, False]
     x_0 = torch.tensor([[0, 1, 2]])
     sampler = make(order=rightmost_first)
-    same = make(order=lambda rows: (-rows.nth.double(), torch.tensor([[0, 1, 3]])))
+    same = make(order=lambda rows: (-rows.nth.double(), torch.tensor([[1, 1, 0]])))
     assert torch.equal(sampler.likelihood_bound(x_0, seeds=[0]), same.likelihood_bound(x_0, seeds=[0]))
     assert not sampler.bound_is_exact  # a function may draw
-    for bounds in ([[0, 1, 2]], [[0, 2, 1]], [[1, 1, 3]], [[0, 3]]):
-        with pytest.raises(ValueError, match="an order's bounds"):
-            make(order=lambda rows, bounds=bounds: (rows.nth, torch.tensor(bounds))).sample(1, 3, seeds=[0])
+    for steps in ([[0, 1, 2]], [[0, 1, 0]], [[-1, 0, 1]], [[0, 1]], [[0.0, 1.0, 1.0]]):
+        with pytest.raises(ValueError, match="an order's steps"):
+            make(order=lambda rows, steps=steps: (rows.nth.double(), torch.tensor(steps))).sample(1, 3, seeds=[0])
 
 
 def test_a_prefix_suffices_only_without_a_suffix():

@@ -96,7 +96,7 @@ def measure_spreads(lab: Lab) -> Entry:
         normalized = s.energy.is_normalized
         about = {"name": s.name, "order": s.order, **shared, "normalized": normalized}
         records.append({**about, "steps": [_record(step) for step in step_spreads(output)]})
-        energies = torch.cat([info.energies[info.judged > 0] for info in output.steps]).double().cpu()
+        energies = torch.cat([info.energies[info.judged > 0] for info in output.steps.taken.values()]).double().cpu()
         values = (energies - energies.mean(1, keepdim=True)).flatten()
         values = values[values.isfinite()]
         centred[str(i)] = values[:: max(1, len(values) // _SHOWN)]

@@ -135,9 +135,10 @@ def measure_sequence_errors(
         x_0 = language.sample(num_bound_rows, rule.length, torch.Generator().manual_seed(seed))
         bound = estimate_bound(sampler, x_0, seed=seed, batch_size=batch_size)
         divergence = mean_of((bound.nats_per_row + language.log_prob(x_0)) / rule.length)
+    taken = output.steps.taken.values()
     return _record(rule, output.tokens.cpu(), divergence) | {
-        "denoiser_passes": sum(step.denoiser_calls for step in output.steps) // math.ceil(num_samples / batch_size),
-        "energy_passes": sum(step.judged for step in output.steps).double().mean().item(),
+        "denoiser_passes": sum(step.denoiser_calls for step in taken) // math.ceil(num_samples / batch_size),
+        "energy_passes": sum(step.judged for step in taken).double().mean().item(),
     }
 
 

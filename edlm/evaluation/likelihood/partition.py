@@ -181,7 +181,7 @@ def step_spreads(output: SampleOutput) -> list[StepSpread]:
         >>> [(step.step, step.ess.value, step.spread.value) for step in step_spreads(sampler.sample(5, length=6))]
         [(0, 8.0, 0.0), (1, 8.0, 0.0)]
     """
-    return [spread for info in output.steps if (spread := _spread_of_step(info)) is not None]
+    return [spread for info in output.steps.taken.values() if (spread := _spread_of_step(info)) is not None]
 
 
 def _spread_of_step(info: StepInfo) -> StepSpread | None:

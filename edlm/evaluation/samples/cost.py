@@ -71,8 +71,8 @@ def draw_timed(
         output = sampler.sample(batch_size, length, seeds=range(first, first + batch_size))
         tokens.append(output.tokens.cpu())
         seconds.append((time.perf_counter() - started) / batch_size)
-        judged.append(sum(step.judged for step in output.steps))
-    denoiser_passes = sum(step.denoiser_calls for step in output.steps)
+        judged.append(sum(step.judged for step in output.steps.taken.values()))
+    denoiser_passes = sum(step.denoiser_calls for step in output.steps.taken.values())
     energy_passes = torch.cat(judged).double().mean().item()
     return TimedSamples(torch.cat(tokens), tuple(seconds), denoiser_passes, energy_passes)
 

@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from edlm.diffusion.streams import RowStreams, row_seeds
 from edlm.sampler.impossible import rows_numbered
 from edlm.sampler.kernel import Kernel
-from edlm.sampler.output import StepInfo
+from edlm.sampler.output import Steps
 from edlm.sampler.passes import Passes, check_cache
+from edlm.sampler.step import idle_step
 from edlm.sampler.text.blocks import View, views_of
 from edlm.sampler.text.lanes import Desk, Lane, TakenStep, in_order
 from edlm.sampler.text.options import GenerateOptions, InfillOptions, TextOptions
@@ -35,7 +37,7 @@ class GenerationOutput:
         fills: The written text of each gap of each row.
         tokens: Of each row, with frame and without padding, int64, ``[length]``; they continue after an end of text.
         steps: One entry for each step of each block, in this order, whenever a row took it; a row that is done, or has
-            no such block, decides nothing in it.
+            no such block, decides nothing in it. ``steps.taken`` are those in which some row did.
         seeds: The seed of each row, with which it can be written again, alone or in any batch.
         marginals: "exact"; or "approximate", from keys that were not computed anew (``cache`` "prefix" or "dual").
     """
@@ -43,7 +45,7 @@ class GenerationOutput:
     text: list[str]
     fills: list[tuple[str, ...]]
     tokens: list[Tensor]
-    steps: tuple[StepInfo, ...]
+    steps: Steps
     seeds: tuple[int, ...]
     marginals: Literal["exact", "approximate"]
     _rows: Sequence[Row] = field(repr=False)
@@ -65,7 +67,7 @@ class GenerationOutput:
         Raises:
             ValueError: rows had several particles, whose decisions are not recorded.
         """
-        if any(step.num_revealed.any() and not step.choices for step in self.steps):
+        if any(step.num_revealed.any() and not step.choices for step in self.steps.taken.values()):
             raise ValueError("a trace needs num_particles=1: of several particles it is not recorded who decided what")
         rows = list(zip(self._rows, self.seeds, strict=True))[:max_rows]
         return trace_of(rows, self._views, self.steps, self._transcript.tokenizer, max_candidates)
@@ -192,8 +194,9 @@ def _write(
         yield Partial(num_ticks, num_done, [*tokens], rows, transcript)
         num_ticks += 1
     text, fills = zip(*(transcript.read(row, now) for row, now in zip(rows, tokens, strict=True)), strict=True)
-    steps, blocks = in_order(taken, len(rows), kernel.num_steps)
-    seen = [[of_row[b] if b < len(of_row) else None for of_row in views] for b in blocks]
+    nothing = torch.zeros(len(rows), 1, dtype=torch.long, device=kernel.device)
+    steps = in_order(taken, idle_step(kernel, nothing), kernel.num_steps)
+    seen = [[of_row[b] if b < len(of_row) else None for of_row in views] for b in range(steps.num_blocks)]
     about = "approximate" if desk.passes.is_approximate else "exact"
     return GenerationOutput(list(text), list(fills), tokens, steps, tuple(seeds), about, rows, seen, transcript)
 

@@ -13,7 +13,7 @@ from edlm.diffusion.plan import RevealPlan
 from edlm.diffusion.streams import RowStreams
 from edlm.sampler.inputs import check_tokens
 from edlm.sampler.kernel import Kernel
-from edlm.sampler.output import StepInfo, merge_steps
+from edlm.sampler.output import StepInfo, Steps, merge_steps
 from edlm.sampler.particles import Particles
 from edlm.sampler.passes import Passes
 from edlm.sampler.step import begin_steps, check_first_step, take_step
@@ -95,13 +95,9 @@ class Lane:
         self.tokens = self.tokens.index_fill(1, torch.cat(later), pad) if later else self.tokens
 
     def _skip(self, kernel: Kernel) -> None:
-        """Leave out steps in which nothing is decided, unless the energy judges these too."""
-        if kernel.energy_is_used and kernel.energy.needs_every_row:
-            return
-        masked = self.plan.target & (self.tokens[:, self.view.index] == kernel.denoiser.mask_token_id)
+        """Leave out steps in which nothing is decided."""
         plan = self.plan.repeated(kernel.num_particles)
-        while self.step < plan.num_steps and (plan.num_due(torch.full((len(masked),), self.step), masked) <= 0).all():
-            self.step += 1
+        self.step = plan.next_due(self.step, self.tokens[:, self.view.index] == kernel.denoiser.mask_token_id)
 
 
 @dataclass(frozen=True)
@@ -163,8 +159,8 @@ class Desk:
         return TakenStep(info, taken)
 
 
-def in_order(taken: Sequence[TakenStep], num_rows: int, num_steps: int) -> tuple[tuple[StepInfo, ...], list[int]]:
-    """The steps of all rows, block by block, as those of one batch; and the block of each.
+def in_order(taken: Sequence[TakenStep], idle: StepInfo, num_steps: int) -> Steps:
+    """The steps of all rows, block by block, as those of one batch, of which ``idle`` is one that decides nothing.
 
     A denoiser pass counts for the first of the steps that it served.
     """
@@ -176,10 +172,8 @@ def in_order(taken: Sequence[TakenStep], num_rows: int, num_steps: int) -> tuple
         for first, (key, rows) in enumerate(sorted(by_step.items())):
             info = replace(step.info, denoiser_calls=0) if first else step.info
             parts.setdefault(key, []).append((info, rows))
-    steps, blocks = [], []
-    for block in range(1 + max((block for block, _ in parts), default=-1)):
-        for number in range(num_steps):
-            like = replace(taken[0].info, step=number, t=1 - number / num_steps)
-            steps.append(merge_steps(parts.get((block, number), []), num_rows, like))
-            blocks.append(block)
-    return tuple(steps), blocks
+    merged = {}
+    for (block, number), infos in sorted(parts.items()):
+        like = replace(infos[0][0], step=number, t=1 - number / num_steps)
+        merged[block * num_steps + number] = merge_steps(infos, len(idle.judged), like)
+    return Steps(merged, idle, num_steps, 1 + max((block for block, _ in parts), default=-1))

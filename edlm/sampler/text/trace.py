@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
 from edlm.files import write_atomically
-from edlm.sampler.output import Choice, StepInfo
+from edlm.sampler.output import Choice, Steps
 from edlm.sampler.text.blocks import View
 from edlm.sampler.text.picture import picture_of
 from edlm.sampler.text.prompts import Row
@@ -58,7 +58,7 @@ def check_trace(path: str | Path) -> None:
 def trace_of(
     rows: Sequence[tuple[Row, int]],
     views: Sequence[Sequence[View | None]],
-    steps: Sequence[StepInfo],
+    steps: Steps,
     tokenizer: Any,
     max_candidates: int,
 ) -> Trace:
@@ -66,7 +66,7 @@ def trace_of(
 
     Args:
         rows: The rows as they began, and their seeds.
-        views: What was seen of each row of the batch at each step.
+        views: What was seen of each row of the batch in each block.
         steps: Their diagnostics.
         tokenizer: Decodes tokens; None shows their ids.
         max_candidates: Candidates of a decision that are shown, besides the chosen one.
@@ -84,15 +84,15 @@ def _steps(
     r: int,
     row: Row,
     views: Sequence[Sequence[View | None]],
-    steps: Sequence[StepInfo],
+    steps: Steps,
     spell: "_Speller",
     max_candidates: int,
 ) -> list[dict[str, Any]]:
     tokens = row.tokens.tolist()
     kinds = ["masked" if is_gap else "given" for is_gap in row.is_gap().tolist()]
     described = []
-    for number, (info, of_batch) in enumerate(zip(steps, views, strict=True)):
-        decisions, new = [], {}
+    for number, info in steps.taken.items():
+        of_batch, decisions, new = views[number // steps.num_steps], [], {}
         for choice in info.choices if of_batch[r] is not None else ():
             mine = (choice.slots.rows == r).nonzero()[:, 0]
             if not len(mine):
