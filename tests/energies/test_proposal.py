@@ -39,6 +39,15 @@ def test_item_11_every_cell_of_a_zipf_law_is_hit():
     assert (float32_draw(log_probs[None], uniforms) != tokens).sum() > 1000  # so float32 would be seen
 
 
+@pytest.mark.parametrize("rows", [1, 200])  # in one level, and in runs
+def test_item_11_a_tail_beyond_single_precision_is_drawn(rows):
+    law = torch.cat([torch.ones(1), torch.full((999,), 1e-9)]).double()
+    middles = (law.cumsum(0) - law / 2) / law.sum()
+    tail = torch.arange(100, 1000, 100)
+    tokens = draw_categorical(law.float().log().expand(rows, -1), middles[tail][None, :3].expand(rows, -1))
+    assert torch.equal(tokens, tail[:3].expand(rows, -1))
+
+
 def test_item_11_a_thousand_steps_lose_no_entropy():
     """A joint float32 draw of "stay masked" and the token loses 1.3 nats here (arXiv:2409.02908)."""
     law = zipf().log_softmax(-1)
