@@ -33,7 +33,7 @@ from edlm.evaluation.experiment.results import Results
 from edlm.evaluation.languages.oracle import cells, measure_cells, measure_data
 from edlm.evaluation.likelihood.speedup import time_ratio
 from edlm.evaluation.samples.judge import load_judge
-from edlm.evaluation.samples.ratios import MANY
+from edlm.evaluation.samples.ratios import MANY, SETTINGS
 from edlm.evaluation.samples.text import distinct_n, texts_of, unigram_entropy
 from edlm.evaluation.samples.text_measures import known_words
 from edlm.sampler.bounds import likelihood_bounds
@@ -444,7 +444,8 @@ def test_benchmark_s1_compares_with_the_base_and_a_plain_program(runs, tmp_path,
     for model in ("S1", names["denoiser"]):
         mine = [row for row in rows if row["model"] == model]
         ratios, shares = [row for row in mine if "ratio" in row], [row for row in mine if "floor" in row]
-        assert [row["batch_size"] for row in ratios] == [1] * 6 + [2] * 6 + [1] * 8 + [4] * 8
+        number = len(SETTINGS)
+        assert [row["batch_size"] for row in ratios] == [1] * number + [2] * number + [1] * 8 + [4] * 8
         assert all(0 < row["low"] <= row["ratio"] <= row["high"] for row in ratios)
         assert {row["ratio"] for row in ratios if row["setting"] == row["versus"]} == {1.0}
         plain = [row for row in ratios if row["setting"] == "plain program, k = 16"]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from edlm.denoisers.base import Denoiser
+from edlm.memory import parts_of_table
 from edlm.modules import is_plain_linear
 
 
@@ -30,5 +31,8 @@ def decoder_of(denoiser: Denoiser, tokens: Tensor) -> Callable[[Tensor], Tensor]
 
 
 def _all_columns(denoiser: Denoiser, features: Tensor, tokens: Tensor) -> Tensor:
-    logits = denoiser.decode(features.flatten(0, 1)).unflatten(0, features.shape[:2])
-    return logits.gather(2, tokens[:, None].expand(-1, logits.shape[1], -1))
+    wanted = tokens[:, None].expand(-1, features.shape[1], -1).flatten(0, 1)
+    flat, logits = features.flatten(0, 1), []
+    for part in parts_of_table(len(flat), denoiser.vocab_size, flat.device):
+        logits.append(denoiser.decode(flat[part]).gather(1, wanted[part]))
+    return torch.cat(logits).unflatten(0, features.shape[:2])

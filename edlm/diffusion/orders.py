@@ -9,6 +9,7 @@ from torch import Tensor
 
 from edlm.diffusion.schedule import Schedule
 from edlm.diffusion.streams import BatchOrder, RowGenerators
+from edlm.numerics import precise, widest_float
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class MaskedRows:
 
     def ranking(self, key: Tensor) -> Tensor:
         """Positions in the order of ``key[batch, length]``, lowest first, masked ones before others; same shape."""
-        return key.double().masked_fill(~self.masked, torch.inf).argsort(dim=1, stable=True)
+        return precise(key).masked_fill(~self.masked, torch.inf).argsort(dim=1, stable=True)
 
     def equal_steps(self, key: Tensor) -> Tensor:
         """The step of each position, ``[batch, length]``: ``floor(n i / T)`` of the lowest keys come before step i."""
@@ -47,14 +48,14 @@ class MaskedRows:
         return -(-(rank + 1) * self.num_steps // self.counts[:, None].clamp(min=1)) - 1
 
     def uniform(self) -> Tensor:
-        """A uniform draw for each masked position, float64, ``[batch, length]``; 0 elsewhere."""
-        drawn = torch.zeros(self.masked.shape, dtype=torch.float64, device=self.masked.device)
+        """A uniform draw for each masked position, in the widest float, ``[batch, length]``; 0 elsewhere."""
+        drawn = torch.zeros(self.masked.shape, dtype=widest_float(self.masked.device), device=self.masked.device)
         drawn[self.masked] = self.generators.uniform(self.counts.cpu())[:, 0].to(drawn)
         return drawn
 
     def left_to_right_within(self, step: Tensor) -> Tensor:
         """Key of an order by ``step[batch, length]``, and inside a step from left to right."""
-        return step * self.masked.shape[1] + self.nth.double()
+        return step * self.masked.shape[1] + precise(self.nth)
 
 
 RankedOrder = Callable[[MaskedRows], tuple[Tensor, Tensor]]
@@ -84,7 +85,7 @@ def random(rows: MaskedRows) -> tuple[Tensor, Tensor]:
 
 def left_to_right(rows: MaskedRows) -> tuple[Tensor, Tensor]:
     """Steps of equal size, from the left."""
-    key = rows.nth.double()
+    key = precise(rows.nth)
     return key, rows.equal_steps(key)
 
 

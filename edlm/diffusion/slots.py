@@ -90,6 +90,12 @@ class Slots:
         """
         return _indices_of(self.ranks % num_rounds(self.counts, size)[self.rows])
 
+    def equals(self, others: Slots) -> bool:
+        """Whether others are the same positions, in the same order."""
+        if self is others:
+            return True
+        return torch.equal(self.rows, others.rows) and torch.equal(self.positions, others.positions)
+
     def gather(self, x: Tensor) -> Tensor:
         """Entries of ``x[batch, length, ...]`` at the slots, shape ``[num_slots, ...]``."""
         return x[self.rows, self.positions]

@@ -46,15 +46,14 @@ class Step:
     def logits(self, slots: Slots) -> Tensor:
         """Marginals at some of the slots as they are drawn from: ``log p_theta`` but for a constant of each, nats.
 
-        Shape ``[num_slots, vocab_size]``; not to be written to. The slots are in the step's order; a small table of all
-        of them is made once.
+        Shape ``[num_slots, vocab_size]``; not to be written to. A small table of all slots of the step is made once.
         """
 
         def make() -> Tensor:
             return self.denoiser.possible(self.denoiser.slot_logits(self.encoding, slots))
 
-        is_kept = len(slots) == len(self.slots) and len(slots) * self.denoiser.vocab_size <= _KEPT_ENTRIES
-        return self.once("logits", make) if is_kept else make()
+        is_small = len(slots) * self.denoiser.vocab_size <= _KEPT_ENTRIES
+        return self.once("logits", make) if is_small and slots.equals(self.slots) else make()
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What ``make()`` gives, made once for all decisions of the step."""

@@ -92,7 +92,8 @@ class Head(PretrainedEnergy):
             raise ValueError(f"a {type(self).__name__} reads states, and {type(step.denoiser).__name__} gives none")
         place = step.encoding.place[active]
         first = len(step.encoding.hidden) - len(self.blocks)
-        entering = (step.encoding.hidden[first + b][place].to(self.token.weight) for b in range(len(self.blocks)))
+        kept = step.encoding.hidden[first:]  # on several devices, if the denoiser is
+        entering = (h[place.to(h.device)].to(self.token.weight) for h in kept)
         layers = [self.read(h) for h in entering]
         angles = self.rotary(torch.arange(layers[0].shape[1], device=active.device)[None])
         return layers[0], [block.memory(h, angles) for block, h in zip(self.blocks, layers, strict=True)]

@@ -24,7 +24,7 @@ class HeadOptions:
             place of its features), "cold" (new blocks of any size, for any denoiser that keeps hidden states; their
             output is added to its features), or "auto": warm where that is possible and no size is given, else cold.
         blind: Make the control: the step's tokens do not see each other.
-        num_likeliest: Tokens of each row that a normalised head corrects, the likeliest by the sum of the step's
+        num_listed: Tokens of each row that a normalised head corrects, the likeliest by the sum of the step's
             marginals; the others keep their shares among themselves. All tokens if None: where the vocabulary is
             large, most of a head's time is the output layer's.
         width: Cold start only: size of a token's state (the denoiser's by default).
@@ -35,14 +35,14 @@ class HeadOptions:
     num_blocks: int = 1
     start: Literal["auto", "warm", "cold"] = "auto"
     blind: bool = False
-    num_likeliest: int | None = None
+    num_listed: int | None = None
     width: int | None = None
     num_heads: int | None = None
     intermediate_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.num_likeliest is not None and self.num_likeliest < 1:
-            raise ValueError(f"num_likeliest must be >= 1, or None for all tokens, got {self.num_likeliest}")
+        if self.num_listed is not None and self.num_listed < 1:
+            raise ValueError(f"num_listed must be >= 1, or None for all tokens, got {self.num_listed}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -22,27 +23,31 @@ class Listed:
 
     Attributes:
         tokens: Shape ``[batch, m]``.
-        places: Place of each token in its row's list, m where it is not listed, ``[batch, vocab_size]``.
         log_p_rest: Log-probability of the tokens that are not listed, under the denoiser, nats; by position,
             ``[batch, length]``.
         log_odds: That minus the log-probability of the listed ones, the same shape.
+        vocab_size: Tokens of the denoiser.
         others: One of them, drawn from the denoiser's marginal, the same shape; None where nothing is to be drawn.
     """
 
     tokens: Tensor
-    places: Tensor
     log_p_rest: Tensor
     log_odds: Tensor
-    others: Tensor | None
+    vocab_size: int
+    others: Tensor | None = None
 
     @classmethod
-    @torch.no_grad()
     def of(cls, step: Step, number: int, uniforms: Tensor | None = None) -> Listed:
         """Lists of ``number`` tokens, or of all possible ones if they are fewer.
 
         The denoiser's output layer runs once, in parts of whole rows. Uniforms ``[num_slots, 1]``, in float64, draw
         ``others``.
         """
+        with torch.no_grad(), torch.autocast(step.x_t.device.type, enabled=False):  # exact beside `Decision.log_p`
+            return cls._of(step, number, uniforms)
+
+    @classmethod
+    def _of(cls, step: Step, number: int, uniforms: Tensor | None) -> Listed:
         denoiser, slots, counts = step.denoiser, step.slots, step.slots.counts
         size = min(number, denoiser.vocab_size - len(denoiser.vocabulary.impossible))
         tokens = step.x_t.new_zeros(len(step.x_t), size)
@@ -56,7 +61,7 @@ class Listed:
             mass = probs.new_zeros(len(part), probs.shape[1]).index_add_(0, torch.searchsorted(part, rows), probs)
             mass[:, list(denoiser.vocabulary.impossible)] = -1.0
             tokens[part] = mass.topk(size).indices
-            log_p_listed = probs.gather(1, tokens[rows]).sum(1).log()
+            log_p_listed = logits.gather(1, tokens[rows]).logsumexp(1) - logits.logsumexp(1)
             probs.scatter_(1, tokens[rows], 0.0)
             log_p_rest = probs.sum(1).log()
             if (few := (log_p_rest < _SMALL).nonzero()[:, 0]).numel():  # or none: then it stays -inf
@@ -65,11 +70,15 @@ class Listed:
                 probs[few] = rest.softmax(1).nan_to_num_(1.0)
             drawn = () if uniforms is None else (draw_by_weight(probs, uniforms[index.to(uniforms.device)])[:, 0],)
             found.append((log_p_rest, log_p_rest - log_p_listed, *drawn))
-        places = tokens.new_full((len(tokens), denoiser.vocab_size), size)
-        places.scatter_(1, tokens, torch.arange(size, device=tokens.device).expand_as(tokens))
         values = (torch.cat(each) for each in zip(*found, strict=True))
         by_position = [x.new_zeros(step.x_t.shape).index_put((slots.rows, slots.positions), x) for x in values]
-        return cls(tokens, places, *by_position, *([None] if uniforms is None else []))
+        return cls(tokens, *by_position[:2], denoiser.vocab_size, *by_position[2:])
+
+    @cached_property
+    def places(self) -> Tensor:
+        """Place of each token in its row's list, m where it is not listed, ``[batch, vocab_size]``."""
+        numbers = torch.arange(self.size, device=self.tokens.device).expand_as(self.tokens)
+        return self.tokens.new_full((len(self.tokens), self.vocab_size), self.size).scatter_(1, self.tokens, numbers)
 
     @property
     def size(self) -> int:

@@ -28,8 +28,9 @@ class ResidualHead(Head, TokenwiseEnergy):
     ``q(x_i | x_t, earlier) = softmax(log p_theta(. | x_t) + delta_i)``, and
     ``E(x_R) = log p_theta(x_R | x_t) - log q(x_R | x_t)``, so ``Z = 1``. Tokens attend to the denoiser's
     states at all positions, except the stale ones of tokens decided before them in this step, and to those
-    tokens. ``q`` equals ``p_theta`` before training. With ``num_likeliest`` it decides between listed tokens (see
-    `Listed`), and corrects the odds of all others together, so that no law needs the whole output layer.
+    tokens. ``q`` equals ``p_theta`` before training. With ``num_listed`` it decides between listed tokens (see
+    `Listed`), and corrects the odds of all others together, so that a law does not need the whole output layer,
+    unless it is tempered or cut.
 
     Args:
         settings: Its shape. `from_denoiser` makes a head that fits, started warm.
@@ -44,7 +45,7 @@ class ResidualHead(Head, TokenwiseEnergy):
             nn.init.zeros_(self.write.weight)
         else:
             nn.init.zeros_(self.token.weight)
-        if settings.num_likeliest is not None:
+        if settings.num_listed is not None:
             self.rest = nn.Linear(settings.width, 1)
             nn.init.zeros_(self.rest.weight)
             nn.init.zeros_(self.rest.bias)
@@ -53,7 +54,7 @@ class ResidualHead(Head, TokenwiseEnergy):
 
     def can_start_from(self, other: PretrainedEnergy) -> bool:
         """As of any energy; lists may differ."""
-        lists = {"num_likeliest": self.shape.num_likeliest}
+        lists = {"num_listed": self.shape.num_listed}
         return type(other) is type(self) and {**other.settings(), **lists} == self.settings()
 
     def _energies(
@@ -69,11 +70,11 @@ class ResidualHead(Head, TokenwiseEnergy):
         return decision.log_p[dense.active] - log_q.to(decision.log_p)
 
     def log_prob(self, step: Step, tokens: Tensor, round_size: int = 1, proposal: Proposal = PLAIN) -> Tensor:
-        if not proposal.is_default:
-            return super().log_prob(step, tokens, round_size, proposal)
         log_q = precise(torch.zeros(len(step.x_t), device=tokens.device))
         if not len(step.slots):
             return log_q
+        if not proposal.is_default:
+            return super().log_prob(step, tokens, round_size, proposal)
         dense = step.slots.dense()
         states, memory = self._read_step(step, dense.active)
         table = step.slots.write(step.x_t, tokens)[dense.active].gather(1, dense.positions)[:, None]
@@ -94,7 +95,7 @@ class ResidualHead(Head, TokenwiseEnergy):
         active = step.slots.counts.nonzero()[:, 0]
         if self.shape.blind:
             round_size, ahead = len(step.slots), 1  # no token sees another one
-        elif (ahead := rounds_ahead(step, round_size, self.shape.num_likeliest)) == 1:
+        elif (ahead := rounds_ahead(step, round_size, self.shape.num_listed)) == 1:
             return super().sample(step, uniforms, round_size, proposal, num_likeliest)
         output = self._output(step, active, uniforms)
         states, memory = self._read_step(step, active)
@@ -212,7 +213,7 @@ class ResidualHead(Head, TokenwiseEnergy):
         return query, own
 
     def _output(self, step: Step, active: Tensor, uniforms: Tensor | None = None) -> Output:
-        number, check = self.shape.num_likeliest, not self.training
+        number, check = self.shape.num_listed, not self.training
         if number is None:
             return AllTokens(step, check=check)
         return ListedTokens(step, active, number, check=check, uniforms=uniforms)
@@ -220,7 +221,7 @@ class ResidualHead(Head, TokenwiseEnergy):
     def _law(self, x: Tensor, valid: Tensor | None, step: Step, slots: Slots, output: Output) -> Law:
         """``log q`` at the slots, from states ``x[rows, n, width]`` that left the last block; see `Output.law`."""
         x = self.final_norm(x)
-        rest = self.rest(x)[..., 0] if self.shape.num_likeliest is not None else None
+        rest = self.rest(x)[..., 0] if self.shape.num_listed is not None else None
         if self.shape.start == "cold":
             base = step.encoding.at(slots)
             written = self.write(x)

@@ -28,10 +28,8 @@ class ScalarHead(Head):
         super().__init__(settings)
         if settings.blind:
             raise ValueError("blind must be False for a ScalarHead, got True: without the tokens there is no energy")
-        if settings.num_likeliest is not None:
-            raise ValueError(
-                f"num_likeliest must be None for a ScalarHead, got {settings.num_likeliest}: it has no law"
-            )
+        if settings.num_listed is not None:
+            raise ValueError(f"num_listed must be None for a ScalarHead, got {settings.num_listed}: it has no law")
         self.write = nn.Linear(settings.width, 1, bias=False)
         nn.init.zeros_(self.write.weight)
 

@@ -58,6 +58,10 @@ class GivenPass(Denoiser):
     def decode(self, features: Tensor) -> Tensor:
         return self._own[0].decode(features)
 
+    @property
+    def output_layer(self) -> Any:
+        return self._own[0].output_layer if self._own else None
+
     def embed(self, tokens: Tensor) -> Tensor:
         return self._own[0].embed(tokens)
 

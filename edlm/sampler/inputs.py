@@ -55,7 +55,7 @@ def check_data(
 def check_completeness(kernel: Kernel, x_t: Tensor, masked: Tensor, real: Tensor | None) -> None:
     """Raise ValueError where the energy needs complete sequences, or a prefix without masks, and masks stay."""
     energy = kernel.energy
-    if energy is None or energy.reads == "slots":
+    if energy is None or not kernel.energy_matters or energy.reads == "slots":
         return
     unknown = (x_t == kernel.denoiser.mask_token_id) & masked.any(1, keepdim=True)
     unknown = unknown if real is None else unknown & real

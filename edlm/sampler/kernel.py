@@ -37,7 +37,7 @@ class Kernel(SamplerOptions):
             ``num_candidates`` is "auto" and the energy recommends no number.
 
     Warns:
-        UserWarning: once for each energy and order: it was trained on other orders, or is left out.
+        UserWarning: once for each energy and order: it was trained on others, is left out, or not run for k = 1.
     """
 
     denoiser: Denoiser = field(

@@ -58,7 +58,7 @@ class TrainEnergyConfig:
         head: Shape of a "head" or "scalar".
         neighbours: Shape of a "markov" or "chain".
         objective: Loss and kinds of decisions; by default those of the kind.
-        start_from: Folder of an energy of this kind and shape to train further; ``num_likeliest`` of a head may differ.
+        start_from: Folder of an energy of this kind and shape to train further; ``num_listed`` of a head may differ.
         denoiser_tokenizer: Folder or hub id of a tokenizer, for a denoiser whose checkpoint has none.
         denoiser_dtype: Of the weights of a denoiser that is loaded: "bfloat16" halves its memory, and rounds.
     """

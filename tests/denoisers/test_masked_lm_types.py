@@ -1,7 +1,11 @@
 """Every masked LM of transformers, tiny and random, works or is refused by name; new networks are what was asked."""
 
+import copy
+import pickle
+
 import pytest
 import torch
+from accelerate import dispatch_model
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForMaskedLM, BertConfig, BertModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -68,6 +72,44 @@ def test_columns_of_the_output_layer_are_decoded_alone(kind):
     expected = denoiser.decode(features.flatten(0, 1)).view(2, 5, -1).gather(2, tokens[:, None].expand(-1, 5, -1))
     torch.testing.assert_close(decoder_of(denoiser, tokens)(features), expected, rtol=1e-4, atol=1e-4)
     assert (denoiser.output_layer is None) == (kind in ENDS_OTHERWISE)
+
+
+@pytest.mark.parametrize("kind", ["bert", "modernbert"])
+@torch.no_grad()
+def test_the_output_layer_follows_copies_casts_and_new_layers(kind):
+    denoiser, tokens = MaskedLMDenoiser(random_model(kind), mask_token_id=4).eval(), torch.tensor([[5, 0, 39]])
+
+    def assert_alike(denoiser):
+        features = denoiser.encode(torch.tensor([[7, 9, 4, 11, 4]])).features
+        expected = denoiser.decode(features[0])[:, tokens[0]]
+        torch.testing.assert_close(decoder_of(denoiser, tokens)(features)[0], expected, rtol=1e-4, atol=1e-4)
+        return expected
+
+    first = assert_alike(denoiser)
+    other = copy.deepcopy(denoiser)
+    for weight in other.parameters():
+        weight += 0.1
+    assert (assert_alike(other.double()) - first).abs().max() > 0.01
+    torch.testing.assert_close(assert_alike(pickle.loads(pickle.dumps(denoiser))), first)
+    layer = torch.nn.Linear(32, 40)
+    denoiser.network.set_output_embeddings(layer)
+    assert denoiser.output_layer[1] is layer
+    assert (assert_alike(denoiser) - first).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("kind", "parts"), [("bert", ("bert", "cls")), ("modernbert", ("model", "head", "decoder"))])
+@torch.no_grad()
+def test_a_model_that_accelerate_has_dispatched(kind, parts):
+    """Hooks take the place of the forward of the modules that they are on."""
+    rows = torch.tensor([[7, 9, 4, 11, 4]])
+    expected = MaskedLMDenoiser(random_model(kind), mask_token_id=4).encode(rows, keep_hidden=True)
+    model = dispatch_model(random_model(kind), dict.fromkeys(parts, "cpu"), main_device="cpu", force_hooks=True)
+    denoiser = MaskedLMDenoiser(model, mask_token_id=4).eval()
+    encoding = denoiser.encode(rows, keep_hidden=True)
+    torch.testing.assert_close(encoding.hidden, expected.hidden)
+    torch.testing.assert_close(encoding.features, expected.features)
+    logits = denoiser.decode(encoding.features[0])
+    torch.testing.assert_close(logits, random_model(kind)(input_ids=rows).logits[0], rtol=1e-4, atol=1e-4)
 
 
 def test_architectures_that_cannot_work_are_refused_by_name(tmp_path):

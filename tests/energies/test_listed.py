@@ -1,5 +1,7 @@
 """Residual heads that correct some tokens of each row: their law by hand, draws, gradients, rows alone, memory."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -14,8 +16,8 @@ FILLINGS = torch.cartesian_prod(*[torch.arange(VOCAB_SIZE)] * 3)
 RAGGED = torch.tensor([[4, 2, 4, 4, 4], [1, 4, 0, 3, 4], [4, 0, 1, 4, 2], [4, 4, 4, 4, 4]])
 ORDERS = [ORDER, (), (3,), (2, 4, 0, 3, 1)]
 MAKERS = {
-    "warm": lambda **more: disturbed_head(modernbert(), num_blocks=2, num_likeliest=2, **more),
-    "cold": lambda **more: disturbed_head(modernbert(), start="cold", width=8, num_heads=2, num_likeliest=2, **more),
+    "warm": lambda **more: disturbed_head(modernbert(), num_blocks=2, num_listed=2, **more),
+    "cold": lambda **more: disturbed_head(modernbert(), start="cold", width=8, num_heads=2, num_listed=2, **more),
 }
 each_start = pytest.mark.parametrize("start", MAKERS)
 
@@ -35,7 +37,7 @@ def laws_by_hand(head, step, tokens):
     laws = torch.zeros(len(slots), VOCAB_SIZE + 1)
     for i, state in enumerate(head.final_norm(x[valid])):
         mine = marginals[step.slots.rows == slots.rows[i]]
-        listed = sorted(range(VOCAB_SIZE), key=lambda v: -mine[:, v].sum().item())[: head.shape.num_likeliest]
+        listed = sorted(range(VOCAB_SIZE), key=lambda v: -mine[:, v].sum().item())[: head.shape.num_listed]
         feature = head.write(state) + step.encoding.at(slots)[i] if head.shape.start == "cold" else state
         logits, base = step.denoiser.decode(feature[None])[0], marginals[i]
         others = [v for v in range(VOCAB_SIZE) if v not in listed]
@@ -140,7 +142,7 @@ def test_an_unlisted_token_far_below_the_others_has_a_finite_energy():
     denoiser = bert()
     denoiser.network.cls.predictions.decoder.bias.data = torch.tensor([0.0, -5.0, -300.0, -310.0, 0.0])
     step, head = step_on(denoiser, ROW[None], ranked(ORDER)), None
-    head = disturbed_head(denoiser, start="cold", width=8, num_heads=2, num_likeliest=2)
+    head = disturbed_head(denoiser, start="cold", width=8, num_heads=2, num_listed=2)
     energy = head(decision_of(step, torch.tensor([[2], [3], [2]])))
     assert energy.isfinite().all() and energy.abs().item() < 100
     tokens, _ = head.sample(step, torch.rand(3, 2, dtype=torch.float64))
@@ -152,8 +154,39 @@ def test_the_whole_output_layer_is_run_for_the_lists_only():
     denoiser, rows = modernbert(), []
     decode = denoiser.decode
     denoiser.decode = lambda features: rows.append(len(features)) or decode(features)
-    head = disturbed_head(denoiser, scale=0.0, num_likeliest=3)  # the law of the denoiser
+    head = disturbed_head(denoiser, scale=0.0, num_listed=3)  # the law of the denoiser
     step = step_on(denoiser, ROW[None], ranked(ORDER))
     uniforms = torch.zeros(3, 2, dtype=torch.float64)  # the likeliest token of all
     head.sample(step, uniforms)
     assert rows == [3]
+
+
+@torch.no_grad()
+def test_lists_whose_mass_underflows_at_a_slot():
+    """All slots share one list, of a token that is impossible in single precision at most of them."""
+    denoiser = modernbert(4)
+    denoiser.decode = lambda features, decode=denoiser.decode: 1000 * decode(features)
+    head = disturbed_head(denoiser, scale=0.05, num_listed=1)
+    step = step_on(denoiser, torch.tensor([[4, 4, 3, 4, 0]]), ranked((3, 0, 1)))
+    assert Listed.of(step, 1).log_odds.max() > 104
+    assert head(decision_of(step, torch.tensor([[0, 3], [3, 0], [3, 3]]))).isfinite().all()
+    tokens, _ = head.sample(step, torch.rand(3, 2, dtype=torch.float64))
+    assert (tokens < VOCAB_SIZE).all()
+
+
+@torch.no_grad()
+def test_a_listed_law_is_one_under_autocast():
+    step, head = step_on(modernbert(), ROW.repeat(1, 1), ranked(ORDER)), MAKERS["warm"]()
+    decision = decision_of(step, FILLINGS.T)
+    with torch.autocast("cpu", torch.bfloat16):
+        energy = head(decision)
+    total = (decision.log_p - energy).exp().sum()
+    assert abs(total.item() - 1) < 1e-4
+
+
+@torch.no_grad()
+def test_nothing_to_decide():
+    step, head = replace(ragged([0]), slots=ranked(())), MAKERS["warm"]()
+    for proposal in (Proposal(), Proposal(0.5)):
+        assert head.log_prob(step, torch.zeros(0, dtype=torch.long), proposal=proposal).tolist() == [0.0]
+        assert not len(head.sample(step, torch.rand(0, 2), proposal=proposal)[0])

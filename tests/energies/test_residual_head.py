@@ -30,7 +30,7 @@ SHAPES = [
     for start in ({}, COLD)
 ]
 LAWS = SHAPES + [
-    pytest.param({"num_likeliest": number, **shape.values[0]}, id=f"{shape.id}-{number}")
+    pytest.param({"num_listed": number, **shape.values[0]}, id=f"{shape.id}-{number}")
     for shape, number in ((SHAPES[0], 1), (SHAPES[0], 2), (SHAPES[0], 3), (SHAPES[2], 9), (SHAPES[3], 2))
 ]  # of 4 tokens; 9 lists all of them
 WAYS = ["forward", "exact", 1, 2]
@@ -77,7 +77,7 @@ def test_before_training_exact_decisions_are_the_base(denoiser, shape, order):
     x_0, seeds = torch.randint(VOCAB_SIZE, (8, 6), generator=torch.Generator().manual_seed(1)), range(8)
     expected = base.likelihood_bound(x_0, seeds=seeds)
     torch.testing.assert_close(exact.likelihood_bound(x_0, seeds=seeds), expected, atol=1e-4, rtol=0)
-    if head.shape.num_likeliest is None:  # else the law is the same, and its tokens have another sequence in the CDF
+    if head.shape.num_listed is None:  # else the law is the same, and its tokens have another sequence in the CDF
         # A uniform would have to fall within rounding (1e-6) of a step of the CDF: probability about 1e-4 in all.
         assert torch.equal(exact.sample(8, 6, seeds=seeds).tokens, base.sample(8, 6, seeds=seeds).tokens)
     for options in ({"num_candidates": 4}, {"num_candidates": 4, "group_size": 2}):
@@ -325,7 +325,7 @@ def test_a_head_starts_cold_by_default_where_it_cannot_start_warm(denoiser):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"num_blocks": 2, **COLD}, {"form": "unnormalized"}, {"blind": True}, {"num_likeliest": 2}]
+    "settings", [{}, {"num_blocks": 2, **COLD}, {"form": "unnormalized"}, {"blind": True}, {"num_listed": 2}]
 )
 @pytest.mark.parametrize("dtype", [None, torch.float16])
 def test_a_saved_head_comes_back(denoiser, tmp_path, settings, dtype):
@@ -349,7 +349,7 @@ def test_a_saved_head_comes_back(denoiser, tmp_path, settings, dtype):
 def test_only_the_head_learns(denoiser):
     """Gradients reach every weight of a head, and none of the denoiser once it is frozen."""
     frozen = modernbert().requires_grad_(False)
-    for settings in ({}, COLD, {"form": "unnormalized"}, {"num_likeliest": 2}):
+    for settings in ({}, COLD, {"form": "unnormalized"}, {"num_listed": 2}):
         head = disturbed_head(frozen, num_blocks=2, **settings)
         step, tokens = ragged(frozen)
         head(decision_of(step, tokens)).square().sum().backward()

@@ -15,9 +15,9 @@ HEADS = {
     "cold": lambda: disturbed_head(modernbert(), start="cold", num_blocks=2, width=8, num_heads=2),
     "bert": lambda: disturbed_head(bert(), start="cold", width=8, num_heads=2),
     "blind": lambda: disturbed_head(modernbert(), blind=True),
-    "listed": lambda: disturbed_head(modernbert(), num_blocks=2, num_likeliest=2),
-    "listed, cold": lambda: disturbed_head(modernbert(), start="cold", width=8, num_heads=2, num_likeliest=1),
-    "listed, blind": lambda: disturbed_head(modernbert(), blind=True, num_likeliest=2),
+    "listed": lambda: disturbed_head(modernbert(), num_blocks=2, num_listed=2),
+    "listed, cold": lambda: disturbed_head(modernbert(), start="cold", width=8, num_heads=2, num_listed=1),
+    "listed, blind": lambda: disturbed_head(modernbert(), blind=True, num_listed=2),
 }
 TOKENS = torch.tensor([2, 3, 0, 1, 2, 0])
 

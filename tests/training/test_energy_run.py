@@ -134,7 +134,7 @@ def test_a_run_measures_what_a_normalised_energy_gains_and_keeps_it(kind, tmp_pa
 @pytest.mark.parametrize("number", [16, 8192])
 @torch.no_grad()
 def test_a_head_of_all_tokens_is_trained_further_as_one_of_listed_tokens(built, number):
-    seen = built(start_from="tinystories", head=HeadOptions(num_blocks=4, num_likeliest=number))
+    seen = built(start_from="tinystories", head=HeadOptions(num_blocks=4, num_listed=number))
     denoiser, shipped, listed = seen["objective"].denoiser, load_energy("tinystories"), seen["energy"].eval()
     x_t = torch.full((1, 16), denoiser.mask_token_id)
     step = step_on(denoiser, x_t, ranked(tuple(range(0, 16, 2))))

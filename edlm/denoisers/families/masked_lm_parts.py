@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -23,46 +22,53 @@ class OutputLayer:
     def __init__(self, model: PreTrainedModel):
         self._model = model
         self._given = _GivenFeatures()
+        self._split: tuple[nn.Module, OutputLayer | None] | None = None  # of the layer that it was made for
         self._head = _with_modules(model, **{model.base_model_prefix: self._given})
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Logits ``[n, vocab_size]`` of features ``[n, width]``."""
-        self._given.features = features[None]
-        unused = torch.zeros(1, len(features), dtype=torch.long, device=features.device)
+        """Logits ``[..., vocab_size]`` of features ``[..., width]``."""
+        self._given.features = features.flatten(0, -2)[None]
+        unused = torch.zeros(self._given.features.shape[:2], dtype=torch.long, device=features.device)
         try:
-            return self._head(input_ids=unused, return_dict=True).logits[0]
+            return self._head(input_ids=unused, return_dict=True).logits[0].view(*features.shape[:-1], -1)
         finally:
             self._given.features = None  # a kept graph could be neither freed nor copied
 
-    @cached_property
+    @property
     def parts(self) -> tuple[Callable[[Tensor], Tensor], nn.Linear] | None:
         """What comes before the last linear layer, and that layer; None of a head that is not known to end in one."""
         layer = self._model.get_output_embeddings()
+        if self._split is None or self._split[0] is not layer:
+            self._split = (layer, self._before(layer))
+        before = self._split[1]
+        return None if before is None else (before, layer)
+
+    def _before(self, layer: nn.Module) -> OutputLayer | None:
         path = next((name for name, module in self._model.named_modules() if module is layer), None)
         if not isinstance(layer, nn.Linear) or path is None:
             return None
         before = OutputLayer(_with_identity(self._model, path.split(".")))
-
-        def transform(features: Tensor) -> Tensor:
-            return before(features.flatten(0, -2)).view(*features.shape[:-1], -1)
-
         trial = torch.linspace(-1, 1, 2 * layer.in_features, device=layer.weight.device).view(2, -1).to(layer.weight)
         try:
             with torch.no_grad():
-                agree = torch.allclose(layer(transform(trial)), self(trial), rtol=1e-2, atol=1e-2)
+                agree = torch.allclose(layer(before(trial)), self(trial), rtol=1e-2, atol=1e-2)
         except (AttributeError, RuntimeError):  # the head reads the layer's weights, or features of another width
             return None
-        return (transform, layer) if agree else None
+        return before if agree else None
 
 
 class ModernBertOutputLayer:
     """The same of a ModernBERT, without the detour."""
 
     def __init__(self, model: PreTrainedModel):
-        self.parts = (model.head, model.decoder)
+        self._model = model
+
+    @property
+    def parts(self) -> tuple[Callable[[Tensor], Tensor], nn.Linear]:
+        return self._model.head, self._model.decoder
 
     def __call__(self, features: Tensor) -> Tensor:
-        return apply_output_layer(self.parts[1], self.parts[0](features))
+        return apply_output_layer(self._model.decoder, self._model.head(features))
 
 
 class _GivenFeatures(nn.Module):
@@ -126,6 +132,7 @@ class _Deferred(_Layer):
 def _with_modules(model: nn.Module, /, **modules: nn.Module) -> nn.Module:
     """A shallow copy that shares all weights, with some of its modules replaced."""
     other = copy.copy(model)
+    vars(other).pop("forward", None)  # that of a hook of accelerate, which would run the model itself
     other._modules = {**model._modules, **modules}
     return other
 

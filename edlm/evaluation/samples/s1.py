@@ -54,7 +54,7 @@ def random_energies(denoiser: Denoiser, seed: int) -> dict[str, Energy]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         energies = {name: maker.from_denoiser(denoiser) for name, maker in makers.items()}
-        energies["listed"] = ResidualHead.from_denoiser(denoiser, num_likeliest=LISTED)
+        energies["listed"] = ResidualHead.from_denoiser(denoiser, num_listed=LISTED)
         return {name: _moved(energy) for name, energy in energies.items()}
 
 
