@@ -30,6 +30,7 @@ class Energy(ShortRepr, nn.Module, ABC):
             ``"sequence"``: all positions (sequence scope).
         needs_every_row: At sequence scope, rows that decide nothing in a step are filled and judged too.
         reads_hidden: The denoiser's states must be kept in ``Step.encoding``.
+        reads_marginals: Small tables of a step's marginals are kept for it, see `Step.logits`.
         proposal_share: The weight of ``Decision.log_proposal`` in the energy: 1 for ``log q' - log p_AR``, 0 if it
             contains ``log_p`` or neither.
         is_normalized: ``Z = 1`` by construction if all masked positions are judged at once.
@@ -43,6 +44,7 @@ class Energy(ShortRepr, nn.Module, ABC):
     reads: Reads = "slots"
     needs_every_row: bool = False
     reads_hidden: bool = False
+    reads_marginals: bool = False
     proposal_share: float = 0.0
     is_normalized: bool = False
     is_control: bool = False
@@ -156,6 +158,7 @@ class WeightedSum(Energy):
         self.reads = max((energy.reads for energy in self.energies), key=get_args(Reads).index, default="slots")
         self.needs_every_row = any(energy.needs_every_row for energy in self.energies)
         self.reads_hidden = any(energy.reads_hidden for energy in self.energies)
+        self.reads_marginals = any(energy.reads_marginals for energy in self.energies)
         self.proposal_share = sum(w * e.proposal_share for w, e in zip(self.weights, self.energies, strict=True))
 
     def __repr__(self) -> str:

@@ -30,6 +30,7 @@ class Step:
         revealed: Positions that are written: the first slots of each row. Set in steps of a sampler.
         uses: Rows on which the energy is used, bool, shape ``[batch]``. Set in steps of a sampler.
         memory: What energies keep from step to step of a run, by keys of their own; None in a step alone.
+        keeps_marginals: A small table of the marginals at its slots is made once, and kept.
     """
 
     denoiser: Denoiser
@@ -41,19 +42,20 @@ class Step:
     revealed: Slots | None = None
     uses: Tensor | None = None
     memory: dict[Any, Any] | None = None
+    keeps_marginals: bool = False
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def logits(self, slots: Slots) -> Tensor:
         """Marginals at some of the slots as they are drawn from: ``log p_theta`` but for a constant of each, nats.
 
-        Shape ``[num_slots, vocab_size]``; not to be written to. A small table of all slots of the step is made once.
+        Shape ``[num_slots, vocab_size]``; not to be written to, since it may be the table that is kept.
         """
 
         def make() -> Tensor:
             return self.denoiser.possible(self.denoiser.slot_logits(self.encoding, slots))
 
-        is_small = len(slots) * self.denoiser.vocab_size <= _KEPT_ENTRIES
-        return self.once("logits", make) if is_small and slots.equals(self.slots) else make()
+        is_kept = self.keeps_marginals and len(slots) * self.denoiser.vocab_size <= _KEPT_ENTRIES
+        return self.once("logits", make) if is_kept and slots.equals(self.slots) else make()
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What ``make()`` gives, made once for all decisions of the step."""

@@ -45,7 +45,8 @@ class ResidualHead(Head, TokenwiseEnergy):
             nn.init.zeros_(self.write.weight)
         else:
             nn.init.zeros_(self.token.weight)
-        if settings.num_listed is not None:
+        self.reads_marginals = settings.num_listed is not None
+        if self.reads_marginals:
             self.rest = nn.Linear(settings.width, 1)
             nn.init.zeros_(self.rest.weight)
             nn.init.zeros_(self.rest.bias)

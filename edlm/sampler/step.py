@@ -99,12 +99,13 @@ def begin_steps(
     scores = None if plan.rule is None else scores_at(plan.rule, denoiser, encoding, masked & due[:, None])
     revealed = plan.slots(at, masked, scores)
     steps = []
-    for fill, of_rows in zip(fills, uses, strict=True):
+    for kernel, fill, of_rows in zip(kernels, fills, uses, strict=True):
         slots = revealed
         if fill is not None:
             fill[revealed.rows, revealed.positions] = False
             slots = revealed.followed_by(Slots.where(fill))
-        steps.append(Step(denoiser, seen, t, encoding, slots, seen_real, revealed, of_rows, passes.memory))
+        keeps = kernel.energy is not None and kernel.energy.reads_marginals
+        steps.append(Step(denoiser, seen, t, encoding, slots, seen_real, revealed, of_rows, passes.memory, keeps))
     return steps
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from edlm import EnergySampler
 from edlm.energies.listed import Listed
 from edlm.energies.proposal import Proposal
 from edlm.training.soft_targets import with_soft_targets
@@ -190,3 +191,13 @@ def test_nothing_to_decide():
     for proposal in (Proposal(), Proposal(0.5)):
         assert head.log_prob(step, torch.zeros(0, dtype=torch.long), proposal=proposal).tolist() == [0.0]
         assert not len(head.sample(step, torch.rand(0, 2), proposal=proposal)[0])
+
+
+@torch.no_grad()
+def test_candidates_and_lists_share_the_marginals_of_a_step():
+    denoiser, rows = modernbert(), []
+    decode = denoiser.decode
+    denoiser.decode = lambda features: rows.append(len(features)) or decode(features)
+    head = disturbed_head(denoiser, num_listed=3)
+    tokens = EnergySampler(denoiser, head, num_steps=2, num_candidates=3).sample(1, 8, seeds=[0]).tokens
+    assert (tokens < VOCAB_SIZE).all() and rows == [4, 4]
