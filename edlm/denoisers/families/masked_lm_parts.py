@@ -30,9 +30,10 @@ class OutputLayer:
         self._given.features = features.flatten(0, -2)[None]
         unused = torch.zeros(self._given.features.shape[:2], dtype=torch.long, device=features.device)
         try:
-            return self._head(input_ids=unused, return_dict=True).logits[0].view(*features.shape[:-1], -1)
+            logits = self._head(input_ids=unused, return_dict=True).logits[0]
         finally:
             self._given.features = None  # a kept graph could be neither freed nor copied
+        return logits.view(*features.shape[:-1], logits.shape[-1])
 
     @property
     def parts(self) -> tuple[Callable[[Tensor], Tensor], nn.Linear] | None:
