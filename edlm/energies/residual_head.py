@@ -93,11 +93,11 @@ class ResidualHead(Head, TokenwiseEnergy):
         """As `TokenwiseEnergy` has it; several single tokens of a row at once where that pays, see `rounds_ahead`."""
         if not len(step.slots):
             return step.slots.positions, None
-        active = step.slots.counts.nonzero()[:, 0]
         if self.shape.blind:
             round_size, ahead = len(step.slots), 1  # no token sees another one
         elif (ahead := rounds_ahead(step, round_size, self.shape.num_listed)) == 1:
             return super().sample(step, uniforms, round_size, proposal, num_likeliest)
+        active = step.slots.counts.nonzero()[:, 0]
         output = self._output(step, active, uniforms)
         states, memory = self._read_step(step, active)
         kept: list[tuple[Tensor, list[Own]]] = []
